@@ -1,1 +1,9 @@
-//! Placeholder.
+//! What both agents share.
+//!
+//! A room may use the rooms above it, in the order of the list below; nothing here knows which agent it is in.
+
+#![warn(clippy::indexing_slicing)]
+
+pub mod lotus;
+pub mod model;
+pub mod store;

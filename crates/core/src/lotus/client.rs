@@ -1,0 +1,147 @@
+//! One node, called over HTTP: token, time limits, and errors by kind.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use jsonrpsee::{
+    core::{
+        ClientError,
+        client::ClientT,
+        params::ArrayParams,
+    },
+    http_client::{HeaderMap, HeaderValue, HttpClientBuilder},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tracing::{Instrument, debug_span};
+
+use super::{
+    compat::{CompatLayer, RESPONSE_BYTES_MAX},
+    error::LotusError,
+};
+
+/// How long calls may take, by kind.
+#[derive(Clone, Copy, Debug)]
+pub struct CallTimeouts {
+    /// Reading one thing.
+    pub quick: Duration,
+    /// Listing all deals of a node.
+    pub list: Duration,
+    /// Sending a proposal: `ClientStatelessDeal` talks to the provider meanwhile and may retry for an hour
+    /// (go-fil-markets v1.28.3 network/libp2p_impl.go: 1 s to 5 min, 15 times).
+    pub publish: Duration,
+    /// Importing a CAR: the node copies the file and computes its commitment, minutes per 32 GiB.
+    pub import: Duration,
+}
+
+impl Default for CallTimeouts {
+    fn default() -> Self {
+        Self {
+            quick: Duration::from_secs(30),
+            list: Duration::from_secs(300),
+            publish: Duration::from_secs(2 * 3600),
+            import: Duration::from_secs(12 * 3600),
+        }
+    }
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Above every limit of [`CallTimeouts`]; those are what counts.
+const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+type Call = dyn Fn(&'static str, Vec<Value>) -> BoxFuture<'static, Result<Value, ClientError>> + Send + Sync;
+
+/// A connection to one Lotus API. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    call: Arc<Call>,
+    endpoint: Arc<str>,
+    /// Limits by kind of call.
+    pub timeouts: CallTimeouts,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client for an `http(s)://host:port/rpc/v0` URL. Does not connect yet.
+    ///
+    /// # Errors
+    ///
+    /// [`LotusError::Transport`] for a URL or token that cannot be sent at all.
+    pub fn new(url: &str, token: Option<&str>, timeouts: CallTimeouts) -> Result<Self, LotusError> {
+        let broken = |source: Box<dyn std::error::Error + Send + Sync>| LotusError::Transport {
+            method: "connecting",
+            endpoint: url.to_owned(),
+            source,
+        };
+        let mut headers = HeaderMap::new();
+        if let Some(token) = token {
+            let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| broken(e.into()))?;
+            value.set_sensitive(true);
+            headers.insert(http::header::AUTHORIZATION, value);
+        }
+        let client = HttpClientBuilder::default()
+            .set_headers(headers)
+            .max_response_size(u32::try_from(RESPONSE_BYTES_MAX).unwrap_or(u32::MAX))
+            .request_timeout(TRANSPORT_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .set_http_middleware(tower::ServiceBuilder::new().layer(CompatLayer))
+            .build(url)
+            .map_err(|e| broken(e.into()))?;
+        let client = Arc::new(client);
+        let call = move |method: &'static str, params: Vec<Value>| -> BoxFuture<'static, Result<Value, ClientError>> {
+            let client = Arc::clone(&client);
+            Box::pin(async move {
+                let mut array = ArrayParams::new();
+                for param in params {
+                    array.insert(param).map_err(ClientError::ParseError)?;
+                }
+                client.request::<Value, _>(method, array).await
+            })
+        };
+        Ok(Self { call: Arc::new(call), endpoint: url.into(), timeouts })
+    }
+
+    /// Where this client calls, without the token.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Calls `method` once; nobody retries here.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection; the node may go on with the call.
+    ///
+    /// # Errors
+    ///
+    /// See [`LotusError`]; after [`LotusError::effect_is_unknown`] read the state before calling again.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: Vec<Value>,
+        limit: Duration,
+    ) -> Result<T, LotusError> {
+        let span = debug_span!("rpc", method, endpoint = %self.endpoint);
+        let answer = tokio::time::timeout(limit, (self.call)(method, params)).instrument(span).await;
+        let value = match answer {
+            Err(_elapsed) => {
+                return Err(LotusError::Timeout {
+                    method,
+                    endpoint: self.endpoint.to_string(),
+                    seconds: limit.as_secs(),
+                });
+            }
+            Ok(answer) => answer.map_err(|error| LotusError::classify(method, &self.endpoint, error))?,
+        };
+        serde_json::from_value(value).map_err(|source| LotusError::Decode {
+            method,
+            endpoint: self.endpoint.to_string(),
+            source: source.into(),
+        })
+    }
+}

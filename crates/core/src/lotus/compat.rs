@@ -1,0 +1,144 @@
+//! Repairs between go-jsonrpc's answers and a strict JSON-RPC client.
+//!
+//! Every Lotus that has the storage market speaks go-jsonrpc before v0.3.2, which
+//!
+//! 1. answers void methods with neither `result` nor `error` (go-jsonrpc#102),
+//! 2. answers protocol errors (unknown method, wrong parameters, panics) with HTTP 500 or 400 and the
+//!    reason in the body,
+//! 3. may add `meta` to an error object, which a strict reader refuses,
+//! 4. may write `"error": null` beside a result.
+//!
+//! A tower layer under the HTTP client turns each into what the client expects. Bodies that are no JSON
+//! object pass unchanged.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
+use jsonrpsee::{
+    core::http_helpers::HttpError,
+    http_client::{HttpBody, HttpRequest, HttpResponse, transport},
+};
+use serde_json::{Map, Value};
+use tower::{Layer, Service};
+
+/// Answers larger than this are lists of deals, never a void answer or an error: they pass unparsed.
+const REPAIRED_BYTES_MAX: usize = 64 * 1024;
+/// Lists of deals pass 10 MiB, the client library's default limit, at about 7 700 deals of a provider.
+pub(super) const RESPONSE_BYTES_MAX: usize = 1 << 30;
+
+#[derive(Clone, Debug)]
+pub(super) struct CompatLayer;
+
+impl<S> Layer<S> for CompatLayer {
+    type Service = CompatService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CompatService { inner }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct CompatService<S> {
+    inner: S,
+}
+
+impl<S, B> Service<HttpRequest> for CompatService<S>
+where
+    S: Service<HttpRequest, Response = HttpResponse<B>, Error = transport::Error>,
+    S::Future: Send + 'static,
+    B: BodyExt + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = HttpResponse<HttpBody>;
+    type Error = transport::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: HttpRequest) -> Self::Future {
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let (mut head, body) = answer.await?.into_parts();
+            let collected = Limited::new(body, RESPONSE_BYTES_MAX).collect().await;
+            let bytes = collected.map_err(|error| transport::Error::Http(HttpError::Stream(error)))?.to_bytes();
+            let repaired = if bytes.len() <= REPAIRED_BYTES_MAX { repair(&bytes) } else { None };
+            let body = match repaired {
+                Some(Repaired { text, is_error }) => {
+                    if is_error {
+                        head.status = StatusCode::OK;
+                    }
+                    head.headers.remove(http::header::CONTENT_LENGTH);
+                    HttpBody::from(text)
+                }
+                None => HttpBody::from(bytes.to_vec()),
+            };
+            Ok(HttpResponse::from_parts(head, body))
+        })
+    }
+}
+
+struct Repaired {
+    text: Vec<u8>,
+    is_error: bool,
+}
+
+/// The answer in strict form, or `None` where the bytes are no JSON-RPC answer.
+fn repair(bytes: &[u8]) -> Option<Repaired> {
+    let mut answer: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+    if !answer.contains_key("jsonrpc") || answer.contains_key("method") {
+        return None;
+    }
+    if answer.get("error").is_some_and(Value::is_null) {
+        answer.remove("error");
+    }
+    let is_error = answer.contains_key("error");
+    if let Some(error) = answer.get_mut("error").and_then(Value::as_object_mut)
+        && let Some(meta) = error.remove("meta")
+    {
+        error.entry("data").or_insert(meta);
+    }
+    if !is_error && !answer.contains_key("result") {
+        answer.insert("result".to_owned(), Value::Null);
+    }
+    serde_json::to_vec(&answer).ok().map(|text| Repaired { text, is_error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repaired(text: &str) -> Option<Value> {
+        repair(text.as_bytes()).map(|r| serde_json::from_slice(&r.text).unwrap())
+    }
+
+    #[test]
+    fn void_answers_get_a_null_result() {
+        assert_eq!(
+            repaired(r#"{"jsonrpc":"2.0","id":7}"#).unwrap(),
+            serde_json::json!({"jsonrpc":"2.0","id":7,"result":null})
+        );
+    }
+
+    #[test]
+    fn meta_moves_to_data_and_a_null_error_goes() {
+        let with_meta = repaired(r#"{"jsonrpc":"2.0","id":7,"error":{"code":3,"message":"actor not found","meta":{"a":1}}}"#);
+        assert_eq!(with_meta.unwrap()["error"]["data"], serde_json::json!({"a":1}));
+        let null_error = repaired(r#"{"jsonrpc":"2.0","id":7,"result":5,"error":null}"#).unwrap();
+        assert_eq!(null_error, serde_json::json!({"jsonrpc":"2.0","id":7,"result":5}));
+    }
+
+    #[test]
+    fn what_is_no_answer_passes_unchanged() {
+        for text in ["", "<html>", "[1]", r#"{"x":1}"#] {
+            assert!(repaired(text).is_none(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What can go wrong with a call, by what the caller does next.
+
+use jsonrpsee::{core::ClientError, http_client::transport};
+
+/// A failed call to a Lotus node.
+#[derive(Debug, thiserror::Error)]
+pub enum LotusError {
+    /// The node could not be reached, or the connection broke: whether the call had an effect is unknown.
+    #[error("{method} did not reach {endpoint} or its answer was lost")]
+    Transport {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent, without the token.
+        endpoint: String,
+        /// The broken connection.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No answer in time: whether the call had an effect is unknown.
+    #[error("{method} at {endpoint} did not answer within {seconds} s")]
+    Timeout {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The token does not verify.
+    #[error("{endpoint} refused the token for {method} (HTTP {status})")]
+    Unauthorized {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// The token lacks a permission.
+    #[error("{method} at {endpoint}: {message}")]
+    Permission {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// The node's words.
+        message: String,
+    },
+    /// The node does not have this method.
+    #[error("{endpoint} has no method {method}")]
+    MethodNotFound {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+    },
+    /// The node answered with an error: the call itself was received and refused or failed.
+    #[error("{method}: {message}")]
+    Application {
+        /// Full method name.
+        method: &'static str,
+        /// JSON-RPC error code (1 for ordinary errors, 0 for a panic in the node).
+        code: i32,
+        /// The node's words.
+        message: String,
+    },
+    /// The answer has another shape than we know; for calls with an effect the effect may have happened.
+    #[error("{method} at {endpoint} gave an answer that cannot be read")]
+    Decode {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// What was wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// JSON-RPC's code for an unknown method.
+const METHOD_NOT_FOUND: i32 = -32601;
+/// JSON-RPC's code for wrong parameters.
+pub(super) const INVALID_PARAMS: i32 = -32602;
+
+impl LotusError {
+    pub(super) fn classify(method: &'static str, endpoint: &str, error: ClientError) -> Self {
+        let endpoint = endpoint.to_owned();
+        match error {
+            ClientError::Call(object) => {
+                let message = object.message().to_owned();
+                match object.code() {
+                    METHOD_NOT_FOUND => Self::MethodNotFound { method, endpoint },
+                    1 if message.starts_with("missing permission to invoke") => {
+                        Self::Permission { method, endpoint, message }
+                    }
+                    code => Self::Application { method, code, message },
+                }
+            }
+            ClientError::ParseError(source) => Self::Decode { method, endpoint, source: source.into() },
+            ClientError::InvalidRequestId(source) => Self::Decode { method, endpoint, source: source.into() },
+            ClientError::Transport(source) => match source.downcast_ref::<transport::Error>() {
+                Some(transport::Error::Rejected { status_code: status @ (401 | 403) }) => {
+                    Self::Unauthorized { method, endpoint, status: *status }
+                }
+                _ => Self::Transport { method, endpoint, source },
+            },
+            other => Self::Transport { method, endpoint, source: other.into() },
+        }
+    }
+
+    /// Whether the call may have had its effect although it failed: the state must be read before it is
+    /// called again.
+    pub fn effect_is_unknown(&self) -> bool {
+        matches!(self, Self::Transport { .. } | Self::Timeout { .. } | Self::Decode { .. })
+    }
+
+    /// Whether the node itself, not this call, is the trouble: everything else would fail alike.
+    pub fn is_about_the_node(&self) -> bool {
+        !matches!(self, Self::Application { .. } | Self::Decode { .. })
+    }
+
+    /// The node's words, where it answered with an error.
+    pub fn message(&self) -> Option<&str> {
+        match self {
+            Self::Application { message, .. } | Self::Permission { message, .. } => Some(message),
+            _ => None,
+        }
+    }
+
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Transport { endpoint, .. } | Self::Timeout { endpoint, .. } => Some(format!(
+                "is the node at {endpoint} running and reachable? check lotus.endpoint or the API_INFO variable"
+            )),
+            Self::Unauthorized { .. } => {
+                Some("the token is wrong or of another node; see `lotus auth api-info --perm admin`".to_owned())
+            }
+            Self::Permission { message, .. } => {
+                let permission = message.split("need '").nth(1).and_then(|rest| rest.split('\'').next());
+                Some(match permission {
+                    Some(permission) => format!("make a token with `lotus auth create-token --perm {permission}`"),
+                    None => "the token lacks a permission".to_owned(),
+                })
+            }
+            Self::MethodNotFound { .. } => Some(
+                "Lotus removed its storage market in v1.27.1; the last release with it is v1.27.0".to_owned(),
+            ),
+            Self::Application { .. } | Self::Decode { .. } => None,
+        }
+    }
+}

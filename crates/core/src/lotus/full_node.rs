@@ -1,0 +1,159 @@
+//! The calls client-agent makes to its full node.
+
+use serde_json::{Value, json};
+
+use super::{
+    client::Client,
+    error::{INVALID_PARAMS, LotusError},
+    wire::{
+        CidLink, CollateralBounds, DealInfo, ImportEntry, List, MarketBalance, MarketDeal, MinerInfo,
+        StartDealParams, StorageAsk, TipSet, Version,
+    },
+};
+use crate::model::{AttoFil, DealId, PublishMethod};
+
+/// A Lotus full node, API v0.
+#[derive(Clone, Debug)]
+pub struct FullNode {
+    client: Client,
+}
+
+/// "Heaviest tipset", where a call takes a tipset key.
+fn head() -> Value {
+    json!([])
+}
+
+impl FullNode {
+    /// Speaks through this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Where it is.
+    pub fn endpoint(&self) -> &str {
+        self.client.endpoint()
+    }
+
+    /// The node's version (permission `read`).
+    pub async fn version(&self) -> Result<Version, LotusError> {
+        self.client.call("Filecoin.Version", vec![], self.client.timeouts.quick).await
+    }
+
+    /// What our token may do, checked by the node itself (permission `read`).
+    pub async fn permissions(&self, token: &str) -> Result<Vec<String>, LotusError> {
+        let list: List<String> = self
+            .client
+            .call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick)
+            .await?;
+        Ok(list.0)
+    }
+
+    /// The head of the chain as the node knows it (permission `read`).
+    pub async fn chain_head(&self) -> Result<TipSet, LotusError> {
+        self.client.call("Filecoin.ChainHead", vec![], self.client.timeouts.quick).await
+    }
+
+    /// Whether the node holds the key of this wallet (permission `write`).
+    pub async fn wallet_has(&self, wallet: &str) -> Result<bool, LotusError> {
+        self.client.call("Filecoin.WalletHas", vec![json!(wallet)], self.client.timeouts.quick).await
+    }
+
+    /// attoFIL in the wallet itself (permission `read`).
+    pub async fn wallet_balance(&self, wallet: &str) -> Result<String, LotusError> {
+        self.client.call("Filecoin.WalletBalance", vec![json!(wallet)], self.client.timeouts.quick).await
+    }
+
+    /// attoFIL in the market actor's escrow (permission `read`).
+    pub async fn market_balance(&self, wallet: &str) -> Result<MarketBalance, LotusError> {
+        let params = vec![json!(wallet), head()];
+        self.client.call("Filecoin.StateMarketBalance", params, self.client.timeouts.quick).await
+    }
+
+    /// Bytes of datacap left; `None` for a client that has none (permission `read`).
+    pub async fn datacap(&self, wallet: &str) -> Result<Option<AttoFil>, LotusError> {
+        let params = vec![json!(wallet), head()];
+        let text: Option<String> =
+            self.client.call("Filecoin.StateVerifiedClientStatus", params, self.client.timeouts.quick).await?;
+        Ok(text.and_then(|text| AttoFil::from_lotus(&text).ok()))
+    }
+
+    /// On-chain facts of a miner (permission `read`).
+    pub async fn miner_info(&self, miner: &str) -> Result<MinerInfo, LotusError> {
+        let params = vec![json!(miner), head()];
+        self.client.call("Filecoin.StateMinerInfo", params, self.client.timeouts.quick).await
+    }
+
+    /// The provider's ask, fetched from the provider (permission `read`).
+    pub async fn query_ask(&self, peer_id: &str, miner: &str) -> Result<StorageAsk, LotusError> {
+        let params = vec![json!(peer_id), json!(miner)];
+        self.client.call("Filecoin.ClientQueryAsk", params, self.client.timeouts.quick).await
+    }
+
+    /// What the network allows as provider collateral (permission `read`).
+    pub async fn collateral_bounds(&self, padded_size: u64, verified: bool) -> Result<CollateralBounds, LotusError> {
+        let params = vec![json!(padded_size), json!(verified), head()];
+        self.client.call("Filecoin.StateDealProviderCollateralBounds", params, self.client.timeouts.quick).await
+    }
+
+    /// Whether the node has a way to publish deals, found out without publishing one: a call without
+    /// parameters is refused for its parameters where the method exists.
+    ///
+    /// # Errors
+    ///
+    /// Whatever else stands in the way (no connection, no permission).
+    pub async fn has_method(&self, method: PublishMethod) -> Result<bool, LotusError> {
+        let answer: Result<Value, LotusError> =
+            self.client.call(publish_method_name(method), vec![], self.client.timeouts.quick).await;
+        match answer {
+            Err(LotusError::MethodNotFound { .. }) => Ok(false),
+            Ok(_) | Err(LotusError::Application { code: INVALID_PARAMS, .. }) => Ok(true),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Makes a deal; the answer is its proposal CID. `ClientStartDeal` needs `admin` and answers before
+    /// the provider knows; `ClientStatelessDeal` needs `write` and answers when the provider waits for data.
+    pub async fn publish(&self, method: PublishMethod, params: &StartDealParams) -> Result<CidLink, LotusError> {
+        let name = publish_method_name(method);
+        let value = serde_json::to_value(params).map_err(|source| LotusError::Decode {
+            method: name,
+            endpoint: self.endpoint().to_owned(),
+            source: source.into(),
+        })?;
+        self.client.call(name, vec![value], self.client.timeouts.publish).await
+    }
+
+    /// All deals the node follows (permission `write`).
+    pub async fn list_deals(&self) -> Result<Vec<DealInfo>, LotusError> {
+        let list: List<DealInfo> =
+            self.client.call("Filecoin.ClientListDeals", vec![], self.client.timeouts.list).await?;
+        Ok(list.0)
+    }
+
+    /// A deal on chain (permission `read`).
+    pub async fn market_deal(&self, deal_id: DealId) -> Result<MarketDeal, LotusError> {
+        let params = vec![json!(deal_id.get()), head()];
+        self.client.call("Filecoin.StateMarketStorageDeal", params, self.client.timeouts.quick).await
+    }
+
+    /// Roots the node has imported (permission `write`).
+    pub async fn list_imports(&self) -> Result<Vec<ImportEntry>, LotusError> {
+        let list: List<ImportEntry> =
+            self.client.call("Filecoin.ClientListImports", vec![], self.client.timeouts.list).await?;
+        Ok(list.0)
+    }
+
+    /// Tells the node of a CAR on its own disk: it reads only the header (permission `admin`).
+    pub async fn import_car(&self, path: &str) -> Result<(), LotusError> {
+        let params = vec![json!({"Path": path, "IsCAR": true})];
+        let _imported: Value = self.client.call("Filecoin.ClientImport", params, self.client.timeouts.list).await?;
+        Ok(())
+    }
+}
+
+fn publish_method_name(method: PublishMethod) -> &'static str {
+    match method {
+        PublishMethod::Start => "Filecoin.ClientStartDeal",
+        PublishMethod::Stateless => "Filecoin.ClientStatelessDeal",
+    }
+}

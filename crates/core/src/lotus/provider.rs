@@ -1,0 +1,80 @@
+//! The calls miner-agent makes to a lotus-miner (or its markets node).
+
+use serde_json::{Value, json};
+
+use super::{
+    client::Client,
+    error::LotusError,
+    wire::{CidLink, List, MinerDeal, Version},
+};
+use crate::model::ProposalCid;
+
+/// Which of the two equal import methods is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImportMethod {
+    /// `MarketImportDealData`: needs a `write` token in every version.
+    #[default]
+    Market,
+    /// `DealsImportData`, what the command line calls: needs `admin` since v1.9.0.
+    Deals,
+}
+
+/// A storage provider's market API, `/rpc/v0`.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    client: Client,
+}
+
+impl Provider {
+    /// Speaks through this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Where it is.
+    pub fn endpoint(&self) -> &str {
+        self.client.endpoint()
+    }
+
+    /// The node's version (permission `read`).
+    pub async fn version(&self) -> Result<Version, LotusError> {
+        self.client.call("Filecoin.Version", vec![], self.client.timeouts.quick).await
+    }
+
+    /// What our token may do, checked by the node itself (permission `read`).
+    pub async fn permissions(&self, token: &str) -> Result<Vec<String>, LotusError> {
+        let list: List<String> = self
+            .client
+            .call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick)
+            .await?;
+        Ok(list.0)
+    }
+
+    /// The miner this node works for (permission `read`).
+    pub async fn actor_address(&self) -> Result<String, LotusError> {
+        self.client.call("Filecoin.ActorAddress", vec![], self.client.timeouts.quick).await
+    }
+
+    /// Every deal the market has in its own store, finished ones too; no paging exists
+    /// (permission `read`). `MarketListDeals` downloads the whole chain's market instead: never that.
+    pub async fn list_deals(&self) -> Result<Vec<MinerDeal>, LotusError> {
+        let list: List<MinerDeal> =
+            self.client.call("Filecoin.MarketListIncompleteDeals", vec![], self.client.timeouts.list).await?;
+        Ok(list.0)
+    }
+
+    /// Hands a CAR to the market: it copies the file and computes its commitment before it answers.
+    ///
+    /// Success says only that the bytes fit the deal. Whether the deal moved on is seen in its state:
+    /// in any state but "waiting for data" the same call succeeds without effect (lotus-contract §3.2).
+    pub async fn import(&self, method: ImportMethod, deal: &ProposalCid, path: &str) -> Result<(), LotusError> {
+        let name = match method {
+            ImportMethod::Market => "Filecoin.MarketImportDealData",
+            ImportMethod::Deals => "Filecoin.DealsImportData",
+        };
+        let link = serde_json::to_value(CidLink::new(deal)).unwrap_or(Value::Null);
+        let _void: Value = self.client.call(name, vec![link, json!(path)], self.client.timeouts.import).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! `dealintents`: proposals that are about to be made, beside the deals that exist.
+//!
+//! An intent is written, with every parameter that decides the proposal CID, before the node is called.
+//! It lives until the deal is in `offlinedeals` (`confirmed`) or is known not to exist (`refused`,
+//! `abandoned`); until then it counts as a replica. After a crash the same call with the same parameters
+//! gives the same proposal CID, or the node's "already tracking" error that names it (lotus-contract §2.4).
+
+use bson::DateTime;
+use serde::{Deserialize, Serialize};
+
+use super::stored;
+
+/// Where an intent stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IntentState {
+    /// Written; the node may or may not have been called.
+    Intended,
+    /// The deal is in `offlinedeals`.
+    Confirmed,
+    /// The node refused it before making a deal.
+    Refused,
+    /// Too late to be made, and the node does not know it.
+    Abandoned,
+}
+
+/// The node's call that makes the deal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishMethod {
+    /// `ClientStartDeal`: the node keeps the deal and follows it.
+    Start,
+    /// `ClientStatelessDeal`: price 0 only; the node forgets the deal, it is followed on chain.
+    Stateless,
+}
+
+impl PublishMethod {
+    /// As stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stateless => "stateless",
+        }
+    }
+}
+
+/// One document of `dealintents`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IntentDoc {
+    /// `<payload CID>#<number>`: see [`super::IntentId`].
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Payload CID.
+    pub filecid: String,
+    /// Storage provider.
+    pub miner: String,
+    /// Client wallet.
+    pub wallet: String,
+    /// Piece CID.
+    pub piececid: String,
+    /// UNPADDED piece size in bytes.
+    pub dealsizebytes: i64,
+    /// The CAR on the data-prep box.
+    pub carpath: String,
+    /// attoFIL per epoch for the whole piece, decimal.
+    pub priceattofil: String,
+    /// Epochs, as asked (the node lengthens it to a proving period).
+    pub duration: i64,
+    /// Explicit start epoch.
+    pub startepoch: i64,
+    /// Explicit provider collateral in attoFIL, decimal.
+    pub providercollateral: String,
+    /// Whether the deal spends datacap.
+    pub verified: bool,
+    /// Whether the provider is asked to keep an unsealed copy.
+    pub fastretrieval: bool,
+    /// Which call makes it.
+    pub method: PublishMethod,
+    /// The agent that wrote it.
+    pub owner: String,
+    /// Where it stands.
+    pub state: IntentState,
+    /// Proposal CID, once known.
+    #[serde(default)]
+    pub dealcid: Option<String>,
+    /// Why it was refused or abandoned.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// When it was written (server time).
+    #[serde(default, deserialize_with = "stored::opt_time")]
+    pub createdtime: Option<DateTime>,
+    /// When it last changed (server time).
+    #[serde(default, deserialize_with = "stored::opt_time")]
+    pub updatedtime: Option<DateTime>,
+}

@@ -1,0 +1,152 @@
+//! `offlinedeals`: deals that a provider knows or will know of.
+
+use bson::{DateTime, oid::ObjectId};
+use serde::{Deserialize, Serialize};
+
+use super::stored;
+
+/// One document of `offlinedeals`. The first block of fields is the notes', with their names and meaning;
+/// the second is ours. Every field may be missing in documents of the prototype.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OfflineDealDoc {
+    /// The document's own id.
+    #[serde(rename = "_id", skip_serializing_if = "Option::is_none")]
+    pub id: Option<ObjectId>,
+    /// Payload CID; joins the deal to `cars`.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub filecid: Option<String>,
+    /// Proposal CID.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub dealcid: Option<String>,
+    /// Storage provider.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub miner: Option<String>,
+    /// FIL per epoch for the whole piece, as the configuration says it.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub price: Option<String>,
+    /// Epochs.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub duration: Option<i64>,
+    /// Client wallet.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub wallet: Option<String>,
+    /// 0: the provider has not imported the data yet; 1: it has.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub isdeal: Option<i64>,
+    /// Deal state number.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub status: Option<i64>,
+    /// Deal state in words, and the provider's message when there is one.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub statusmsg: Option<String>,
+    /// When the deal was recorded.
+    #[serde(deserialize_with = "stored::opt_time")]
+    pub createdtime: Option<DateTime>,
+    /// When the record last changed.
+    #[serde(deserialize_with = "stored::opt_time")]
+    pub updatedtime: Option<DateTime>,
+
+    /// Piece CID of the deal.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub piececid: Option<String>,
+    /// UNPADDED piece size in bytes.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub dealsizebytes: Option<i64>,
+    /// Epoch at which the deal starts; the data must be sealed by then.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub startepoch: Option<i64>,
+    /// Whether the deal spends datacap.
+    #[serde(deserialize_with = "stored::opt_flag")]
+    pub verified: Option<bool>,
+    /// How it was published: `start` or `stateless`.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub method: Option<String>,
+    /// Number on chain, once published.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub dealid: Option<i64>,
+    /// Who works on the import, until when.
+    pub claim: Option<ClaimDoc>,
+    /// How the import stands. Written by miner-agent only.
+    pub import: Option<ImportDoc>,
+    /// The deal as its provider sees it. Written by miner-agent only.
+    pub provider: Option<ProviderViewDoc>,
+}
+
+/// A lease on one deal; its times are the database server's.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClaimDoc {
+    /// The agent that holds it.
+    pub owner: String,
+    /// When it ends unless renewed.
+    pub until: Option<DateTime>,
+    /// Fencing number: grows with every claim of this deal.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub n: Option<i64>,
+}
+
+/// How an import stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImportState {
+    /// Something is not there yet (the CAR, the proposal at the provider): tried again, no failure.
+    #[default]
+    Waiting,
+    /// The last try failed in a way that may pass: tried again with growing pauses.
+    Retrying,
+    /// Will never succeed; an operator may ask for another try.
+    Failed,
+    /// The provider has the data.
+    Done,
+    /// Written by a newer agent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Progress of one deal's import.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImportDoc {
+    /// Where it stands.
+    pub state: ImportState,
+    /// Why, in words.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub reason: Option<String>,
+    /// Failed tries so far.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub attempts: Option<i64>,
+    /// Not tried again before this (server time).
+    #[serde(deserialize_with = "stored::opt_time")]
+    pub nexttry: Option<DateTime>,
+    /// The CAR that was handed to the provider, as its market process sees it.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub path: Option<String>,
+    /// When this deal's import call first went out (server time).
+    #[serde(deserialize_with = "stored::opt_time")]
+    pub calledtime: Option<DateTime>,
+    /// When the import was seen to have taken effect (server time).
+    #[serde(deserialize_with = "stored::opt_time")]
+    pub importedtime: Option<DateTime>,
+}
+
+/// The provider's view of a deal.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProviderViewDoc {
+    /// State number at the provider.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub status: Option<i64>,
+    /// Its name.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub statusname: Option<String>,
+    /// The provider's message.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub message: Option<String>,
+    /// Number on chain as the provider knows it.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub dealid: Option<i64>,
+    /// When this was last seen to change (server time).
+    #[serde(deserialize_with = "stored::opt_time")]
+    pub updatedtime: Option<DateTime>,
+}

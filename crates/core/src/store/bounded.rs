@@ -1,0 +1,43 @@
+//! Every call has a limit.
+
+use std::future::IntoFuture;
+
+use bson::{Bson, Document};
+use futures::TryStreamExt;
+use mongodb::Cursor;
+use serde::de::DeserializeOwned;
+
+use super::{Store, error::StoreError};
+
+impl Store {
+    /// Runs one driver call within the time limit and sorts its error.
+    pub(super) async fn bounded<T, F>(&self, what: &'static str, call: F) -> Result<T, StoreError>
+    where
+        F: IntoFuture<Output = mongodb::error::Result<T>>,
+    {
+        match tokio::time::timeout(self.call_timeout, call.into_future()).await {
+            Ok(answer) => answer.map_err(|source| StoreError::classify(what, source)),
+            Err(_elapsed) => Err(StoreError::Timeout { what, seconds: self.call_timeout.as_secs() }),
+        }
+    }
+
+    /// Reads a cursor to its end; each batch within the time limit.
+    pub(super) async fn drain(
+        &self,
+        what: &'static str,
+        mut cursor: Cursor<Document>,
+    ) -> Result<Vec<Document>, StoreError> {
+        let mut documents = Vec::new();
+        while let Some(document) = self.bounded(what, cursor.try_next()).await? {
+            documents.push(document);
+        }
+        Ok(documents)
+    }
+}
+
+/// Reads one stored document; the error names it.
+pub(super) fn decode<T: DeserializeOwned>(collection: &'static str, document: Document) -> Result<T, StoreError> {
+    let id = document.get("_id").map_or_else(|| "without _id".to_owned(), Bson::to_string);
+    bson::deserialize_from_document(document)
+        .map_err(|source| StoreError::BadDocument { collection, id, source: Box::new(source) })
+}

@@ -1,0 +1,100 @@
+//! `cars`: what client-agent packs, what both agents look up.
+
+use bson::{Document, doc, oid::ObjectId};
+
+use super::{Store, bounded::decode, error::StoreError};
+use crate::model::CarDoc;
+
+const COLLECTION: &str = "cars";
+
+impl Store {
+    /// Records a finished CAR: one document per (source, CAR path, payload CID). Repeating it changes
+    /// nothing but `updatedtime`. Other CARs that stood under the same path on the same host are marked
+    /// replaced: their bytes are gone.
+    ///
+    /// # Errors
+    ///
+    /// What kept the database from answering.
+    pub async fn record_car(&self, car: &CarDoc) -> Result<(), StoreError> {
+        let key = doc! { "inputpath": &car.inputpath, "outputpath": &car.outputpath, "filecid": &car.filecid };
+        let mut fields = bson::serialize_to_document(car).map_err(|source| StoreError::BadDocument {
+            collection: COLLECTION,
+            id: "new".to_owned(),
+            source: Box::new(source),
+        })?;
+        for managed in ["_id", "createdtime", "updatedtime", "replacedtime"] {
+            fields.remove(managed);
+        }
+        let literal: Document =
+            fields.into_iter().map(|(name, value)| (name, doc! { "$literal": value }.into())).collect();
+        let mut set = literal;
+        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
+        set.insert("updatedtime", "$$NOW");
+        let update = vec![doc! { "$set": set }, doc! { "$unset": "replacedtime" }];
+        self.bounded("cars upsert", self.cars.update_one(key, update).upsert(true)).await?;
+
+        let replaced = doc! {
+            "outputpath": &car.outputpath,
+            "host": &car.host,
+            "filecid": { "$ne": &car.filecid },
+            "replacedtime": { "$exists": false },
+        };
+        let mark = vec![doc! { "$set": { "replacedtime": "$$NOW", "updatedtime": "$$NOW" } }];
+        self.bounded("cars mark replaced", self.cars.update_many(replaced, mark)).await?;
+        Ok(())
+    }
+
+    /// The CAR recorded for this source on this host, if one stands.
+    pub async fn car_of_source(
+        &self,
+        host: &str,
+        input: &str,
+        output: &str,
+    ) -> Result<Option<CarDoc>, StoreError> {
+        let filter = doc! {
+            "inputpath": input, "outputpath": output, "host": host, "replacedtime": { "$exists": false }
+        };
+        let found = self
+            .bounded("cars find", self.cars.find_one(filter).sort(doc! { "updatedtime": -1 }))
+            .await?;
+        found.map(|document| decode(COLLECTION, document)).transpose()
+    }
+
+    /// All CARs recorded with this payload CID, newest first; replaced ones last.
+    pub async fn cars_of_payload(&self, payload_cid: &str) -> Result<Vec<CarDoc>, StoreError> {
+        let order = doc! { "replacedtime": 1, "updatedtime": -1 };
+        let cursor =
+            self.bounded("cars find", self.cars.find(doc! { "filecid": payload_cid }).sort(order)).await?;
+        self.drain("cars find", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+    }
+
+    /// A page of standing CARs in the order of their ids, after `after`. Documents that cannot be read are
+    /// errors beside the good ones.
+    pub async fn cars_page(
+        &self,
+        after: Option<ObjectId>,
+        limit: i64,
+    ) -> Result<Vec<Result<CarDoc, StoreError>>, StoreError> {
+        let mut filter = doc! { "replacedtime": { "$exists": false } };
+        if let Some(after) = after {
+            filter.insert("_id", doc! { "$gt": after });
+        }
+        let find = self.cars.find(filter).sort(doc! { "_id": 1 }).limit(limit);
+        let cursor = self.bounded("cars page", find).await?;
+        Ok(self.drain("cars page", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect())
+    }
+
+    /// How many CARs stand, and the bytes of their padded pieces.
+    pub async fn car_totals(&self) -> Result<(u64, i64), StoreError> {
+        let pipeline = [
+            doc! { "$match": { "replacedtime": { "$exists": false } } },
+            doc! { "$group": { "_id": null, "n": { "$sum": 1 }, "bytes": { "$sum": "$piecesizebytes" } } },
+        ];
+        let cursor = self.bounded("cars totals", self.cars.aggregate(pipeline)).await?;
+        let totals = self.drain("cars totals", cursor).await?;
+        let read = |name: &str| {
+            totals.first().and_then(|d| d.get(name)).and_then(crate::model::stored::integer).unwrap_or(0)
+        };
+        Ok((u64::try_from(read("n")).unwrap_or(0), read("bytes")))
+    }
+}

@@ -1,0 +1,168 @@
+//! `offlinedeals` as client-agent reads it: what stands for a payload, what to follow, what to report.
+
+use bson::{Document, doc};
+
+use super::{Store, bounded::decode, error::StoreError};
+use crate::model::{DealStatus, OfflineDealDoc, stored};
+
+const COLLECTION: &str = "offlinedeals";
+
+/// A deal, reduced to what planning needs.
+#[derive(Clone, Debug)]
+pub struct StoredDeal {
+    /// Payload CID.
+    pub payload_cid: String,
+    /// Storage provider.
+    pub miner: String,
+    /// Deal state; 0 where none is recorded.
+    pub status: DealStatus,
+    /// Whether the provider has the data.
+    pub imported: bool,
+    /// The intent it was made from; `None` for deals of the prototype.
+    pub intent: Option<String>,
+}
+
+/// Deals of one miner in one state.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct DealCounts {
+    /// Storage provider.
+    pub miner: String,
+    /// Deal state number.
+    pub status: i64,
+    /// Its name, with the provider's message cut off.
+    pub statusname: String,
+    /// 0 or 1.
+    pub isdeal: i64,
+    /// How many.
+    pub deals: i64,
+    /// UNPADDED piece bytes.
+    pub bytes: i64,
+}
+
+impl Store {
+    /// All deals recorded for these payload CIDs.
+    pub async fn deals_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<StoredDeal>, StoreError> {
+        let fields = doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1 };
+        let find = self.deals.find(doc! { "filecid": { "$in": payload_cids } }).projection(fields);
+        let cursor = self.bounded("deals find", find).await?;
+        Ok(self.drain("deals find", cursor).await?.iter().map(reduce).collect())
+    }
+
+    /// Open deals per miner: not imported yet and not dead. What `maxOpenDealsPerMiner` limits.
+    pub async fn open_deals_per_miner(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let pipeline = [
+            doc! { "$match": { "isdeal": 0, "status": { "$nin": dead_states() } } },
+            doc! { "$group": { "_id": "$miner", "n": { "$sum": 1_i64 } } },
+        ];
+        let cursor = self.bounded("open deals", self.deals.aggregate(pipeline)).await?;
+        let groups = self.drain("open deals", cursor).await?;
+        Ok(groups
+            .iter()
+            .filter_map(|group| {
+                let miner = group.get_str("_id").ok()?.to_owned();
+                let n = group.get("n").and_then(stored::integer)?;
+                Some((miner, u64::try_from(n).ok()?))
+            })
+            .collect())
+    }
+
+    /// How many deals, imported or not, are live for this payload: what replacing its CAR would hurt.
+    pub async fn waiting_deals_of_payload(&self, payload_cid: &str) -> Result<u64, StoreError> {
+        let filter = doc! { "filecid": payload_cid, "isdeal": 0, "status": { "$nin": dead_states() } };
+        self.bounded("deals count", self.deals.count_documents(filter)).await
+    }
+
+    /// Deals of this wallet whose state can still change.
+    pub async fn deals_to_track(&self, wallet: &str) -> Result<Vec<OfflineDealDoc>, StoreError> {
+        let finals = numbers(&DealStatus::FINAL);
+        let filter = doc! { "wallet": wallet, "dealcid": { "$type": "string" }, "status": { "$nin": finals } };
+        let fields = doc! {
+            "dealcid": 1, "miner": 1, "filecid": 1, "status": 1, "statusmsg": 1, "method": 1, "dealid": 1,
+            "startepoch": 1, "isdeal": 1, "provider": 1,
+        };
+        let cursor = self.bounded("deals to track", self.deals.find(filter).projection(fields)).await?;
+        self.drain("deals to track", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+    }
+
+    /// Proposal CIDs of these that are recorded already.
+    pub async fn recorded_proposals(&self, proposal_cids: &[String]) -> Result<Vec<String>, StoreError> {
+        let find =
+            self.deals.find(doc! { "dealcid": { "$in": proposal_cids } }).projection(doc! { "dealcid": 1 });
+        let cursor = self.bounded("deals find", find).await?;
+        let found = self.drain("deals find", cursor).await?;
+        Ok(found.iter().filter_map(|d| d.get_str("dealcid").ok().map(str::to_owned)).collect())
+    }
+
+    /// Deals counted by miner, state and `isdeal`.
+    pub async fn deal_counts(&self) -> Result<Vec<DealCounts>, StoreError> {
+        let pipeline = [
+            doc! { "$group": {
+                "_id": { "miner": "$miner", "status": { "$ifNull": ["$status", 0] }, "isdeal": "$isdeal" },
+                "deals": { "$sum": 1_i64 },
+                "bytes": { "$sum": "$dealsizebytes" },
+            } },
+            doc! { "$sort": { "_id.miner": 1, "_id.isdeal": 1, "_id.status": 1 } },
+        ];
+        let cursor = self.bounded("deal counts", self.deals.aggregate(pipeline)).await?;
+        let groups = self.drain("deal counts", cursor).await?;
+        Ok(groups.iter().map(count_of).collect())
+    }
+
+    /// Deals that need a person: import failed for good, or the deal itself failed, newest first.
+    pub async fn troubled_deals(&self, limit: i64) -> Result<Vec<OfflineDealDoc>, StoreError> {
+        let filter = doc! { "$or": [
+            { "isdeal": 0, "import.state": { "$in": ["failed", "retrying"] } },
+            { "status": { "$in": numbers(&DealStatus::FAILED) } },
+        ] };
+        let find = self.deals.find(filter).sort(doc! { "updatedtime": -1 }).limit(limit);
+        let cursor = self.bounded("troubled deals", find).await?;
+        self.drain("troubled deals", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+    }
+
+    /// Every deal, for reports and the demo's summary; bounded.
+    pub async fn all_deals(&self, limit: i64) -> Result<Vec<OfflineDealDoc>, StoreError> {
+        let find = self.deals.find(doc! {}).sort(doc! { "_id": 1 }).limit(limit);
+        let cursor = self.bounded("all deals", find).await?;
+        self.drain("all deals", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+    }
+}
+
+fn reduce(document: &Document) -> StoredDeal {
+    let text = |name: &str| document.get_str(name).unwrap_or_default().to_owned();
+    let number = |name: &str| document.get(name).and_then(stored::integer);
+    StoredDeal {
+        payload_cid: text("filecid"),
+        miner: text("miner"),
+        status: DealStatus::from_lotus(
+            number("status").and_then(|status| u64::try_from(status).ok()).unwrap_or(0),
+        ),
+        imported: number("isdeal") == Some(1),
+        intent: document.get_str("intent").ok().map(str::to_owned),
+    }
+}
+
+fn count_of(group: &Document) -> DealCounts {
+    let key = group.get_document("_id").ok();
+    let number = |name: &str| group.get(name).and_then(stored::integer).unwrap_or(0);
+    let key_number = |name: &str| key.and_then(|k| k.get(name)).and_then(stored::integer).unwrap_or(0);
+    let status = key_number("status");
+    DealCounts {
+        miner: key.and_then(|k| k.get_str("miner").ok()).unwrap_or("?").to_owned(),
+        status,
+        statusname: DealStatus::from_lotus(u64::try_from(status).unwrap_or(0)).name(),
+        isdeal: key_number("isdeal"),
+        deals: number("deals"),
+        bytes: number("bytes"),
+    }
+}
+
+fn numbers(states: &[DealStatus]) -> Vec<i64> {
+    states.iter().map(|status| i64::try_from(status.get()).unwrap_or(0)).collect()
+}
+
+/// States in which a deal is no replica and awaits nothing.
+fn dead_states() -> Vec<i64> {
+    let mut states = numbers(&DealStatus::FAILED);
+    states.extend(numbers(&[DealStatus::EXPIRED]));
+    states
+}

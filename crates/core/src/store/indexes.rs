@@ -1,0 +1,139 @@
+//! Indexes: created where missing, never in the way of an existing database.
+
+use std::collections::BTreeSet;
+
+use bson::{Document, doc};
+use futures::TryStreamExt;
+use mongodb::{Collection, IndexModel, options::IndexOptions};
+use tracing::warn;
+
+use super::{Store, error::StoreError};
+
+/// What became of the indexes at start.
+#[derive(Clone, Debug, Default)]
+pub struct IndexReport {
+    /// Indexes made now.
+    pub created: Vec<String>,
+    /// Indexes that could not be made, with the server's reason; the agents work without them, slower or
+    /// with one guard less.
+    pub missing: Vec<(String, String)>,
+}
+
+struct Wanted {
+    name: &'static str,
+    keys: Document,
+    unique: bool,
+    partial: Option<Document>,
+}
+
+impl Store {
+    /// Creates the indexes both agents rely on, where an index over the same keys does not stand already
+    /// (the prototype's unique indexes on `cars` and `offlinedeals` count).
+    ///
+    /// An index that cannot be made (no permission, duplicates in old data) is reported, not fatal.
+    ///
+    /// # Errors
+    ///
+    /// When the server cannot be asked at all.
+    pub async fn ensure_indexes(&self) -> Result<IndexReport, StoreError> {
+        let mut report = IndexReport::default();
+        let cars = [
+            wanted("carferry_source", doc! { "inputpath": 1, "outputpath": 1, "filecid": 1 }).unique(),
+            wanted("carferry_filecid", doc! { "filecid": 1 }),
+            wanted("carferry_piececid", doc! { "piececid": 1 }),
+        ];
+        let deals = [
+            // Text only: documents without a proposal CID would all collide on null.
+            wanted("carferry_dealcid", doc! { "dealcid": 1 })
+                .unique()
+                .partial(doc! { "dealcid": { "$type": "string" } }),
+            wanted("carferry_pending", doc! { "miner": 1, "isdeal": 1, "startepoch": 1 })
+                .partial(doc! { "isdeal": 0 }),
+            wanted("carferry_filecid", doc! { "filecid": 1, "miner": 1 }),
+            wanted("carferry_status", doc! { "wallet": 1, "status": 1 }),
+        ];
+        let intents = [
+            wanted("carferry_filecid", doc! { "filecid": 1 }),
+            wanted("carferry_state", doc! { "state": 1, "owner": 1 }),
+        ];
+        self.ensure_on(&self.cars, &cars, &mut report).await?;
+        self.ensure_on(&self.deals, &deals, &mut report).await?;
+        self.ensure_on(&self.intents, &intents, &mut report).await?;
+        Ok(report)
+    }
+
+    async fn ensure_on(
+        &self,
+        collection: &Collection<Document>,
+        wanted: &[Wanted],
+        report: &mut IndexReport,
+    ) -> Result<(), StoreError> {
+        let existing = self.existing_keys(collection).await?;
+        for index in wanted {
+            if existing.contains(&index.keys.to_string()) {
+                continue;
+            }
+            let label = format!("{}.{}", collection.name(), index.name);
+            let options = IndexOptions::builder()
+                .name(index.name.to_owned())
+                .unique(index.unique.then_some(true))
+                .partial_filter_expression(index.partial.clone())
+                .build();
+            let model = IndexModel::builder().keys(index.keys.clone()).options(options).build();
+            match self.bounded("createIndexes", collection.create_index(model)).await {
+                Ok(_) => report.created.push(label),
+                Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => return Err(error),
+                Err(error) => {
+                    let reason = crate::error_chain::ErrorChain(&error).to_string();
+                    warn!(index = %label, reason = %reason, "index could not be created");
+                    report.missing.push((label, reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Key patterns that have an index already. A collection that does not exist has none.
+    async fn existing_keys(&self, collection: &Collection<Document>) -> Result<BTreeSet<String>, StoreError> {
+        const NAMESPACE_NOT_FOUND: i32 = 26;
+        let listed = match self.bounded("listIndexes", collection.list_indexes()).await {
+            Ok(cursor) => self.bounded("listIndexes", cursor.try_collect::<Vec<IndexModel>>()).await?,
+            Err(StoreError::Other { source, .. })
+                if matches!(source.kind.as_ref(), mongodb::error::ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND) =>
+            {
+                Vec::new()
+            }
+            Err(StoreError::Refused { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(listed.iter().map(|index| normalised(&index.keys).to_string()).collect())
+    }
+}
+
+/// Key directions as Int32, whatever type the index was made with (a shell writes doubles).
+fn normalised(keys: &Document) -> Document {
+    keys.iter()
+        .map(|(field, direction)| {
+            let direction = crate::model::stored::integer(direction)
+                .and_then(|number| i32::try_from(number).ok())
+                .map_or_else(|| direction.clone(), bson::Bson::Int32);
+            (field.clone(), direction)
+        })
+        .collect()
+}
+
+fn wanted(name: &'static str, keys: Document) -> Wanted {
+    Wanted { name, keys, unique: false, partial: None }
+}
+
+impl Wanted {
+    fn unique(mut self) -> Self {
+        self.unique = true;
+        self
+    }
+
+    fn partial(mut self, filter: Document) -> Self {
+        self.partial = Some(filter);
+        self
+    }
+}

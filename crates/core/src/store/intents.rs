@@ -1,0 +1,173 @@
+//! `dealintents`: proposals about to be made.
+
+use bson::{Document, doc};
+
+use super::{Store, bounded::decode, error::StoreError};
+use crate::model::{AttoFil, IntentDoc, IntentState, ProposalCid};
+
+const COLLECTION: &str = "dealintents";
+
+/// An intent to be written; times are added by the server.
+#[derive(Clone, Debug)]
+pub struct NewIntent(pub IntentDoc);
+
+impl Store {
+    /// Every intent ever written for these payload CIDs, in order.
+    pub async fn intents_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<IntentDoc>, StoreError> {
+        let find = self.intents.find(doc! { "filecid": { "$in": payload_cids } }).sort(doc! { "_id": 1 });
+        let cursor = self.bounded("intents find", find).await?;
+        self.drain("intents find", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+    }
+
+    /// Writes an intent. `false`: another agent took this number, so it planned at the same moment; read
+    /// again and decide anew.
+    pub async fn insert_intent(&self, intent: &NewIntent) -> Result<bool, StoreError> {
+        let mut document = bson::serialize_to_document(&intent.0).map_err(|source| StoreError::BadDocument {
+            collection: COLLECTION,
+            id: intent.0.id.clone(),
+            source: Box::new(source),
+        })?;
+        for managed in ["_id", "createdtime", "updatedtime"] {
+            document.remove(managed);
+        }
+        // An upsert instead of an insert, because only a pipeline knows the server's time. It must create
+        // the document, never touch one: the filter matches the id only together with this very writer.
+        let literal: Document =
+            document.into_iter().map(|(name, value)| (name, doc! { "$literal": value }.into())).collect();
+        let mut set = literal;
+        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
+        set.insert("updatedtime", "$$NOW");
+        let filter = doc! {
+            "_id": &intent.0.id,
+            "owner": &intent.0.owner,
+            "miner": &intent.0.miner,
+            "startepoch": intent.0.startepoch,
+            "state": "intended",
+        };
+        let update = vec![doc! { "$set": set }];
+        match self.bounded("intent insert", self.intents.update_one(filter, update).upsert(true)).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Duplicate { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Intents that wait to be settled: this owner's, and those of others that have not moved for an hour
+    /// (their agent is gone; settling twice is harmless because the parameters are the intent's).
+    pub async fn open_intents(&self, wallet: &str, owner: &str) -> Result<Vec<IntentDoc>, StoreError> {
+        const ABANDONED_AFTER_MS: i64 = 3_600_000;
+        let filter = doc! {
+            "state": "intended",
+            "wallet": wallet,
+            "$or": [
+                { "owner": owner },
+                { "$expr": { "$lt": ["$updatedtime", { "$subtract": ["$$NOW", ABANDONED_AFTER_MS] }] } },
+            ],
+        };
+        let cursor =
+            self.bounded("intents find", self.intents.find(filter).sort(doc! { "createdtime": 1 })).await?;
+        self.drain("intents find", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+    }
+
+    /// Brings a made deal into the open: first into `offlinedeals` (one document per proposal CID, however
+    /// often this is repeated), then marks the intent confirmed.
+    pub async fn confirm_intent(
+        &self,
+        intent: &IntentDoc,
+        deal: &ProposalCid,
+        status: u64,
+        status_message: &str,
+    ) -> Result<(), StoreError> {
+        let price = AttoFil::from_lotus(&intent.priceattofil).unwrap_or_default();
+        let status = i64::try_from(status).unwrap_or(i64::MAX);
+        let first = doc! {
+            "filecid": &intent.filecid,
+            "miner": &intent.miner,
+            "price": stored_price(price),
+            "duration": intent.duration,
+            "wallet": &intent.wallet,
+            "isdeal": 0_i32,
+            "status": status,
+            "statusmsg": status_message,
+            "piececid": &intent.piececid,
+            "dealsizebytes": intent.dealsizebytes,
+            "startepoch": intent.startepoch,
+            "priceattofil": &intent.priceattofil,
+            "providercollateral": &intent.providercollateral,
+            "verified": intent.verified,
+            "fastretrieval": intent.fastretrieval,
+            "method": intent.method.as_str(),
+            "intent": &intent.id,
+        };
+        // Only a document that does not exist yet gets these fields; a repeat changes nothing.
+        let mut set: Document = first
+            .into_iter()
+            .map(|(name, value)| {
+                let kept = doc! { "$ifNull": [format!("${name}"), { "$literal": value }] };
+                (name, kept.into())
+            })
+            .collect();
+        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
+        set.insert("updatedtime", doc! { "$ifNull": ["$updatedtime", "$$NOW"] });
+        let upsert = self
+            .deals
+            .update_one(doc! { "dealcid": deal.as_str() }, vec![doc! { "$set": set }])
+            .upsert(true);
+        self.bounded("offlinedeals upsert", upsert).await?;
+
+        self.settle_intent(intent, IntentState::Confirmed, Some(deal), None).await
+    }
+
+    /// Ends an intent that made no deal.
+    pub async fn end_intent(
+        &self,
+        intent: &IntentDoc,
+        state: IntentState,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        self.settle_intent(intent, state, None, Some(reason)).await
+    }
+
+    async fn settle_intent(
+        &self,
+        intent: &IntentDoc,
+        state: IntentState,
+        deal: Option<&ProposalCid>,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let state = match state {
+            IntentState::Intended => "intended",
+            IntentState::Confirmed => "confirmed",
+            IntentState::Refused => "refused",
+            IntentState::Abandoned => "abandoned",
+        };
+        let set = doc! {
+            "state": state,
+            "dealcid": { "$literal": deal.map(ProposalCid::as_str) },
+            "reason": { "$literal": reason },
+            "updatedtime": "$$NOW",
+        };
+        let filter = doc! { "_id": &intent.id, "state": "intended" };
+        self.bounded("intent settle", self.intents.update_one(filter, vec![doc! { "$set": set }])).await?;
+        Ok(())
+    }
+
+    /// Notes that an intent is still being worked on, so that no other agent takes it for abandoned.
+    pub async fn touch_intent(&self, intent: &IntentDoc) -> Result<(), StoreError> {
+        let filter = doc! { "_id": &intent.id, "state": "intended" };
+        let update = vec![doc! { "$set": { "updatedtime": "$$NOW" } }];
+        self.bounded("intent touch", self.intents.update_one(filter, update)).await?;
+        Ok(())
+    }
+}
+
+/// The notes' `price`: FIL per epoch, as a number where a double holds it exactly (0 above all), else as
+/// text. `priceattofil` beside it is always exact.
+fn stored_price(price: AttoFil) -> bson::Bson {
+    if price.is_zero() {
+        return bson::Bson::Int32(0);
+    }
+    let text = price.to_string();
+    let number = text.trim_end_matches(" FIL");
+    number.parse::<f64>().map_or_else(|_| bson::Bson::String(number.to_owned()), bson::Bson::Double)
+}

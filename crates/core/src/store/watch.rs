@@ -1,0 +1,125 @@
+//! The change stream on `offlinedeals`: it only wakes.
+//!
+//! The collection is the truth; whoever is woken reads it. So nothing an event carries decides anything, no
+//! resume token is kept (tokens break when a deal is flipped or the miner list changes, and the driver's own
+//! resume loses events: mongo.md §0), and any trouble has the same cure: open anew at a new operation time,
+//! and wake everybody once, which makes them read all there is.
+//!
+//! ```text
+//!  ┌─► hello: operation time t ─► open stream at t ─► wake(Opened) ─► events: wake(Changed)
+//!  │                                                                      │ error, end, silence
+//!  └───────────────── pause (growing, with jitter) ◄──────────────────────┘
+//! ```
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::change_stream::{ChangeStream, event::ChangeStreamEvent};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Store, error::StoreError};
+use crate::{error_chain::ErrorChain, runtime::backoff::Backoff};
+
+/// Why the watch wakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// The stream was opened: read everything, deals may have come while it was closed.
+    Opened,
+    /// A deal was inserted or put back to `isdeal` 0.
+    Changed,
+}
+
+/// The server answers an empty batch after this long, which is how we see that it lives.
+const MAX_AWAIT: Duration = Duration::from_secs(1);
+/// Silence beyond the await time that ends a stream.
+const SILENCE_MARGIN: Duration = Duration::from_secs(5);
+/// A stream that held this long was healthy: the next pause starts small again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+
+impl Store {
+    /// Watches for pending deals of these miners until `stop`; never gives up. Calls `wake` from this task;
+    /// it must not block.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the stream; nothing is lost, the next watch wakes with [`Wake::Opened`].
+    pub async fn watch_pending(&self, miners: &[String], stop: &CancellationToken, wake: impl Fn(Wake)) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let opened = tokio::time::Instant::now();
+            let reason = tokio::select! {
+                () = stop.cancelled() => return,
+                reason = self.one_stream(miners, &wake) => reason,
+            };
+            if opened.elapsed() >= HEALTHY_AFTER {
+                backoff.reset();
+            }
+            let pause = backoff.next_delay();
+            match reason {
+                Ok(ended) => info!(reason = ended, pause_ms = pause.as_millis(), "change stream ended, opening anew"),
+                Err(error) if error.is_configuration() => warn!(
+                    reason = %ErrorChain(&error),
+                    hint = error.hint().unwrap_or_default(),
+                    "change stream cannot be opened"
+                ),
+                Err(error) => {
+                    warn!(reason = %ErrorChain(&error), pause_ms = pause.as_millis(), "change stream broke, opening anew");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn one_stream(&self, miners: &[String], wake: &impl Fn(Wake)) -> Result<&'static str, StoreError> {
+        let hello = self.bounded("hello", self.database.run_command(doc! { "hello": 1 })).await?;
+        let time = hello.get_timestamp("operationTime").map_err(|_| StoreError::NotReplicaSet)?;
+        let collection = self.watch_database.collection::<Document>("offlinedeals");
+        let open = collection
+            .watch()
+            .pipeline(pipeline(miners))
+            .start_at_operation_time(time)
+            .max_await_time(MAX_AWAIT);
+        let mut stream = self.bounded("watch", open).await?;
+        debug!(?time, "change stream opened");
+        wake(Wake::Opened);
+        follow(&mut stream, wake).await
+    }
+}
+
+/// Reads until the stream is of no more use. An error or an end leaves a stream object that must not be
+/// polled again; it is dropped by the caller.
+async fn follow(
+    stream: &mut ChangeStream<ChangeStreamEvent<Document>>,
+    wake: &impl Fn(Wake),
+) -> Result<&'static str, StoreError> {
+    loop {
+        match tokio::time::timeout(MAX_AWAIT + SILENCE_MARGIN, stream.next_if_any()).await {
+            Err(_silence) => return Ok("silent"),
+            Ok(Err(source)) => return Err(StoreError::classify("change stream", source)),
+            Ok(Ok(Some(_event))) => wake(Wake::Changed),
+            Ok(Ok(None)) if stream.is_alive() => {}
+            Ok(Ok(None)) => return Ok("collection dropped or renamed"),
+        }
+    }
+}
+
+/// Inserts of pending deals of these miners, and deals put back to pending. Deterministic: it looks only at
+/// what the event itself carries, so that a claim (which writes the document while `isdeal` is still 0)
+/// makes no event, and an event of the past matches the same way when it is read again.
+fn pipeline(miners: &[String]) -> [Document; 2] {
+    [
+        doc! { "$match": { "$or": [
+            {
+                "operationType": { "$in": ["insert", "replace"] },
+                "fullDocument.miner": { "$in": miners },
+                "fullDocument.isdeal": 0,
+            },
+            { "operationType": "update", "updateDescription.updatedFields.isdeal": 0 },
+        ] } },
+        doc! { "$project": { "documentKey": 1, "clusterTime": 1, "operationType": 1 } },
+    ]
+}
