@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The road of the data end to end, on real mongods and a simulated Lotus.
+
+#[cfg(test)]
+mod harness_itself;

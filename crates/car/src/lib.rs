@@ -1,1 +1,26 @@
-//! Placeholder.
+//! From bytes to CARs and piece commitments.
+//!
+//! ```text
+//! files ──► leaves ──► DAG (UnixFS, dag-pb) ──► CARv1 ──► Fr32 ──► binary tree
+//!             │                  │                 │                    │
+//!         1 MiB each        payload CID       payload size          piece CID
+//! ```
+//!
+//! What lives here: sizes and CIDs as types, the packing of a file or folder into a CAR with its commitment in
+//! one pass ([`build_car`]), the check of a CAR ([`verify_car`]), the commitment of any bytes ([`piece_of`]).
+//! What does not: networks, databases, asynchronous code, and names of files on disk: the caller opens the
+//! output, makes it durable and gives it its name.
+
+mod units;
+mod limits;
+mod cids;
+mod profile;
+mod progress;
+mod sha256;
+mod piece;
+
+pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
+pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
+pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};
+pub use progress::{NoProgress, Progress};
+pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};

@@ -1,0 +1,29 @@
+//! Every bound of this crate in one place, each with its source.
+
+/// Longest CAR header that is read. A header with one root has at most about 170 bytes.
+///
+/// Source: go-car v2 options.go, `DefaultMaxAllowedHeaderSize` is 32 MiB; one root needs far less.
+pub(crate) const HEADER_BYTES_MAX: u64 = 1 << 20;
+
+/// Longest section (CID and block) that is read.
+///
+/// Source: go-car v0.6.1 util/util.go, `MaxAllowedSectionSize` is 32 MiB: what Lotus' importer accepts.
+pub(crate) const SECTION_BYTES_MAX: u64 = 32 << 20;
+
+/// Longest digest inside a CID, which bounds what an identity CID can carry.
+///
+/// Source: go-cidutil v0.1.0 inline.go: Lotus inlines up to 126 bytes; 128 leaves no real CID out.
+pub(crate) const CID_DIGEST_BYTES_MAX: usize = 128;
+
+/// Longest CID in bytes: version, codec and hash code (nine bytes each at most), length, digest.
+pub(crate) const CID_BYTES_MAX: usize = 9 + 9 + 9 + 2 + CID_DIGEST_BYTES_MAX;
+
+/// A directory node above this is sharded by every importer, by the widest of their estimates.
+///
+/// Source: boxo v0.10.1 `HAMTShardingSize` and kubo's current profile, 256 KiB. The first counts names and
+/// CIDs, the second the block's bytes, which are more; the stricter one is used, so that no plain
+/// directory is written that one of them would shard.
+pub(crate) const PLAIN_DIRECTORY_BYTES_MAX: u64 = 256 << 10;
+
+/// Deepest directory tree that is packed. Source: ours; `PATH_MAX` allows 2048 levels of one letter.
+pub(crate) const DIRECTORY_DEPTH_MAX: usize = 2048;

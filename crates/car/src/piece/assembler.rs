@@ -1,0 +1,167 @@
+//! The commitment of bytes that arrive in any order, from any thread, each once.
+//!
+//! A window that arrives whole is hashed where it lies. The bytes of a window that arrives in parts (it touches
+//! a hole or the edge of a group) are kept until the last of them is there. Digests of 32 neighbouring windows
+//! become one as soon as all are there, so a 64 GiB piece keeps 2 MiB of digests.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::tree::{Digest, GrowingTree, fold_row, zero_digest};
+use super::{PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, level_of};
+use crate::cids::PieceCid;
+use crate::sha256::DIGEST;
+use crate::units::{PayloadSize, PieceSizeError};
+
+/// Windows whose digests are folded into one.
+const SPAN: usize = 32;
+const SPAN_LEVEL: usize = WINDOW_LEVEL + 5;
+
+#[derive(Debug, Default)]
+pub(crate) struct PieceAssembler {
+    parts: Mutex<HashMap<u64, Part>>,
+    digests: Mutex<Digests>,
+}
+
+/// A window of which some bytes are missing.
+#[derive(Debug)]
+struct Part {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+#[derive(Debug, Default)]
+struct Digests {
+    open: HashMap<u64, Span>,
+    /// Digests of whole spans by position.
+    whole: Vec<Option<Digest>>,
+}
+
+#[derive(Debug)]
+struct Span {
+    row: Vec<u8>,
+    present: u32,
+}
+
+impl PieceAssembler {
+    /// Takes in bytes of the payload that start at `offset`. No byte may come twice.
+    pub(crate) fn feed(&self, offset: u64, bytes: &[u8], scratch: &mut Scratch) {
+        let window_raw = u64::try_from(WINDOW_RAW).expect("usize fits in u64");
+        let mut window = offset / window_raw;
+        let mut start = usize::try_from(offset % window_raw).expect("less than a window");
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            let (head, rest) = bytes.split_at(bytes.len().min(WINDOW_RAW - start));
+            if head.len() == WINDOW_RAW {
+                self.put(window, scratch.window_digest(head));
+            } else if let Some(whole) = self.fill(window, start, head) {
+                self.put(window, scratch.window_digest(&whole));
+            }
+            bytes = rest;
+            start = 0;
+            window += 1;
+        }
+    }
+
+    /// The commitment of a payload of which every byte has been fed.
+    pub(crate) fn finish(self, payload_size: PayloadSize) -> Result<PieceInfo, PieceSizeError> {
+        let padded_piece_size = payload_size.padded_piece_size()?;
+        let level = level_of(padded_piece_size);
+        let window_raw = u64::try_from(WINDOW_RAW).expect("usize fits in u64");
+        let last = payload_size.get() / window_raw;
+        let mut scratch = Scratch::default();
+        let part = self.parts.lock().unwrap_or_else(PoisonError::into_inner).remove(&last);
+        let tail = part.map(|part| part.bytes).unwrap_or_default();
+        let mut commitment = None;
+        if level < WINDOW_LEVEL {
+            let length = usize::try_from(payload_size.get()).expect("less than a window");
+            commitment = Some(scratch.small_piece(tail.get(..length).unwrap_or_default(), level));
+        } else if !tail.is_empty() {
+            self.put(last, scratch.window_digest(&tail));
+        }
+        debug_assert!(
+            self.parts.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
+            "every window but the last is whole"
+        );
+        let commitment = commitment.unwrap_or_else(|| {
+            self.digests.into_inner().unwrap_or_else(PoisonError::into_inner).root(level)
+        });
+        Ok(PieceInfo { payload_size, piece_cid: PieceCid::from_commitment(commitment), padded_piece_size })
+    }
+
+    /// Keeps a part of a window; hands the window out when that was the last part.
+    fn fill(&self, window: u64, start: usize, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let part = parts.entry(window).or_insert_with(|| Part { bytes: vec![0; WINDOW_RAW], filled: 0 });
+        part.bytes[start..start + bytes.len()].copy_from_slice(bytes);
+        part.filled += bytes.len();
+        debug_assert!(part.filled <= WINDOW_RAW, "no byte comes twice");
+        if part.filled == WINDOW_RAW { parts.remove(&window).map(|part| part.bytes) } else { None }
+    }
+
+    fn put(&self, window: u64, digest: Digest) {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner).put(window, &digest);
+    }
+}
+
+impl Digests {
+    fn put(&mut self, window: u64, digest: &Digest) {
+        let span_length = u64::try_from(SPAN).expect("usize fits in u64");
+        let index = window / span_length;
+        let slot = usize::try_from(window % span_length).expect("less than a span");
+        let span = self.open.entry(index).or_insert_with(|| Span { row: vec![0; SPAN * DIGEST], present: 0 });
+        debug_assert_eq!(span.present >> slot & 1, 0, "no window comes twice");
+        span.row[slot * DIGEST..(slot + 1) * DIGEST].copy_from_slice(digest);
+        span.present |= 1 << slot;
+        if span.present == u32::MAX
+            && let Some(span) = self.open.remove(&index)
+        {
+            self.close(index, span);
+        }
+    }
+
+    fn close(&mut self, index: u64, mut span: Span) {
+        let mut spare = Vec::new();
+        let mut length = span.row.len();
+        while length > DIGEST {
+            length = fold_row(&mut span.row[..length], &mut spare);
+        }
+        let index = usize::try_from(index).expect("the digests of a piece fit in memory");
+        if self.whole.len() <= index {
+            self.whole.resize(index + 1, None);
+        }
+        self.whole[index] = Some(span.row[..DIGEST].try_into().expect("one digest is left"));
+    }
+
+    fn root(mut self, level: usize) -> Digest {
+        // Only the last span can be open; what is missing in it are zeros.
+        debug_assert!(self.open.len() <= 1, "every span but the last is whole");
+        let last = self.open.drain().next();
+        if level < SPAN_LEVEL {
+            let span = last.map(|(_, span)| span);
+            let mut tree = GrowingTree::new(WINDOW_LEVEL);
+            if let Some(span) = span {
+                debug_assert!((span.present + 1).is_power_of_two(), "windows are missing only at the end");
+                let present = usize::try_from(span.present.count_ones()).expect("at most 32");
+                for digest in span.row.chunks_exact(DIGEST).take(present) {
+                    tree.push(digest.try_into().expect("digests have 32 bytes"));
+                }
+            }
+            return tree.root(level);
+        }
+        if let Some((index, mut span)) = last {
+            for (slot, digest) in span.row.chunks_exact_mut(DIGEST).enumerate() {
+                if span.present >> slot & 1 == 0 {
+                    digest.copy_from_slice(zero_digest(WINDOW_LEVEL));
+                }
+            }
+            self.close(index, span);
+        }
+        let mut tree = GrowingTree::new(SPAN_LEVEL);
+        for digest in self.whole {
+            debug_assert!(digest.is_some(), "spans have no gaps");
+            tree.push(digest.unwrap_or(*zero_digest(SPAN_LEVEL)));
+        }
+        tree.root(level)
+    }
+}

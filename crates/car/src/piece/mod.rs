@@ -1,0 +1,208 @@
+//! Piece commitments (commP): Fr32 expansion, then a binary tree of SHA-256 nodes.
+//!
+//! ```text
+//! payload  ....................................00000   zeros up to 127 · 2ⁿ
+//! windows  |32,512 bytes|32,512 bytes| ... |          each 32 KiB after expansion
+//! digests        d            d        ...            level 10
+//! tree            \__ ... _____/                      zero subtrees come from a table
+//! ```
+//!
+//! What lives here: the commitment of a stream ([`Commitment`]) and of bytes that arrive in any order
+//! ([`assembler::PieceAssembler`]). What does not: CIDs of blocks, CARs.
+
+pub(crate) mod assembler;
+pub(crate) mod fr32;
+#[cfg(test)]
+pub(crate) mod reference;
+pub(crate) mod tree;
+
+use std::io::{self, Read};
+
+use crate::cids::PieceCid;
+use crate::progress::Progress;
+use crate::sha256::DIGEST;
+use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError};
+use fr32::{QUAD_PADDED, QUAD_RAW};
+use tree::{Digest, GrowingTree, fold_row};
+
+/// Level of a window's digest: 32 KiB of padded bytes.
+pub(crate) const WINDOW_LEVEL: usize = 10;
+/// Padded bytes of a window.
+pub(crate) const WINDOW_PADDED: usize = DIGEST << WINDOW_LEVEL;
+/// Payload bytes of a window.
+pub(crate) const WINDOW_RAW: usize = WINDOW_PADDED / QUAD_PADDED * QUAD_RAW;
+
+/// What the commitment of some bytes says about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PieceInfo {
+    /// How many bytes there were.
+    pub payload_size: PayloadSize,
+    /// Their commitment.
+    pub piece_cid: PieceCid,
+    /// Size of the smallest piece that holds them.
+    pub padded_piece_size: PaddedPieceSize,
+}
+
+/// Why a piece has no commitment.
+#[derive(Debug, thiserror::Error)]
+pub enum PieceError {
+    /// The source cannot be read.
+    #[error("cannot read the bytes of the piece")]
+    Read(#[source] io::Error),
+    /// No piece is that large.
+    #[error(transparent)]
+    Size(#[from] PieceSizeError),
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Piece commitment of bytes that come one after the other, cut in any way.
+///
+/// ```
+/// use carferry_car::Commitment;
+///
+/// let mut commitment = Commitment::new();
+/// commitment.update(&[0; 100]);
+/// commitment.update(&[0; 27]);
+/// let piece = commitment.finish().unwrap();
+/// assert_eq!(
+///     piece.piece_cid.to_string(),
+///     "baga6ea4seaqdomn3tgwgrh3g532zopskstnbrd2n3sxfqbze7rxt7vqn7veigmy"
+/// );
+/// ```
+#[derive(Debug)]
+pub struct Commitment {
+    tree: GrowingTree,
+    /// The window that is not full yet.
+    tail: Vec<u8>,
+    payload_bytes: u64,
+    scratch: Scratch,
+}
+
+impl Commitment {
+    /// Of no bytes yet.
+    pub fn new() -> Self {
+        Self {
+            tree: GrowingTree::new(WINDOW_LEVEL),
+            tail: Vec::with_capacity(WINDOW_RAW),
+            payload_bytes: 0,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Takes in the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.payload_bytes += u64::try_from(bytes.len()).expect("usize fits in u64");
+        let mut bytes = bytes;
+        if !self.tail.is_empty() {
+            let (head, rest) = bytes.split_at(bytes.len().min(WINDOW_RAW - self.tail.len()));
+            self.tail.extend_from_slice(head);
+            bytes = rest;
+            if self.tail.len() < WINDOW_RAW {
+                return;
+            }
+            self.tree.push(self.scratch.window_digest(&self.tail));
+            self.tail.clear();
+        }
+        let mut windows = bytes.chunks_exact(WINDOW_RAW);
+        for window in &mut windows {
+            self.tree.push(self.scratch.window_digest(window));
+        }
+        self.tail.extend_from_slice(windows.remainder());
+    }
+
+    /// The commitment of all bytes so far.
+    ///
+    /// # Errors
+    ///
+    /// [`PieceSizeError::TooLarge`] if no piece holds them.
+    pub fn finish(mut self) -> Result<PieceInfo, PieceSizeError> {
+        let payload_size = PayloadSize::new(self.payload_bytes);
+        let padded_piece_size = payload_size.padded_piece_size()?;
+        let level = level_of(padded_piece_size);
+        let commitment = if level < WINDOW_LEVEL {
+            self.scratch.small_piece(&self.tail, level)
+        } else {
+            if !self.tail.is_empty() {
+                self.tree.push(self.scratch.window_digest(&self.tail));
+            }
+            self.tree.root(level)
+        };
+        Ok(PieceInfo { payload_size, piece_cid: PieceCid::from_commitment(commitment), padded_piece_size })
+    }
+}
+
+impl Default for Commitment {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The commitment of everything a reader gives.
+///
+/// # Errors
+///
+/// [`PieceError`]; nothing is retried.
+pub fn piece_of(mut reader: impl Read, progress: &dyn Progress) -> Result<PieceInfo, PieceError> {
+    let mut commitment = Commitment::new();
+    let mut buffer = vec![0; 32 * WINDOW_RAW];
+    loop {
+        if progress.is_cancelled() {
+            return Err(PieceError::Cancelled);
+        }
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(commitment.finish()?),
+            Ok(count) => {
+                commitment.update(&buffer[..count]);
+                progress.advance(u64::try_from(count).expect("usize fits in u64"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(PieceError::Read(error)),
+        }
+    }
+}
+
+/// Level of a piece's root.
+pub(crate) fn level_of(piece: PaddedPieceSize) -> usize {
+    usize::try_from(piece.height()).expect("u32 fits in usize")
+}
+
+/// Buffers for the hashing of windows, kept so that they are allocated once a thread.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    row: Vec<u8>,
+    spare: Vec<u8>,
+    filled: Vec<u8>,
+}
+
+impl Scratch {
+    /// Digest of a window; a short one is filled up with zeros.
+    pub(crate) fn window_digest(&mut self, raw: &[u8]) -> Digest {
+        self.reduce(raw, WINDOW_LEVEL)
+    }
+
+    /// Root of a piece smaller than a window.
+    pub(crate) fn small_piece(&mut self, raw: &[u8], level: usize) -> Digest {
+        self.reduce(raw, level)
+    }
+
+    fn reduce(&mut self, raw: &[u8], level: usize) -> Digest {
+        let padded = DIGEST << level;
+        let raw_wanted = padded / QUAD_PADDED * QUAD_RAW;
+        self.row.resize(padded, 0);
+        if raw.len() == raw_wanted {
+            fr32::expand(&mut self.row, raw);
+        } else {
+            self.filled.clear();
+            self.filled.extend_from_slice(raw);
+            self.filled.resize(raw_wanted, 0);
+            fr32::expand(&mut self.row, &self.filled);
+        }
+        let mut length = padded;
+        while length > DIGEST {
+            length = fold_row(&mut self.row[..length], &mut self.spare);
+        }
+        self.row[..DIGEST].try_into().expect("one digest is left")
+    }
+}

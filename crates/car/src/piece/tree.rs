@@ -1,0 +1,91 @@
+//! The binary tree above the leaves: digests of zero subtrees, and a tree that grows from left to right.
+//!
+//! A *level* counts from the 32-byte leaves: a digest of level `n` stands for `32 · 2ⁿ` padded bytes.
+
+use std::sync::LazyLock;
+
+use crate::sha256::{DIGEST, NODE, hash_nodes};
+
+/// One node of the tree.
+pub(crate) type Digest = [u8; DIGEST];
+
+/// Levels there can be: a padded piece is at most `2^63` bytes.
+const LEVELS: usize = 60;
+
+static ZERO_DIGESTS: LazyLock<[Digest; LEVELS]> = LazyLock::new(|| {
+    let mut digests = [[0; DIGEST]; LEVELS];
+    for level in 1..LEVELS {
+        digests[level] = parent(&digests[level - 1], &digests[level - 1]);
+    }
+    digests
+});
+
+/// The digest of a subtree of zeros.
+pub(crate) fn zero_digest(level: usize) -> &'static Digest {
+    &ZERO_DIGESTS[level]
+}
+
+/// The digest above two others.
+pub(crate) fn parent(left: &Digest, right: &Digest) -> Digest {
+    let mut node = [0; NODE];
+    node[..DIGEST].copy_from_slice(left);
+    node[DIGEST..].copy_from_slice(right);
+    let mut digest = [0; DIGEST];
+    hash_nodes(&mut digest, &node);
+    digest
+}
+
+/// Replaces the digests at the front of `row` by those of the level above; returns how many bytes are left.
+pub(crate) fn fold_row(row: &mut [u8], spare: &mut Vec<u8>) -> usize {
+    spare.resize(row.len() / 2, 0);
+    hash_nodes(spare, row);
+    row[..spare.len()].copy_from_slice(spare);
+    spare.len()
+}
+
+/// A tree whose subtrees of one size arrive from left to right; holds one digest a level.
+#[derive(Debug, Clone)]
+pub(crate) struct GrowingTree {
+    /// Level of the subtrees that are pushed.
+    base: usize,
+    /// Complete left siblings, by level above `base`.
+    pending: Vec<Option<Digest>>,
+    pushed: u64,
+}
+
+impl GrowingTree {
+    pub(crate) fn new(base: usize) -> Self {
+        Self { base, pending: Vec::new(), pushed: 0 }
+    }
+
+    pub(crate) fn push(&mut self, digest: Digest) {
+        self.pushed += 1;
+        let mut digest = digest;
+        for slot in &mut self.pending {
+            match slot.take() {
+                Some(left) => digest = parent(&left, &digest),
+                None => {
+                    *slot = Some(digest);
+                    return;
+                }
+            }
+        }
+        self.pending.push(Some(digest));
+    }
+
+    /// The root at `level`, everything right of what was pushed being zeros.
+    pub(crate) fn root(&self, level: usize) -> Digest {
+        debug_assert!(self.pushed <= 1 << (level - self.base), "the piece holds what was pushed");
+        let mut right = *zero_digest(self.base);
+        for above in 0..level - self.base {
+            right = match self.pending.get(above).copied().flatten() {
+                Some(left) => parent(&left, &right),
+                None => parent(&right, zero_digest(self.base + above)),
+            };
+        }
+        match self.pending.get(level - self.base).copied().flatten() {
+            Some(whole) => whole,
+            None => right,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The parameters that decide the bytes of a DAG, and the named sets of them that other tools use.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What decides a DAG's blocks besides the files themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DagParams {
+    /// Bytes of file content in one leaf.
+    pub chunk_size: u32,
+    /// Children of one file node at most.
+    pub links_per_node: usize,
+    /// How blocks are hashed.
+    pub block_hash: BlockHash,
+    /// Blocks of at most this many bytes live inside their CID (identity multihash).
+    pub inline_limit: Option<usize>,
+}
+
+/// The hash functions for blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BlockHash {
+    /// BLAKE2b with a 32-byte digest (multihash 0xb220), as Lotus does.
+    Blake2b256,
+    /// SHA2-256 (multihash 0x12), as kubo does.
+    Sha2_256,
+}
+
+/// A named parameter set. All of them: CIDv1, raw leaves, balanced layout, canonical dag-pb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Profile {
+    /// `lotus client generate-car` and `client import`.
+    ///
+    /// Source: lotus v1.23.3 build/params_shared_vals.go:21-22, lib/unixfs/filestore.go:28-41.
+    #[default]
+    Lotus,
+    /// kubo's profile of that name, from IPIP-499; also ipfs-car.
+    UnixfsV1_2025,
+    /// kubo `--chunker=size-1048576 --cid-version=1` with the older limit of 174 links.
+    Ipfs1m174,
+    /// kubo `--cid-version=1`.
+    Ipfs256k174,
+}
+
+/// A name that is no profile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown profile {0:?}: expected lotus, unixfs-v1-2025, ipfs-1m-174 or ipfs-256k-174")]
+pub struct UnknownProfile(String);
+
+impl Profile {
+    /// Every profile, the default first.
+    pub const ALL: [Self; 4] = [Self::Lotus, Self::UnixfsV1_2025, Self::Ipfs1m174, Self::Ipfs256k174];
+
+    /// The name, as in configuration and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lotus => "lotus",
+            Self::UnixfsV1_2025 => "unixfs-v1-2025",
+            Self::Ipfs1m174 => "ipfs-1m-174",
+            Self::Ipfs256k174 => "ipfs-256k-174",
+        }
+    }
+
+    /// The parameters behind the name.
+    pub const fn params(self) -> DagParams {
+        const MIB: u32 = 1 << 20;
+        match self {
+            Self::Lotus => DagParams {
+                chunk_size: MIB,
+                links_per_node: 1024,
+                block_hash: BlockHash::Blake2b256,
+                inline_limit: Some(126),
+            },
+            Self::UnixfsV1_2025 => DagParams {
+                chunk_size: MIB,
+                links_per_node: 1024,
+                block_hash: BlockHash::Sha2_256,
+                inline_limit: None,
+            },
+            Self::Ipfs1m174 => DagParams {
+                chunk_size: MIB,
+                links_per_node: 174,
+                block_hash: BlockHash::Sha2_256,
+                inline_limit: None,
+            },
+            Self::Ipfs256k174 => DagParams {
+                chunk_size: MIB / 4,
+                links_per_node: 174,
+                block_hash: BlockHash::Sha2_256,
+                inline_limit: None,
+            },
+        }
+    }
+}
+
+impl Default for DagParams {
+    fn default() -> Self {
+        Profile::default().params()
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Profile {
+    type Err = UnknownProfile;
+
+    fn from_str(name: &str) -> Result<Self, UnknownProfile> {
+        Self::ALL
+            .into_iter()
+            .find(|profile| profile.name() == name)
+            .ok_or_else(|| UnknownProfile(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_are_found_by_the_name_they_show() {
+        for profile in Profile::ALL {
+            assert_eq!(profile.to_string().parse(), Ok(profile));
+        }
+        let error = "lotos".parse::<Profile>().unwrap_err().to_string();
+        for profile in Profile::ALL {
+            assert!(error.contains(profile.name()), "{error} names {profile}");
+        }
+    }
+}
