@@ -93,7 +93,7 @@ impl Store {
         let Some(document) = self.bounded("claim", call).await? else { return Ok(None) };
         let Ok(id) = document.get_object_id("_id") else {
             let id = document.get("_id").map(ToString::to_string).unwrap_or_default();
-            let source = bson::error::Error::custom("its _id is no ObjectId");
+            let source = <bson::error::Error as serde::de::Error>::custom("its _id is no ObjectId");
             return Err(StoreError::BadDocument { collection: COLLECTION, id, source: Box::new(source) });
         };
         let n = document
