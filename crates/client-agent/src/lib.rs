@@ -3,3 +3,4 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod propose;
+pub mod track;

@@ -29,7 +29,7 @@ const WRITE_RETRY: Duration = Duration::from_secs(2);
 
 /// The lanes of one agent; they live as long as it does.
 #[derive(Debug)]
-pub struct Lanes {
+pub(super) struct Lanes {
     senders: BTreeMap<String, mpsc::Sender<IntentDoc>>,
     shared: Arc<Shared>,
     workers: JoinSet<()>,
@@ -47,7 +47,7 @@ struct Shared {
 
 impl Lanes {
     /// Lanes that write to this store and call through this publisher until `stop`.
-    pub fn new(store: Store, publisher: Publisher, stop: CancellationToken) -> Self {
+    pub(super) fn new(store: Store, publisher: Publisher, stop: CancellationToken) -> Self {
         let shared = Shared {
             store,
             publisher,
@@ -59,17 +59,17 @@ impl Lanes {
     }
 
     /// How many more intents this provider's lane takes without waiting.
-    pub fn room(&self, miner: &str) -> usize {
+    pub(super) fn room(&self, miner: &str) -> usize {
         self.senders.get(miner).map_or(LANE_CAPACITY, mpsc::Sender::capacity)
     }
 
     /// Whether this intent is in a lane.
-    pub fn has(&self, intent: &str) -> bool {
+    pub(super) fn has(&self, intent: &str) -> bool {
         lock(&self.shared.in_flight).contains(intent)
     }
 
     /// Puts an intent into its provider's lane. `false`: the lane is full; the intent stays for a later pass.
-    pub fn push(&mut self, intent: IntentDoc) -> bool {
+    pub(super) fn push(&mut self, intent: IntentDoc) -> bool {
         let miner = intent.miner.clone();
         let id = intent.id.clone();
         let sender = self.senders.entry(miner).or_insert_with_key(|miner| {
@@ -87,17 +87,17 @@ impl Lanes {
     }
 
     /// What the lanes did since this was last called.
-    pub fn take_report(&self) -> Report {
+    pub(super) fn take_report(&self) -> Report {
         std::mem::take(&mut lock(&self.shared.report))
     }
 
     /// Whether nothing is queued or called.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         lock(&self.shared.in_flight).is_empty()
     }
 
     /// Lets the lanes run empty and end.
-    pub async fn finish(mut self) -> Report {
+    pub(super) async fn finish(mut self) -> Report {
         self.senders.clear();
         while self.workers.join_next().await.is_some() {}
         std::mem::take(&mut lock(&self.shared.report))

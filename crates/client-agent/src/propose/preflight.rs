@@ -168,7 +168,7 @@ pub async fn node_facts(node: &FullNode, terms: &Terms, now: SystemTime) -> Resu
     let funds = funds_of(node, &terms.wallet).await?;
     let datacap = if terms.verified {
         let left = node.datacap(&terms.wallet).await?;
-        Some(left.ok_or_else(|| PreflightError::NoDatacap { wallet: terms.wallet.clone() })?.get())
+        Some(left.ok_or_else(|| PreflightError::NoDatacap { wallet: terms.wallet.clone() })?)
     } else {
         None
     };

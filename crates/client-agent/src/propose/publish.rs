@@ -21,7 +21,7 @@ use super::PathMapping;
 
 /// What became of one call.
 #[derive(Debug)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// The deal exists.
     Made {
         /// Its key.
@@ -37,7 +37,7 @@ pub enum Outcome {
 
 /// Calls the node for one intent at a time; shared by all lanes.
 #[derive(Debug)]
-pub struct Publisher {
+pub(super) struct Publisher {
     node: FullNode,
     car_paths: Vec<PathMapping>,
     /// Learnt from the first refusal: this node wants roots imported, as Lotus v1.11.2 and later do.
@@ -47,13 +47,13 @@ pub struct Publisher {
 
 impl Publisher {
     /// Publishes through this node; `car_paths` turns our paths into the node's.
-    pub fn new(node: FullNode, car_paths: Vec<PathMapping>) -> Self {
+    pub(super) fn new(node: FullNode, car_paths: Vec<PathMapping>) -> Self {
         Self { node, car_paths, wants_imports: AtomicBool::new(false), imported: Mutex::new(None) }
     }
 
     /// Makes the deal of this intent, or finds out that it is made. Repeating it makes no second deal: the
     /// parameters, start epoch and collateral included, are the intent's, and they decide the proposal CID.
-    pub async fn publish(&self, intent: &IntentDoc) -> Outcome {
+    pub(super) async fn publish(&self, intent: &IntentDoc) -> Outcome {
         if intent.method == PublishMethod::Start
             && self.wants_imports.load(Ordering::Relaxed)
             && let Err(reason) = self.import_root(intent).await
@@ -192,7 +192,7 @@ fn unexpected_state(message: &str) -> Option<(ProposalCid, DealStatus)> {
 
 /// Whether a deal the node follows is the one this intent wanted, as far as the node's list tells (it
 /// shows neither wallet nor start epoch).
-pub fn is_deal_of(intent: &IntentDoc, deal: &DealInfo) -> bool {
+pub(super) fn is_deal_of(intent: &IntentDoc, deal: &DealInfo) -> bool {
     let root_matches = deal.data_ref.as_ref().is_some_and(|data| data.root.cid == intent.filecid);
     let piece_matches = deal.piece_cid.as_ref().is_some_and(|piece| piece.cid == intent.piececid);
     let stretch = deal.duration - intent.duration;

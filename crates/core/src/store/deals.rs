@@ -99,7 +99,7 @@ impl Store {
         let filter = doc! { "wallet": wallet, "dealcid": { "$type": "string" }, "status": { "$nin": finals } };
         let fields = doc! {
             "dealcid": 1, "miner": 1, "filecid": 1, "status": 1, "statusmsg": 1, "method": 1, "dealid": 1,
-            "startepoch": 1, "isdeal": 1, "provider": 1,
+            "startepoch": 1, "duration": 1, "isdeal": 1, "provider": 1,
         };
         let cursor = self.bounded("deals to track", self.deals.find(filter).projection(fields)).await?;
         self.drain("deals to track", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
