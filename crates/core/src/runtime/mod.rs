@@ -1,0 +1,12 @@
+//! Time, waiting, signals and tasks: how an agent stays up and how it ends.
+//!
+//! `tokio::select!` and `tokio::spawn` live here and in `main` only; what the tasks do is the agents'.
+
+pub mod backoff;
+pub mod clock;
+pub mod shutdown;
+pub mod supervisor;
+
+pub use backoff::{Backoff, BackoffPolicy};
+pub use shutdown::Shutdown;
+pub use supervisor::{Supervisor, SupervisorError};
