@@ -1,0 +1,3 @@
+//! Lotus: where its nodes are and how they are called.
+
+pub mod endpoint;
