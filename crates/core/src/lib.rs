@@ -3,3 +3,17 @@
 //! A room uses rooms above it, never below.
 
 pub mod error_chain;
+
+pub mod config;
+
+pub mod runtime;
+
+pub mod fsx;
+
+pub mod telemetry;
+
+pub mod printer;
+
+pub mod model;
+
+pub mod lotus;

@@ -1,0 +1,3 @@
+//! What the agents speak of: addresses, CIDs, epochs, records.
+
+pub mod address;
