@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Store, error::StoreError};
-use crate::{error_chain::ErrorChain, runtime::backoff::Backoff};
+use crate::{error_chain::ErrorChain, runtime::{Backoff, BackoffPolicy}};
 
 /// Why the watch wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub enum Wake {
 const MAX_AWAIT: Duration = Duration::from_secs(1);
 /// Silence beyond the await time that ends a stream.
 const SILENCE_MARGIN: Duration = Duration::from_secs(5);
+/// Longest pause before a stream is opened anew.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A stream that held this long was healthy: the next pause starts small again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
@@ -45,7 +47,7 @@ impl Store {
     ///
     /// Dropping the future closes the stream; nothing is lost, the next watch wakes with [`Wake::Opened`].
     pub async fn watch_pending(&self, miners: &[String], stop: &CancellationToken, wake: impl Fn(Wake)) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut backoff = Backoff::new(BackoffPolicy { max: PAUSE_MAX, ..BackoffPolicy::default() });
         loop {
             let opened = tokio::time::Instant::now();
             let reason = tokio::select! {
