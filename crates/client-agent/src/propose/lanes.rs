@@ -1,0 +1,181 @@
+//! One lane per provider: a slow or broken provider keeps only its own deals waiting.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use carferry_core::{
+    error_chain::ErrorChain,
+    model::{IntentDoc, IntentState},
+    store::{Store, StoreError},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use super::{
+    publish::{Outcome, Publisher},
+    report::{DealLine, DealState, Report},
+};
+
+/// Intents that may wait in one lane: enough to keep it busy between two passes.
+const LANE_CAPACITY: usize = 64;
+/// How often a long call tells the others that its intent is still worked on.
+const TOUCH_EVERY: Duration = Duration::from_secs(600);
+/// Pauses between tries to write an outcome down, while the database is away.
+const WRITE_RETRY: Duration = Duration::from_secs(2);
+
+/// The lanes of one agent; they live as long as it does.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    senders: BTreeMap<String, mpsc::Sender<IntentDoc>>,
+    shared: Arc<Shared>,
+    workers: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    publisher: Publisher,
+    /// Intents in a lane, queued or called: not to be settled by a later pass meanwhile.
+    in_flight: Mutex<HashSet<String>>,
+    report: Mutex<Report>,
+    stop: CancellationToken,
+}
+
+impl Lanes {
+    /// Lanes that write to this store and call through this publisher until `stop`.
+    pub(super) fn new(store: Store, publisher: Publisher, stop: CancellationToken) -> Self {
+        let shared = Shared {
+            store,
+            publisher,
+            in_flight: Mutex::default(),
+            report: Mutex::default(),
+            stop,
+        };
+        Self { senders: BTreeMap::new(), shared: Arc::new(shared), workers: JoinSet::new() }
+    }
+
+    /// How many more intents this provider's lane takes without waiting.
+    pub(super) fn room(&self, miner: &str) -> usize {
+        self.senders.get(miner).map_or(LANE_CAPACITY, mpsc::Sender::capacity)
+    }
+
+    /// Whether this intent is in a lane.
+    pub(super) fn has(&self, intent: &str) -> bool {
+        lock(&self.shared.in_flight).contains(intent)
+    }
+
+    /// Puts an intent into its provider's lane. `false`: the lane is full; the intent stays for a later pass.
+    pub(super) fn push(&mut self, intent: IntentDoc) -> bool {
+        let miner = intent.miner.clone();
+        let id = intent.id.clone();
+        let sender = self.senders.entry(miner).or_insert_with_key(|miner| {
+            let (sender, receiver) = mpsc::channel(LANE_CAPACITY);
+            let lane = drive(Arc::clone(&self.shared), receiver);
+            self.workers.spawn(lane.instrument(info_span!("lane", miner = %miner)));
+            sender
+        });
+        lock(&self.shared.in_flight).insert(id.clone());
+        let taken = sender.try_send(intent).is_ok();
+        if !taken {
+            lock(&self.shared.in_flight).remove(&id);
+        }
+        taken
+    }
+
+    /// What the lanes did since this was last called.
+    pub(super) fn take_report(&self) -> Report {
+        std::mem::take(&mut lock(&self.shared.report))
+    }
+
+    /// Whether nothing is queued or called.
+    pub(super) fn is_idle(&self) -> bool {
+        lock(&self.shared.in_flight).is_empty()
+    }
+
+    /// Lets the lanes run empty and end.
+    pub(super) async fn finish(mut self) -> Report {
+        self.senders.clear();
+        while self.workers.join_next().await.is_some() {}
+        std::mem::take(&mut lock(&self.shared.report))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
+    while let Some(intent) = intents.recv().await {
+        // A stop leaves what is queued as it is: written down, and settled by the next start.
+        if !shared.stop.is_cancelled() {
+            one(&shared, &intent).await;
+        }
+        lock(&shared.in_flight).remove(&intent.id);
+    }
+}
+
+async fn one(shared: &Shared, intent: &IntentDoc) {
+    let call = shared.publisher.publish(intent);
+    tokio::pin!(call);
+    let mut touch = tokio::time::interval(TOUCH_EVERY);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut call => break outcome,
+            _ = touch.tick() => {
+                if let Err(error) = shared.store.touch_intent(intent).await {
+                    warn!(reason = %ErrorChain(&error), "intent could not be touched");
+                }
+            }
+        }
+    };
+    let line = |state, detail: Option<String>| DealLine {
+        payload_cid: intent.filecid.clone(),
+        miner: intent.miner.clone(),
+        start_epoch: intent.startepoch,
+        state,
+        detail,
+    };
+    let line = match outcome {
+        Outcome::Made { proposal_cid, status } => {
+            let name = status.name();
+            let confirm = || shared.store.confirm_intent(intent, &proposal_cid, status.get(), &name);
+            if !written(shared, confirm).await {
+                return;
+            }
+            info!(deal.proposal_cid = %proposal_cid, payload_cid = %intent.filecid, miner = %intent.miner, method = intent.method.as_str(), "deal published");
+            line(DealState::Published, Some(proposal_cid.to_string()))
+        }
+        Outcome::Refused(reason) => {
+            let end = || shared.store.end_intent(intent, IntentState::Refused, &reason);
+            if !written(shared, end).await {
+                return;
+            }
+            warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "deal refused");
+            line(DealState::Refused, Some(reason))
+        }
+        Outcome::Unknown(reason) => {
+            warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "deal not confirmed, settled later");
+            line(DealState::Unsettled, Some(reason))
+        }
+    };
+    lock(&shared.report).deals.push(line);
+}
+
+/// Writes an outcome, again and again while the database is away. `false` when told to stop first: the
+/// intent then stands as it was, and the next start finds out the same.
+async fn written<F: Future<Output = Result<(), StoreError>>>(shared: &Shared, write: impl Fn() -> F) -> bool {
+    loop {
+        match write().await {
+            Ok(()) => return true,
+            Err(error) => warn!(reason = %ErrorChain(&error), "outcome could not be written, trying again"),
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return false,
+            () = tokio::time::sleep(WRITE_RETRY) => {}
+        }
+    }
+}

@@ -1,0 +1,579 @@
+//! From `cars` to `offlinedeals`: settle what is open, see what is wanted, publish it.
+//!
+//! ```text
+//!  cars ─► policy::decide (pure) ─► intent written ─► lane of its provider ─► node ─► offlinedeals
+//!             ▲ limits, deals, intents                (publish::Publisher)
+//!  open intents of a crash ─► the node's list, else the same call again ─► offlinedeals
+//! ```
+//!
+//! No proposal goes out before its intent stands in the database with every parameter, so a repeat is the
+//! same deal; no deal is visible in `offlinedeals` without its proposal CID.
+
+mod lanes;
+pub mod policy;
+pub mod preflight;
+mod publish;
+mod report;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::SystemTime,
+};
+
+use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid};
+use carferry_core::{
+    error_chain::ErrorChain,
+    lotus::{FullNode, wire::DealInfo},
+    model::{AttoFil, CarDoc, ChainEpoch, DealDuration, IntentDoc, IntentId, IntentState, PublishMethod},
+    store::{NewIntent, Store, StoreError},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use lanes::Lanes;
+use policy::{Decision, Ledger, Limits, Picture, Target};
+use preflight::{MethodChoice, MinerFacts, NodeFacts, PreflightError};
+use publish::Publisher;
+pub use report::{DealLine, DealState, MinerTotal, Report};
+
+/// What every deal of this agent has in common.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Client wallet.
+    pub wallet: String,
+    /// How long deals run.
+    pub duration: DealDuration,
+    /// Epochs from now to the start of a deal.
+    pub start_delay_epochs: i64,
+    /// attoFIL of provider collateral; `None`: 1.2 times the network's minimum, as Lotus does.
+    pub provider_collateral: Option<AttoFil>,
+    /// Whether deals spend datacap.
+    pub verified: bool,
+    /// Whether providers are asked to keep an unsealed copy.
+    pub fast_retrieval: bool,
+    /// Which call publishes them.
+    pub method: MethodChoice,
+    /// Only CARs of these groups; empty: all.
+    pub groups: Vec<String>,
+    /// From our paths to the Lotus node's.
+    pub car_paths: Vec<PathMapping>,
+    /// Name of this agent.
+    pub owner: String,
+}
+
+/// Files below `from` are seen below `to` by someone else.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathMapping {
+    /// Our folder.
+    pub from: String,
+    /// The same folder for the other.
+    pub to: String,
+}
+
+impl PathMapping {
+    /// The path as the other sees it; unchanged where no mapping fits.
+    pub fn apply(mappings: &[Self], path: &str) -> String {
+        for mapping in mappings {
+            let from = mapping.from.trim_end_matches('/');
+            if let Some(rest) = path.strip_prefix(from)
+                && (rest.is_empty() || rest.starts_with('/'))
+            {
+                return format!("{}{rest}", mapping.to.trim_end_matches('/'));
+            }
+        }
+        path.to_owned()
+    }
+}
+
+/// Why a pass could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// A condition for all deals does not hold.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ProposeError {
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Preflight(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+        }
+    }
+}
+
+/// Whether a pass may change anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Plan only: nothing is written, nothing is published.
+    DryRun,
+    /// For real.
+    Publish,
+}
+
+/// CARs read from the database at a time.
+const PAGE: i64 = 200;
+
+/// Publishes deals for one wallet through one node.
+#[derive(Debug)]
+pub struct Proposer {
+    store: Store,
+    node: FullNode,
+    terms: Terms,
+    targets: Vec<Target>,
+    limits: Limits,
+    lanes: Lanes,
+    decided: Option<(bool, bool)>,
+}
+
+/// What one pass knows.
+struct Pass {
+    mode: Mode,
+    node: NodeFacts,
+    miners: BTreeMap<String, MinerFacts>,
+    collaterals: HashMap<u64, AttoFil>,
+    ledger: Ledger,
+    funds_left: AttoFil,
+    datacap_left: Option<u128>,
+    now: SystemTime,
+    report: Report,
+}
+
+/// A CAR that can be proposed.
+struct Proposable {
+    payload_cid: PayloadCid,
+    piece_cid: PieceCid,
+    unpadded: i64,
+    padded: PaddedPieceSize,
+    path: String,
+}
+
+impl Proposer {
+    /// Ready to pass; `stop` ends its lanes.
+    pub fn new(
+        store: Store,
+        node: FullNode,
+        terms: Terms,
+        targets: Vec<Target>,
+        limits: Limits,
+        stop: CancellationToken,
+    ) -> Self {
+        let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
+        let lanes = Lanes::new(store.clone(), publisher, stop);
+        Self { store, node, terms, targets, limits, lanes, decided: None }
+    }
+
+    /// Settles open intents, then plans and publishes what is wanted. Publishing goes on in the lanes when
+    /// this returns; the report holds what they have done so far.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`] when nothing can be done for any deal. A bad CAR or provider is in the report.
+    pub async fn pass(&mut self, mode: Mode) -> Result<Report, ProposeError> {
+        let now = self.store.server_time().await?.to_system_time();
+        let node = preflight::node_facts(&self.node, &self.terms, SystemTime::now()).await?;
+        self.say_decision(&node);
+        let mut report = Report::default();
+        if mode == Mode::Publish {
+            self.settle(&node, &mut report).await?;
+        }
+        let miners = self.ask_miners(&mut report).await;
+        let ledger = Ledger::new(self.store.open_deals_per_miner().await?);
+        let (funds_left, datacap_left) = (node.funds, node.datacap);
+        let datacap_left = match datacap_left {
+            Some(left) => Some(left.saturating_sub(self.store.datacap_in_flight(&self.terms.wallet).await?)),
+            None => None,
+        };
+        let collaterals = HashMap::new();
+        let mut pass =
+            Pass { mode, node, miners, collaterals, ledger, funds_left, datacap_left, now, report };
+        self.plan(&mut pass).await?;
+        let mut report = pass.report;
+        report.absorb(self.lanes.take_report());
+        Ok(report)
+    }
+
+    /// Whether the lanes have nothing left to do.
+    pub fn is_idle(&self) -> bool {
+        self.lanes.is_idle()
+    }
+
+    /// Waits for what is in the lanes and ends them.
+    pub async fn finish(self) -> Report {
+        self.lanes.finish().await
+    }
+
+    fn say_decision(&mut self, node: &NodeFacts) {
+        let found = (node.can_start, node.can_stateless);
+        if self.decided.replace(found) != Some(found) {
+            info!(
+                endpoint = self.node.endpoint(),
+                version = %node.version,
+                client_start_deal = node.can_start,
+                client_stateless_deal = node.can_stateless,
+                "publish methods probed: price 0 goes stateless where the node has it, unless configured otherwise"
+            );
+        }
+    }
+
+    /// Finds out about every intent that a crash or a lost answer left open: first in the node's own list,
+    /// then by the same call again.
+    async fn settle(&mut self, node: &NodeFacts, report: &mut Report) -> Result<(), ProposeError> {
+        let open: Vec<IntentDoc> = self
+            .store
+            .open_intents(&self.terms.wallet, &self.terms.owner)
+            .await?
+            .into_iter()
+            .filter(|intent| !self.lanes.has(&intent.id))
+            .collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        info!(intents = open.len(), "settling proposals that were not confirmed");
+        let unrecorded = if open.iter().any(|intent| intent.method == PublishMethod::Start) {
+            self.unrecorded_deals().await?
+        } else {
+            Vec::new()
+        };
+        for intent in &open {
+            let candidates: Vec<&DealInfo> =
+                unrecorded.iter().filter(|deal| publish::is_deal_of(intent, deal)).collect();
+            let rivals = open
+                .iter()
+                .filter(|other| candidates.first().is_some_and(|deal| publish::is_deal_of(other, deal)))
+                .count();
+            if let ([deal], 1) = (candidates.as_slice(), rivals)
+                && let Ok(proposal_cid) = deal.proposal_cid.cid.parse()
+            {
+                let status = carferry_core::model::DealStatus::from_lotus(deal.state);
+                self.store.confirm_intent(intent, &proposal_cid, status.get(), &status.name()).await?;
+                info!(deal.proposal_cid = %proposal_cid, payload_cid = %intent.filecid, miner = %intent.miner, "deal of an earlier run found at the node");
+                report.deals.push(line_of(intent, DealState::Settled, Some(proposal_cid.to_string())));
+            } else if candidates.is_empty() && intent.startepoch <= node.head.get() {
+                let reason = format!(
+                    "its start epoch {} has passed (head {}) and the node does not know it",
+                    intent.startepoch, node.head
+                );
+                self.store.end_intent(intent, IntentState::Abandoned, &reason).await?;
+                warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "proposal abandoned");
+                report.deals.push(line_of(intent, DealState::Abandoned, Some(reason)));
+            } else if !self.lanes.push(intent.clone()) {
+                report.deals.push(line_of(intent, DealState::Unsettled, Some("its lane is full".to_owned())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deals the node follows that no document has.
+    async fn unrecorded_deals(&self) -> Result<Vec<DealInfo>, ProposeError> {
+        let listed = self.node.list_deals().await.map_err(PreflightError::Lotus)?;
+        let cids: Vec<String> = listed.iter().map(|deal| deal.proposal_cid.cid.clone()).collect();
+        let recorded = self.store.recorded_proposals(&cids).await?;
+        Ok(listed.into_iter().filter(|deal| !recorded.contains(&deal.proposal_cid.cid)).collect())
+    }
+
+    /// Terms of every provider, asked side by side: one that does not answer costs the others nothing.
+    async fn ask_miners(&self, report: &mut Report) -> BTreeMap<String, MinerFacts> {
+        let asked = self.targets.iter().map(|target| async {
+            (target.miner.clone(), preflight::miner_facts(&self.node, &target.miner).await)
+        });
+        let mut found = BTreeMap::new();
+        for (miner, answer) in futures::future::join_all(asked).await {
+            match answer {
+                Ok(facts) => {
+                    found.insert(miner, facts);
+                }
+                Err(problem) => {
+                    warn!(miner = %miner, reason = %problem, "miner gets no deals now");
+                    report.miner_problems.insert(miner, problem);
+                }
+            }
+        }
+        found
+    }
+
+    async fn plan(&mut self, pass: &mut Pass) -> Result<(), ProposeError> {
+        let mut after = None;
+        loop {
+            let page = self.store.cars_page(after, PAGE).await?;
+            let full = i64::try_from(page.len()).is_ok_and(|length| length == PAGE);
+            let mut cars = Vec::with_capacity(page.len());
+            for car in page {
+                match car {
+                    Ok(car) => {
+                        after = car.id.or(after);
+                        cars.push(car);
+                    }
+                    Err(error) => pass.report.car_problem(ErrorChain(&error).to_string()),
+                }
+            }
+            let stuck = cars.is_empty();
+            self.plan_page(pass, cars).await?;
+            if !full || stuck {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn plan_page(&mut self, pass: &mut Pass, cars: Vec<CarDoc>) -> Result<(), ProposeError> {
+        let payloads: Vec<String> = cars.iter().filter_map(|car| car.filecid.clone()).collect();
+        let mut pictures: HashMap<String, Picture> = HashMap::new();
+        for deal in self.store.deals_of_payloads(&payloads).await? {
+            pictures.entry(deal.payload_cid.clone()).or_default().deals.push(deal);
+        }
+        for intent in self.store.intents_of_payloads(&payloads).await? {
+            pictures.entry(intent.filecid.clone()).or_default().intents.push(intent);
+        }
+        let mut planned: std::collections::HashSet<String> = std::collections::HashSet::new();
+        for car in cars {
+            let wanted_group = self.terms.groups.is_empty()
+                || car.group.as_ref().is_some_and(|group| self.terms.groups.contains(group));
+            if !wanted_group {
+                continue;
+            }
+            pass.report.cars += 1;
+            match proposable(&car) {
+                // The same bytes may lie under two paths: one payload, one set of replicas.
+                Ok(car) if planned.insert(car.payload_cid.to_string()) => {
+                    let picture = pictures.remove(&car.payload_cid.to_string()).unwrap_or_default();
+                    self.plan_payload(pass, &car, &picture).await?;
+                }
+                Ok(_) => {}
+                Err(problem) => pass.report.car_problem(problem),
+            }
+        }
+        Ok(())
+    }
+
+    async fn plan_payload(
+        &mut self,
+        pass: &mut Pass,
+        car: &Proposable,
+        picture: &Picture,
+    ) -> Result<(), ProposeError> {
+        let mut eligible = Vec::new();
+        for target in &self.targets {
+            let Some(facts) = pass.miners.get(&target.miner) else { continue };
+            if let Err(problem) = preflight::fits(facts, target, car.padded, self.terms.verified) {
+                pass.report.car_problem(format!("{} with {}: {problem}", car.payload_cid, target.miner));
+            } else if self.lanes.room(&target.miner) < self.limits.deals_per_payload_and_miner_max {
+                *pass.report.held.entry("miner is busy with earlier proposals").or_insert(0) += 1;
+            } else {
+                eligible.push(target.clone());
+            }
+        }
+        let Decision { wanted, held } =
+            policy::decide(picture, &eligible, &self.limits, &mut pass.ledger, pass.now);
+        for (_miner, reason) in held {
+            *pass.report.held.entry(reason.as_str()).or_insert(0) += 1;
+        }
+        let mut number = u32::try_from(picture.intents.len()).unwrap_or(u32::MAX);
+        let mut starts: Vec<(String, i64)> =
+            picture.intents.iter().map(|intent| (intent.miner.clone(), intent.startepoch)).collect();
+        for target in wanted {
+            let method = match preflight::method_for(&pass.node, self.terms.method, target.price) {
+                Ok(method) => method,
+                Err(problem) => {
+                    pass.report.miner_problems.insert(target.miner.clone(), problem);
+                    continue;
+                }
+            };
+            if let Some(problem) = self.spend(pass, car, &target) {
+                pass.report.car_problem(problem);
+                continue;
+            }
+            number = number.saturating_add(1);
+            let start = free_start(pass.node.head.plus(self.terms.start_delay_epochs), &target.miner, &starts);
+            starts.push((target.miner.clone(), start.get()));
+            let collateral = match self.collateral(pass, car.padded).await {
+                Ok(collateral) => collateral,
+                Err(problem) => {
+                    pass.report.car_problem(problem);
+                    continue;
+                }
+            };
+            let intent = self.intent(car, &target, number, start, collateral, method);
+            self.tally(pass, car, &target, method);
+            if pass.mode == Mode::DryRun {
+                pass.report.deals.push(line_of(&intent, DealState::Planned, None));
+                continue;
+            }
+            if !self.store.insert_intent(&NewIntent(intent.clone())).await? {
+                // Another agent decided about this payload at the same moment: look again in the next pass.
+                info!(payload_cid = %car.payload_cid, "another agent plans this payload too");
+                break;
+            }
+            if !self.lanes.push(intent.clone()) {
+                pass.report.deals.push(line_of(&intent, DealState::Unsettled, Some("its lane is full".to_owned())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a deal's cost from what is left; a sentence where it does not suffice.
+    fn spend(&self, pass: &mut Pass, car: &Proposable, target: &Target) -> Option<String> {
+        let cost = self.cost_max(target.price);
+        if cost > pass.funds_left {
+            return Some(format!(
+                "{} with {}: needs {cost}, the wallet has {} left for deals",
+                car.payload_cid, target.miner, pass.funds_left
+            ));
+        }
+        if let Some(left) = &mut pass.datacap_left {
+            let bytes = u128::from(car.padded.get());
+            if bytes > *left {
+                return Some(format!(
+                    "{} with {}: needs {bytes} bytes of datacap, {left} are left",
+                    car.payload_cid, target.miner
+                ));
+            }
+            *left -= bytes;
+        }
+        pass.funds_left = pass.funds_left.minus(cost);
+        None
+    }
+
+    /// What a deal may cost at most: the node lengthens it to a proving period.
+    fn cost_max(&self, price: AttoFil) -> AttoFil {
+        let epochs = self.terms.duration.get() + DealDuration::ALIGNMENT_MAX;
+        price.times(u128::try_from(epochs).unwrap_or(0))
+    }
+
+    fn tally(&self, pass: &mut Pass, car: &Proposable, target: &Target, method: PublishMethod) {
+        let cost = self.cost_max(target.price);
+        let total = pass.report.miners.entry(target.miner.clone()).or_default();
+        total.deals += 1;
+        total.bytes += car.padded.get();
+        total.price_atto = total.price_atto.saturating_add(cost.get());
+        total.price = AttoFil::new(total.price_atto).to_string();
+        total.method = Some(method.as_str());
+    }
+
+    async fn collateral(&self, pass: &mut Pass, padded: PaddedPieceSize) -> Result<AttoFil, String> {
+        if let Some(fixed) = self.terms.provider_collateral {
+            return Ok(fixed);
+        }
+        if let Some(known) = pass.collaterals.get(&padded.get()) {
+            return Ok(*known);
+        }
+        let told = |error: &dyn std::error::Error| error.to_string();
+        let bounds = self
+            .node
+            .collateral_bounds(padded.get(), self.terms.verified)
+            .await
+            .map_err(|error| ErrorChain(&error).to_string())?;
+        let least = AttoFil::from_lotus(&bounds.min).map_err(|error| told(&error))?;
+        // 1.2 times the minimum, as Lotus itself does when none is given: the bound moves until the deal is
+        // published (lotus v1.23.3 markets/storageadapter/client.go:259-267).
+        let chosen = AttoFil::new(least.times(12).get() / 10);
+        pass.collaterals.insert(padded.get(), chosen);
+        Ok(chosen)
+    }
+
+    fn intent(
+        &self,
+        car: &Proposable,
+        target: &Target,
+        number: u32,
+        start: ChainEpoch,
+        collateral: AttoFil,
+        method: PublishMethod,
+    ) -> IntentDoc {
+        IntentDoc {
+            id: IntentId::new(&car.payload_cid, number).as_str().to_owned(),
+            filecid: car.payload_cid.to_string(),
+            miner: target.miner.clone(),
+            wallet: self.terms.wallet.clone(),
+            piececid: car.piece_cid.to_string(),
+            dealsizebytes: car.unpadded,
+            carpath: car.path.clone(),
+            priceattofil: target.price.to_lotus(),
+            duration: self.terms.duration.get(),
+            startepoch: start.get(),
+            providercollateral: collateral.to_lotus(),
+            verified: self.terms.verified,
+            fastretrieval: self.terms.fast_retrieval,
+            method,
+            owner: self.terms.owner.clone(),
+            state: IntentState::Intended,
+            dealcid: None,
+            reason: None,
+            createdtime: None,
+            updatedtime: None,
+        }
+    }
+}
+
+fn line_of(intent: &IntentDoc, state: DealState, detail: Option<String>) -> DealLine {
+    DealLine {
+        payload_cid: intent.filecid.clone(),
+        miner: intent.miner.clone(),
+        start_epoch: intent.startepoch,
+        state,
+        detail,
+    }
+}
+
+/// The first start epoch from `wanted` on that no other deal of this payload and provider has: the same
+/// start would make the same proposal, and the node would take it for a repeat.
+fn free_start(wanted: ChainEpoch, miner: &str, taken: &[(String, i64)]) -> ChainEpoch {
+    let mut start = wanted;
+    while taken.iter().any(|(other, epoch)| other == miner && *epoch == start.get()) {
+        start = start.plus(1);
+    }
+    start
+}
+
+fn proposable(car: &CarDoc) -> Result<Proposable, String> {
+    let name = car.outputpath.clone().or_else(|| car.id.map(|id| id.to_hex())).unwrap_or_default();
+    let missing = |field: &str| format!("cars document of {name} has no {field}");
+    let payload = car.filecid.as_deref().ok_or_else(|| missing("filecid"))?;
+    let piece = car.piececid.as_deref().ok_or_else(|| missing("piececid"))?;
+    let unpadded = car.dealsizebytes.ok_or_else(|| missing("dealsizebytes"))?;
+    Ok(Proposable {
+        payload_cid: payload.parse().map_err(|error| format!("cars document of {name}: filecid: {error}"))?,
+        piece_cid: piece.parse().map_err(|error| format!("cars document of {name}: piececid: {error}"))?,
+        padded: preflight::padded(unpadded)
+            .map_err(|error| format!("cars document of {name}: dealsizebytes: {error}"))?,
+        unpadded,
+        path: car.outputpath.clone().unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deals_of_one_payload_with_one_miner_start_at_different_epochs() {
+        let taken = [("a".to_owned(), 100), ("a".to_owned(), 101), ("b".to_owned(), 102)];
+        assert_eq!(free_start(ChainEpoch::new(100), "a", &taken), ChainEpoch::new(102));
+        assert_eq!(free_start(ChainEpoch::new(100), "b", &taken), ChainEpoch::new(100));
+    }
+
+    #[test]
+    fn paths_are_mapped_by_whole_folders() {
+        let mappings = [PathMapping { from: "/data/out/".into(), to: "/mnt/cars".into() }];
+        for (path, mapped) in [
+            ("/data/out/a/b.car", "/mnt/cars/a/b.car"),
+            ("/data/output/a.car", "/data/output/a.car"),
+            ("/elsewhere/a.car", "/elsewhere/a.car"),
+        ] {
+            assert_eq!(PathMapping::apply(&mappings, path), mapped);
+        }
+    }
+
+    #[test]
+    fn a_car_document_with_a_hole_is_named() {
+        let car = CarDoc { outputpath: Some("/out/a.car".into()), filecid: Some("bafkqaaa".into()), ..CarDoc::default() };
+        assert_eq!(proposable(&car).err().unwrap(), "cars document of /out/a.car has no piececid");
+        let piece = "baga6ea4seaqao7s73y24kcutaosvacpdjgfe5pw76ooefnyqw4ynr3d2y6x2mpq";
+        let car = CarDoc { piececid: Some(piece.into()), dealsizebytes: Some(128), ..car };
+        assert!(proposable(&car).err().unwrap().contains("dealsizebytes"));
+    }
+}

@@ -1,0 +1,319 @@
+//! One intent brought to the node: called, or recognised as made already.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use carferry_core::{
+    error_chain::ErrorChain,
+    lotus::{
+        FullNode, LotusError,
+        wire::{CidLink, DataRef, DealInfo, StartDealParams},
+    },
+    model::{DealDuration, DealPhase, DealStatus, IntentDoc, ProposalCid, PublishMethod},
+};
+use tokio::sync::Mutex;
+use tracing::info;
+
+use super::PathMapping;
+
+/// What became of one call.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The deal exists.
+    Made {
+        /// Its key.
+        proposal_cid: ProposalCid,
+        /// State as far as the answer tells.
+        status: DealStatus,
+    },
+    /// The node or the provider refused; no deal exists.
+    Refused(String),
+    /// Nobody knows; the intent stays and is settled later with the same parameters.
+    Unknown(String),
+}
+
+/// Calls the node for one intent at a time; shared by all lanes.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    node: FullNode,
+    car_paths: Vec<PathMapping>,
+    /// Learnt from the first refusal: this node wants roots imported, as Lotus v1.11.2 and later do.
+    wants_imports: AtomicBool,
+    imported: Mutex<Option<HashSet<String>>>,
+}
+
+impl Publisher {
+    /// Publishes through this node; `car_paths` turns our paths into the node's.
+    pub(super) fn new(node: FullNode, car_paths: Vec<PathMapping>) -> Self {
+        Self { node, car_paths, wants_imports: AtomicBool::new(false), imported: Mutex::new(None) }
+    }
+
+    /// Makes the deal of this intent, or finds out that it is made. Repeating it makes no second deal: the
+    /// parameters, start epoch and collateral included, are the intent's, and they decide the proposal CID.
+    pub(super) async fn publish(&self, intent: &IntentDoc) -> Outcome {
+        if intent.method == PublishMethod::Start
+            && self.wants_imports.load(Ordering::Relaxed)
+            && let Err(reason) = self.import_root(intent).await
+        {
+            return reason;
+        }
+        let first = self.call(intent).await;
+        let Err(LotusError::Application { message, .. }) = &first else { return judge(intent, first) };
+        if intent.method != PublishMethod::Start || !wants_import(message) {
+            return judge(intent, first);
+        }
+        info!(
+            endpoint = self.node.endpoint(),
+            "the node makes manual deals only for roots it has imported: importing CARs before proposing"
+        );
+        self.wants_imports.store(true, Ordering::Relaxed);
+        match self.import_root(intent).await {
+            Ok(()) => judge(intent, self.call(intent).await),
+            Err(reason) => reason,
+        }
+    }
+
+    async fn call(&self, intent: &IntentDoc) -> Result<CidLink, LotusError> {
+        self.node.publish(intent.method, &params_of(intent)).await
+    }
+
+    /// `ClientImport` of the CAR, once per root: each repeat would add another import to the node.
+    async fn import_root(&self, intent: &IntentDoc) -> Result<(), Outcome> {
+        let mut imported = self.imported.lock().await;
+        if imported.is_none() {
+            let listed = self.node.list_imports().await.map_err(|error| Outcome::Unknown(told(&error)))?;
+            *imported = Some(listed.into_iter().filter_map(|entry| entry.root).map(|root| root.cid).collect());
+        }
+        let known = imported.get_or_insert_with(HashSet::new);
+        if known.contains(&intent.filecid) {
+            return Ok(());
+        }
+        let path = PathMapping::apply(&self.car_paths, &intent.carpath);
+        match self.node.import_car(&path).await {
+            Ok(()) => {
+                known.insert(intent.filecid.clone());
+                Ok(())
+            }
+            Err(error) if error.effect_is_unknown() => Err(Outcome::Unknown(told(&error))),
+            Err(error) => Err(Outcome::Refused(format!(
+                "the node wants the root imported and could not import {path}: {}; hint: the CAR must lie on \
+                 the Lotus node's own disk, see setting.carPaths",
+                told(&error)
+            ))),
+        }
+    }
+}
+
+fn told(error: &LotusError) -> String {
+    ErrorChain(error).to_string()
+}
+
+/// Lotus v1.11.2 to v1.27.0 (lotus-contract §2.5).
+fn wants_import(message: &str) -> bool {
+    message.contains("failed to get blockstore for imported root") || message.contains("no client blockstore for root")
+}
+
+fn params_of(intent: &IntentDoc) -> StartDealParams {
+    StartDealParams {
+        data: DataRef {
+            transfer_type: "manual".to_owned(),
+            root: CidLink::new(&intent.filecid),
+            piece_cid: Some(CidLink::new(&intent.piececid)),
+            piece_size: u64::try_from(intent.dealsizebytes).unwrap_or(0),
+            raw_block_size: 0,
+        },
+        wallet: intent.wallet.clone(),
+        miner: intent.miner.clone(),
+        epoch_price: intent.priceattofil.clone(),
+        min_blocks_duration: intent.duration,
+        provider_collateral: intent.providercollateral.clone(),
+        deal_start_epoch: intent.startepoch,
+        fast_retrieval: intent.fastretrieval,
+        verified_deal: intent.verified,
+    }
+}
+
+/// What an answer means.
+fn judge(intent: &IntentDoc, answer: Result<CidLink, LotusError>) -> Outcome {
+    let initial = match intent.method {
+        PublishMethod::Start => DealStatus::UNKNOWN,
+        // The call returns once the provider waits for the data.
+        PublishMethod::Stateless => DealStatus::WAITING_FOR_DATA,
+    };
+    let error = match answer {
+        Ok(link) => {
+            return match link.cid.parse() {
+                Ok(proposal_cid) => Outcome::Made { proposal_cid, status: initial },
+                Err(error) => Outcome::Unknown(format!("{error}")),
+            };
+        }
+        Err(error) => error,
+    };
+    let LotusError::Application { code, message, .. } = &error else {
+        return if error.effect_is_unknown() || error.is_about_the_node() {
+            Outcome::Unknown(told(&error))
+        } else {
+            Outcome::Refused(told(&error))
+        };
+    };
+    // "already tracking identifier `CID`", "… for identifier `CID` that already exists": the deal of these
+    // very parameters is made (lotus-contract §2.4).
+    if (message.contains("already tracking identifier") || message.contains("that already exists"))
+        && let Some(proposal_cid) = message.split('`').nth(1).and_then(|cid| cid.parse().ok())
+    {
+        return Outcome::Made { proposal_cid, status: initial };
+    }
+    // "provider returned unexpected state 24 for proposal CID, with message: …": the provider knows this
+    // very proposal, and it has moved on (lotus-contract §2.6).
+    if let Some((proposal_cid, status)) = unexpected_state(message) {
+        return if status.phase() == DealPhase::Failed {
+            Outcome::Refused(message.clone())
+        } else {
+            Outcome::Made { proposal_cid, status }
+        };
+    }
+    // A panic in the node, or a proposal that was on its way: the provider may have it.
+    let on_its_way = ["sending deal proposal failed", "reading proposal response failed"];
+    if *code == 0 || on_its_way.iter().any(|words| message.contains(words)) {
+        return Outcome::Unknown(message.clone());
+    }
+    Outcome::Refused(message.clone())
+}
+
+fn unexpected_state(message: &str) -> Option<(ProposalCid, DealStatus)> {
+    let rest = message.split("provider returned unexpected state ").nth(1)?;
+    let (state, rest) = rest.split_once(" for proposal ")?;
+    let proposal_cid = rest.split(',').next()?.trim().parse().ok()?;
+    Some((proposal_cid, DealStatus::from_lotus(state.trim().parse().ok()?)))
+}
+
+/// Whether a deal the node follows is the one this intent wanted, as far as the node's list tells (it
+/// shows neither wallet nor start epoch).
+pub(super) fn is_deal_of(intent: &IntentDoc, deal: &DealInfo) -> bool {
+    let root_matches = deal.data_ref.as_ref().is_some_and(|data| data.root.cid == intent.filecid);
+    let piece_matches = deal.piece_cid.as_ref().is_some_and(|piece| piece.cid == intent.piececid);
+    let stretch = deal.duration - intent.duration;
+    // An hour for the node's clock against the database's.
+    let margin = Duration::from_secs(3600);
+    let is_newer = match (intent.createdtime, bson::DateTime::parse_rfc3339_str(&deal.creation_time)) {
+        (Some(intended), Ok(created)) => created.to_system_time() + margin >= intended.to_system_time(),
+        _ => true,
+    };
+    root_matches
+        && piece_matches
+        && same_miner(&deal.provider, &intent.miner)
+        && deal.price_per_epoch == intent.priceattofil
+        && deal.verified == intent.verified
+        && (0..=DealDuration::ALIGNMENT_MAX).contains(&stretch)
+        && is_newer
+}
+
+/// `t01000` on a test network is `f01000`.
+fn same_miner(one: &str, other: &str) -> bool {
+    one.get(1..).is_some() && one.get(1..) == other.get(1..)
+}
+
+#[cfg(test)]
+mod tests {
+    use carferry_core::model::IntentState;
+
+    use super::*;
+
+    const CID: &str = "bafyreifb6bdckjoyblin6e4urbgnfvl5yykxoeo5odb5xmk53eo2xes4ta";
+
+    fn intent(method: PublishMethod) -> IntentDoc {
+        IntentDoc {
+            id: "p#1".into(),
+            filecid: "bafykroot".into(),
+            miner: "f01000".into(),
+            wallet: "f1w".into(),
+            piececid: "bagapiece".into(),
+            dealsizebytes: 2032,
+            carpath: "/out/a.car".into(),
+            priceattofil: "0".into(),
+            duration: 518_400,
+            startepoch: 1000,
+            providercollateral: "5".into(),
+            verified: false,
+            fastretrieval: true,
+            method,
+            owner: "box".into(),
+            state: IntentState::Intended,
+            dealcid: None,
+            reason: None,
+            createdtime: None,
+            updatedtime: None,
+        }
+    }
+
+    fn application(code: i32, message: &str) -> Result<CidLink, LotusError> {
+        Err(LotusError::Application { method: "Filecoin.ClientStartDeal", code, message: message.into() })
+    }
+
+    #[test]
+    fn a_duplicate_is_the_same_deal_and_its_cid_is_in_the_words() {
+        for words in [
+            format!("failed to start deal: setting up deal tracking: Begin: already tracking identifier `{CID}`"),
+            format!("Begin: cannot initiate a state for identifier `{CID}` that already exists"),
+        ] {
+            match judge(&intent(PublishMethod::Start), application(1, &words)) {
+                Outcome::Made { proposal_cid, .. } => assert_eq!(proposal_cid.as_str(), CID),
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_proposal_that_moved_on_is_made_and_one_that_failed_is_refused() {
+        let words = |state: u32| {
+            format!("provider returned unexpected state {state} for proposal {CID}, with message: m")
+        };
+        let stateless = intent(PublishMethod::Stateless);
+        assert!(matches!(judge(&stateless, application(1, &words(24))),
+            Outcome::Made { status, .. } if status.get() == 24));
+        assert!(matches!(judge(&stateless, application(1, &words(11))), Outcome::Refused(_)));
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_about_the_effect_leaves_the_intent() {
+        let start = intent(PublishMethod::Start);
+        for answer in [
+            application(0, "fatal error calling 'Filecoin.ClientStartDeal': panic"),
+            application(1, "reading proposal response failed: stream reset"),
+            Err(LotusError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 }),
+            Ok(CidLink::new("nonsense")),
+        ] {
+            assert!(matches!(judge(&start, answer), Outcome::Unknown(_)));
+        }
+        assert!(matches!(judge(&start, application(1, "data doesn't fit in a sector")), Outcome::Refused(_)));
+    }
+
+    #[test]
+    fn the_nodes_list_is_matched_by_everything_it_shows() {
+        let listed = |change: fn(&mut serde_json::Value)| {
+            let mut value = serde_json::json!({
+                "ProposalCid": {"/": CID}, "State": 13, "Message": "", "Provider": "t01000",
+                "DataRef": {"TransferType": "manual", "Root": {"/": "bafykroot"}, "PieceCid": null, "PieceSize": 2032},
+                "PieceCID": {"/": "bagapiece"}, "PricePerEpoch": "0", "Duration": 521_279, "DealID": 0,
+                "CreationTime": "2023-08-10T08:15:30.123456789+08:00", "Verified": false
+            });
+            change(&mut value);
+            serde_json::from_value::<DealInfo>(value).unwrap()
+        };
+        let wanted = intent(PublishMethod::Start);
+        assert!(is_deal_of(&wanted, &listed(|_| {})));
+        for change in [
+            (|v| v["Provider"] = "f01001".into()) as fn(&mut serde_json::Value),
+            |v| v["PieceCID"]["/"] = "other".into(),
+            |v| v["DataRef"]["Root"]["/"] = "other".into(),
+            |v| v["PricePerEpoch"] = "1".into(),
+            |v| v["Duration"] = 530_000.into(),
+            |v| v["Verified"] = true.into(),
+        ] {
+            assert!(!is_deal_of(&wanted, &listed(change)));
+        }
+    }
+}

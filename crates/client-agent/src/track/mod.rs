@@ -1,0 +1,180 @@
+//! Keeps `status`, `statusmsg` and `updatedtime` true until a deal is final.
+//!
+//! By polling: one list of the node for all deals it follows, one call on chain for each stateless deal
+//! whose state there can still change. Update streams lose what happens while they are closed, and can
+//! block the node's own notifications (lotus-contract §5.4).
+
+mod reconcile;
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use carferry_core::{
+    error_chain::ErrorChain,
+    lotus::{FullNode, LotusError, wire::DealInfo},
+    model::{ChainEpoch, DealStatus, OfflineDealDoc},
+    store::{StatusChange, Store, StoreError},
+};
+use futures::{StreamExt, stream};
+use serde::Serialize;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use reconcile::OnChain;
+
+/// How often an active stateless deal is looked up on chain: it changes only when slashed or at its end.
+const ACTIVE_LOOK_EVERY: Duration = Duration::from_secs(3600);
+/// Calls and writes side by side.
+const CONCURRENCY: usize = 8;
+
+/// Why a pass could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackError {
+    /// The node failed.
+    #[error(transparent)]
+    Lotus(#[from] LotusError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl TrackError {
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Lotus(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+        }
+    }
+}
+
+/// What a pass did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TrackReport {
+    /// Deals whose state can still change.
+    pub followed: u64,
+    /// Deals whose record changed.
+    pub changed: u64,
+    /// Deals of `ClientStartDeal` that this node does not list: made through another node, or the node's
+    /// repository was reset.
+    pub unknown: u64,
+    /// Deals that could not be looked up this time.
+    pub failed: u64,
+}
+
+/// Follows the deals of one wallet.
+#[derive(Debug)]
+pub struct Tracker {
+    store: Store,
+    node: FullNode,
+    wallet: String,
+    looked_up: HashMap<String, Instant>,
+}
+
+impl Tracker {
+    /// Follows this wallet's deals through this node.
+    pub fn new(store: Store, node: FullNode, wallet: String) -> Self {
+        Self { store, node, wallet, looked_up: HashMap::new() }
+    }
+
+    /// Looks at every deal that is not final and records what changed.
+    ///
+    /// # Errors
+    ///
+    /// [`TrackError`] when node or database cannot be asked at all.
+    pub async fn pass(&mut self) -> Result<TrackReport, TrackError> {
+        let deals = self.store.deals_to_track(&self.wallet).await?;
+        let mut report = TrackReport { followed: count(deals.len()), ..TrackReport::default() };
+        if deals.is_empty() {
+            return Ok(report);
+        }
+        let (stateless, started): (Vec<_>, Vec<_>) =
+            deals.into_iter().partition(|deal| deal.method.as_deref() == Some("stateless"));
+        let mut changes = Vec::new();
+        if !started.is_empty() {
+            let listed: HashMap<String, DealInfo> = self
+                .node
+                .list_deals()
+                .await?
+                .into_iter()
+                .map(|info| (info.proposal_cid.cid.clone(), info))
+                .collect();
+            for deal in &started {
+                match deal.dealcid.as_ref().and_then(|cid| listed.get(cid)) {
+                    Some(info) => changes.extend(reconcile::from_list(deal, info)),
+                    None => report.unknown += 1,
+                }
+            }
+        }
+        if !stateless.is_empty() {
+            let (found, failed) = self.on_chain(&stateless).await?;
+            changes.extend(found);
+            report.failed += failed;
+        }
+        report.changed = self.record(changes).await?;
+        debug!(?report, "tracking pass");
+        Ok(report)
+    }
+
+    async fn on_chain(&mut self, deals: &[OfflineDealDoc]) -> Result<(Vec<StatusChange>, u64), TrackError> {
+        let head = ChainEpoch::new(self.node.chain_head().await?.height);
+        let now = Instant::now();
+        let active = i64::try_from(DealStatus::ACTIVE.get()).unwrap_or(0);
+        let asked: Vec<&OfflineDealDoc> = deals
+            .iter()
+            .filter(|deal| {
+                let rested = deal
+                    .dealcid
+                    .as_ref()
+                    .and_then(|cid| self.looked_up.get(cid))
+                    .is_none_or(|last| now.duration_since(*last) >= ACTIVE_LOOK_EVERY);
+                deal.status != Some(active) || rested
+            })
+            .collect();
+        let failed = AtomicU64::new(0);
+        let answers: Vec<Option<StatusChange>> = stream::iter(asked.iter().copied())
+            .map(|deal| async {
+                let on_chain = match reconcile::chain_question(deal) {
+                    None => None,
+                    Some(deal_id) => match self.node.market_deal(deal_id).await {
+                        Ok(market) => Some(OnChain::Found(Box::new(market))),
+                        Err(error) if error.message().is_some_and(|words| words.contains("not found")) => {
+                            Some(OnChain::Gone)
+                        }
+                        Err(error) => {
+                            warn!(deal.id = %deal_id, reason = %ErrorChain(&error), "deal could not be looked up on chain");
+                            failed.fetch_add(1, Ordering::Relaxed);
+                            return None;
+                        }
+                    },
+                };
+                reconcile::from_chain(deal, on_chain.as_ref(), head)
+            })
+            .buffered(CONCURRENCY)
+            .collect()
+            .await;
+        self.looked_up.extend(asked.iter().filter_map(|deal| deal.dealcid.clone()).map(|cid| (cid, now)));
+        Ok((answers.into_iter().flatten().collect(), failed.into_inner()))
+    }
+
+    async fn record(&self, changes: Vec<StatusChange>) -> Result<u64, StoreError> {
+        let written: Vec<Result<(), StoreError>> = stream::iter(&changes)
+            .map(|change| async move {
+                self.store.record_status(change).await?;
+                info!(deal.proposal_cid = %change.proposal_cid, status = change.status.get(), statusmsg = %change.message, "deal state changed");
+                Ok(())
+            })
+            .buffered(CONCURRENCY)
+            .collect()
+            .await;
+        written.into_iter().collect::<Result<Vec<()>, _>>()?;
+        Ok(count(changes.len()))
+    }
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

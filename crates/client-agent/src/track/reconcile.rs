@@ -1,0 +1,205 @@
+//! What a node's answer means for one recorded deal. Pure.
+
+use carferry_core::{
+    lotus::wire::{DealInfo, MarketDeal},
+    model::{ChainEpoch, DealId, DealPhase, DealStatus, OfflineDealDoc},
+    store::StatusChange,
+};
+
+/// A state in words: Lotus' name, and the message where there is one.
+fn words(status: DealStatus, message: &str) -> String {
+    let message = message.trim();
+    if message.is_empty() { status.name() } else { format!("{}: {message}", status.name()) }
+}
+
+fn recorded_status(deal: &OfflineDealDoc) -> Option<DealStatus> {
+    deal.status.and_then(|status| u64::try_from(status).ok()).map(DealStatus::from_lotus)
+}
+
+fn recorded_deal_id(deal: &OfflineDealDoc) -> Option<DealId> {
+    let provider = deal.provider.as_ref().and_then(|view| view.dealid);
+    deal.dealid.or(provider).and_then(|number| u64::try_from(number).ok()).and_then(DealId::from_lotus)
+}
+
+/// The change, if there is one.
+fn change(
+    deal: &OfflineDealDoc,
+    status: DealStatus,
+    message: String,
+    deal_id: Option<DealId>,
+) -> Option<StatusChange> {
+    let known_id = deal.dealid.and_then(|number| u64::try_from(number).ok()).and_then(DealId::from_lotus);
+    let same = recorded_status(deal) == Some(status)
+        && deal.statusmsg.as_deref() == Some(message.as_str())
+        && (deal_id.is_none() || known_id == deal_id);
+    let proposal_cid = deal.dealcid.clone()?;
+    (!same).then_some(StatusChange { proposal_cid, status, message, deal_id })
+}
+
+/// From the list of the node that follows the deal.
+pub(super) fn from_list(deal: &OfflineDealDoc, info: &DealInfo) -> Option<StatusChange> {
+    let status = DealStatus::from_lotus(info.state);
+    change(deal, status, words(status, &info.message), DealId::from_lotus(info.deal_id))
+}
+
+/// What the chain says of a deal.
+#[derive(Clone, Debug)]
+pub(super) enum OnChain {
+    /// Found under its number.
+    Found(Box<MarketDeal>),
+    /// No deal has this number any more: never activated in time, ended, or slashed.
+    Gone,
+}
+
+/// The number to ask the chain for, where asking could tell something new.
+pub(super) fn chain_question(deal: &OfflineDealDoc) -> Option<DealId> {
+    recorded_deal_id(deal)
+}
+
+/// A deal that no node follows: from the chain where its number is known, else from its provider's view.
+pub(super) fn from_chain(
+    deal: &OfflineDealDoc,
+    on_chain: Option<&OnChain>,
+    head: ChainEpoch,
+) -> Option<StatusChange> {
+    let view = deal.provider.as_ref();
+    let provider_says = view
+        .and_then(|view| view.status)
+        .and_then(|status| u64::try_from(status).ok())
+        .map(DealStatus::from_lotus);
+    let provider_message = view.and_then(|view| view.message.as_deref()).unwrap_or_default();
+    let deal_id = recorded_deal_id(deal);
+    let started = deal.startepoch.is_some_and(|start| head > ChainEpoch::new(start));
+    match on_chain {
+        Some(OnChain::Found(market)) => {
+            let status = if market.state.slash_epoch > -1 {
+                DealStatus::SLASHED
+            } else if head.get() >= market.proposal.end_epoch {
+                DealStatus::EXPIRED
+            } else if market.state.sector_start_epoch > -1 {
+                DealStatus::ACTIVE
+            } else {
+                // On chain, not sealed: the provider knows how far it is; "active" is the chain's word.
+                const AWAITING_PRE_COMMIT: DealStatus = DealStatus::from_lotus(29);
+                provider_says
+                    .filter(|status| matches!(status.phase(), DealPhase::Progressing | DealPhase::Failed))
+                    .unwrap_or(AWAITING_PRE_COMMIT)
+            };
+            change(deal, status, words(status, provider_message), deal_id)
+        }
+        Some(OnChain::Gone) if recorded_status(deal) == Some(DealStatus::ACTIVE) => {
+            // An active deal leaves the chain at its end or when its sector is terminated; near its end
+            // the two cannot be told apart afterwards.
+            let end = deal.startepoch.zip(deal.duration).map(|(start, duration)| start + duration);
+            let status = if end.is_some_and(|end| head.get() >= end) { DealStatus::EXPIRED } else { DealStatus::SLASHED };
+            change(deal, status, words(status, "the deal is no longer on chain"), deal_id)
+        }
+        Some(OnChain::Gone) if started => {
+            let message = "the deal was not sealed before its start epoch and has left the chain";
+            change(deal, DealStatus::ERROR, words(DealStatus::ERROR, message), deal_id)
+        }
+        Some(OnChain::Gone) | None => match provider_says {
+            Some(status) => change(deal, status, words(status, provider_message), deal_id),
+            None if started => {
+                let status = recorded_status(deal).unwrap_or(DealStatus::UNKNOWN);
+                let message = "the start epoch has passed and the deal's number on chain is not known \
+                               (its provider runs no miner-agent?)";
+                change(deal, status, words(status, message), None)
+            }
+            None => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carferry_core::model::ProviderViewDoc;
+
+    use super::*;
+
+    fn deal(status: i64) -> OfflineDealDoc {
+        OfflineDealDoc {
+            dealcid: Some("bafyrei".into()),
+            status: Some(status),
+            startepoch: Some(1000),
+            duration: Some(518_400),
+            ..OfflineDealDoc::default()
+        }
+    }
+
+    fn with_view(status: i64, view: i64, deal_id: i64) -> OfflineDealDoc {
+        OfflineDealDoc {
+            provider: Some(ProviderViewDoc {
+                status: Some(view),
+                dealid: Some(deal_id),
+                ..ProviderViewDoc::default()
+            }),
+            ..deal(status)
+        }
+    }
+
+    fn info(state: u64, message: &str, deal_id: u64) -> DealInfo {
+        serde_json::from_value(serde_json::json!({
+            "ProposalCid": {"/": "bafyrei"}, "State": state, "Message": message, "Provider": "f01000",
+            "DataRef": null, "PieceCID": null, "DealID": deal_id
+        }))
+        .unwrap()
+    }
+
+    fn on_chain(sector_start: i64, slash: i64) -> OnChain {
+        OnChain::Found(Box::new(
+            serde_json::from_value(serde_json::json!({
+                "Proposal": {"PieceCID": null, "PieceSize": 2048, "Provider": "f01000", "StartEpoch": 1000, "EndEpoch": 520_000},
+                "State": {"SectorStartEpoch": sector_start, "SlashEpoch": slash}
+            }))
+            .unwrap(),
+        ))
+    }
+
+    #[test]
+    fn name_and_message_are_lotus_own_and_written_once() {
+        let first = from_list(&deal(0), &info(13, "Provider state: StorageDealWaitingForData", 0)).unwrap();
+        assert_eq!(first.message, "StorageDealCheckForAcceptance: Provider state: StorageDealWaitingForData");
+        assert_eq!(first.status.get(), 13);
+        let mut recorded = deal(13);
+        recorded.statusmsg = Some(first.message);
+        assert_eq!(from_list(&recorded, &info(13, "Provider state: StorageDealWaitingForData", 0)), None);
+        assert_eq!(from_list(&recorded, &info(7, "", 42)).unwrap().deal_id, DealId::from_lotus(42));
+    }
+
+    #[test]
+    fn a_stateless_deal_is_active_when_the_chain_says_so() {
+        let recorded = with_view(18, 7, 42);
+        let head = ChainEpoch::new(900);
+        for (chain, status) in [
+            (on_chain(-1, -1), 29),
+            (on_chain(800, -1), 7),
+            (on_chain(800, 850), 9),
+        ] {
+            assert_eq!(from_chain(&recorded, Some(&chain), head).unwrap().status.get(), status);
+        }
+        let ended = from_chain(&recorded, Some(&on_chain(800, -1)), ChainEpoch::new(520_000)).unwrap();
+        assert_eq!(ended.status, DealStatus::EXPIRED);
+    }
+
+    #[test]
+    fn a_deal_that_left_the_chain_has_failed_ended_or_was_slashed() {
+        for (recorded, head, status) in [
+            (with_view(29, 29, 42), 1001, Some(26)),
+            (with_view(29, 29, 42), 900, Some(29)),
+            (with_view(7, 7, 42), 2000, Some(9)),
+            (with_view(7, 7, 42), 600_000, Some(8)),
+        ] {
+            let change = from_chain(&recorded, Some(&OnChain::Gone), ChainEpoch::new(head));
+            assert_eq!(change.map(|c| c.status.get()), status, "{head}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_number_is_never_taken_for_a_failure() {
+        let late = from_chain(&deal(18), None, ChainEpoch::new(5000)).unwrap();
+        assert_eq!(late.status, DealStatus::WAITING_FOR_DATA);
+        assert!(late.message.contains("number on chain is not known"));
+        assert_eq!(from_chain(&deal(18), None, ChainEpoch::new(900)), None);
+    }
+}
