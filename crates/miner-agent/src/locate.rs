@@ -6,7 +6,7 @@
 use std::{
     fmt::Write as _,
     fs::{File, Metadata},
-    io::{self, BufReader},
+    io,
     path::{Component, Path, PathBuf},
 };
 
@@ -234,7 +234,7 @@ fn examine_file(
     if size == PayloadSize::default() {
         return Ok(Examined::Arriving("is empty".to_owned()));
     }
-    match carferry_car::read_car_root(BufReader::new(&file)) {
+    match carferry_car::read_car_root(&candidate.path) {
         Ok(root) if root == wanted.payload_cid => {}
         Ok(root) => {
             return Ok(Examined::Wrong(format!("has the root {root}, the deal is about {}", wanted.payload_cid)));

@@ -14,7 +14,7 @@ use std::{
 
 use carferry_core::{
     lotus::{LotusError, Provider, provider::ImportMethod, wire::MinerDeal},
-    model::ProposalCid,
+    model::{ProposalCid, address::MinerId},
 };
 use tokio::{sync::Mutex, time::Instant};
 use tracing::debug;
@@ -157,8 +157,10 @@ impl Market {
 
 /// The same actor, whichever network prefix the node prints.
 fn same_actor(one: &str, other: &str) -> bool {
-    let payload = |address: &str| address.strip_prefix(['f', 't']).map(str::to_owned);
-    payload(one).is_some() && payload(one) == payload(other)
+    match (one.parse::<MinerId>(), other.parse::<MinerId>()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
