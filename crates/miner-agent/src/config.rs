@@ -129,8 +129,12 @@ const OWN_KEYS: &[Key] = &[
     Key::new("setting.importsPerMiner", Kind::Integer, "Imports at the same time, per miner").or("1"),
     Key::new("setting.scanInterval", Kind::Duration, "How often everything due is looked for").or("30s"),
     Key::new("setting.lease", Kind::Duration, "How long a claim on a deal holds without renewal").or("60s"),
-    Key::new("setting.startEpochMargin", Kind::Integer, "Epochs (30 s) that sealing needs before a deal's start")
-        .or("480"),
+    Key::new(
+        "setting.startEpochMargin",
+        Kind::Integer,
+        "Epochs (30 s) that sealing needs before a deal's start",
+    )
+    .or("480"),
     Key::new(
         "setting.headSource",
         Kind::Text,
@@ -146,12 +150,14 @@ const OWN_KEYS: &[Key] = &[
     )
     .or("market"),
     Key::new("setting.importTimeout", Kind::Duration, "Longest time an import call may take").or("12h"),
-    Key::new("setting.listTimeout", Kind::Duration, "Longest time the market's list of deals may take").or("5m"),
+    Key::new("setting.listTimeout", Kind::Duration, "Longest time the market's list of deals may take")
+        .or("5m"),
     Key::new("setting.confirmTimeout", Kind::Duration, "How long a deal is watched after its import call")
         .or("2m"),
     Key::new("setting.retryMin", Kind::Duration, "Pause after a deal's first failure; doubles").or("10s"),
     Key::new("setting.retryMax", Kind::Duration, "Longest pause between tries of a deal").or("30m"),
-    Key::new("setting.waitInterval", Kind::Duration, "Pause before a waiting deal is looked at again").or("30s"),
+    Key::new("setting.waitInterval", Kind::Duration, "Pause before a waiting deal is looked at again")
+        .or("30s"),
     Key::new("setting.providerPollInterval", Kind::Duration, "How often the provider's view is recorded")
         .or("60s"),
     Key::new("setting.gracePeriod", Kind::Duration, "How long running imports may go on after a signal")
@@ -168,7 +174,8 @@ const FULL_NODE_SECTION: &str = "fullNode";
 
 /// Every key of this agent.
 pub fn keys() -> Vec<Key> {
-    [OWN_KEYS, MongodbSection::KEYS, LotusSection::KEYS, LotusSection::FULL_NODE_KEYS, LogSection::KEYS].concat()
+    [OWN_KEYS, MongodbSection::KEYS, LotusSection::KEYS, LotusSection::FULL_NODE_KEYS, LogSection::KEYS]
+        .concat()
 }
 
 impl Config {
@@ -196,12 +203,20 @@ impl Config {
     /// [`ConfigError::Conflict`] with the way out.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.miners.is_empty() {
-            return Err(conflict("miners", "no miner is named", "write `miners:` and below it `- miner: f01234`"));
+            return Err(conflict(
+                "miners",
+                "no miner is named",
+                "write `miners:` and below it `- miner: f01234`",
+            ));
         }
         let mut seen = BTreeSet::new();
         for entry in &self.miners {
             if let Err(error) = entry.miner.parse::<MinerId>() {
-                return Err(conflict("miners.miner", &error.to_string(), "write the miner's ID address: f01234"));
+                return Err(conflict(
+                    "miners.miner",
+                    &error.to_string(),
+                    "write the miner's ID address: f01234",
+                ));
             }
             if !seen.insert(&entry.miner) {
                 let problem = format!("{} stands there twice", entry.miner);
@@ -210,10 +225,15 @@ impl Config {
         }
         let folders = self.roots.iter().map(|root| ("roots", root));
         let mapped = |key, mappings: &'_ [PathMapping]| {
-            mappings.iter().flat_map(|m| [m.from.clone(), m.to.clone()]).map(move |path| (key, path)).collect::<Vec<_>>()
+            mappings
+                .iter()
+                .flat_map(|m| [m.from.clone(), m.to.clone()])
+                .map(move |path| (key, path))
+                .collect::<Vec<_>>()
         };
         let (paths, node_paths) = (mapped("paths", &self.paths), mapped("nodePaths", &self.node_paths));
-        for (key, folder) in folders.chain([&paths, &node_paths].into_iter().flatten().map(|(k, p)| (*k, p))) {
+        for (key, folder) in folders.chain([&paths, &node_paths].into_iter().flatten().map(|(k, p)| (*k, p)))
+        {
             if !folder.is_absolute() {
                 let problem = format!("{} is not an absolute path", folder.display());
                 return Err(conflict(key, &problem, "begin the path with /"));
@@ -267,10 +287,18 @@ impl Setting {
             return Err(conflict("setting.importsPerMiner", "0 would import nothing", "write 1 or more"));
         }
         if self.start_epoch_margin < 0 {
-            return Err(conflict("setting.startEpochMargin", "a margin is not negative", "write 0 or more epochs"));
+            return Err(conflict(
+                "setting.startEpochMargin",
+                "a margin is not negative",
+                "write 0 or more epochs",
+            ));
         }
         if self.retry_min > self.retry_max {
-            return Err(conflict("setting.retryMin", "longer than setting.retryMax", "make retryMax the larger"));
+            return Err(conflict(
+                "setting.retryMin",
+                "longer than setting.retryMax",
+                "make retryMax the larger",
+            ));
         }
         for (key, pause) in [
             ("setting.scanInterval", self.scan_interval),

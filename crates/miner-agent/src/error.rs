@@ -48,7 +48,9 @@ impl AgentError {
     /// Whose turn it is.
     pub fn exit_status(&self) -> ExitStatus {
         match self {
-            Self::Config(_) | Self::Endpoint { .. } | Self::FullNode(_) | Self::Telemetry(_) => ExitStatus::UserError,
+            Self::Config(_) | Self::Endpoint { .. } | Self::FullNode(_) | Self::Telemetry(_) => {
+                ExitStatus::UserError
+            }
             Self::Store(error) if error.is_configuration() => ExitStatus::UserError,
             Self::Store(_) | Self::Lotus(_) | Self::Supervisor(_) | Self::Io(_) => ExitStatus::Failure,
         }

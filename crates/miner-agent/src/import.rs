@@ -113,7 +113,9 @@ impl Importer {
             (Before::Failed(reason), _) => return settled(failed(reason)),
             (Before::NotYet(reason), Some(_)) => return settled(self.waiting(reason)),
             (Before::NotYet(reason), None) => return settled(self.waiting_by_age(deal, reason)),
-            (Before::Import, None) => return settled(self.waiting("the provider lists no such deal".to_owned())),
+            (Before::Import, None) => {
+                return settled(self.waiting("the provider lists no such deal".to_owned()));
+            }
         };
         if let Some(reason) = self.missed_start(at_provider).await {
             return settled(failed(reason));
@@ -163,7 +165,8 @@ impl Importer {
         if lost.is_cancelled() {
             return Verdict::LeaseLost;
         }
-        let noted = patiently("note import call", || self.store.note_import_call(claim, &car.node_path)).await;
+        let noted =
+            patiently("note import call", || self.store.note_import_call(claim, &car.node_path)).await;
         if !matches!(noted, Ok(true)) {
             return Verdict::LeaseLost;
         }
@@ -173,17 +176,22 @@ impl Importer {
     /// The state right before the call; `None`: it still waits for the data.
     async fn last_look(&self, claim: &Claim, proposal_cid: &ProposalCid) -> Option<Verdict> {
         // A lease that was not given back after its call went out: that call may still be under way.
-        let left_behind = claim.n() > 1
-            && claim.deal.import.as_ref().is_some_and(|import| import.calledtime.is_some());
+        let left_behind =
+            claim.n() > 1 && claim.deal.import.as_ref().is_some_and(|import| import.calledtime.is_some());
         let wait = if left_behind { self.setting.confirm_timeout } else { Duration::ZERO };
         if left_behind {
-            info!(path = claim.deal.import.as_ref().and_then(|import| import.path.as_deref()).unwrap_or_default(),
-                "an import call of an agent that ended may be under way, looking first");
+            info!(
+                path =
+                    claim.deal.import.as_ref().and_then(|import| import.path.as_deref()).unwrap_or_default(),
+                "an import call of an agent that ended may be under way, looking first"
+            );
         }
         match self.look_until_moved(proposal_cid, wait).await {
             Seen::StillWaiting => None,
             Seen::Moved(at_provider) => Some(self.moved(&at_provider, None).await),
-            Seen::Gone => Some(Verdict::Outcome(self.waiting("the provider lists the deal no more".to_owned()))),
+            Seen::Gone => {
+                Some(Verdict::Outcome(self.waiting("the provider lists the deal no more".to_owned())))
+            }
             Seen::Unseen(error) => Some(Verdict::NodeTrouble(self.node_trouble(&error))),
         }
     }
@@ -213,9 +221,12 @@ impl Importer {
             Seen::StillWaiting => Verdict::Outcome(self.retrying(&claim.deal, trouble)),
             Seen::Gone => Verdict::Outcome(self.waiting("the provider lists the deal no more".to_owned())),
             Seen::Unseen(error) => {
-                let reason = unclear.unwrap_or_else(|| "whether the import took effect is unknown".to_owned());
+                let reason =
+                    unclear.unwrap_or_else(|| "whether the import took effect is unknown".to_owned());
                 let error = ErrorChain(&error);
-                Verdict::NodeTrouble(self.waiting(format!("{reason}; and the deal's state cannot be read: {error}")))
+                Verdict::NodeTrouble(
+                    self.waiting(format!("{reason}; and the deal's state cannot be read: {error}")),
+                )
             }
         }
     }
@@ -315,7 +326,9 @@ impl Importer {
 /// Records what a provider says of a deal.
 pub async fn record_view(store: &Store, deal: &MinerDeal) -> Result<(), StoreError> {
     let status = DealStatus::from_lotus(deal.state);
-    store.record_provider_view(&deal.proposal_cid.cid, status, &deal.message, DealId::from_lotus(deal.deal_id)).await
+    store
+        .record_provider_view(&deal.proposal_cid.cid, status, &deal.message, DealId::from_lotus(deal.deal_id))
+        .await
 }
 
 fn failed(reason: String) -> ImportOutcome {

@@ -11,17 +11,25 @@
 
 #![warn(clippy::indexing_slicing)]
 
+pub mod agent;
+pub mod cli;
+mod commands;
+pub mod config;
+pub mod doctor;
 pub mod error;
-pub mod paths;
-pub mod policy;
-pub mod piece_check;
+pub mod head;
+pub mod import;
 pub mod locate;
 pub mod market;
-pub mod head;
-pub mod config;
-pub mod patience;
-pub mod import;
-pub mod provider_view;
-pub mod worker;
 pub mod pass;
-pub mod agent;
+pub mod paths;
+pub mod patience;
+pub mod piece_check;
+pub mod policy;
+pub mod provider_view;
+pub mod status;
+pub mod worker;
+
+pub use commands::{main_entry, run_agent};
+pub use config::Config;
+pub use error::AgentError;

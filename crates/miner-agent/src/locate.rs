@@ -237,7 +237,10 @@ fn examine_file(
     match carferry_car::read_car_root(&candidate.path) {
         Ok(root) if root == wanted.payload_cid => {}
         Ok(root) => {
-            return Ok(Examined::Wrong(format!("has the root {root}, the deal is about {}", wanted.payload_cid)));
+            return Ok(Examined::Wrong(format!(
+                "has the root {root}, the deal is about {}",
+                wanted.payload_cid
+            )));
         }
         Err(error) => return Ok(Examined::Wrong(format!("is no CAR: {}", ErrorChain(&error)))),
     }
@@ -255,7 +258,9 @@ fn check_piece(
     wanted: &Wanted,
 ) -> io::Result<Examined> {
     Ok(match checker.check(path, metadata, wanted.piece_size)? {
-        PieceVerdict::Piece(piece_cid) if piece_cid == deal => Examined::Good(PayloadSize::new(metadata.len())),
+        PieceVerdict::Piece(piece_cid) if piece_cid == deal => {
+            Examined::Good(PayloadSize::new(metadata.len()))
+        }
         PieceVerdict::Piece(piece_cid) => {
             Examined::Wrong(format!("is piece {piece_cid}, the deal is about {deal}"))
         }

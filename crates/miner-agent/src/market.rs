@@ -169,9 +169,12 @@ mod tests {
 
     #[test]
     fn the_network_prefix_does_not_make_another_miner() {
-        for (one, other, same) in
-            [("f01000", "f01000", true), ("t01000", "f01000", true), ("f01000", "f01001", false), ("", "", false)]
-        {
+        for (one, other, same) in [
+            ("f01000", "f01000", true),
+            ("t01000", "f01000", true),
+            ("f01000", "f01001", false),
+            ("", "", false),
+        ] {
             assert_eq!(same_actor(one, other), same, "{one} {other}");
         }
     }

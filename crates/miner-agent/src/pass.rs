@@ -121,12 +121,11 @@ pub async fn import_due(
                 Err(error) => return Err(error),
             }
         }
-        let joined = match stop.run_until_cancelled(running.join_next()).await {
-            Some(joined) => joined,
-            None => {
-                let rest = async { running.join_next().await };
-                tokio::time::timeout(setting.grace_period, rest).await.unwrap_or_default()
-            }
+        let joined = if let Some(joined) = stop.run_until_cancelled(running.join_next()).await {
+            joined
+        } else {
+            let rest = async { running.join_next().await };
+            tokio::time::timeout(setting.grace_period, rest).await.unwrap_or_default()
         };
         match joined {
             None => return Ok(end),
@@ -157,7 +156,11 @@ pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Re
     let miner = importer.market.miner();
     let due = importer.store.due_deals(&[miner.to_owned()], PLANNED_MAX).await?;
     if i64::try_from(due.len()).is_ok_and(|count| count == PLANNED_MAX) {
-        warn!({ fields::MINER } = miner, deals = PLANNED_MAX, "more deals are due; only the first are looked at");
+        warn!(
+            { fields::MINER } = miner,
+            deals = PLANNED_MAX,
+            "more deals are due; only the first are looked at"
+        );
     }
     for deal in due {
         match importer.assess(&deal).await? {

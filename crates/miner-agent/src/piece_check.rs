@@ -68,10 +68,11 @@ impl PieceChecker {
         let file = File::open(path)?;
         let zeros = piece_size.map_or(0, |piece_size| piece_size.get().saturating_sub(metadata.len()));
         let progress = LoggedProgress::new(path, metadata.len(), &self.stopped);
-        let piece = piece_of((&file).chain(io::repeat(0).take(zeros)), &progress).map_err(|error| match error {
-            PieceError::Read(error) => error,
-            other => io::Error::other(other),
-        })?;
+        let piece =
+            piece_of((&file).chain(io::repeat(0).take(zeros)), &progress).map_err(|error| match error {
+                PieceError::Read(error) => error,
+                other => io::Error::other(other),
+            })?;
         if identity_of(&file.metadata()?, piece_size) != identity {
             return Ok(PieceVerdict::Changed);
         }

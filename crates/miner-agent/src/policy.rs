@@ -34,7 +34,9 @@ pub fn before_import(deal: Option<&MinerDeal>) -> Before {
         DealPhase::Proposed if takes_data_by_network(status) => Before::NotYet(format!(
             "the provider fetches the data over the network ({status}): this is no manual-transfer deal"
         )),
-        DealPhase::Proposed => Before::NotYet(format!("the provider has not accepted the proposal yet ({status})")),
+        DealPhase::Proposed => {
+            Before::NotYet(format!("the provider has not accepted the proposal yet ({status})"))
+        }
     }
 }
 
@@ -194,7 +196,11 @@ mod tests {
     }
 
     fn refused(message: &str) -> LotusError {
-        LotusError::Application { method: "Filecoin.MarketImportDealData", code: 1, message: message.to_owned() }
+        LotusError::Application {
+            method: "Filecoin.MarketImportDealData",
+            code: 1,
+            message: message.to_owned(),
+        }
     }
 
     #[test]
@@ -276,7 +282,9 @@ mod tests {
     fn pauses_double_within_their_bounds() {
         let pauses = RetryPauses { min: Duration::from_secs(10), max: Duration::from_secs(1800) };
         let mut rng = fastrand::Rng::with_seed(3);
-        for (failures, seconds) in [(-1, 10), (0, 10), (1, 20), (3, 80), (7, 1280), (8, 1800), (i64::MAX, 1800)] {
+        for (failures, seconds) in
+            [(-1, 10), (0, 10), (1, 20), (3, 80), (7, 1280), (8, 1800), (i64::MAX, 1800)]
+        {
             for _ in 0..50 {
                 let pause = pauses.after(failures, &mut rng).as_secs_f64();
                 let ceiling = f64::from(seconds);

@@ -31,7 +31,11 @@ pub async fn follow(importer: &Importer, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         // The worker finds out whether the node is the right one.
         identified = importer.market.is_identified();
-        let pause = if identified { interval.mul_f64(0.9 + fastrand::f64() / 5.0) } else { interval.min(UNIDENTIFIED) };
+        let pause = if identified {
+            interval.mul_f64(0.9 + fastrand::f64() / 5.0)
+        } else {
+            interval.min(UNIDENTIFIED)
+        };
         let poll = async {
             if identified && let Err(error) = poll_once(importer).await {
                 warn!({ fields::MINER } = importer.market.miner(), error = %ErrorChain(&error), "poll failed");
@@ -67,7 +71,12 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
             changed += 1;
         }
     }
-    debug!({ fields::MINER } = importer.market.miner(), followed = followed.len(), changed, "provider view recorded");
+    debug!(
+        { fields::MINER } = importer.market.miner(),
+        followed = followed.len(),
+        changed,
+        "provider view recorded"
+    );
     Ok(changed)
 }
 
@@ -101,9 +110,12 @@ mod tests {
             dealid: None,
             ..ProviderViewDoc::default()
         };
-        for (deal, changed) in
-            [(seen(18, "", 0), false), (seen(20, "", 0), true), (seen(18, "x", 0), true), (seen(18, "", 7), true)]
-        {
+        for (deal, changed) in [
+            (seen(18, "", 0), false),
+            (seen(20, "", 0), true),
+            (seen(18, "x", 0), true),
+            (seen(18, "", 7), true),
+        ] {
             assert_eq!(differs(Some(&recorded), &deal), changed, "{deal:?}");
         }
         assert!(differs(None, &seen(18, "", 0)));

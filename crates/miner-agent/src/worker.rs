@@ -180,7 +180,9 @@ impl Worker {
                 let pause = self.node_pauses.next_delay();
                 self.pause(pause);
             }
-            Ok(Finished { outcome: Some(ImportOutcome::Done { path: Some(_) }), .. }) => self.node_pauses.reset(),
+            Ok(Finished { outcome: Some(ImportOutcome::Done { path: Some(_) }), .. }) => {
+                self.node_pauses.reset();
+            }
             Ok(_) => {}
             // Its lease runs out, and another try follows.
             Err(error) => error!(%error, "an import ended by a bug of ours"),
@@ -199,7 +201,11 @@ impl Worker {
         let all = async { while running.join_next().await.is_some() {} };
         if timeout(self.importer.setting.grace_period, all).await.is_err() {
             let miner = self.importer.market.miner();
-            warn!({ fields::MINER } = miner, imports = running.len(), "imports left to their nodes at the end of the grace period");
+            warn!(
+                { fields::MINER } = miner,
+                imports = running.len(),
+                "imports left to their nodes at the end of the grace period"
+            );
         }
     }
 }

@@ -183,7 +183,10 @@ impl Store {
                 set.insert("import.state", "retrying");
                 set.insert("import.reason", doc! { "$literal": reason });
                 set.insert("import.nexttry", doc! { "$add": ["$$NOW", lease_millis(*after)] });
-                set.insert("import.attempts", doc! { "$add": [{ "$ifNull": ["$import.attempts", 0_i64] }, 1_i64] });
+                set.insert(
+                    "import.attempts",
+                    doc! { "$add": [{ "$ifNull": ["$import.attempts", 0_i64] }, 1_i64] },
+                );
             }
             ImportOutcome::Failed { reason } => {
                 set.insert("import.state", "failed");
@@ -238,7 +241,11 @@ impl Store {
     }
 
     /// Pending deals of these miners with why they wait, most urgent first.
-    pub async fn pending_deals(&self, miners: &[String], limit: i64) -> Result<Vec<OfflineDealDoc>, StoreError> {
+    pub async fn pending_deals(
+        &self,
+        miners: &[String],
+        limit: i64,
+    ) -> Result<Vec<OfflineDealDoc>, StoreError> {
         let filter = doc! { "miner": { "$in": miners }, "isdeal": 0 };
         let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(limit);
         let cursor = self.bounded("pending deals", find).await?;
@@ -267,7 +274,8 @@ impl Store {
     pub async fn provider_followed(&self, miner: &str) -> Result<Vec<OfflineDealDoc>, StoreError> {
         let finals: Vec<i64> =
             DealStatus::FINAL.iter().map(|status| i64::try_from(status.get()).unwrap_or(0)).collect();
-        let filter = doc! { "miner": miner, "dealcid": { "$type": "string" }, "provider.status": { "$nin": finals } };
+        let filter =
+            doc! { "miner": miner, "dealcid": { "$type": "string" }, "provider.status": { "$nin": finals } };
         let fields = doc! { "dealcid": 1, "provider": 1, "isdeal": 1 };
         let cursor = self.bounded("provider deals", self.deals.find(filter).projection(fields)).await?;
         Ok(readable(self.drain("provider deals", cursor).await?))
