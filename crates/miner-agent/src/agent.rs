@@ -44,7 +44,7 @@ pub struct Agent {
 }
 
 /// How a variable of the environment is read; empty ones count as unset.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type Environment<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
 
 /// Beyond the imports' own grace period: for the rest of the agent to end.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
