@@ -6,7 +6,7 @@ use carferry_core::{
     config::Secret,
     error_chain::ErrorChain,
     lotus::{
-        CallTimeouts, Client, FullNode, Provider,
+        CallTimeouts, Client, FullNode,
         endpoint::{self, Endpoint, EndpointError},
     },
     runtime::{Shutdown, Supervisor},
@@ -22,7 +22,7 @@ use crate::{
     head::Head,
     import::Importer,
     locate::Places,
-    market::Market,
+    market::{Environment, Market, NodeAddress, NodeError},
     patience::patiently,
     piece_check::PieceChecker,
     provider_view, worker,
@@ -37,14 +37,9 @@ pub struct Agent {
     pub importers: Vec<Importer>,
     /// The head of the chain.
     pub head: Arc<Head>,
-    /// The tokens of the miners' nodes, in the order of `importers`; for `doctor`.
-    pub tokens: Vec<Option<Secret>>,
     setting: Arc<Setting>,
     pieces: Arc<PieceChecker>,
 }
-
-/// How a variable of the environment is read; empty ones count as unset.
-pub type Environment<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
 
 /// Beyond the imports' own grace period: for the rest of the agent to end.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
@@ -55,30 +50,34 @@ impl Agent {
     /// # Errors
     ///
     /// [`AgentError`] for whatever in the configuration cannot be used.
-    pub async fn build(config: &Config, env: Environment<'_>) -> Result<Self, AgentError> {
+    pub async fn build(config: &Config, env: Environment) -> Result<Self, AgentError> {
         let store = open_store(config).await?;
         let setting = Arc::new(config.setting.clone());
         let head = Arc::new(Head::new(setting.head_source, full_node(config, env)?));
         let places = Arc::<Places>::new(config.places());
         let pieces = Arc::new(PieceChecker::default());
         let mut importers = Vec::new();
-        let mut tokens = Vec::new();
         for entry in &config.miners {
-            let found = endpoint::resolve_miner(&config.market_section(entry), env)
-                .map_err(|source| AgentError::Endpoint { miner: entry.miner.clone(), source })?;
-            debug!(miner = %entry.miner, endpoint = %found, "market node");
-            let provider = Provider::new(client(&found, config.call_timeouts())?);
-            tokens.push(found.token);
+            let section = config.market_section(entry);
+            let address = NodeAddress { section, env, timeouts: config.call_timeouts() };
+            match address.node() {
+                // A node that is down has no address in its repository; the worker looks again.
+                Ok(_) | Err(NodeError::Address(EndpointError::Repo { .. })) => {}
+                Err(NodeError::Address(source)) => {
+                    return Err(AgentError::Endpoint { miner: entry.miner.clone(), source });
+                }
+                Err(NodeError::Lotus(error)) => return Err(error.into()),
+            }
             importers.push(Importer {
                 store: store.clone(),
-                market: Arc::new(Market::new(entry.miner.clone(), provider, setting.import_method)),
+                market: Arc::new(Market::new(entry.miner.clone(), address, setting.import_method)),
                 head: Arc::clone(&head),
                 places: Arc::clone(&places),
                 pieces: Arc::clone(&pieces),
                 setting: Arc::clone(&setting),
             });
         }
-        Ok(Self { store, importers, head, tokens, setting, pieces })
+        Ok(Self { store, importers, head, setting, pieces })
     }
 
     /// The miners' addresses, as deals name them.
@@ -174,10 +173,10 @@ fn client(found: &Endpoint, timeouts: CallTimeouts) -> Result<Client, AgentError
 }
 
 /// The full node, where one is configured, or found as Lotus finds it.
-fn full_node(config: &Config, env: Environment<'_>) -> Result<Option<FullNode>, AgentError> {
+fn full_node(config: &Config, env: Environment) -> Result<Option<FullNode>, AgentError> {
     let section = &config.full_node;
     let is_configured = section.endpoint.is_some() || section.api_info.is_some() || section.repo.is_some();
-    match endpoint::resolve_full_node(section, env) {
+    match endpoint::resolve_full_node(section, &env) {
         Ok(found) => {
             debug!(endpoint = %found, "full node");
             let timeouts = CallTimeouts { quick: section.request_timeout, ..CallTimeouts::default() };

@@ -1,14 +1,15 @@
 //! The commands: from a command line to an exit status.
 
-use std::{ffi::OsString, future::Future, io::Write as _, process::ExitCode};
+use std::{cell::RefCell, ffi::OsString, future::Future, io::Write as _, process::ExitCode};
 
 use carferry_core::{
     error_chain::{Hint, Report},
     printer::{ExitStatus, Printer},
     runtime::Shutdown,
     store::StoreError,
-    telemetry,
+    telemetry::{self, fields},
 };
+use futures::future::join_all;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -66,7 +67,7 @@ pub fn main_entry(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// [`AgentError`] when the configuration cannot be used. Servers that are down are waited for.
 pub async fn run_agent(config: Config, stop: CancellationToken) -> Result<(), AgentError> {
     let shutdown = Shutdown::new();
-    let agent = Agent::build(&config, &environment).await?;
+    let agent = Agent::build(&config, environment).await?;
     // Cancel safety: the second branch never ends, so `run` is polled to its end.
     tokio::select! {
         ended = agent.run(&shutdown) => ended,
@@ -93,18 +94,18 @@ async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, Ag
     match &cli.command {
         Command::Run(Doing { dry_run: false }) => {
             let shutdown = Shutdown::listen()?;
-            Agent::build(&config, &environment).await?.run(&shutdown).await?;
+            Agent::build(&config, environment).await?.run(&shutdown).await?;
             Ok(ExitStatus::Success)
         }
         Command::Run(Doing { dry_run: true }) | Command::Import(Doing { dry_run: true }) => {
-            let agent = Agent::build(&config, &environment).await?;
+            let agent = Agent::build(&config, environment).await?;
             over_miners(&agent, cli.json, &mut printer, async |importer, tell| {
                 pass::plan_due(importer, tell).await
             })
             .await
         }
         Command::Import(Doing { dry_run: false }) => {
-            let agent = Agent::build(&config, &environment).await?;
+            let agent = Agent::build(&config, environment).await?;
             agent.store.check_replica_set().await?;
             let shutdown = Shutdown::listen()?;
             let stop = shutdown.token().clone();
@@ -125,7 +126,7 @@ async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, Ag
         }
         Command::Retry(options) => retry(&config, options, cli.json, &mut printer).await,
         Command::Doctor => {
-            let checks = doctor::checks(&config, &environment).await;
+            let checks = doctor::checks(&config, environment).await;
             if cli.json {
                 for check in &checks {
                     printer.json(check)?;
@@ -138,7 +139,7 @@ async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, Ag
         }
         Command::CheckConfig => {
             // Also finds addresses that are none and token files that cannot be read.
-            Agent::build(&config, &environment).await?;
+            Agent::build(&config, environment).await?;
             let file = cli.config.as_ref().map(|file| file.display().to_string());
             if cli.json {
                 printer.json(&json!({ "ok": true, "file": file, "miners": miners(&config) }))?;
@@ -166,38 +167,45 @@ async fn unless_forced(
     }
 }
 
-/// Goes through the miners one after the other and prints a line per deal; one miner's trouble does not
-/// keep the others from their turn.
+/// Makes a pass over all miners at once and prints a line per deal; one miner's trouble does not keep the
+/// others from their turn.
 async fn over_miners<F>(
     agent: &Agent,
     json: bool,
     printer: &mut Printer,
-    mut pass: F,
+    pass: F,
 ) -> Result<ExitStatus, AgentError>
 where
-    F: AsyncFnMut(&Importer, &mut dyn FnMut(DealLine)) -> Result<PassEnd, StoreError>,
+    F: AsyncFn(&Importer, &mut dyn FnMut(DealLine)) -> Result<PassEnd, StoreError>,
 {
-    let mut status = ExitStatus::Success;
-    for importer in &agent.importers {
-        let mut unwritten = None;
-        let mut tell = |line: DealLine| {
-            if line.is_trouble() {
-                status = status.max(ExitStatus::UserError);
-            }
-            let written = if json { printer.json(&line) } else { printer.line(text_of(&line)) };
-            if let Err(error) = written {
-                unwritten.get_or_insert(error);
-            }
-        };
-        let end = pass(importer, &mut tell).await?;
-        if let Some(error) = unwritten {
-            return Err(error.into());
+    let told = RefCell::new((ExitStatus::Success, Ok::<(), std::io::Error>(())));
+    let out = RefCell::new(&mut *printer);
+    let tell = |line: DealLine| {
+        let mut told = told.borrow_mut();
+        if line.is_trouble() {
+            told.0 = told.0.max(ExitStatus::UserError);
         }
-        if let Some(trouble) = end.trouble {
-            warn!(miner = importer.market.miner(), reason = trouble, "the market node cannot be worked with");
+        let mut out = out.borrow_mut();
+        let written = if json { out.json(&line) } else { out.line(text_of(&line)) };
+        if told.1.is_ok() {
+            told.1 = written;
+        }
+    };
+    let ends =
+        join_all(agent.importers.iter().map(async |importer| pass(importer, &mut |line| tell(line)).await))
+            .await;
+    let (mut status, written) = told.into_inner();
+    for (importer, end) in agent.importers.iter().zip(ends) {
+        if let Some(trouble) = end?.trouble {
+            warn!(
+                { fields::MINER } = importer.market.miner(),
+                reason = trouble,
+                "the market node cannot be worked with"
+            );
             status = status.max(ExitStatus::Failure);
         }
     }
+    written?;
     printer.flush()?;
     Ok(status)
 }

@@ -4,19 +4,19 @@
 use std::{path::Path, time::Duration};
 
 use carferry_core::{
-    config::Secret,
     error_chain::{ErrorChain, Hint},
     fsx,
-    lotus::{Provider, provider::ImportMethod},
+    lotus::provider::ImportMethod,
     runtime::clock,
     store::Store,
 };
 use serde::Serialize;
 
 use crate::{
-    agent::{Agent, Environment},
+    agent::Agent,
     config::Config,
     head::{Head, HeadSource},
+    market::{Environment, Node},
     status::table,
 };
 
@@ -63,25 +63,23 @@ impl Check {
 }
 
 /// Runs all checks in order; a failed one does not end them.
-pub async fn checks(config: &Config, env: Environment<'_>) -> Vec<Check> {
+pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
     let mut checks = Vec::new();
     match Agent::build(config, env).await {
         Ok(agent) => {
             checks.extend(database(&agent.store).await);
-            for (importer, token) in agent.importers.iter().zip(&agent.tokens) {
+            for importer in &agent.importers {
                 let subject = format!("market {}", importer.market.miner());
                 match importer.market.identify().await {
-                    Ok(()) => {
-                        let endpoint = importer.market.provider().endpoint();
+                    Ok(node) => {
+                        let endpoint = node.provider.endpoint();
                         checks.push(Check::new(
                             &subject,
                             Grade::Ok,
                             format!("{endpoint} works for this miner"),
                         ));
                         let method = config.setting.import_method;
-                        checks.extend(
-                            market(&subject, importer.market.provider(), token.as_ref(), method).await,
-                        );
+                        checks.extend(market(&subject, &node, method).await);
                     }
                     Err(error) => checks.push(
                         Check::new(&subject, Grade::Fail, ErrorChain(&error).to_string())
@@ -150,12 +148,8 @@ fn clock_check(server_millis: i64, local: Duration) -> Check {
     }
 }
 
-async fn market(
-    subject: &str,
-    provider: &Provider,
-    token: Option<&Secret>,
-    method: ImportMethod,
-) -> Vec<Check> {
+async fn market(subject: &str, node: &Node, method: ImportMethod) -> Vec<Check> {
+    let provider = &node.provider;
     let mut checks = Vec::new();
     match provider.version().await {
         Ok(version) => checks.push(Check::new(subject, Grade::Ok, format!("version {}", version.version))),
@@ -169,7 +163,7 @@ async fn market(
         ImportMethod::Market => "write",
         ImportMethod::Deals => "admin",
     };
-    match token {
+    match &node.token {
         None => checks.push(
             Check::new(
                 subject,

@@ -17,6 +17,7 @@ use carferry_core::{
     lotus::{LotusError, wire::MinerDeal},
     model::{ChainEpoch, DealId, DealPhase, DealStatus, OfflineDealDoc, ProposalCid},
     store::{Claim, ImportOutcome, Store, StoreError},
+    telemetry::fields,
 };
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -198,17 +199,21 @@ impl Importer {
 
     async fn call(&self, claim: &Claim, proposal_cid: &ProposalCid, car: &FoundCar) -> Verdict {
         let started = Instant::now();
-        info!(path = %car.node_path, bytes = car.size.get(), "importing");
+        info!({ fields::PATH } = %car.node_path, { fields::PAYLOAD_SIZE } = car.size.get(), "importing");
         let answer = self.market.import(proposal_cid, &car.node_path).await;
-        let seconds = started.elapsed().as_secs_f64();
+        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (trouble, unclear) = match answer {
             Ok(()) => {
-                debug!(seconds, "import call answered");
+                debug!({ fields::ELAPSED_MS } = elapsed_ms, "import call answered");
                 ("the import call answered success, but the deal still waits for data".to_owned(), None)
             }
             Err(error) => match policy::after_error(&error, &car.node_path) {
                 AfterError::LookAtState(reason) => {
-                    warn!(reason, seconds, "what became of the import call is unknown, looking at the deal");
+                    warn!(
+                        reason,
+                        { fields::ELAPSED_MS } = elapsed_ms,
+                        "what became of the import call is unknown, looking at the deal"
+                    );
                     (format!("the deal still waits for data after: {reason}"), Some(reason))
                 }
                 AfterError::Retry(reason) => return Verdict::Outcome(self.retrying(&claim.deal, reason)),
@@ -287,7 +292,7 @@ impl Importer {
     /// Records what the provider says. A failure is only logged: the next poll records it.
     async fn record_view(&self, deal: &MinerDeal) {
         if let Err(error) = record_view(&self.store, deal).await {
-            warn!(reason = %ErrorChain(&error), "the provider's view of a deal could not be recorded");
+            warn!(error = %ErrorChain(&error), "the provider's view of a deal could not be recorded");
         }
     }
 

@@ -6,14 +6,21 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex as SyncMutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use carferry_core::{
-    lotus::{LotusError, Provider, provider::ImportMethod, wire::MinerDeal},
+    config::{Secret, sections::LotusSection},
+    error_chain::Hint as _,
+    lotus::{
+        CallTimeouts, Client, LotusError, Provider,
+        endpoint::{self, EndpointError},
+        provider::ImportMethod,
+        wire::MinerDeal,
+    },
     model::{ProposalCid, address::MinerId},
 };
 use tokio::{sync::Mutex, time::Instant};
@@ -22,11 +29,51 @@ use tracing::debug;
 /// How old a listing may be for a first look at a deal. Whatever has an effect looks again.
 const RECENT: Duration = Duration::from_secs(2);
 
+/// How a variable of the environment is read.
+pub type Environment = fn(&str) -> Option<String>;
+
+/// Where a market node is said to be. Looked up anew whenever the node has to identify itself: the address in
+/// a repository folder is there only while the node runs, and may be another one after a restart.
+#[derive(Clone, Debug)]
+pub struct NodeAddress {
+    /// The configuration.
+    pub section: LotusSection,
+    /// What stands in for what the configuration leaves out.
+    pub env: Environment,
+    /// Limits of calls to it.
+    pub timeouts: CallTimeouts,
+}
+
+/// A node that can be called.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its calls.
+    pub provider: Provider,
+    /// The token they carry.
+    pub token: Option<Secret>,
+}
+
+impl NodeAddress {
+    /// The node at this address; nothing is called yet.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`].
+    pub fn node(&self) -> Result<Node, NodeError> {
+        let found = endpoint::resolve_miner(&self.section, &self.env)?;
+        debug!(endpoint = %found, "market node");
+        let client =
+            Client::new(found.url.as_str(), found.token.as_ref().map(Secret::expose), self.timeouts)?;
+        Ok(Node { provider: Provider::new(client), token: found.token })
+    }
+}
+
 /// The market node of one miner.
 #[derive(Debug)]
 pub struct Market {
     miner: String,
-    provider: Provider,
+    address: NodeAddress,
+    node: SyncMutex<Option<Node>>,
     method: ImportMethod,
     listing: Mutex<Option<Arc<Listing>>>,
     identified: AtomicBool,
@@ -37,6 +84,17 @@ pub struct Market {
 pub struct Listing {
     asked: Instant,
     deals: HashMap<String, MinerDeal>,
+}
+
+/// Why there is no node to call.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Nobody says where it is.
+    #[error(transparent)]
+    Address(#[from] EndpointError),
+    /// Its URL or token cannot be sent at all.
+    #[error(transparent)]
+    Lotus(#[from] LotusError),
 }
 
 /// Why a node cannot be worked with.
@@ -52,6 +110,9 @@ pub enum IdentityError {
         /// Whom it should work for.
         expected: String,
     },
+    /// There is none to call.
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// It cannot be asked.
     #[error(transparent)]
     Lotus(#[from] LotusError),
@@ -62,7 +123,8 @@ impl IdentityError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::OtherMiner { .. } => Some("give every entry of `miners` its own node".to_owned()),
-            Self::Lotus(error) => error.hint(),
+            Self::Node(NodeError::Address(error)) => error.hint(),
+            Self::Node(NodeError::Lotus(error)) | Self::Lotus(error) => error.hint(),
         }
     }
 }
@@ -80,9 +142,16 @@ impl Listing {
 }
 
 impl Market {
-    /// The market of this miner; nothing is called yet.
-    pub fn new(miner: String, provider: Provider, method: ImportMethod) -> Self {
-        Self { miner, provider, method, listing: Mutex::new(None), identified: AtomicBool::new(false) }
+    /// The market of this miner; nothing is looked up or called yet.
+    pub fn new(miner: String, address: NodeAddress, method: ImportMethod) -> Self {
+        Self {
+            miner,
+            address,
+            node: SyncMutex::default(),
+            method,
+            listing: Mutex::default(),
+            identified: AtomicBool::new(false),
+        }
     }
 
     /// The miner, as deals name it.
@@ -90,25 +159,31 @@ impl Market {
         &self.miner
     }
 
-    /// The node.
-    pub fn provider(&self) -> &Provider {
-        &self.provider
-    }
-
-    /// Asks the node whom it works for.
+    /// Finds the node and asks it whom it works for.
     ///
     /// # Errors
     ///
     /// [`IdentityError`]; nothing may be imported there then.
-    pub async fn identify(&self) -> Result<(), IdentityError> {
-        let found = self.provider.actor_address().await?;
-        if same_actor(&found, &self.miner) {
-            self.identified.store(true, Ordering::Relaxed);
-            return Ok(());
+    pub async fn identify(&self) -> Result<Node, IdentityError> {
+        self.forget_identity();
+        let node = self.address.node()?;
+        let found = node.provider.actor_address().await?;
+        if !same_actor(&found, &self.miner) {
+            let endpoint = node.provider.endpoint().to_owned();
+            return Err(IdentityError::OtherMiner { endpoint, found, expected: self.miner.clone() });
         }
-        self.identified.store(false, Ordering::Relaxed);
-        let endpoint = self.provider.endpoint().to_owned();
-        Err(IdentityError::OtherMiner { endpoint, found, expected: self.miner.clone() })
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
+        self.identified.store(true, Ordering::Relaxed);
+        Ok(node)
+    }
+
+    fn provider(&self) -> Result<Provider, LotusError> {
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        node.as_ref().map(|node| node.provider.clone()).ok_or_else(|| LotusError::Transport {
+            method: "connecting",
+            endpoint: format!("the market node of {}", self.miner),
+            source: "it has not identified itself".into(),
+        })
     }
 
     /// Whether the node was last found to work for this miner.
@@ -141,7 +216,7 @@ impl Market {
             return Ok(Arc::clone(known));
         }
         let asked = Instant::now();
-        let deals = self.provider.list_deals().await?;
+        let deals = self.provider()?.list_deals().await?;
         debug!(miner = %self.miner, deals = deals.len(), millis = asked.elapsed().as_millis(), "listed deals");
         let deals = deals.into_iter().map(|deal| (deal.proposal_cid.cid.clone(), deal)).collect();
         let fetched = Arc::new(Listing { asked, deals });
@@ -151,7 +226,7 @@ impl Market {
 
     /// Hands a file to the market. Read the deal's state before and after.
     pub async fn import(&self, deal: &ProposalCid, node_path: &str) -> Result<(), LotusError> {
-        self.provider.import(self.method, deal, node_path).await
+        self.provider()?.import(self.method, deal, node_path).await
     }
 }
 

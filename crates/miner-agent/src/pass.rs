@@ -116,7 +116,8 @@ pub async fn import_due(
                 }
                 Ok(None) => break,
                 Err(error @ StoreError::BadDocument { .. }) => {
-                    error!(error = %ErrorChain(&error), "a pending deal cannot be read");
+                    let reason = Some(ErrorChain(&error).to_string());
+                    tell(DealLine { reason, ..DealLine::new(&OfflineDealDoc::default(), miner, "failed") });
                 }
                 Err(error) => return Err(error),
             }

@@ -152,10 +152,10 @@ impl Worker {
             return true;
         }
         let miner = self.importer.market.miner();
-        let endpoint = self.importer.market.provider().endpoint();
         match self.stop.run_until_cancelled(self.importer.market.identify()).await {
             None => false,
-            Some(Ok(())) => {
+            Some(Ok(node)) => {
+                let endpoint = node.provider.endpoint();
                 info!({ fields::MINER } = miner, { fields::ENDPOINT } = endpoint, "market node answers");
                 true
             }
