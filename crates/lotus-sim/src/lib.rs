@@ -1,1 +1,47 @@
-//! Placeholder.
+//! A stand-in for a Lotus full node and its miners, in one process, on real sockets.
+//!
+//! For rehearsals and for tests. It speaks the JSON-RPC of Lotus' legacy markets with the quirks of each
+//! release, walks deals through both state machines, and counts what its callers do. It is no node: there is no
+//! chain, no consensus, no proof and no signature; commitments of imported files are really computed.
+//!
+//! ```text
+//!            HTTP, WebSocket                    HTTP, WebSocket
+//! client ───────────────────► full node  miner ◄─────────────── storage provider's agent
+//!                              client.rs  provider.rs, import.rs
+//!                                   └──── World ────┘   one lock, one clock task
+//! ```
+//!
+//! What does not live here: the wire types of the agents. Its JSON is written by hand from the contract, so that
+//! a mistake in theirs cannot hide.
+
+mod calls;
+mod client;
+mod config;
+mod control;
+mod faults;
+mod full_node;
+mod http;
+mod ids;
+mod import;
+mod inner;
+mod json;
+mod jwt;
+mod methods;
+mod miner_node;
+mod payload;
+mod proposal;
+mod provider;
+mod rpc;
+mod sim;
+mod states;
+mod wire;
+mod world;
+mod ws;
+
+pub use calls::{Call, ImportCounts, NodeName, Outcome, Transport};
+pub use config::{Ask, LotusVersion, MinerConfig, SimConfig, TimeScale, Timings, WalletConfig};
+pub use faults::{Fault, FaultKind};
+pub use ids::ATTO_PER_FIL;
+pub use jwt::Permission;
+pub use sim::{DealView, Sim, start};
+pub use states::DealState;

@@ -1,1 +1,35 @@
-//! Placeholder.
+//! Watches the shared database for offline deals of its miners, finds each deal's CAR, hands it to the
+//! miner's market, sees that the deal moved on, and closes it.
+//!
+//! ```text
+//! offlinedeals ─wake─► worker ─claim─► import ─┬─ market: the deal's state, before and after
+//!      ▲                                       ├─ locate: the CAR in the folders here
+//!      └──────────── outcome ──────────────────┴─ head: can the start epoch still be met?
+//! ```
+//!
+//! This agent is the only writer of `claim`, `import` and `provider`, and of `isdeal` from 0 to 1.
+
+#![warn(clippy::indexing_slicing)]
+
+pub mod agent;
+pub mod cli;
+mod commands;
+pub mod config;
+pub mod doctor;
+pub mod error;
+pub mod head;
+pub mod import;
+pub mod locate;
+pub mod market;
+pub mod pass;
+pub mod paths;
+pub mod patience;
+pub mod piece_check;
+pub mod policy;
+pub mod provider_view;
+pub mod status;
+pub mod worker;
+
+pub use commands::{main_entry, run_agent};
+pub use config::Config;
+pub use error::AgentError;

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `miner-agent`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    miner_agent::main_entry(std::env::args_os())
+}

@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
-use bson::{Document, doc, oid::ObjectId};
+use bson::{Bson, Document, doc, oid::ObjectId};
 use mongodb::options::ReturnDocument;
+use tracing::warn;
 
 use super::{Store, bounded::decode, error::StoreError};
 use crate::model::{DealId, DealStatus, OfflineDealDoc};
@@ -68,14 +69,41 @@ pub struct PendingCounts {
 
 impl Store {
     /// Takes the lease of the most urgent deal of this miner that is due: earliest start epoch first.
-    /// `None`: nothing is due.
+    /// `None`: nothing is due. `owner` names this one claim, not only the agent: the fencing number starts
+    /// anew once a deal is given back.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::BadDocument`] for a deal that cannot be read; it is marked failed and does not come
+    /// again before somebody asks for another try.
     pub async fn claim_next(
         &self,
         miner: &str,
         owner: &str,
         lease: Duration,
     ) -> Result<Option<Claim>, StoreError> {
-        let mut filter = due_filter();
+        self.claim_from(due_filter(&NOW.into()), miner, owner, lease).await
+    }
+
+    /// As [`Self::claim_next`], of the deals that were due at `moment` already: a pass that gives every deal
+    /// one try.
+    pub async fn claim_due_at(
+        &self,
+        miner: &str,
+        owner: &str,
+        lease: Duration,
+        moment: bson::DateTime,
+    ) -> Result<Option<Claim>, StoreError> {
+        self.claim_from(due_filter(&moment.into()), miner, owner, lease).await
+    }
+
+    async fn claim_from(
+        &self,
+        mut filter: Document,
+        miner: &str,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<Option<Claim>, StoreError> {
         filter.insert("miner", miner);
         let update = vec![doc! { "$set": {
             "claim": {
@@ -102,9 +130,15 @@ impl Store {
             .and_then(|claim| claim.get("n"))
             .and_then(crate::model::stored::integer)
             .unwrap_or(0);
-        // A document that cannot be read still carries its lease; it comes back when that ends.
-        let deal = decode(COLLECTION, document)?;
-        Ok(Some(Claim { id, deal, owner: owner.to_owned(), n }))
+        let claim = |deal| Claim { id, deal, owner: owner.to_owned(), n };
+        match decode(COLLECTION, document) {
+            Ok(deal) => Ok(Some(claim(deal))),
+            Err(error) => {
+                let reason = crate::error_chain::ErrorChain(&error).to_string();
+                self.finish(&claim(OfflineDealDoc::default()), &ImportOutcome::Failed { reason }).await?;
+                Err(error)
+            }
+        }
     }
 
     /// Lengthens a lease. `false`: it was lost; stop working on the deal.
@@ -149,7 +183,10 @@ impl Store {
                 set.insert("import.state", "retrying");
                 set.insert("import.reason", doc! { "$literal": reason });
                 set.insert("import.nexttry", doc! { "$add": ["$$NOW", lease_millis(*after)] });
-                set.insert("import.attempts", doc! { "$add": [{ "$ifNull": ["$import.attempts", 0_i64] }, 1_i64] });
+                set.insert(
+                    "import.attempts",
+                    doc! { "$add": [{ "$ifNull": ["$import.attempts", 0_i64] }, 1_i64] },
+                );
             }
             ImportOutcome::Failed { reason } => {
                 set.insert("import.state", "failed");
@@ -164,11 +201,11 @@ impl Store {
 
     /// Deals of these miners that would be claimed now, most urgent first; takes nothing.
     pub async fn due_deals(&self, miners: &[String], limit: i64) -> Result<Vec<OfflineDealDoc>, StoreError> {
-        let mut filter = due_filter();
+        let mut filter = due_filter(&NOW.into());
         filter.insert("miner", doc! { "$in": miners });
         let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(limit);
         let cursor = self.bounded("due deals", find).await?;
-        self.drain("due deals", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+        Ok(readable(self.drain("due deals", cursor).await?))
     }
 
     /// How long until the next deal of this miner comes due; `None` if none is waiting for its time.
@@ -204,11 +241,15 @@ impl Store {
     }
 
     /// Pending deals of these miners with why they wait, most urgent first.
-    pub async fn pending_deals(&self, miners: &[String], limit: i64) -> Result<Vec<OfflineDealDoc>, StoreError> {
+    pub async fn pending_deals(
+        &self,
+        miners: &[String],
+        limit: i64,
+    ) -> Result<Vec<OfflineDealDoc>, StoreError> {
         let filter = doc! { "miner": { "$in": miners }, "isdeal": 0 };
         let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(limit);
         let cursor = self.bounded("pending deals", find).await?;
-        self.drain("pending deals", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+        Ok(readable(self.drain("pending deals", cursor).await?))
     }
 
     /// Asks for another try now: of one deal, or of all that wait or failed. Returns how many.
@@ -233,10 +274,11 @@ impl Store {
     pub async fn provider_followed(&self, miner: &str) -> Result<Vec<OfflineDealDoc>, StoreError> {
         let finals: Vec<i64> =
             DealStatus::FINAL.iter().map(|status| i64::try_from(status.get()).unwrap_or(0)).collect();
-        let filter = doc! { "miner": miner, "dealcid": { "$type": "string" }, "provider.status": { "$nin": finals } };
+        let filter =
+            doc! { "miner": miner, "dealcid": { "$type": "string" }, "provider.status": { "$nin": finals } };
         let fields = doc! { "dealcid": 1, "provider": 1, "isdeal": 1 };
         let cursor = self.bounded("provider deals", self.deals.find(filter).projection(fields)).await?;
-        self.drain("provider deals", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+        Ok(readable(self.drain("provider deals", cursor).await?))
     }
 
     /// Records what the provider says of a deal.
@@ -271,17 +313,33 @@ impl Claim {
     }
 }
 
-/// Pending, not under a lease, not waiting for a later try, not failed for good. A missing date compares
-/// lower than any date inside `$expr`, so documents of the prototype are free and due.
-fn due_filter() -> Document {
+/// The server's clock, in an expression.
+const NOW: &str = "$$NOW";
+
+/// Pending, not under a lease, not failed for good, and not waiting for a try later than `moment` (a date or
+/// [`NOW`]). A missing date compares lower than any date inside `$expr`, so documents of the prototype are
+/// free and due.
+fn due_filter(moment: &Bson) -> Document {
     doc! {
         "isdeal": 0,
         "import.state": { "$ne": "failed" },
         "$expr": { "$and": [
-            { "$lt": ["$claim.until", "$$NOW"] },
-            { "$lte": ["$import.nexttry", "$$NOW"] },
+            { "$lt": ["$claim.until", NOW] },
+            { "$lte": ["$import.nexttry", moment] },
         ] },
     }
+}
+
+/// What can be read of these documents: one that cannot must not hide the others.
+fn readable(documents: Vec<Document>) -> Vec<OfflineDealDoc> {
+    let mut deals = Vec::with_capacity(documents.len());
+    for document in documents {
+        match decode(COLLECTION, document) {
+            Ok(deal) => deals.push(deal),
+            Err(error) => warn!(error = %crate::error_chain::ErrorChain(&error), "left out"),
+        }
+    }
+    deals
 }
 
 fn lease_millis(lease: Duration) -> i64 {

@@ -1,0 +1,330 @@
+//! What a simulator is made of: version, miners, wallets, timing.
+//!
+//! What lives here: plain settings with defaults that suit a fast test. What does not: anything that changes
+//! while it runs, which is in `world`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::states::DealState;
+
+/// The Lotus release whose quirks are played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LotusVersion {
+    /// v1.5.0 … v1.5.3: one API, import needs no root on the client, client pings are answered.
+    V1_5,
+    /// v1.11.2: `/rpc/v1`, admin for `DealsImportData`, root must be imported, stateless deals.
+    V1_11,
+    /// v1.23.3 … v1.27.0: the last with markets; server pings, client pings are never answered.
+    V1_23,
+    /// v1.27.1: the markets' methods are gone; void answers carry `result: null`.
+    V1_27_1,
+}
+
+impl LotusVersion {
+    /// The version string of this release.
+    pub fn release(self) -> &'static str {
+        match self {
+            Self::V1_5 => "1.5.0",
+            Self::V1_11 => "1.11.2",
+            Self::V1_23 => "1.23.3",
+            Self::V1_27_1 => "1.27.1",
+        }
+    }
+
+    pub(crate) fn has_markets(self) -> bool {
+        self < Self::V1_27_1
+    }
+
+    /// `/rpc/v1` and the generated permission tags came with v1.9.0.
+    pub(crate) fn has_split_api(self) -> bool {
+        self >= Self::V1_11
+    }
+
+    /// go-jsonrpc of v1.20.0 and later: string ids, server pings, HTTP batches (in v1.23.3), 400 for -32600.
+    pub(crate) fn has_young_jsonrpc(self) -> bool {
+        self >= Self::V1_23
+    }
+
+    pub(crate) fn pads_imports_up(self) -> bool {
+        self >= Self::V1_11
+    }
+}
+
+/// How long an epoch lasts in real time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeScale {
+    /// Real time per epoch; zero means that epochs pass only by [`Sim::advance_epochs`](crate::Sim::advance_epochs).
+    pub epoch: Duration,
+}
+
+impl Default for TimeScale {
+    fn default() -> Self {
+        Self { epoch: Duration::from_secs(30) }
+    }
+}
+
+/// How long each step takes in real time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timings {
+    /// Client: reserving funds (21), before the proposal is sent.
+    pub client_funds: Duration,
+    /// Client: how long an unreachable provider is tried before the deal fails (Lotus: about an hour).
+    pub client_send_limit: Duration,
+    /// Client: how often it asks the providers for their states (Lotus: every second).
+    pub client_poll: Duration,
+    /// Provider: validating a proposal (14).
+    pub validate: Duration,
+    /// Provider: the deal filter (15).
+    pub accept: Duration,
+    /// Import: added to the copy of a file, times the number of imports under way at that miner.
+    pub import_copy: Duration,
+    /// Import: added to its commitment, times the number of imports under way at that miner.
+    pub import_commp: Duration,
+    /// Provider: reserving funds (20).
+    pub reserve_funds: Duration,
+    /// Provider: an `AddFunds` message landing (22); zero skips the state.
+    pub provider_funding: Duration,
+    /// Provider: how long a publish batch waits for company (24; Lotus: 1 h).
+    pub publish_period: Duration,
+    /// Provider: a publish message landing (25).
+    pub publish: Duration,
+    /// Provider: adding the piece to a sector (4).
+    pub add_piece: Duration,
+    /// Provider: waiting for the sector's `PreCommit` (29; Lotus: 6 h of waiting for deals first).
+    pub precommit_wait: Duration,
+    /// Provider: sealing (5).
+    pub sealing: Duration,
+    /// Provider: finalizing (6).
+    pub finalize: Duration,
+    /// Both: from failing (11) to error (26).
+    pub failing: Duration,
+    /// How often a WebSocket server pings (versions that do).
+    pub websocket_ping: Duration,
+}
+
+impl Timings {
+    /// Every step of the road multiplied by `factor`; polls, pings and limits stay.
+    #[must_use]
+    pub fn slower(mut self, factor: f64) -> Self {
+        for step in [
+            &mut self.client_funds,
+            &mut self.validate,
+            &mut self.accept,
+            &mut self.import_copy,
+            &mut self.import_commp,
+            &mut self.reserve_funds,
+            &mut self.provider_funding,
+            &mut self.publish_period,
+            &mut self.publish,
+            &mut self.add_piece,
+            &mut self.precommit_wait,
+            &mut self.sealing,
+            &mut self.finalize,
+        ] {
+            *step = step.mul_f64(factor);
+        }
+        self
+    }
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        let step = Duration::from_millis(20);
+        Self {
+            client_funds: step,
+            client_send_limit: Duration::from_secs(2),
+            client_poll: step,
+            validate: step,
+            accept: step,
+            import_copy: Duration::ZERO,
+            import_commp: Duration::ZERO,
+            reserve_funds: step,
+            provider_funding: Duration::ZERO,
+            publish_period: Duration::from_millis(150),
+            publish: Duration::from_millis(50),
+            add_piece: step,
+            precommit_wait: Duration::from_millis(50),
+            sealing: Duration::from_millis(100),
+            finalize: step,
+            failing: step,
+            websocket_ping: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What a miner asks for (prices in attoFIL per GiB per epoch, sizes padded).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Price of an unverified deal.
+    pub price: u128,
+    /// Price of a verified deal.
+    pub verified_price: u128,
+    /// Smallest padded piece.
+    pub min_piece_size: u64,
+    /// Largest padded piece; `None` is the sector size.
+    pub max_piece_size: Option<u64>,
+}
+
+impl Default for Ask {
+    /// Free storage. Lotus' own default price is 500000000.
+    fn default() -> Self {
+        Self { price: 0, verified_price: 0, min_piece_size: 256, max_piece_size: None }
+    }
+}
+
+/// One miner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MinerConfig {
+    /// Its address, `f01000`.
+    pub id: String,
+    /// Its peer id; `None` plays a miner that never set one (§2.4 step 8).
+    pub peer_id: Option<String>,
+    /// Its sector size in bytes.
+    pub sector_size: u64,
+    /// What it asks for.
+    pub ask: Ask,
+    /// `ConsiderOfflineStorageDeals`.
+    pub accepts_offline: bool,
+    /// Whether it takes verified deals.
+    pub accepts_verified: bool,
+    /// Whether it takes unverified deals.
+    pub accepts_unverified: bool,
+    /// Earliest acceptable start, in epochs after the head (`ExpectedSealDuration`; Lotus: 2880).
+    pub start_epoch_min: i64,
+    /// Latest acceptable start, in epochs after the head; `None` is what the version has (23040 or 43200).
+    pub start_epoch_max: Option<i64>,
+    /// A reason to reject every deal with.
+    pub reject: Option<String>,
+    /// Piece CIDs it refuses.
+    pub blocklist: Vec<String>,
+    /// Whether other nodes can reach it.
+    pub reachable: bool,
+    /// `MaxDealsPerPublishMsg`.
+    pub max_deals_per_publish: usize,
+    /// Whether it can pay for publishing.
+    pub can_pay_publish: bool,
+    /// Crash when this many imports run at once (bidbot#39: out of memory).
+    pub crash_at_imports: Option<usize>,
+    /// Deals of this miner stay in this state when they reach it.
+    pub hold_at: Option<DealState>,
+    /// Start of its proving period; `None` derives one from its id.
+    pub proving_period_start: Option<i64>,
+    /// What is different about its timing; `None` is the simulator's.
+    pub timings: Option<Timings>,
+    /// Where it listens; `None` is any free port of 127.0.0.1.
+    pub listen: Option<SocketAddr>,
+}
+
+impl MinerConfig {
+    /// An ordinary miner with this address.
+    pub fn new(id: impl Into<String>) -> Self {
+        let id = id.into();
+        Self {
+            peer_id: Some(crate::ids::peer_id(&id)),
+            id,
+            sector_size: 32 << 30,
+            ask: Ask::default(),
+            accepts_offline: true,
+            accepts_verified: true,
+            accepts_unverified: true,
+            start_epoch_min: 2880,
+            start_epoch_max: None,
+            reject: None,
+            blocklist: Vec::new(),
+            reachable: true,
+            max_deals_per_publish: 8,
+            can_pay_publish: true,
+            crash_at_imports: None,
+            hold_at: None,
+            proving_period_start: None,
+            timings: None,
+            listen: None,
+        }
+    }
+}
+
+/// One wallet of the full node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalletConfig {
+    /// Its address, `f1…` or `f3…`. The checksum inside is not checked.
+    pub address: String,
+    /// Its balance in attoFIL.
+    pub balance: u128,
+    /// Its escrow with the storage market in attoFIL.
+    pub escrow: u128,
+    /// Its `DataCap` in bytes; `None` is no verified client.
+    pub datacap: Option<u128>,
+}
+
+impl Default for WalletConfig {
+    fn default() -> Self {
+        Self {
+            address: "f1djcw6gt533u2bdzckvtcui6hmmuzpu3mykxkunq".to_owned(),
+            balance: 100 * crate::ids::ATTO_PER_FIL,
+            escrow: 0,
+            datacap: None,
+        }
+    }
+}
+
+/// A whole simulator.
+#[derive(Debug, Clone)]
+pub struct SimConfig {
+    /// The release to play.
+    pub version: LotusVersion,
+    /// Its miners.
+    pub miners: Vec<MinerConfig>,
+    /// Length of an epoch.
+    pub time: TimeScale,
+    /// Chain height at the start.
+    pub start_epoch: i64,
+    /// Length of each step.
+    pub timings: Timings,
+    /// The wallets of the full node; the first is its default.
+    pub wallets: Vec<WalletConfig>,
+    /// Whether `ClientStartDeal` wants the root imported; `None` is what the version does (v1.11.2 and later do).
+    pub root_must_be_imported: Option<bool>,
+    /// Whether tokens matter (`false` is Lotus' own `ThroughRPC` test kit: everyone may do everything).
+    pub permissions: bool,
+    /// `'f'` on mainnet, `'t'` on test nets: how addresses are printed.
+    pub network_prefix: char,
+    /// What `StateNetworkName` says.
+    pub network_name: String,
+    /// Minutes east of UTC in the node's timestamps.
+    pub utc_offset_minutes: i16,
+    /// Minimum provider collateral in attoFIL per GiB of padded piece.
+    pub collateral_per_gib: u128,
+    /// Where the full node listens; `None` is any free port of 127.0.0.1.
+    pub listen: Option<SocketAddr>,
+    /// Where miners keep the copies of imported files; `None` is a folder of its own that goes with the simulator.
+    pub staging_dir: Option<PathBuf>,
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        Self {
+            version: LotusVersion::V1_23,
+            miners: vec![MinerConfig::new("f01000")],
+            time: TimeScale::default(),
+            start_epoch: 1_000_000,
+            timings: Timings::default(),
+            wallets: vec![WalletConfig::default()],
+            root_must_be_imported: None,
+            permissions: true,
+            network_prefix: 'f',
+            network_name: "mainnet".to_owned(),
+            utc_offset_minutes: 8 * 60,
+            collateral_per_gib: 255_295_950_539_062,
+            listen: None,
+            staging_dir: None,
+        }
+    }
+}
+
+impl SimConfig {
+    pub(crate) fn wants_imported_root(&self) -> bool {
+        self.root_must_be_imported.unwrap_or(self.version >= LotusVersion::V1_11)
+    }
+}

@@ -1,0 +1,449 @@
+//! The methods of the full node.
+//!
+//! What lives here: chain, wallet, state and client calls. What does not: how a deal goes on after the call.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use cid::Cid;
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+
+use crate::config::LotusVersion;
+use crate::ids::{Address, cid_from_json, cid_json};
+use crate::inner::Inner;
+use crate::json::Fields;
+use crate::jwt::Permission;
+use crate::payload::{car_root, commp_of, go_open_error};
+use crate::proposal::{Publication, Refusal, StartDeal, already_tracking};
+use crate::provider::collateral_max;
+use crate::rpc::{Api, Caller, ChannelKind, Reply, RpcError};
+use crate::states::DealState;
+use crate::wire::{Stages, client_peer_id};
+use crate::world::{ClientImport, Deal, Miner, World};
+
+type Answer = Result<Reply, RpcError>;
+
+/// Answers one call; count of parameters and permission are checked.
+pub(crate) async fn answer(inner: &Arc<Inner>, caller: &Caller, name: &str, params: &[Value]) -> Answer {
+    let first = params.first().unwrap_or(&Value::Null);
+    match name {
+        "ClientStatelessDeal" => stateless_deal(inner, first).await,
+        "ClientImport" => import(inner, first).await,
+        "ClientCalcCommP" => calc_commp(first).await,
+        "ClientDealPieceCID" | "ClientDealSize" => imported_piece(inner, name, first).await,
+        "AuthVerify" | "AuthNew" => auth(inner, name, first),
+        _ => inner.with(|world| world.full_answer(caller, name, params)),
+    }
+}
+
+/// The two calls about tokens, on either side.
+pub(crate) fn auth(inner: &Inner, name: &str, param: &Value) -> Answer {
+    if name == "AuthNew" {
+        let wanted = param.as_array().map(Vec::as_slice).unwrap_or_default();
+        let highest = Permission::ALL.into_iter().rev().find(|p| wanted.iter().any(|name| name == p.name()));
+        let token = inner.secret.token(highest.unwrap_or(Permission::Read));
+        return Ok(Reply::Value(json!(data_encoding::BASE64.encode(token.as_bytes()))));
+    }
+    let token = text("AuthVerify", param)?;
+    let permissions = inner
+        .secret
+        .verify(token)
+        .ok_or_else(|| RpcError::application("JWT Verification failed: HMAC verification failed"))?;
+    Ok(Reply::Value(permissions.into_iter().map(Permission::name).collect()))
+}
+
+/// A parameter that is a string.
+pub(crate) fn text<'a>(method: &str, param: &'a Value) -> Result<&'a str, RpcError> {
+    param
+        .as_str()
+        .ok_or_else(|| RpcError::params(method, "json: cannot unmarshal into Go value of type string"))
+}
+
+/// A parameter that is a CID.
+pub(crate) fn link(method: &str, param: &Value) -> Result<Cid, RpcError> {
+    cid_from_json(param)
+        .and_then(|cid| cid.ok_or_else(|| "cid was incorrectly formatted".to_owned()))
+        .map_err(|error| RpcError::params(method, &error))
+}
+
+fn address(method: &str, param: &Value) -> Result<Address, RpcError> {
+    Address::parse(text(method, param)?).map_err(|error| RpcError::params(method, error))
+}
+
+fn unsigned(method: &str, param: &Value) -> Result<u64, RpcError> {
+    param
+        .as_u64()
+        .ok_or_else(|| RpcError::params(method, "json: cannot unmarshal into Go value of type uint64"))
+}
+
+impl World {
+    fn full_answer(&mut self, caller: &Caller, name: &str, params: &[Value]) -> Answer {
+        let first = params.first().unwrap_or(&Value::Null);
+        Ok(Reply::Value(match name {
+            "Version" => {
+                let api_version = match (self.config.version, caller.api) {
+                    (LotusVersion::V1_5, _) => api_version(1, 1, 0),
+                    (LotusVersion::V1_11, Api::V0) => api_version(1, 3, 0),
+                    (LotusVersion::V1_11, Api::V1) => api_version(2, 1, 0),
+                    (_, Api::V0) => api_version(1, 5, 0),
+                    (_, Api::V1) => api_version(2, 3, 0),
+                };
+                self.version_json(api_version)
+            }
+            "Session" => json!(self.full_node.session),
+            "ID" => json!(client_peer_id()),
+            "NetPeers" => self.net_peers(),
+            "ChainHead" => self.tipset(),
+            "ChainNotify" => return Ok(Reply::Channel(ChannelKind::Head)),
+            "ClientGetDealUpdates" => return Ok(Reply::Channel(ChannelKind::ClientDeals)),
+            "SyncState" => self.sync_state(),
+            "StateNetworkName" => json!(self.config.network_name),
+            "WalletDefaultAddress" => match self.wallets.first() {
+                Some(wallet) => json!(wallet.address.print(self.config.network_prefix)),
+                None => return Err(RpcError::application("failed to get default key: key not found")),
+            },
+            "WalletList" => {
+                self.wallets.iter().map(|wallet| wallet.address.print(self.config.network_prefix)).collect()
+            }
+            "WalletHas" => {
+                let wanted = address(name, first)?;
+                json!(self.wallets.iter().any(|wallet| wallet.address == wanted))
+            }
+            "WalletBalance" => {
+                let wallet = self.wallet(&address(name, first)?);
+                json!(wallet.map_or(0, |wallet| wallet.balance).to_string())
+            }
+            "StateMinerInfo" => self.miner_info(self.chain_miner(&address(name, first)?)?),
+            "StateMinerProvingDeadline" => self.proving_deadline(&address(name, first)?)?,
+            "StateMarketBalance" => {
+                let wallet = self.wallet(&address(name, first)?);
+                let (escrow, locked) = wallet.map_or((0, 0), |wallet| (wallet.escrow, wallet.locked));
+                json!({ "Escrow": escrow.to_string(), "Locked": locked.to_string() })
+            }
+            "StateVerifiedClientStatus" => {
+                let wallet = self.wallet(&address(name, first)?);
+                wallet.and_then(|wallet| wallet.datacap).map_or(Value::Null, |bytes| json!(bytes.to_string()))
+            }
+            "StateDealProviderCollateralBounds" => {
+                let min = self.collateral_min(unsigned(name, first)?);
+                json!({ "Min": min.to_string(), "Max": collateral_max().to_string() })
+            }
+            "StateLookupID" => self.lookup_id(&address(name, first)?)?,
+            "StateAccountKey" => self.account_key(&address(name, first)?)?,
+            "StateMarketStorageDeal" => self.chain_deal(unsigned(name, first)?)?,
+            "StateMarketDeals" => {
+                let deals = self.chain.iter().filter_map(|(id, chain)| {
+                    Some((id.to_string(), self.market_deal(self.deals.get(&chain.cid)?, chain)))
+                });
+                Value::Object(deals.collect::<Map<_, _>>())
+            }
+            "ClientStartDeal" => {
+                let deal = StartDeal::read(first).map_err(|error| RpcError::params(name, &error))?;
+                json!({ "/": self.start_deal(&deal)? })
+            }
+            "ClientGetDealInfo" => {
+                let cid = link(name, first)?.to_string();
+                let found = self.deals.get(&cid).and_then(|deal| Some((deal, deal.client.as_ref()?)));
+                let (deal, side) = found.ok_or_else(|| {
+                    RpcError::application(format!("No state for /{cid}: datastore: key not found"))
+                })?;
+                self.deal_info(deal, side, Stages::Shown)
+            }
+            "ClientListDeals" => {
+                let tracked = self.deals.values().filter_map(|deal| Some((deal, deal.client.as_ref()?)));
+                return Ok(Reply::List(
+                    tracked.map(|(deal, side)| self.deal_info(deal, side, Stages::Null)).collect(),
+                ));
+            }
+            "ClientGetDealStatus" => {
+                let code = unsigned(name, first)?;
+                let state = DealState::from_code(code);
+                json!(
+                    state.ok_or_else(|| RpcError::application(format!("no such deal state {code}")))?.name()
+                )
+            }
+            "ClientQueryAsk" => self.query_ask(params, caller.api)?,
+            "ClientListImports" => {
+                let imports = self.client_imports.iter();
+                return Ok(Reply::List(imports.map(|import| self.client_import(import)).collect()));
+            }
+            "ClientRemoveImport" => {
+                let id = unsigned(name, first)?;
+                self.client_imports.retain(|import| import.id != id);
+                return Ok(Reply::Void);
+            }
+            _ => return Err(RpcError::protocol(-32601, format!("method 'Filecoin.{name}' not found"))),
+        }))
+    }
+
+    /// `APIVersion` with the rest of `Version`.
+    pub(crate) fn version_json(&self, api_version: u64) -> Value {
+        json!({
+            "Version": format!("{}+{}+git.lotus-sim", self.config.version.release(), self.config.network_name),
+            "APIVersion": api_version,
+            "BlockDelay": 30,
+        })
+    }
+
+    /// The other nodes of this simulator.
+    pub(crate) fn net_peers(&self) -> Value {
+        let peers = self.miners.values().filter_map(|miner| miner.config.peer_id.clone());
+        peers.map(|id| json!({ "ID": id, "Addrs": ["/ip4/127.0.0.1/tcp/1"] })).collect()
+    }
+
+    fn sync_state(&self) -> Value {
+        let head = self.tipset();
+        let now = self.time(SystemTime::now());
+        // Stages: 3 is messages (still working), 4 is complete.
+        let stage = if self.sync_lag.is_zero() { 4 } else { 3 };
+        json!({
+            "ActiveSyncs": [{
+                "WorkerID": 1, "Base": head, "Target": head, "Stage": stage, "Height": self.head(),
+                "Start": now, "End": now, "Message": "",
+            }],
+            "VMApplied": 42,
+        })
+    }
+
+    fn chain_miner(&self, id: &Address) -> Result<&Miner, RpcError> {
+        self.miners.get(id.as_str()).ok_or_else(|| {
+            // v1.23 gives the bare type, which go-jsonrpc turns into code 3 with an empty meta.
+            let mut error = RpcError::application("failed to load miner actor: actor not found");
+            if self.config.version.has_young_jsonrpc() {
+                error.meta = Some(json!({}));
+            }
+            error
+        })
+    }
+
+    fn proving_deadline(&self, id: &Address) -> Result<Value, RpcError> {
+        let miner = self.chain_miner(id)?;
+        let head = self.head();
+        let offset = self.proving_period_start(&miner.config);
+        let start = head - (head - offset).rem_euclid(2880);
+        let index = (head - start) / 60;
+        let open = start + index * 60;
+        Ok(json!({
+            "CurrentEpoch": head, "PeriodStart": start, "Index": index, "Open": open, "Close": open + 60,
+            "Challenge": open - 20, "FaultCutoff": open - 70, "WPoStPeriodDeadlines": 48,
+            "WPoStProvingPeriod": 2880, "WPoStChallengeWindow": 60, "WPoStChallengeLookback": 20,
+            "FaultDeclarationCutoff": 70,
+        }))
+    }
+
+    fn lookup_id(&self, wanted: &Address) -> Result<Value, RpcError> {
+        let prefix = self.config.network_prefix;
+        if wanted.protocol() == '0' {
+            return Ok(json!(wanted.print(prefix)));
+        }
+        let wallet = self.wallet(wanted);
+        wallet.map(|wallet| json!(wallet.id.print(prefix))).ok_or_else(|| self.actor_not_found())
+    }
+
+    fn account_key(&self, wanted: &Address) -> Result<Value, RpcError> {
+        let prefix = self.config.network_prefix;
+        match (self.wallet(wanted), wanted.protocol()) {
+            (Some(wallet), _) => Ok(json!(wallet.address.print(prefix))),
+            (None, '1' | '3') => Ok(json!(wanted.print(prefix))),
+            (None, _) => Err(self.actor_not_found()),
+        }
+    }
+
+    /// The bare type: code 3 and a `meta` in v1.23, an ordinary error before.
+    fn actor_not_found(&self) -> RpcError {
+        let mut error = RpcError::application("actor not found");
+        if self.config.version.has_young_jsonrpc() {
+            error.code = 3;
+            error.meta = Some(json!({}));
+        }
+        error
+    }
+
+    fn chain_deal(&self, id: u64) -> Result<Value, RpcError> {
+        let found = self.chain.get(&id).and_then(|chain| Some((self.deals.get(&chain.cid)?, chain)));
+        found.map(|(deal, chain)| self.market_deal(deal, chain)).ok_or_else(|| {
+            RpcError::application(format!(
+                "deal {id} not found - deal may not have completed sealing before deal proposal start epoch, or \
+                 deal may have been slashed"
+            ))
+        })
+    }
+
+    fn query_ask(&self, params: &[Value], api: Api) -> Result<Value, RpcError> {
+        let name = "ClientQueryAsk";
+        let peer = text(name, params.first().unwrap_or(&Value::Null))?;
+        let miner = address(name, params.get(1).unwrap_or(&Value::Null))?;
+        let info_failed =
+            |error: RpcError| RpcError::application(format!("failed getting miner info: {}", error.message));
+        let state = self.chain_miner(&miner).map_err(info_failed)?;
+        if state.config.peer_id.as_deref() != Some(peer) || !self.is_reachable(miner.as_str()) {
+            return Err(RpcError::application(format!(
+                "failed to open stream to miner: failed to dial {peer}"
+            )));
+        }
+        let ask = self.storage_ask(state);
+        let v1 = api == Api::V1 && self.config.version.has_young_jsonrpc();
+        Ok(if v1 { json!({ "Response": ask, "DealProtocols": ["/fil/storage/mk/1.1.0"] }) } else { ask })
+    }
+
+    fn start_deal(&mut self, deal: &StartDeal) -> Result<String, RpcError> {
+        let proposal = self
+            .build_proposal(deal, Publication::Tracked)
+            .map_err(|error| refused("ClientStartDeal", error))?;
+        let cid = proposal.cid();
+        if let Some(side) = self.deals.get(&cid).and_then(|deal| deal.client.as_ref()) {
+            return Err(RpcError::application(already_tracking(&cid, side.state)));
+        }
+        self.log.proposed(proposal.root.to_string(), proposal.provider.as_str().to_owned());
+        let created = SystemTime::now();
+        self.deals.entry(cid.clone()).or_insert(Deal {
+            cid: cid.clone(),
+            proposal,
+            created,
+            client: None,
+            provider: None,
+        });
+        self.client_start(&cid);
+        Ok(cid)
+    }
+
+    fn client_import(&self, import: &ClientImport) -> Value {
+        let mut value = json!({
+            "Key": import.id, "Err": "", "Root": cid_json(&import.root), "Source": "import",
+            "FilePath": import.path,
+        });
+        if self.config.version >= LotusVersion::V1_11 {
+            value["CARPath"] = json!(import.path);
+        }
+        value
+    }
+}
+
+fn api_version(major: u64, minor: u64, patch: u64) -> u64 {
+    major << 16 | minor << 8 | patch
+}
+
+fn refused(method: &str, refusal: Refusal) -> RpcError {
+    match refusal {
+        Refusal::Application(text) => RpcError::application(text),
+        Refusal::Panic => RpcError::nil_pointer(method),
+    }
+}
+
+/// §2.6: sends the proposal and waits for the provider's word; nothing is kept on the client.
+async fn stateless_deal(inner: &Arc<Inner>, param: &Value) -> Answer {
+    let name = "ClientStatelessDeal";
+    let deal = StartDeal::read(param).map_err(|error| RpcError::params(name, &error))?;
+    let (cid, miner, peer, limit, poll) = inner.with(|world| {
+        let proposal =
+            world.build_proposal(&deal, Publication::Stateless).map_err(|error| refused(name, error))?;
+        let cid = proposal.cid();
+        let miner = proposal.provider.as_str().to_owned();
+        let peer =
+            world.miners.get(&miner).and_then(|miner| miner.config.peer_id.clone()).unwrap_or_default();
+        let (start, end) = (proposal.start_epoch, proposal.end_epoch);
+        if !world.deals.contains_key(&cid) {
+            world.log.proposed(proposal.root.to_string(), miner.clone());
+            let created = SystemTime::now();
+            let deal = Deal { cid: cid.clone(), proposal, created, client: None, provider: None };
+            world.deals.insert(cid.clone(), deal);
+            world.watch_epochs(&cid, start, end);
+        }
+        let timings = &world.config.timings;
+        Ok((cid, miner, peer, timings.client_send_limit, timings.client_poll))
+    })?;
+    let give_up = tokio::time::Instant::now() + limit;
+    let answer = loop {
+        let sent = inner.with(|world| {
+            if !world.is_reachable(&miner) {
+                return None;
+            }
+            let (sender, receiver) = oneshot::channel();
+            let known = world.provider_mut(&cid).is_some();
+            if !known {
+                world.receive_proposal(&cid);
+            }
+            world.provider_mut(&cid)?.waiters.push(sender);
+            if known {
+                world.receive_proposal(&cid);
+            }
+            Some(receiver)
+        });
+        match sent {
+            Some(receiver) => break receiver.await,
+            None if tokio::time::Instant::now() >= give_up => {
+                return Err(RpcError::application(format!(
+                    "opening dealstream to {miner}/{peer} failed: exhausted 15 attempts but failed to open stream"
+                )));
+            }
+            None => tokio::time::sleep(poll.max(std::time::Duration::from_millis(1))).await,
+        }
+    };
+    match answer {
+        Ok((DealState::WaitingForData, _message)) => Ok(Reply::Value(json!({ "/": cid }))),
+        Ok((state, message)) => Err(RpcError::application(format!(
+            "provider returned unexpected state {} for proposal {cid}, with message: {message}",
+            state.code()
+        ))),
+        Err(_closed) => Err(RpcError::application("reading proposal response failed: stream reset")),
+    }
+}
+
+async fn import(inner: &Arc<Inner>, param: &Value) -> Answer {
+    let name = "ClientImport";
+    let fields = Fields::of(param).map_err(|error| RpcError::params(name, &error))?;
+    let path = fields.text("Path").map_err(|error| RpcError::params(name, &error))?;
+    if !fields.flag("IsCAR", false).map_err(|error| RpcError::params(name, &error))? {
+        return Err(RpcError::application("failed to import file: this stand-in imports CAR files only"));
+    }
+    let read = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || car_root(Path::new(&path))).await
+    };
+    let root = read.unwrap_or_else(|error| Err(error.to_string())).map_err(RpcError::application)?;
+    let id = inner.with(|world| {
+        let id = world.client_imports.last().map_or(1, |import| import.id + 1);
+        world.client_imports.push(ClientImport { id, root, path });
+        id
+    });
+    Ok(Reply::Value(json!({ "Root": cid_json(&root), "ImportID": id })))
+}
+
+async fn calc_commp(param: &Value) -> Answer {
+    let path = text("ClientCalcCommP", param)?.to_owned();
+    let work = tokio::task::spawn_blocking(move || {
+        let path = Path::new(&path);
+        if let Err(error) = std::fs::File::open(path) {
+            return Err(go_open_error(path, &error));
+        }
+        car_root(path).map_err(|error| format!("not a car file: {error}"))?;
+        commp_of(path).map_err(|error| format!("computing commP failed: {error}"))
+    });
+    let piece = work.await.unwrap_or_else(|error| Err(error.to_string())).map_err(RpcError::application)?;
+    Ok(Reply::Value(json!({ "Root": cid_json(&piece.cid), "Size": piece.unpadded_size() })))
+}
+
+/// `ClientDealPieceCID` and `ClientDealSize`: padded sizes, of an imported root.
+async fn imported_piece(inner: &Arc<Inner>, name: &str, param: &Value) -> Answer {
+    let root = link(name, param)?;
+    let path = inner.with(|world| {
+        let import = world.client_imports.iter().find(|import| import.root == root);
+        import.map(|import| import.path.clone())
+    });
+    let path = path.ok_or_else(|| {
+        RpcError::application(format!(
+            "no import found for root {root}: no client blockstore for root {root}"
+        ))
+    })?;
+    let work = tokio::task::spawn_blocking(move || {
+        commp_of(Path::new(&path)).map_err(|error| format!("failed to read imported CAR {path}: {error}"))
+    });
+    let piece = work.await.unwrap_or_else(|error| Err(error.to_string())).map_err(RpcError::application)?;
+    let mut value = json!({ "PayloadSize": piece.payload_size, "PieceSize": piece.padded_size });
+    if name == "ClientDealPieceCID" {
+        value["PieceCID"] = cid_json(&piece.cid);
+    }
+    Ok(Reply::Value(value))
+}

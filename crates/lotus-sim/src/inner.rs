@@ -1,0 +1,74 @@
+//! What every task of a simulator shares, and the one task that keeps its time.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::SimConfig;
+use crate::jwt::Secret;
+use crate::world::World;
+
+/// Longest sleep of the clock task.
+const NAP_MAX: Duration = Duration::from_secs(60);
+
+/// Shared by connections, imports and the handle.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: Arc<SimConfig>,
+    pub(crate) secret: Secret,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+    /// The folder of the copies, if it is ours to remove.
+    pub(crate) own_staging: Option<PathBuf>,
+    world: Mutex<World>,
+    wake: Notify,
+}
+
+impl Inner {
+    pub(crate) fn new(config: Arc<SimConfig>, world: World, own_staging: Option<PathBuf>) -> Self {
+        Self {
+            config,
+            secret: Secret::new(),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            own_staging,
+            world: Mutex::new(world),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Looks at or changes the world; nothing inside may wait.
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut World) -> R) -> R {
+        let (result, changed) = {
+            let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = act(&mut world);
+            (result, std::mem::take(&mut world.timers_changed))
+        };
+        if changed {
+            self.wake.notify_one();
+        }
+        result
+    }
+
+    /// Runs the timers until the simulator ends. Cancel safe: nothing is held across a wait.
+    pub(crate) async fn keep_time(&self) {
+        loop {
+            let next = {
+                let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+                let next = world.run_due();
+                world.timers_changed = false;
+                next
+            };
+            let latest = tokio::time::Instant::now() + NAP_MAX;
+            tokio::select! {
+                () = tokio::time::sleep_until(next.unwrap_or(latest).min(latest)) => {}
+                () = self.wake.notified() => {}
+                () = self.shutdown.cancelled() => return,
+            }
+        }
+    }
+}

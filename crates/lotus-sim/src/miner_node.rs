@@ -1,0 +1,123 @@
+//! The methods of a miner (or its markets process).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use crate::config::LotusVersion;
+use crate::full_node::{auth, link, text};
+use crate::inner::Inner;
+use crate::rpc::{Caller, ChannelKind, Reply, RpcError};
+use crate::world::World;
+
+type Answer = Result<Reply, RpcError>;
+
+/// Answers one call; count of parameters and permission are checked.
+pub(crate) async fn answer(
+    inner: &Arc<Inner>,
+    caller: &Caller,
+    miner: &str,
+    name: &str,
+    params: &[Value],
+) -> Answer {
+    let first = params.first().unwrap_or(&Value::Null);
+    match name {
+        "DealsImportData" | "MarketImportDealData" => {
+            let cid = link(name, first)?.to_string();
+            let path = text(name, params.get(1).unwrap_or(&Value::Null))?;
+            crate::import::import_data(inner, caller, miner, name, &cid, path).await
+        }
+        "AuthVerify" | "AuthNew" => auth(inner, name, first),
+        _ => inner.with(|world| world.miner_answer(miner, name, first)),
+    }
+}
+
+impl World {
+    fn miner_answer(&mut self, id: &str, name: &str, param: &Value) -> Answer {
+        let prefix = self.config.network_prefix;
+        let Some(miner) = self.miners.get_mut(id) else {
+            return Err(RpcError::protocol(-32601, format!("method 'Filecoin.{name}' not found")));
+        };
+        Ok(Reply::Value(match name {
+            "Version" => {
+                let api_version = match self.config.version {
+                    LotusVersion::V1_5 => 65_537,
+                    LotusVersion::V1_11 => 66_048,
+                    LotusVersion::V1_23 | LotusVersion::V1_27_1 => 66_816,
+                };
+                self.version_json(api_version)
+            }
+            "Session" => json!(miner.node.session),
+            "ID" => json!(miner.config.peer_id),
+            "NetPeers" => self.net_peers(),
+            "ActorAddress" => json!(miner.address.print(prefix)),
+            "MarketListIncompleteDeals" => return Ok(Reply::List(self.local_deals(id))),
+            "DealsList" | "MarketListDeals" => return Ok(Reply::List(self.chain_deals(id))),
+            "MarketGetDealUpdates" => return Ok(Reply::Channel(ChannelKind::ProviderDeals)),
+            "MarketGetAsk" => {
+                let signature = json!({ "Type": 2, "Data": "U2lnbmF0dXJlIG9mIG5vYm9keQ==" });
+                let ask = self.miners.get(id).map(|miner| self.storage_ask(miner));
+                json!({ "Ask": ask, "Signature": signature })
+            }
+            "MarketPendingDeals" => self.pending_deals(id),
+            "MarketPublishPendingDeals" => {
+                self.publish_now(id);
+                return Ok(Reply::Void);
+            }
+            "MarketRetryPublishDeal" => {
+                let cid = link(name, param)?.to_string();
+                self.retry_publish(id, &cid).map_err(RpcError::application)?;
+                return Ok(Reply::Void);
+            }
+            "DealsConsiderOfflineStorageDeals" => json!(miner.config.accepts_offline),
+            "DealsSetConsiderOfflineStorageDeals" => {
+                miner.config.accepts_offline = param.as_bool().ok_or_else(|| {
+                    RpcError::params(name, "json: cannot unmarshal into Go value of type bool")
+                })?;
+                return Ok(Reply::Void);
+            }
+            _ => return Err(RpcError::protocol(-32601, format!("method 'Filecoin.{name}' not found"))),
+        }))
+    }
+
+    /// Every deal the provider ever saw; `null` when there is none, a nil slice in Go.
+    fn local_deals(&self, id: &str) -> Value {
+        let Some(miner) = self.miners.get(id).filter(|miner| !miner.deals.is_empty()) else {
+            return Value::Null;
+        };
+        let deals = miner.deals.iter().filter_map(|cid| {
+            let deal = self.deals.get(cid)?;
+            Some(self.miner_deal(deal, deal.provider.as_ref()?, miner))
+        });
+        deals.collect()
+    }
+
+    fn chain_deals(&self, id: &str) -> Value {
+        let deals: Vec<Value> = self
+            .chain
+            .values()
+            .filter_map(|chain| {
+                let deal = self.deals.get(&chain.cid)?;
+                (deal.proposal.provider.as_str() == id).then(|| self.market_deal(deal, chain))
+            })
+            .collect();
+        if deals.is_empty() { Value::Null } else { Value::Array(deals) }
+    }
+
+    fn pending_deals(&self, id: &str) -> Value {
+        let Some(miner) = self.miners.get(id) else { return Value::Null };
+        let deals: Vec<Value> = miner
+            .publish_queue
+            .iter()
+            .filter_map(|cid| self.deals.get(cid))
+            .map(|deal| json!({ "Proposal": self.proposal_json(deal), "ClientSignature": self.signature(deal) }))
+            .collect();
+        let period = self.timings(id).publish_period;
+        json!({
+            "Deals": deals,
+            "PublishPeriodStart": self.time(miner.publish_since.unwrap_or(SystemTime::UNIX_EPOCH)),
+            "PublishPeriod": u64::try_from(period.as_nanos()).unwrap_or(u64::MAX),
+        })
+    }
+}

@@ -1,0 +1,384 @@
+//! From `StartDealParams` to a deal proposal and its CID.
+//!
+//! What lives here: reading the parameters, the client's checks of §2.4, the encoding whose hash is the
+//! proposal CID. What does not: the road of the deal afterwards.
+
+use cid::Cid;
+use serde_json::{Value, json};
+
+use crate::config::LotusVersion;
+use crate::ids::{Address, cid_json, deal_label, sha256};
+use crate::json::{self, Fields};
+use crate::states::DealState;
+use crate::world::{EPOCHS_PER_DAY, World};
+
+/// What a caller of `ClientStartDeal` or `ClientStatelessDeal` asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct StartDeal {
+    pub(crate) transfer_type: String,
+    pub(crate) root: Option<Cid>,
+    pub(crate) piece_cid: Option<Cid>,
+    /// `Data.PieceSize`: unpadded.
+    pub(crate) unpadded_piece_size: u64,
+    pub(crate) raw_block_size: u64,
+    pub(crate) wallet: String,
+    pub(crate) miner: String,
+    pub(crate) epoch_price: i128,
+    pub(crate) duration: i64,
+    pub(crate) provider_collateral: i128,
+    pub(crate) start_epoch: i64,
+    pub(crate) fast_retrieval: bool,
+    pub(crate) verified: bool,
+}
+
+/// The terms of a deal, and the data reference that travels beside them.
+#[derive(Debug, Clone)]
+pub(crate) struct Proposal {
+    pub(crate) piece_cid: Cid,
+    pub(crate) padded_piece_size: u64,
+    pub(crate) verified: bool,
+    pub(crate) client: Address,
+    pub(crate) provider: Address,
+    pub(crate) label: String,
+    pub(crate) start_epoch: i64,
+    pub(crate) end_epoch: i64,
+    pub(crate) epoch_price: i128,
+    pub(crate) provider_collateral: i128,
+    pub(crate) root: Cid,
+    pub(crate) unpadded_piece_size: u64,
+    pub(crate) raw_block_size: u64,
+    pub(crate) fast_retrieval: bool,
+}
+
+/// Whether the client node keeps the deal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Publication {
+    /// `ClientStartDeal`.
+    Tracked,
+    /// `ClientStatelessDeal`.
+    Stateless,
+}
+
+/// What a proposal attempt ends in when it is not an application error.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// An application error with this text.
+    Application(String),
+    /// Lotus dereferences a nil pointer here.
+    Panic,
+}
+
+impl From<String> for Refusal {
+    fn from(text: String) -> Self {
+        Self::Application(text)
+    }
+}
+
+impl StartDeal {
+    /// Reads the parameters as Go would: names in any case, missing ones zero, `FastRetrieval` true if missing.
+    pub(crate) fn read(value: &Value) -> Result<Self, String> {
+        let fields = Fields::of(value)?;
+        let no_data = json!({});
+        let data = Fields::of(fields.get("Data").filter(|data| !data.is_null()).unwrap_or(&no_data))?;
+        Ok(Self {
+            transfer_type: data.text("TransferType")?,
+            root: data.cid("Root")?,
+            piece_cid: data.cid("PieceCid")?,
+            unpadded_piece_size: data.unsigned("PieceSize")?,
+            raw_block_size: data.unsigned("RawBlockSize")?,
+            wallet: fields.text("Wallet")?,
+            miner: fields.text("Miner")?,
+            epoch_price: fields.amount("EpochPrice")?,
+            duration: json::signed(fields.unsigned("MinBlocksDuration")?)?,
+            provider_collateral: fields.amount("ProviderCollateral")?,
+            start_epoch: fields.epoch("DealStartEpoch")?,
+            fast_retrieval: fields.flag("FastRetrieval", true)?,
+            verified: fields.flag("VerifiedDeal", false)?,
+        })
+    }
+}
+
+impl World {
+    /// Builds the proposal in the order of §2.4, steps 1 to 9, without keeping it.
+    pub(crate) fn build_proposal(
+        &self,
+        deal: &StartDeal,
+        publication: Publication,
+    ) -> Result<Proposal, Refusal> {
+        let version = self.config.version;
+        if publication == Publication::Stateless {
+            if deal.transfer_type != "manual" {
+                return Err(format!(
+                    "invalid transfer type {} for stateless storage deal",
+                    deal.transfer_type
+                )
+                .into());
+            }
+            if deal.epoch_price != 0 {
+                return Err("stateless storage deals can only be initiated with storage price of 0"
+                    .to_owned()
+                    .into());
+            }
+        }
+        let client = self.resolve_wallet(&deal.wallet)?;
+        let unknown =
+            || format!("failed getting peer ID: failed to load miner actor: actor not found: {}", deal.miner);
+        let provider = Address::parse(&deal.miner).map_err(|error| error.to_owned())?;
+        let miner = self.miners.get(provider.as_str()).ok_or_else(unknown)?;
+        let padded = padded_of(deal.unpadded_piece_size);
+        if padded > miner.config.sector_size {
+            return Err("data doesn't fit in a sector".to_owned().into());
+        }
+        let default_delay = if version == LotusVersion::V1_5 { 5880 } else { 8 * EPOCHS_PER_DAY };
+        let start_epoch = if deal.start_epoch > 0 { deal.start_epoch } else { self.head() + default_delay };
+        let end_epoch =
+            end_epoch(version, start_epoch + deal.duration, self.proving_period_start(&miner.config));
+        if miner.config.peer_id.is_none() {
+            return Err(Refusal::Panic);
+        }
+
+        let prefixed = |text: String| Refusal::Application(format!("failed to start deal: {text}"));
+        let Some(root) = deal.root else {
+            return Err(prefixed("computing commP failed: data root must be set".to_owned()));
+        };
+        if publication == Publication::Tracked {
+            if self.config.wants_imported_root()
+                && !self.client_imports.iter().any(|import| import.root == root)
+            {
+                return Err(prefixed(format!(
+                    "failed to get blockstore for imported root {root}: no client blockstore for root {root}"
+                )));
+            }
+            if deal.transfer_type != "manual" {
+                return Err(prefixed(
+                    "computing commP failed: this stand-in knows manual transfers only".to_owned(),
+                ));
+            }
+        }
+        let Some(piece_cid) = deal.piece_cid.filter(|_cid| deal.unpadded_piece_size > 0) else {
+            return Err(prefixed(
+                "computing commP failed: Piece CID and size must be set for manual transfer".to_owned(),
+            ));
+        };
+        let provider_collateral = if deal.provider_collateral == 0 {
+            let min = self.collateral_min(padded);
+            match (publication, version) {
+                (Publication::Stateless, _) => min,
+                (Publication::Tracked, LotusVersion::V1_5) => min * 2,
+                (Publication::Tracked, _) => min * 12 / 10,
+            }
+        } else {
+            deal.provider_collateral
+        };
+        Ok(Proposal {
+            piece_cid,
+            padded_piece_size: padded,
+            verified: deal.verified,
+            client,
+            provider,
+            label: deal_label(&root, publication == Publication::Stateless),
+            start_epoch,
+            end_epoch,
+            epoch_price: deal.epoch_price,
+            provider_collateral,
+            root,
+            unpadded_piece_size: deal.unpadded_piece_size,
+            raw_block_size: deal.raw_block_size,
+            fast_retrieval: deal.fast_retrieval,
+        })
+    }
+
+    /// `StateAccountKey`, then `WalletHas`.
+    fn resolve_wallet(&self, wallet: &str) -> Result<Address, String> {
+        let failed = |error: &str| {
+            if self.config.version == LotusVersion::V1_5 {
+                format!("failed resolving params.Wallet addr: %!w({error})")
+            } else {
+                format!("failed resolving params.Wallet addr ({wallet}): {error}")
+            }
+        };
+        let address = Address::parse(wallet).map_err(failed)?;
+        match address.protocol() {
+            '1' | '3' => {
+                let known = self.wallet(&address).map(|wallet| wallet.address.clone());
+                known.ok_or_else(|| "provided address doesn't exist in wallet".to_owned())
+            }
+            '0' => {
+                let known = self.wallet(&address).map(|wallet| wallet.address.clone());
+                known.ok_or_else(|| failed("failed to get account actor state: actor not found"))
+            }
+            _ => Err(failed("address is not a key address")),
+        }
+    }
+
+    /// Where a miner's proving period begins.
+    pub(crate) fn proving_period_start(&self, miner: &crate::config::MinerConfig) -> i64 {
+        miner.proving_period_start.unwrap_or_else(|| {
+            let hash = sha256(miner.id.as_bytes());
+            i64::from(u16::from_le_bytes([hash[0], hash[1]])) % EPOCHS_PER_DAY
+        })
+    }
+}
+
+impl Proposal {
+    /// CIDv1, dag-cbor, sha2-256 of `[proposal, signature]`: equal terms have equal CIDs.
+    pub(crate) fn cid(&self) -> String {
+        let mut bytes = vec![0x82, 0x8b];
+        cbor_cid(&mut bytes, &self.piece_cid);
+        cbor_head(&mut bytes, 0, self.padded_piece_size);
+        bytes.push(if self.verified { 0xf5 } else { 0xf4 });
+        cbor_bytes(&mut bytes, self.client.as_str().as_bytes());
+        cbor_bytes(&mut bytes, self.provider.as_str().as_bytes());
+        cbor_head(&mut bytes, 3, length(self.label.as_bytes()));
+        bytes.extend_from_slice(self.label.as_bytes());
+        cbor_int(&mut bytes, self.start_epoch);
+        cbor_int(&mut bytes, self.end_epoch);
+        cbor_amount(&mut bytes, self.epoch_price);
+        cbor_amount(&mut bytes, self.provider_collateral);
+        cbor_amount(&mut bytes, 0);
+        cbor_bytes(&mut bytes, &self.signature());
+        let hash = cid::multihash::Multihash::<64>::wrap(0x12, &sha256(&bytes)).expect("32 bytes fit in 64");
+        Cid::new_v1(0x71, hash).to_string()
+    }
+
+    /// Stands where a signature would; the same for the same terms, as BLS signatures are.
+    pub(crate) fn signature(&self) -> Vec<u8> {
+        let seed = format!("{} {} {}", self.client.as_str(), self.label, self.start_epoch);
+        [sha256(seed.as_bytes()), sha256(&sha256(seed.as_bytes())), [1; 32]].concat()[..65].to_vec()
+    }
+
+    /// `DataRef`.
+    pub(crate) fn data_ref(&self) -> Value {
+        json!({
+            "TransferType": "manual",
+            "Root": cid_json(&self.root),
+            "PieceCid": cid_json(&self.piece_cid),
+            "PieceSize": self.unpadded_piece_size,
+            "RawBlockSize": self.raw_block_size,
+        })
+    }
+
+    /// Price for the whole term.
+    pub(crate) fn total_price(&self) -> i128 {
+        self.epoch_price * i128::from(self.end_epoch - self.start_epoch)
+    }
+}
+
+/// `PieceSize.Padded()`: no check, as in Lotus.
+pub(crate) fn padded_of(unpadded: u64) -> u64 {
+    unpadded.saturating_add(unpadded / 127)
+}
+
+/// The end of a deal, moved to just before a proving period (§2.4 step 7).
+fn end_epoch(version: LotusVersion, min_expiration: i64, period_start: i64) -> i64 {
+    let day = EPOCHS_PER_DAY;
+    let mut end = min_expiration + day - min_expiration % day + period_start % day - 1;
+    if version != LotusVersion::V1_5 {
+        while end < min_expiration {
+            end += day;
+        }
+    }
+    end
+}
+
+/// What the client says when the CID is there already (§2.4 step 9).
+pub(crate) fn already_tracking(cid: &str, state: DealState) -> String {
+    let text = if state.is_final() {
+        format!("cannot initiate a state for identifier `{cid}` that already exists")
+    } else {
+        format!("already tracking identifier `{cid}`")
+    };
+    format!("failed to start deal: setting up deal tracking: Begin: {text}")
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).expect("usize fits in u64")
+}
+
+fn cbor_head(out: &mut Vec<u8>, major: u8, value: u64) {
+    let major = major << 5;
+    let bytes = value.to_be_bytes();
+    match value {
+        0..=23 => out.push(major | bytes[7]),
+        24..=0xff => out.extend_from_slice(&[major | 24, bytes[7]]),
+        0x100..=0xffff => {
+            out.push(major | 25);
+            out.extend_from_slice(&bytes[6..]);
+        }
+        0x1_0000..=0xffff_ffff => {
+            out.push(major | 26);
+            out.extend_from_slice(&bytes[4..]);
+        }
+        _ => {
+            out.push(major | 27);
+            out.extend_from_slice(&bytes);
+        }
+    }
+}
+
+fn cbor_int(out: &mut Vec<u8>, value: i64) {
+    match u64::try_from(value) {
+        Ok(value) => cbor_head(out, 0, value),
+        Err(_negative) => cbor_head(out, 1, value.unsigned_abs() - 1),
+    }
+}
+
+fn cbor_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    cbor_head(out, 2, length(bytes));
+    out.extend_from_slice(bytes);
+}
+
+fn cbor_cid(out: &mut Vec<u8>, cid: &Cid) {
+    out.extend_from_slice(&[0xd8, 0x2a]);
+    cbor_bytes(out, &[&[0][..], &cid.to_bytes()].concat());
+}
+
+/// A big integer: sign byte and magnitude, nothing for zero.
+fn cbor_amount(out: &mut Vec<u8>, amount: i128) {
+    let magnitude: Vec<u8> =
+        amount.unsigned_abs().to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect();
+    if magnitude.is_empty() {
+        cbor_bytes(out, &[]);
+    } else {
+        cbor_bytes(out, &[&[u8::from(amount < 0)][..], &magnitude].concat());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LotusVersion, cbor_head, cbor_int, end_epoch, padded_of};
+
+    #[test]
+    fn ends_lie_just_before_a_proving_period() {
+        for (duration, period) in [(518_400, 0), (518_400, 2879), (518_401, 17), (1_000_000, 1440)] {
+            let asked = 993_237 + duration;
+            let end = end_epoch(LotusVersion::V1_23, asked, period);
+            assert!((0..=5758).contains(&(end - asked)), "{end} for {asked}");
+            assert_eq!((end + 1) % 2880, period % 2880);
+        }
+    }
+
+    #[test]
+    fn paddings_are_those_of_the_contract() {
+        for (unpadded, padded) in [(2032, 2048), (34_091_302_912, 34_359_738_368), (2048, 2064), (127, 128)] {
+            assert_eq!(padded_of(unpadded), padded, "{unpadded}");
+        }
+    }
+
+    #[test]
+    fn numbers_encode_shortest() {
+        for (value, expected) in [
+            (23, vec![0x17]),
+            (24, vec![0x18, 24]),
+            (256, vec![0x19, 1, 0]),
+            (65_536, vec![0x1a, 0, 1, 0, 0]),
+        ] {
+            let mut bytes = Vec::new();
+            cbor_head(&mut bytes, 0, value);
+            assert_eq!(bytes, expected, "{value}");
+        }
+        let mut bytes = Vec::new();
+        cbor_int(&mut bytes, -1);
+        assert_eq!(bytes, [0x20]);
+    }
+}

@@ -1,0 +1,335 @@
+//! A JSON-RPC call from its frame to its answer, in the shapes of go-jsonrpc (§5.2).
+//!
+//! What lives here: reading a request, permissions, faults, the text of an answer. What does not: sockets
+//! (`http`, `ws`), what methods do (`full_node`, `miner_node`).
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::calls::{NodeName, Outcome, Transport};
+use crate::faults::FaultKind;
+use crate::inner::Inner;
+use crate::jwt::Permission;
+use crate::methods::{Method, Side};
+use crate::states::DealState;
+
+/// Which of the two APIs of a full node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Api {
+    V0,
+    V1,
+}
+
+/// Who calls, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) node: NodeName,
+    pub(crate) api: Api,
+    pub(crate) transport: Transport,
+    pub(crate) permissions: Vec<Permission>,
+    /// Cancelled when the caller no longer waits: the context of the request.
+    pub(crate) gone: CancellationToken,
+}
+
+/// A request that was understood.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) id: Option<Value>,
+    pub(crate) method: String,
+    pub(crate) params: Value,
+}
+
+/// What a method gives.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Value(Value),
+    /// A list that the padding knob makes larger.
+    List(Value),
+    Void,
+    Channel(ChannelKind),
+}
+
+/// A stream of values over WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChannelKind {
+    ClientDeals,
+    ProviderDeals,
+    Head,
+}
+
+/// An error in a frame, and the HTTP status it comes with.
+#[derive(Debug, Clone)]
+pub(crate) struct RpcError {
+    pub(crate) code: i64,
+    pub(crate) message: String,
+    pub(crate) meta: Option<Value>,
+    pub(crate) status: u16,
+}
+
+/// What becomes of a call.
+#[derive(Debug)]
+pub(crate) enum Played {
+    Answer(Result<Reply, RpcError>),
+    /// The first half of this answer, then the connection closes.
+    CutAnswer(Result<Reply, RpcError>),
+    /// An error that names no request.
+    NullId,
+    /// 401.
+    Unauthorized,
+    /// The connection closes.
+    Close,
+    /// Nothing, for ever.
+    Never,
+}
+
+impl RpcError {
+    pub(crate) fn application(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into(), meta: None, status: 200 }
+    }
+
+    pub(crate) fn protocol(code: i64, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), meta: None, status: 500 }
+    }
+
+    /// A parameter that does not decode.
+    pub(crate) fn params(method: &str, error: &str) -> Self {
+        Self::protocol(-32700, format!("unmarshaling params for 'Filecoin.{method}': {error}"))
+    }
+
+    /// A nil pointer inside the method.
+    pub(crate) fn nil_pointer(method: &str) -> Self {
+        Self::protocol(
+            0,
+            format!(
+                "fatal error calling 'Filecoin.{method}': panic in rpc method 'Filecoin.{method}': runtime error: \
+                 invalid memory address or nil pointer dereference"
+            ),
+        )
+    }
+
+    fn json(&self) -> Value {
+        let mut value = json!({ "code": self.code, "message": self.message });
+        if let Some(meta) = &self.meta {
+            value["meta"] = meta.clone();
+        }
+        value
+    }
+}
+
+/// Why a frame is no request.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// No JSON, or not of the shape.
+    Parse,
+    /// JSON of a wrong kind.
+    Invalid,
+}
+
+impl Request {
+    /// Reads one request object; `string_ids` is whether this release takes ids that are no integers.
+    pub(crate) fn read(value: &Value, string_ids: bool) -> Result<Self, Unreadable> {
+        let object = value.as_object().ok_or(Unreadable::Parse)?;
+        let id = object.get("id").filter(|id| !id.is_null());
+        let id = match id {
+            Some(Value::Number(number)) if number.is_i64() || number.is_u64() || string_ids => {
+                Some(Value::Number(number.clone()))
+            }
+            Some(Value::String(text)) if string_ids => Some(Value::String(text.clone())),
+            Some(_other) if string_ids => return Err(Unreadable::Invalid),
+            Some(_other) => return Err(Unreadable::Parse),
+            None => None,
+        };
+        let method = match object.get("method") {
+            Some(Value::String(method)) => method.clone(),
+            None => String::new(),
+            Some(_other) => return Err(Unreadable::Parse),
+        };
+        let params = object.get("params").cloned().unwrap_or(Value::Null);
+        Ok(Self { id, method, params })
+    }
+}
+
+/// Records how a call ended, also when its task is dropped because the caller went away.
+struct Record<'a> {
+    inner: &'a Inner,
+    number: u64,
+}
+
+impl Record<'_> {
+    fn end(&self, outcome: Outcome) {
+        self.inner.with(|world| world.log.end(self.number, outcome));
+    }
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        self.end(Outcome::Abandoned);
+    }
+}
+
+/// Plays a call: log, fault, work.
+pub(crate) async fn play(inner: &Arc<Inner>, caller: &Caller, request: &Request) -> Played {
+    let (number, fault) = inner.with(|world| {
+        let number = world.log.begin(caller.node.clone(), caller.transport, &request.method, &request.params);
+        (number, world.take_fault(&caller.node, &request.method, &request.params))
+    });
+    let record = Record { inner, number };
+    match &fault {
+        Some(FaultKind::Delay(delay)) => tokio::time::sleep(*delay).await,
+        Some(FaultKind::DropBefore) => {
+            record.end(Outcome::Withheld);
+            return Played::Close;
+        }
+        Some(FaultKind::Unauthorized) => {
+            record.end(Outcome::Withheld);
+            return Played::Unauthorized;
+        }
+        Some(FaultKind::NullIdError) => {
+            record.end(Outcome::Withheld);
+            return Played::NullId;
+        }
+        Some(FaultKind::Hang) => {
+            record.end(Outcome::Withheld);
+            return Played::Never;
+        }
+        _ => {}
+    }
+    let mut result = match &fault {
+        Some(FaultKind::Http500) => Err(RpcError::protocol(0, "fatal error: injected")),
+        Some(FaultKind::ApplicationError(text)) => Err(RpcError::application(text.clone())),
+        _ => work(inner, caller, request).await,
+    };
+    let mut withhold = None;
+    match fault {
+        Some(FaultKind::DelayAnswer(delay)) => tokio::time::sleep(delay).await,
+        Some(FaultKind::ApplicationErrorAfterWork(text)) => result = Err(RpcError::application(text)),
+        Some(FaultKind::WrongState(state)) => {
+            if let Ok(Reply::Value(value) | Reply::List(value)) = &mut result {
+                say_state(value, state);
+            }
+        }
+        Some(FaultKind::DropAfterWork) => withhold = Some(Played::Close),
+        Some(FaultKind::HangAfterWork) => withhold = Some(Played::Never),
+        Some(FaultKind::CutAnswer) => {
+            record.end(Outcome::Withheld);
+            return Played::CutAnswer(result);
+        }
+        _ => {}
+    }
+    if let Some(played) = withhold {
+        record.end(Outcome::Withheld);
+        return played;
+    }
+    record.end(match &result {
+        Ok(_reply) => Outcome::Answered,
+        Err(error) => Outcome::Error { code: error.code, message: error.message.clone() },
+    });
+    Played::Answer(result)
+}
+
+/// Finds the method, checks count and permission, does it.
+async fn work(inner: &Arc<Inner>, caller: &Caller, request: &Request) -> Result<Reply, RpcError> {
+    let version = inner.config.version;
+    let side = if caller.node == NodeName::Full { Side::Full } else { Side::Miner };
+    let name = request.method.strip_prefix("Filecoin.").unwrap_or_default();
+    let Some(method) = Method::find(name, side, version) else {
+        return Err(RpcError::protocol(-32601, format!("method '{}' not found", request.method)));
+    };
+    if method.channel && caller.transport == Transport::Http {
+        return Err(RpcError::protocol(
+            -32601,
+            format!("method '{}' not supported in this mode (no out channel support)", request.method),
+        ));
+    }
+    let params = match &request.params {
+        Value::Null => &[][..],
+        Value::Array(params) => params.as_slice(),
+        _ => {
+            return Err(RpcError::protocol(
+                -32700,
+                format!(
+                    "unmarshaling param array: json: cannot unmarshal object into params of '{}'",
+                    request.method
+                ),
+            ));
+        }
+    };
+    if params.len() != method.params {
+        return Err(RpcError::protocol(
+            -32602,
+            format!("wrong param count (method '{}'): {} != {}", request.method, params.len(), method.params),
+        ));
+    }
+    let needed = method.permission(version);
+    if inner.config.permissions && !caller.permissions.contains(&needed) {
+        return Err(RpcError::application(format!(
+            "missing permission to invoke '{name}' (need '{}')",
+            needed.name()
+        )));
+    }
+    match &caller.node {
+        NodeName::Full => crate::full_node::answer(inner, caller, name, params).await,
+        NodeName::Miner(miner) => crate::miner_node::answer(inner, caller, miner, name, params).await,
+    }
+}
+
+/// The text of an answer, with the newline Go's encoder ends it with; empty for a request without an id.
+pub(crate) fn answer_text(inner: &Inner, id: Option<&Value>, result: &Result<Reply, RpcError>) -> String {
+    let Some(id) = id else { return String::new() };
+    let id = print_id(id);
+    match result {
+        Err(error) => format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{}}}\n", error.json()),
+        Ok(Reply::Void) if inner.config.version >= crate::LotusVersion::V1_27_1 => {
+            format!("{{\"id\":{id},\"jsonrpc\":\"2.0\",\"result\":null}}\n")
+        }
+        Ok(Reply::Void) => format!("{{\"jsonrpc\":\"2.0\",\"id\":{id}}}\n"),
+        Ok(Reply::Value(value)) => format!("{{\"jsonrpc\":\"2.0\",\"result\":{value},\"id\":{id}}}\n"),
+        Ok(Reply::List(value)) => {
+            let padding = " ".repeat(inner.with(|world| world.list_padding));
+            let text = value.to_string();
+            let text = match text.strip_suffix(']') {
+                Some(open) if !padding.is_empty() => format!("{open}{padding}]"),
+                _ => text,
+            };
+            format!("{{\"jsonrpc\":\"2.0\",\"result\":{text},\"id\":{id}}}\n")
+        }
+        // The channel's number is put in where the connection counts it.
+        Ok(Reply::Channel(_kind)) => format!("{{\"jsonrpc\":\"2.0\",\"result\":null,\"id\":{id}}}\n"),
+    }
+}
+
+/// Numbers pass through a float64 in go-jsonrpc.
+fn print_id(id: &Value) -> String {
+    match id.as_f64() {
+        Some(number) if id.as_i64().is_none() && id.as_u64().is_none() => format!("{number}"),
+        _ => id.to_string(),
+    }
+}
+
+/// Rewrites the state in every deal of an answer.
+fn say_state(value: &mut Value, state: DealState) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| say_state(item, state)),
+        Value::Object(fields) if fields.contains_key("ProposalCid") => {
+            fields.insert("State".to_owned(), json!(state.code()));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Request, Unreadable, print_id};
+    use serde_json::json;
+
+    #[test]
+    fn ids_are_integers_until_strings_came() {
+        assert!(matches!(Request::read(&json!({"id": "a", "method": "x"}), false), Err(Unreadable::Parse)));
+        let request = Request::read(&json!({"id": "a", "method": "x"}), true).unwrap();
+        assert_eq!(request.id, Some(json!("a")));
+        assert_eq!(print_id(&json!(0)), "0");
+        assert_eq!(print_id(&json!(7.0)), "7");
+    }
+}

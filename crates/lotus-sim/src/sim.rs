@@ -1,0 +1,440 @@
+//! The handle on a running simulator.
+//!
+//! What lives here: start and end, addresses and tokens, knobs, what a test may look at. What does not: how
+//! calls are answered.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::calls::{Call, ImportCounts, NodeName};
+use crate::config::SimConfig;
+use crate::faults::Fault;
+use crate::ids::{Address, random_u64};
+use crate::inner::Inner;
+use crate::jwt::Permission;
+use crate::states::DealState;
+use crate::world::{World, signed};
+
+/// A running simulator; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Sim {
+    inner: Arc<Inner>,
+    full_node: SocketAddr,
+    miners: BTreeMap<String, SocketAddr>,
+}
+
+/// One deal as the simulator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DealView {
+    /// Its proposal CID.
+    pub proposal_cid: String,
+    /// Its miner.
+    pub miner: String,
+    /// Its root.
+    pub payload_cid: String,
+    /// Its piece CID.
+    pub piece_cid: String,
+    /// First epoch.
+    pub start_epoch: i64,
+    /// Last epoch.
+    pub end_epoch: i64,
+    /// State and message on the client node, if that tracks it.
+    #[serde(serialize_with = "side")]
+    pub client: Option<(DealState, String)>,
+    /// State and message at the provider, if the proposal got there.
+    #[serde(serialize_with = "side")]
+    pub provider: Option<(DealState, String)>,
+    /// Its number on chain, once published.
+    pub deal_id: Option<u64>,
+    /// Imports that were tried, succeeded, took effect.
+    pub imports: ImportCounts,
+    /// When the proposal was made.
+    #[serde(skip)]
+    pub created: SystemTime,
+    /// When an import took effect.
+    #[serde(skip)]
+    pub imported: Option<SystemTime>,
+    /// When it became active at the provider.
+    #[serde(skip)]
+    pub activated: Option<SystemTime>,
+}
+
+fn side<S: serde::Serializer>(side: &Option<(DealState, String)>, serializer: S) -> Result<S::Ok, S::Error> {
+    side.as_ref()
+        .map(|(state, message)| {
+            BTreeMap::from([("state", state.name().to_owned()), ("message", message.clone())])
+        })
+        .serialize(serializer)
+}
+
+/// Starts a simulator: one listener for the full node and one for each miner, on 127.0.0.1.
+///
+/// # Errors
+///
+/// If a port cannot be bound, or a miner's or wallet's address is none.
+pub async fn start(config: SimConfig) -> io::Result<Sim> {
+    let config = Arc::new(config);
+    let (staging, own_staging) = match &config.staging_dir {
+        Some(folder) => (folder.clone(), None),
+        None => {
+            let folder =
+                std::env::temp_dir().join(format!("lotus-sim-{}-{:x}", std::process::id(), random_u64()));
+            (folder.clone(), Some(folder))
+        }
+    };
+    let world = World::new(config.clone(), &staging)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let full_node = crate::http::bind(config.listen).await?;
+    let mut listeners = vec![(NodeName::Full, full_node)];
+    for (id, miner) in &world.miners {
+        listeners.push((NodeName::Miner(id.clone()), crate::http::bind(miner.config.listen).await?));
+    }
+    let inner = Arc::new(Inner::new(config, world, own_staging));
+    let mut sim =
+        Sim { inner: inner.clone(), full_node: ([127, 0, 0, 1], 0).into(), miners: BTreeMap::new() };
+    for (node, listener) in listeners {
+        let address = listener.local_addr()?;
+        match &node {
+            NodeName::Full => sim.full_node = address,
+            NodeName::Miner(id) => {
+                sim.miners.insert(id.clone(), address);
+            }
+        }
+        inner.tasks.spawn(crate::http::listen(inner.clone(), node, listener));
+    }
+    let clock = inner.clone();
+    inner.tasks.spawn(async move { clock.keep_time().await });
+    Ok(sim)
+}
+
+impl Sim {
+    /// `http://127.0.0.1:PORT/rpc/v0` of the full node.
+    pub fn full_node_url(&self) -> String {
+        format!("http://{}/rpc/v0", self.full_node)
+    }
+
+    /// Where the full node listens.
+    pub fn full_node_addr(&self) -> SocketAddr {
+        self.full_node
+    }
+
+    /// `http://127.0.0.1:PORT/rpc/v0` of a miner.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such miner: the caller made it up.
+    pub fn miner_url(&self, miner: &str) -> String {
+        format!("http://{}/rpc/v0", self.miner_addr(miner))
+    }
+
+    /// Where a miner listens.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such miner: the caller made it up.
+    pub fn miner_addr(&self, miner: &str) -> SocketAddr {
+        *self.miners.get(&canonical(miner)).expect("the simulator has this miner")
+    }
+
+    /// The miners' addresses.
+    pub fn miners(&self) -> Vec<String> {
+        self.miners.keys().cloned().collect()
+    }
+
+    /// A token with this permission and those below it; the same on every node.
+    pub fn token(&self, permission: Permission) -> String {
+        self.inner.secret.token(permission)
+    }
+
+    /// The full node's `FULLNODE_API_INFO`: `<token>:/ip4/127.0.0.1/tcp/PORT/http`.
+    pub fn full_node_api_info(&self, permission: Permission) -> String {
+        format!("{}:{}", self.token(permission), multiaddr(self.full_node))
+    }
+
+    /// A miner's `MINER_API_INFO` or `MARKETS_API_INFO`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such miner.
+    pub fn miner_api_info(&self, miner: &str, permission: Permission) -> String {
+        format!("{}:{}", self.token(permission), multiaddr(self.miner_addr(miner)))
+    }
+
+    /// Every call so far, oldest first (the last 100000).
+    pub fn calls(&self) -> Vec<Call> {
+        self.inner.with(|world| world.log.since(0))
+    }
+
+    /// How often a method (`Filecoin.ClientStartDeal`) was called, on all nodes.
+    pub fn count(&self, method: &str) -> usize {
+        self.inner.with(|world| world.log.count(method))
+    }
+
+    /// How many import calls for a deal began their work.
+    pub fn imports_for(&self, proposal_cid: &str) -> usize {
+        self.import_counts(proposal_cid).started
+    }
+
+    /// Imports of a deal, apart by what they came to.
+    pub fn import_counts(&self, proposal_cid: &str) -> ImportCounts {
+        self.inner.with(|world| world.log.imports(proposal_cid))
+    }
+
+    /// How many different proposals were made for a root at a miner; repeats of the same one do not count.
+    pub fn proposals_for(&self, payload_cid: &str, miner: &str) -> usize {
+        self.inner.with(|world| world.log.proposals(payload_cid, &canonical(miner)))
+    }
+
+    /// Makes calls go wrong. Faults are tried in the order they came; the first that fits plays.
+    pub fn inject(&self, fault: Fault) {
+        self.inner.with(|world| world.faults.push(fault));
+    }
+
+    /// Everything goes right again.
+    pub fn clear_faults(&self) {
+        self.inner.with(|world| world.faults.clear());
+    }
+
+    /// Every deal, in the order of its proposal CID.
+    pub fn deals(&self) -> Vec<DealView> {
+        deal_views(&self.inner)
+    }
+
+    /// One deal.
+    pub fn deal(&self, proposal_cid: &str) -> Option<DealView> {
+        self.inner.with(|world| deal_view(world, proposal_cid))
+    }
+
+    /// Puts a deal into a state at its provider, whence it goes on as from any other way there. `false` if no
+    /// provider has it.
+    pub fn set_provider_state(&self, proposal_cid: &str, state: DealState, message: &str) -> bool {
+        set_provider_state(&self.inner, proposal_cid, state, message)
+    }
+
+    /// The miner's filter rejects the next proposal with this reason.
+    pub fn reject_next(&self, miner: &str, reason: &str) {
+        reject_next(&self.inner, miner, reason);
+    }
+
+    /// Whether other nodes reach a miner. Its own API stays.
+    pub fn set_reachable(&self, miner: &str, reachable: bool) {
+        let miner = canonical(miner);
+        self.inner.with(|world| {
+            if let Some(state) = world.miners.get_mut(&miner) {
+                state.config.reachable = reachable;
+            }
+            world.miner_reachability_changed(&miner);
+        });
+    }
+
+    /// Whether a miner can pay for publish messages.
+    pub fn set_can_pay_publish(&self, miner: &str, can_pay: bool) {
+        self.inner.with(|world| {
+            if let Some(state) = world.miners.get_mut(&canonical(miner)) {
+                state.config.can_pay_publish = can_pay;
+            }
+        });
+    }
+
+    /// Keeps a miner's deals in a state when they get there; `None` lets those held go on.
+    pub fn hold_at(&self, miner: &str, state: Option<DealState>) {
+        let miner = canonical(miner);
+        self.inner.with(|world| {
+            let Some(found) = world.miners.get_mut(&miner) else { return };
+            let before = std::mem::replace(&mut found.config.hold_at, state);
+            for cid in found.deals.clone() {
+                if before.is_some() && world.provider_mut(&cid).map(|side| side.state) == before {
+                    world.provider_arm(&cid);
+                }
+            }
+        });
+    }
+
+    /// Sets what a wallet has: balance in attoFIL, `DataCap` in bytes.
+    pub fn set_wallet(&self, address: &str, balance: u128, datacap: Option<u128>) {
+        self.inner.with(|world| {
+            let address = Address::parse(address).ok();
+            if let Some(wallet) = address.and_then(|address| world.wallet_mut(&address)) {
+                wallet.balance = signed(balance);
+                wallet.datacap = datacap.map(signed);
+            }
+        });
+    }
+
+    /// The chain's height.
+    pub fn height(&self) -> i64 {
+        self.inner.with(|world| world.head())
+    }
+
+    /// Lets this many epochs pass at once.
+    pub fn advance_epochs(&self, epochs: i64) {
+        self.inner.with(|world| {
+            let height = world.head() + epochs;
+            world.set_head(height);
+        });
+    }
+
+    /// Puts the chain at a height.
+    pub fn set_epoch(&self, height: i64) {
+        self.inner.with(|world| world.set_head(height));
+    }
+
+    /// The full node says that its head is this old and it still syncs; zero is synced.
+    pub fn set_sync_lag(&self, lag: Duration) {
+        self.inner.with(|world| world.sync_lag = lag);
+    }
+
+    /// Adds white space to every list answer, to make it this much larger.
+    pub fn pad_lists(&self, bytes: usize) {
+        self.inner.with(|world| world.list_padding = bytes);
+    }
+
+    /// Restarts everything, as one process would.
+    pub fn restart_node(&self) {
+        restart_all(&self.inner);
+    }
+
+    /// Restarts the full node alone: connections drop, the session changes.
+    pub fn restart_full_node(&self) {
+        restart(&self.inner, &NodeName::Full);
+    }
+
+    /// Restarts a miner: connections drop, deals under decision fail, running imports are lost.
+    pub fn restart_miner(&self, miner: &str) {
+        restart(&self.inner, &NodeName::Miner(canonical(miner)));
+    }
+
+    /// Takes a node down: connections drop, new ones close at once.
+    pub fn take_down(&self, node: &NodeName) {
+        self.inner.with(|world| {
+            if let Some(process) = world.node(node) {
+                process.take_down();
+            }
+            if let NodeName::Miner(id) = node {
+                world.miner_reachability_changed(id);
+            }
+        });
+    }
+
+    /// Starts it again.
+    pub fn bring_up(&self, node: &NodeName) {
+        restart(&self.inner, node);
+    }
+
+    /// Copies of imported files that nobody will ever remove, on all miners.
+    pub fn temp_files_leaked(&self) -> usize {
+        self.inner.with(|world| world.miners.values().map(|miner| miner.temps_leaked.len()).sum())
+    }
+
+    /// The most imports that ever ran at once at a miner.
+    pub fn max_concurrent_imports_seen(&self, miner: &str) -> usize {
+        self.inner
+            .with(|world| world.miners.get(&canonical(miner)).map_or(0, |miner| miner.imports_running_max))
+    }
+
+    /// Where a miner keeps the copies of imported files.
+    pub fn staging_dir(&self, miner: &str) -> PathBuf {
+        let staging =
+            |world: &mut World| world.miners.get(&canonical(miner)).map(|miner| miner.staging.clone());
+        self.inner.with(staging).unwrap_or_default()
+    }
+
+    fn stop(&self) {
+        self.inner.shutdown.cancel();
+        self.inner.with(|world| {
+            world.full_node.take_down();
+            for miner in world.miners.values_mut() {
+                miner.node.take_down();
+            }
+        });
+    }
+
+    /// Ends everything and waits until it has ended.
+    pub async fn shutdown(self) {
+        self.stop();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(folder) = &self.inner.own_staging {
+            std::fs::remove_dir_all(folder).ok();
+        }
+    }
+}
+
+/// `f01000` for `t01000`.
+fn canonical(miner: &str) -> String {
+    Address::parse(miner).map_or_else(|_unparsed| miner.to_owned(), |address| address.as_str().to_owned())
+}
+
+fn multiaddr(address: SocketAddr) -> String {
+    let family = if address.is_ipv4() { "ip4" } else { "ip6" };
+    format!("/{family}/{}/tcp/{}/http", address.ip(), address.port())
+}
+
+pub(crate) fn deal_views(inner: &Inner) -> Vec<DealView> {
+    inner.with(|world| world.deals.keys().filter_map(|cid| deal_view(world, cid)).collect())
+}
+
+fn deal_view(world: &World, cid: &str) -> Option<DealView> {
+    let deal = world.deals.get(cid)?;
+    Some(DealView {
+        proposal_cid: deal.cid.clone(),
+        miner: deal.proposal.provider.as_str().to_owned(),
+        payload_cid: deal.proposal.root.to_string(),
+        piece_cid: deal.proposal.piece_cid.to_string(),
+        start_epoch: deal.proposal.start_epoch,
+        end_epoch: deal.proposal.end_epoch,
+        client: deal.client.as_ref().map(|side| (side.state, side.message.clone())),
+        provider: deal.provider.as_ref().map(|side| (side.state, side.message.clone())),
+        deal_id: deal.provider.as_ref().map(|side| side.deal_id).filter(|id| *id > 0),
+        imports: world.log.imports(cid),
+        created: deal.created,
+        imported: world.log.imported_at(cid),
+        activated: world.log.activated_at(cid),
+    })
+}
+
+pub(crate) fn set_provider_state(inner: &Inner, cid: &str, state: DealState, message: &str) -> bool {
+    inner.with(|world| {
+        let Some(side) = world.provider_mut(cid) else { return false };
+        message.clone_into(&mut side.message);
+        world.provider_enter(cid, state);
+        true
+    })
+}
+
+pub(crate) fn reject_next(inner: &Inner, miner: &str, reason: &str) {
+    inner.with(|world| {
+        if let Some(state) = world.miners.get_mut(&canonical(miner)) {
+            state.reject_next.push_back(reason.to_owned());
+        }
+    });
+}
+
+pub(crate) fn restart(inner: &Inner, node: &NodeName) {
+    inner.with(|world| match node {
+        NodeName::Full => world.full_node.bring_up(),
+        NodeName::Miner(id) => world.restart_miner(id),
+    });
+}
+
+pub(crate) fn restart_all(inner: &Inner) {
+    inner.with(|world| {
+        world.full_node.bring_up();
+        let miners: Vec<String> = world.miners.keys().cloned().collect();
+        for miner in miners {
+            world.restart_miner(&miner);
+        }
+    });
+}

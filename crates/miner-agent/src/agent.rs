@@ -1,0 +1,192 @@
+//! From a configuration to the parts that run: database, nodes, one importer per miner.
+
+use std::{sync::Arc, time::Duration};
+
+use carferry_core::{
+    config::Secret,
+    error_chain::ErrorChain,
+    lotus::{
+        CallTimeouts, Client, FullNode,
+        endpoint::{self, Endpoint, EndpointError},
+    },
+    runtime::{Shutdown, Supervisor},
+    store::{Store, StoreOptions, watch::Wake},
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    config::{Config, Setting},
+    error::AgentError,
+    head::Head,
+    import::Importer,
+    locate::Places,
+    market::{Environment, Market, NodeAddress, NodeError},
+    patience::patiently,
+    piece_check::PieceChecker,
+    provider_view, worker,
+};
+
+/// The parts of a running agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// The database.
+    pub store: Store,
+    /// One per miner.
+    pub importers: Vec<Importer>,
+    /// The head of the chain.
+    pub head: Arc<Head>,
+    setting: Arc<Setting>,
+    pieces: Arc<PieceChecker>,
+}
+
+/// Beyond the imports' own grace period: for the rest of the agent to end.
+const GRACE_MARGIN: Duration = Duration::from_secs(5);
+
+impl Agent {
+    /// Prepares all parts; calls neither database nor nodes.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError`] for whatever in the configuration cannot be used.
+    pub async fn build(config: &Config, env: Environment) -> Result<Self, AgentError> {
+        let store = open_store(config).await?;
+        let setting = Arc::new(config.setting.clone());
+        let head = Arc::new(Head::new(setting.head_source, full_node(config, env)?));
+        let places = Arc::<Places>::new(config.places());
+        let pieces = Arc::new(PieceChecker::default());
+        let mut importers = Vec::new();
+        for entry in &config.miners {
+            let section = config.market_section(entry);
+            let address = NodeAddress { section, env, timeouts: config.call_timeouts() };
+            match address.node() {
+                // A node that is down has no address in its repository; the worker looks again.
+                Ok(_) | Err(NodeError::Address(EndpointError::Repo { .. })) => {}
+                Err(NodeError::Address(source)) => {
+                    return Err(AgentError::Endpoint { miner: entry.miner.clone(), source });
+                }
+                Err(NodeError::Lotus(error)) => return Err(error.into()),
+            }
+            importers.push(Importer {
+                store: store.clone(),
+                market: Arc::new(Market::new(entry.miner.clone(), address, setting.import_method)),
+                head: Arc::clone(&head),
+                places: Arc::clone(&places),
+                pieces: Arc::clone(&pieces),
+                setting: Arc::clone(&setting),
+            });
+        }
+        Ok(Self { store, importers, head, setting, pieces })
+    }
+
+    /// The miners' addresses, as deals name them.
+    pub fn miners(&self) -> Vec<String> {
+        self.importers.iter().map(|importer| importer.market.miner().to_owned()).collect()
+    }
+
+    /// Watches and imports until the shutdown is asked for.
+    ///
+    /// # Errors
+    ///
+    /// Only when a part of the agent fails in a way that is our bug: servers that are down are waited for.
+    pub async fn run(self, shutdown: &Shutdown) -> Result<(), AgentError> {
+        let miners = self.miners();
+        info!(miners = miners.join(","), database = self.store.database_name(), "miner-agent runs");
+        let owner = worker::owner_name();
+        let mut supervisor = Supervisor::new();
+        let wakes: Arc<Vec<Arc<Notify>>> = Arc::new(self.importers.iter().map(|_| Arc::default()).collect());
+
+        supervisor.spawn("indexes", prepare_database(self.store.clone(), shutdown.token().clone()));
+        let (store, stop, to_wake) = (self.store.clone(), shutdown.token().clone(), Arc::clone(&wakes));
+        supervisor.spawn("watch", async move {
+            let wake = |why: Wake| {
+                debug!(?why, "woken");
+                to_wake.iter().for_each(|worker| worker.notify_one());
+            };
+            store.watch_pending(&miners, &stop, wake).await;
+            Ok::<(), AgentError>(())
+        });
+        for (importer, wake) in self.importers.iter().zip(wakes.iter()) {
+            let miner = importer.market.miner();
+            let stop = shutdown.token().clone();
+            let worker = worker::Worker::new(importer.clone(), owner.clone(), Arc::clone(wake), stop.clone());
+            supervisor.spawn(format!("imports of {miner}"), async move {
+                worker.run().await;
+                Ok::<(), AgentError>(())
+            });
+            let importer = importer.clone();
+            supervisor.spawn(format!("provider view of {miner}"), async move {
+                provider_view::follow(&importer, &stop).await;
+                Ok::<(), AgentError>(())
+            });
+        }
+        let pieces = Arc::clone(&self.pieces);
+        let ended = supervisor.run(shutdown, self.setting.grace_period + GRACE_MARGIN).await;
+        pieces.stop();
+        info!("miner-agent ended");
+        Ok(ended?)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // A piece commitment under way would hold the process for minutes.
+        self.pieces.stop();
+    }
+}
+
+/// Opens the database of a configuration; the first call connects.
+///
+/// # Errors
+///
+/// When no connection string can be made of it.
+pub async fn open_store(config: &Config) -> Result<Store, AgentError> {
+    let target = config.mongodb.target()?;
+    let options = StoreOptions {
+        uri: target.uri.expose().to_owned(),
+        database: target.database,
+        app_name: "carferry-miner-agent".to_owned(),
+        call_timeout: config.setting.database_timeout,
+    };
+    Ok(Store::open(&options).await?)
+}
+
+/// Replica set and indexes, as soon as the database answers. Nothing here is needed for imports to begin.
+async fn prepare_database(store: Store, stop: CancellationToken) -> Result<(), AgentError> {
+    let prepare = async {
+        let set = patiently("replica set", || store.check_replica_set()).await?;
+        debug!(set, "replica set");
+        patiently("indexes", || store.ensure_indexes()).await
+    };
+    match stop.run_until_cancelled(prepare).await {
+        None => {}
+        Some(Ok(report)) => debug!(created = report.created.join(","), "indexes"),
+        Some(Err(error)) => warn!(error = %ErrorChain(&error), "indexes could not be looked at"),
+    }
+    Ok(())
+}
+
+fn client(found: &Endpoint, timeouts: CallTimeouts) -> Result<Client, AgentError> {
+    let token = found.token.as_ref().map(Secret::expose);
+    Ok(Client::new(found.url.as_str(), token, timeouts)?)
+}
+
+/// The full node, where one is configured, or found as Lotus finds it.
+fn full_node(config: &Config, env: Environment) -> Result<Option<FullNode>, AgentError> {
+    let section = &config.full_node;
+    let is_configured = section.endpoint.is_some() || section.api_info.is_some() || section.repo.is_some();
+    match endpoint::resolve_full_node(section, &env) {
+        Ok(found) => {
+            debug!(endpoint = %found, "full node");
+            let timeouts = CallTimeouts { quick: section.request_timeout, ..CallTimeouts::default() };
+            Ok(Some(FullNode::new(client(&found, timeouts)?)))
+        }
+        Err(EndpointError::NotFound { .. }) => Ok(None),
+        Err(error) if is_configured => Err(error.into()),
+        Err(error) => {
+            debug!(error = %ErrorChain(&error), "no full node");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The commands: from a command line to an exit status.
+
+use std::{cell::RefCell, ffi::OsString, future::Future, io::Write as _, process::ExitCode};
+
+use carferry_core::{
+    error_chain::{Hint, Report},
+    printer::{ExitStatus, Printer},
+    runtime::Shutdown,
+    store::StoreError,
+    telemetry::{self, fields},
+};
+use futures::future::join_all;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    agent::{self, Agent},
+    cli::{Cli, Command, Doing, Retry},
+    config::Config,
+    doctor::{self, Grade},
+    error::AgentError,
+    import::Importer,
+    pass::{self, DealLine, PassEnd},
+    status,
+};
+
+/// The whole program, from its arguments (its own name first) to its exit status.
+pub fn main_entry(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let (cli, flags) = match Cli::parse_from(args) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Help goes to stdout and is no error; there is nobody to tell when neither can be written.
+            let _unwritable = error.print();
+            return if error.use_stderr() {
+                ExitStatus::UserError.into()
+            } else {
+                ExitStatus::Success.into()
+            };
+        }
+    };
+    let ended =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(AgentError::from).and_then(
+            |runtime| {
+                let ended = runtime.block_on(execute(&cli, &flags));
+                // A file that is read on a blocking thread must not hold the process.
+                runtime.shutdown_background();
+                ended
+            },
+        );
+    match ended {
+        Ok(status) => status.into(),
+        Err(error) => {
+            let status = error.exit_status();
+            let _unwritable = writeln!(std::io::stderr(), "{}", Report::with_hint(&error, error.hint()));
+            status.into()
+        }
+    }
+}
+
+/// Runs an agent until `stop` is cancelled and what is under way has ended, or the grace period has.
+///
+/// Reads the environment only for where Lotus nodes are, as Lotus does.
+///
+/// # Errors
+///
+/// [`AgentError`] when the configuration cannot be used. Servers that are down are waited for.
+pub async fn run_agent(config: Config, stop: CancellationToken) -> Result<(), AgentError> {
+    let shutdown = Shutdown::new();
+    let agent = Agent::build(&config, environment).await?;
+    // Cancel safety: the second branch never ends, so `run` is polled to its end.
+    tokio::select! {
+        ended = agent.run(&shutdown) => ended,
+        never = ask_when(&stop, &shutdown) => match never {},
+    }
+}
+
+async fn ask_when(stop: &CancellationToken, shutdown: &Shutdown) -> std::convert::Infallible {
+    stop.cancelled().await;
+    shutdown.ask();
+    std::future::pending().await
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, AgentError> {
+    let variables = std::env::vars_os()
+        .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    let config = Config::load(cli.config.as_deref(), variables.collect(), flags)?;
+    telemetry::init(config.log.format, &config.log.filter)?;
+    let mut printer = Printer::stdout();
+    match &cli.command {
+        Command::Run(Doing { dry_run: false }) => {
+            let shutdown = Shutdown::listen()?;
+            Agent::build(&config, environment).await?.run(&shutdown).await?;
+            Ok(ExitStatus::Success)
+        }
+        Command::Run(Doing { dry_run: true }) | Command::Import(Doing { dry_run: true }) => {
+            let agent = Agent::build(&config, environment).await?;
+            over_miners(&agent, cli.json, &mut printer, async |importer, tell| {
+                pass::plan_due(importer, tell).await
+            })
+            .await
+        }
+        Command::Import(Doing { dry_run: false }) => {
+            let agent = Agent::build(&config, environment).await?;
+            agent.store.check_replica_set().await?;
+            let shutdown = Shutdown::listen()?;
+            let stop = shutdown.token().clone();
+            let work = over_miners(&agent, cli.json, &mut printer, async |importer, tell| {
+                pass::import_due(importer, &stop, tell).await
+            });
+            unless_forced(&shutdown, work).await
+        }
+        Command::Status(options) => {
+            let store = agent::open_store(&config).await?;
+            let report = status::status(&store, &miners(&config), options.limit).await?;
+            if cli.json {
+                printer.json(&report)?;
+            } else {
+                printer.text(report.text())?;
+            }
+            Ok(ExitStatus::Success)
+        }
+        Command::Retry(options) => retry(&config, options, cli.json, &mut printer).await,
+        Command::Doctor => {
+            let checks = doctor::checks(&config, environment).await;
+            if cli.json {
+                for check in &checks {
+                    printer.json(check)?;
+                }
+            } else {
+                printer.text(doctor::text(&checks))?;
+            }
+            let failed = checks.iter().any(|check| check.grade == Grade::Fail);
+            Ok(if failed { ExitStatus::UserError } else { ExitStatus::Success })
+        }
+        Command::CheckConfig => {
+            // Also finds addresses that are none and token files that cannot be read.
+            Agent::build(&config, environment).await?;
+            let file = cli.config.as_ref().map(|file| file.display().to_string());
+            if cli.json {
+                printer.json(&json!({ "ok": true, "file": file, "miners": miners(&config) }))?;
+            } else {
+                let place = file.as_deref().unwrap_or("the environment");
+                printer.line(format!("{place} can be used: miners {}", miners(&config).join(", ")))?;
+            }
+            Ok(ExitStatus::Success)
+        }
+    }
+}
+
+fn miners(config: &Config) -> Vec<String> {
+    config.miners.iter().map(|entry| entry.miner.clone()).collect()
+}
+
+/// Ends a pass at once at the second signal; its leases run out.
+async fn unless_forced(
+    shutdown: &Shutdown,
+    work: impl Future<Output = Result<ExitStatus, AgentError>>,
+) -> Result<ExitStatus, AgentError> {
+    match shutdown.forced().run_until_cancelled(work).await {
+        Some(ended) => ended,
+        None => Ok(ExitStatus::Failure),
+    }
+}
+
+/// Makes a pass over all miners at once and prints a line per deal; one miner's trouble does not keep the
+/// others from their turn.
+async fn over_miners<F>(
+    agent: &Agent,
+    json: bool,
+    printer: &mut Printer,
+    pass: F,
+) -> Result<ExitStatus, AgentError>
+where
+    F: AsyncFn(&Importer, &mut dyn FnMut(DealLine)) -> Result<PassEnd, StoreError>,
+{
+    let told = RefCell::new((ExitStatus::Success, Ok::<(), std::io::Error>(())));
+    let out = RefCell::new(&mut *printer);
+    let tell = |line: DealLine| {
+        let mut told = told.borrow_mut();
+        if line.is_trouble() {
+            told.0 = told.0.max(ExitStatus::UserError);
+        }
+        let mut out = out.borrow_mut();
+        let written = if json { out.json(&line) } else { out.line(text_of(&line)) };
+        if told.1.is_ok() {
+            told.1 = written;
+        }
+    };
+    let ends =
+        join_all(agent.importers.iter().map(async |importer| pass(importer, &mut |line| tell(line)).await))
+            .await;
+    let (mut status, written) = told.into_inner();
+    for (importer, end) in agent.importers.iter().zip(ends) {
+        if let Some(trouble) = end?.trouble {
+            warn!(
+                { fields::MINER } = importer.market.miner(),
+                reason = trouble,
+                "the market node cannot be worked with"
+            );
+            status = status.max(ExitStatus::Failure);
+        }
+    }
+    written?;
+    printer.flush()?;
+    Ok(status)
+}
+
+fn text_of(line: &DealLine) -> String {
+    let mut text = format!("{:<8} {} {}", line.outcome, line.miner, line.deal);
+    for part in [line.path.as_deref(), line.reason.as_deref()].into_iter().flatten() {
+        text.push_str("  ");
+        text.push_str(part);
+    }
+    text
+}
+
+async fn retry(
+    config: &Config,
+    options: &Retry,
+    json: bool,
+    printer: &mut Printer,
+) -> Result<ExitStatus, AgentError> {
+    let store = agent::open_store(config).await?;
+    let asked = store.retry_imports(&miners(config), options.deal.as_deref()).await?;
+    if json {
+        printer.json(&json!({ "deals": asked }))?;
+    } else {
+        printer.line(format!("{asked} deals will be tried again"))?;
+    }
+    // A deal that was named and not found is a slip of the pen; nothing to do for `--all` is none.
+    Ok(if asked == 0 && options.deal.is_some() { ExitStatus::UserError } else { ExitStatus::Success })
+}

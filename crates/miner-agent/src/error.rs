@@ -1,0 +1,71 @@
+//! Why the agent, or one of its commands, did not end well.
+
+use carferry_core::{
+    config::ConfigError,
+    error_chain::Hint,
+    lotus::{LotusError, endpoint::EndpointError},
+    printer::ExitStatus,
+    runtime::SupervisorError,
+    store::StoreError,
+    telemetry::TelemetryError,
+};
+
+/// Why the agent, or one of its commands, did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The configuration cannot be used.
+    #[error("the configuration cannot be used")]
+    Config(#[from] ConfigError),
+    /// Nobody says where a node is.
+    #[error("the market node of {miner} cannot be found")]
+    Endpoint {
+        /// Whose node.
+        miner: String,
+        /// What is missing or wrong.
+        source: EndpointError,
+    },
+    /// The full node's address is no address.
+    #[error("the full node cannot be found")]
+    FullNode(#[from] EndpointError),
+    /// The database does not answer.
+    #[error("the database cannot be used")]
+    Store(#[from] StoreError),
+    /// A node's URL or token cannot be sent at all.
+    #[error("the node cannot be called")]
+    Lotus(#[from] LotusError),
+    /// Logging could not be set up.
+    #[error("logging cannot begin")]
+    Telemetry(#[from] TelemetryError),
+    /// A part of the agent failed.
+    #[error("the agent ended")]
+    Supervisor(#[from] SupervisorError),
+    /// The system refused something.
+    #[error("the system refused")]
+    Io(#[from] std::io::Error),
+}
+
+impl AgentError {
+    /// Whose turn it is.
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Config(_) | Self::Endpoint { .. } | Self::FullNode(_) | Self::Telemetry(_) => {
+                ExitStatus::UserError
+            }
+            Self::Store(error) if error.is_configuration() => ExitStatus::UserError,
+            Self::Store(_) | Self::Lotus(_) | Self::Supervisor(_) | Self::Io(_) => ExitStatus::Failure,
+        }
+    }
+}
+
+impl Hint for AgentError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config(error) => error.hint(),
+            Self::Endpoint { source, .. } | Self::FullNode(source) => source.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Lotus(error) => error.hint(),
+            Self::Telemetry(error) => error.hint(),
+            Self::Supervisor(_) | Self::Io(_) => None,
+        }
+    }
+}

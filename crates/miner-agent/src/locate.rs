@@ -1,0 +1,273 @@
+//! Where the CAR of a deal is, and whether the file there is the deal's.
+//!
+//! Synchronous: it reads disks, and on request whole CARs. What `cars` says comes in as documents; nothing
+//! here asks the database or the node.
+
+use std::{
+    fmt::Write as _,
+    fs::{File, Metadata},
+    io,
+    path::{Component, Path, PathBuf},
+};
+
+use carferry_car::{PayloadCid, PayloadSize, PieceCid, UnpaddedPieceSize};
+use carferry_core::{error_chain::ErrorChain, model::CarDoc};
+use tracing::debug;
+
+use crate::{
+    paths::{PathMapping, map_longest},
+    piece_check::{PieceChecker, PieceVerdict},
+};
+
+/// Where to look.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Folders that hold CARs, searched by name.
+    pub roots: Vec<PathBuf>,
+    /// Folders of the data-prep box and what they are called here.
+    pub paths: Vec<PathMapping>,
+    /// Folders here and what the market process calls them.
+    pub node_paths: Vec<PathMapping>,
+}
+
+/// What the file must be.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The root in its header.
+    pub payload_cid: PayloadCid,
+    /// The piece the deal is about, where known.
+    pub piece_cid: Option<PieceCid>,
+    /// The piece it must fit in, where known.
+    pub piece_size: Option<UnpaddedPieceSize>,
+}
+
+/// What the search came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Located {
+    /// The file is there and is the deal's.
+    Found(FoundCar),
+    /// Not there, or not complete yet: it may come.
+    Missing {
+        /// What was looked at.
+        reason: String,
+    },
+    /// Something else stands in its place.
+    Wrong {
+        /// Which file, and what differs.
+        reason: String,
+    },
+}
+
+/// A CAR that may be handed to the market.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundCar {
+    /// Its name on this machine.
+    pub local_path: PathBuf,
+    /// Its name for the market process.
+    pub node_path: String,
+    /// Bytes on disk.
+    pub size: PayloadSize,
+}
+
+/// A place where the CAR may be, with what is recorded about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Candidate {
+    path: PathBuf,
+    car_size: Option<PayloadSize>,
+    piece_cid: Option<PieceCid>,
+}
+
+/// Paths named in a reason, at most; a reason is read by people.
+const SHOWN_PATHS_MAX: usize = 8;
+
+/// Looks for the CAR of a deal in all places, in this order: the recorded path under its local name, the
+/// roots by ever shorter ends of the recorded path, the roots by piece and payload CID, the recorded path
+/// as it is. The first good file wins.
+pub fn locate(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option<&PieceChecker>) -> Located {
+    let mut absent = Vec::new();
+    let mut arriving = Vec::new();
+    let mut wrong = Vec::new();
+    for candidate in candidates(places, wanted, cars) {
+        match examine(&candidate, wanted, checker) {
+            Examined::Good(size) => {
+                let node_path = map_longest(&places.node_paths, &candidate.path);
+                let Some(node_path) = node_path.to_str() else {
+                    wrong.push(format!("{} cannot be sent: not UTF-8", node_path.display()));
+                    continue;
+                };
+                let node_path = node_path.to_owned();
+                return Located::Found(FoundCar { local_path: candidate.path, node_path, size });
+            }
+            Examined::Absent => absent.push(candidate.path.display().to_string()),
+            Examined::Arriving(what) => arriving.push(format!("{} {what}", candidate.path.display())),
+            Examined::Wrong(what) => wrong.push(format!("{} {what}", candidate.path.display())),
+        }
+    }
+    if !wrong.is_empty() && arriving.is_empty() {
+        return Located::Wrong { reason: shown(&wrong, "; ") };
+    }
+    let mut reason = if cars.is_empty() {
+        format!("no document in `cars` for {}", wanted.payload_cid)
+    } else if arriving.is_empty() {
+        "the CAR is not here yet".to_owned()
+    } else {
+        format!("the CAR is still arriving, or was cut short: {}", shown(&arriving, "; "))
+    };
+    if !absent.is_empty() {
+        let _infallible = write!(reason, "; looked at {}", shown(&absent, ", "));
+    } else if arriving.is_empty() {
+        reason.push_str("; no folder to look in: set `roots` or `paths`");
+    }
+    Located::Missing { reason }
+}
+
+fn shown(items: &[String], separator: &str) -> String {
+    let mut text = items.iter().take(SHOWN_PATHS_MAX).cloned().collect::<Vec<_>>().join(separator);
+    if let Some(more @ 1..) = items.len().checked_sub(SHOWN_PATHS_MAX) {
+        let _infallible = write!(text, "{separator}and {more} more");
+    }
+    text
+}
+
+/// Every place to look, each once, best first.
+fn candidates(places: &Places, wanted: &Wanted, cars: &[CarDoc]) -> Vec<Candidate> {
+    let mut found = Vec::<Candidate>::new();
+    let mut add = |path: PathBuf, car: Option<&CarDoc>| {
+        if path.is_absolute() && !found.iter().any(|known| known.path == path) {
+            let number = |stored: Option<i64>| stored.and_then(|n| u64::try_from(n).ok());
+            found.push(Candidate {
+                path,
+                car_size: car.and_then(|car| number(car.carsizebytes)).map(PayloadSize::new),
+                piece_cid: car.and_then(|car| car.piececid.as_deref()?.parse().ok()),
+            });
+        }
+    };
+    let recorded = || cars.iter().filter_map(|car| Some((car, Path::new(car.outputpath.as_deref()?))));
+    for (car, path) in recorded() {
+        for mapping in &places.paths {
+            if let Some(local) = mapping.apply(path) {
+                add(local, Some(car));
+            }
+        }
+    }
+    for (car, path) in recorded() {
+        for end in ends_longest_first(path) {
+            for root in &places.roots {
+                add(root.join(&end), Some(car));
+            }
+        }
+    }
+    let only_car = if let [car] = cars { Some(car) } else { None };
+    let piece_name = wanted.piece_cid.as_ref().map(|piece_cid| format!("{piece_cid}.car"));
+    for name in piece_name.into_iter().chain([format!("{}.car", wanted.payload_cid)]) {
+        for root in &places.roots {
+            add(root.join(&name), only_car);
+        }
+    }
+    for (car, path) in recorded() {
+        add(path.to_owned(), Some(car));
+    }
+    found
+}
+
+/// `/data/out/a.car` → `data/out/a.car`, `out/a.car`, `a.car`. Nothing for paths that climb (`..`).
+fn ends_longest_first(path: &Path) -> Vec<PathBuf> {
+    let mut names = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            Component::ParentDir => return Vec::new(),
+        }
+    }
+    (0..names.len()).map(|start| names.iter().skip(start).collect()).collect()
+}
+
+enum Examined {
+    Good(PayloadSize),
+    Absent,
+    Arriving(String),
+    Wrong(String),
+}
+
+fn examine(candidate: &Candidate, wanted: &Wanted, checker: Option<&PieceChecker>) -> Examined {
+    match examine_file(candidate, wanted, checker) {
+        Ok(examined) => examined,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Examined::Absent
+        }
+        Err(error) => Examined::Wrong(format!("cannot be read: {}", ErrorChain(&error))),
+    }
+}
+
+fn examine_file(
+    candidate: &Candidate,
+    wanted: &Wanted,
+    checker: Option<&PieceChecker>,
+) -> io::Result<Examined> {
+    // Before opening: the open of a pipe would wait for its other end.
+    if !candidate.path.metadata()?.is_file() {
+        return Ok(Examined::Wrong("is not a regular file".to_owned()));
+    }
+    let file = File::open(&candidate.path)?;
+    let metadata = file.metadata()?;
+    let size = PayloadSize::new(metadata.len());
+    debug!(path = %candidate.path.display(), size = size.get(), "examining");
+    if let Some(recorded) = candidate.car_size {
+        if size < recorded {
+            return Ok(Examined::Arriving(format!("has {size} of {recorded} bytes")));
+        }
+        if size > recorded {
+            return Ok(Examined::Wrong(format!("has {size} bytes, `cars` says {recorded}")));
+        }
+    }
+    if let Some(piece_size) = wanted.piece_size
+        && size.get() > piece_size.get()
+    {
+        return Ok(Examined::Wrong(format!("has {size} bytes, the deal's piece holds {piece_size}")));
+    }
+    if let (Some(deal), Some(recorded)) = (wanted.piece_cid, candidate.piece_cid)
+        && deal != recorded
+    {
+        return Ok(Examined::Wrong(format!("is piece {recorded} by `cars`, the deal is about {deal}")));
+    }
+    if size == PayloadSize::default() {
+        return Ok(Examined::Arriving("is empty".to_owned()));
+    }
+    match carferry_car::read_car_root(&candidate.path) {
+        Ok(root) if root == wanted.payload_cid => {}
+        Ok(root) => {
+            return Ok(Examined::Wrong(format!(
+                "has the root {root}, the deal is about {}",
+                wanted.payload_cid
+            )));
+        }
+        Err(error) => return Ok(Examined::Wrong(format!("is no CAR: {}", ErrorChain(&error)))),
+    }
+    Ok(match (checker, wanted.piece_cid) {
+        (Some(checker), Some(deal)) => check_piece(checker, &candidate.path, &metadata, deal, wanted)?,
+        _ => Examined::Good(size),
+    })
+}
+
+fn check_piece(
+    checker: &PieceChecker,
+    path: &Path,
+    metadata: &Metadata,
+    deal: PieceCid,
+    wanted: &Wanted,
+) -> io::Result<Examined> {
+    Ok(match checker.check(path, metadata, wanted.piece_size)? {
+        PieceVerdict::Piece(piece_cid) if piece_cid == deal => {
+            Examined::Good(PayloadSize::new(metadata.len()))
+        }
+        PieceVerdict::Piece(piece_cid) => {
+            Examined::Wrong(format!("is piece {piece_cid}, the deal is about {deal}"))
+        }
+        PieceVerdict::Changed => Examined::Arriving("changed while it was read".to_owned()),
+    })
+}
+
+#[cfg(test)]
+#[path = "locate_tests.rs"]
+mod tests;

@@ -1,0 +1,215 @@
+use std::fs;
+
+use super::*;
+
+const PIECE: &str = "baga6ea4seaqdomn3tgwgrh3g532zopskstnbrd2n3sxfqbze7rxt7vqn7veigmy";
+
+/// A CAR with one raw block: small, and its root depends on its content.
+struct Built {
+    bytes: Vec<u8>,
+    root: PayloadCid,
+}
+
+fn built(content: &[u8]) -> Built {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, target) = (folder.path().join("in"), folder.path().join("out.car"));
+    fs::write(&source, content).unwrap();
+    let out = File::create(&target).unwrap();
+    let options = carferry_car::BuildOptions::default();
+    let car = carferry_car::build_car(&source, &out, &options, &carferry_car::NoProgress).unwrap();
+    Built { bytes: fs::read(&target).unwrap(), root: car.payload_cid }
+}
+
+fn wanted(root: &PayloadCid) -> Wanted {
+    Wanted { payload_cid: root.clone(), piece_cid: None, piece_size: None }
+}
+
+fn recorded(outputpath: &str, size: Option<usize>) -> CarDoc {
+    CarDoc {
+        outputpath: Some(outputpath.to_owned()),
+        carsizebytes: size.map(|size| i64::try_from(size).unwrap()),
+        ..CarDoc::default()
+    }
+}
+
+fn paths_of(found: &[Candidate]) -> Vec<String> {
+    found.iter().map(|candidate| candidate.path.display().to_string()).collect()
+}
+
+#[test]
+fn places_are_tried_best_first_and_once() {
+    let root = built(b"x").root;
+    let places = Places {
+        roots: vec!["/mnt/a".into(), "/mnt/b".into()],
+        paths: vec![PathMapping { from: "/data/out".into(), to: "/mnt/a".into() }],
+        node_paths: Vec::new(),
+    };
+    let wanted = Wanted { piece_cid: Some(PIECE.parse().unwrap()), ..wanted(&root) };
+    let found = candidates(&places, &wanted, &[recorded("/data/out/f/a.car", None)]);
+    let mut expected = vec!["/mnt/a/f/a.car".to_owned()];
+    for end in ["data/out/f/a.car", "out/f/a.car", "f/a.car", "a.car"] {
+        for root in ["/mnt/a", "/mnt/b"] {
+            expected.push(format!("{root}/{end}"));
+        }
+    }
+    // The mapped path came first already.
+    expected.remove(5);
+    for name in [PIECE.to_owned(), root.to_string()] {
+        expected.extend(["/mnt/a", "/mnt/b"].map(|root| format!("{root}/{name}.car")));
+    }
+    expected.push("/data/out/f/a.car".to_owned());
+    assert_eq!(paths_of(&found), expected);
+}
+
+#[test]
+fn recorded_paths_that_climb_stay_out_of_the_roots() {
+    let root = built(b"x").root;
+    let places = Places { roots: vec!["/mnt/a".into()], ..Places::default() };
+    let found = candidates(&places, &wanted(&root), &[recorded("/data/../etc/a.car", None)]);
+    assert!(paths_of(&found).iter().all(|path| !path.starts_with("/mnt/a/etc")), "{found:?}");
+    assert!(
+        candidates(&places, &wanted(&root), &[recorded("a.car", None)]).iter().all(|c| c.path.is_absolute())
+    );
+}
+
+#[test]
+fn the_good_file_is_found_beside_a_wrong_one_and_named_as_the_market_sees_it() {
+    let (good, other) = (built(b"good"), built(b"other"));
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+    fs::create_dir_all(&one).unwrap();
+    fs::create_dir_all(&two).unwrap();
+    fs::write(one.join("a.car"), &other.bytes).unwrap();
+    fs::write(two.join("a.car"), &good.bytes).unwrap();
+    let places = Places {
+        roots: vec![one, two.clone()],
+        paths: Vec::new(),
+        node_paths: vec![PathMapping { from: two.clone(), to: "/cars".into() }],
+    };
+    let found = locate(&places, &wanted(&good.root), &[recorded("/data/out/a.car", None)], None);
+    let expected = FoundCar {
+        local_path: two.join("a.car"),
+        node_path: "/cars/a.car".to_owned(),
+        size: PayloadSize::new(u64::try_from(good.bytes.len()).unwrap()),
+    };
+    assert_eq!(found, Located::Found(expected));
+}
+
+#[test]
+fn without_a_document_a_car_is_found_by_its_cids() {
+    let good = built(b"good");
+    let folder = tempfile::tempdir().unwrap();
+    let places = Places { roots: vec![folder.path().to_owned()], ..Places::default() };
+    let Located::Missing { reason } = locate(&places, &wanted(&good.root), &[], None) else {
+        panic!("found")
+    };
+    assert!(reason.starts_with(&format!("no document in `cars` for {}", good.root)), "{reason}");
+    fs::write(folder.path().join(format!("{}.car", good.root)), &good.bytes).unwrap();
+    assert!(matches!(locate(&places, &wanted(&good.root), &[], None), Located::Found(_)));
+}
+
+#[test]
+fn a_missing_car_names_where_it_was_looked_for() {
+    let good = built(b"good");
+    let places = Places { roots: vec!["/nonexistent".into()], ..Places::default() };
+    let cars = [recorded("/data/out/a.car", None)];
+    let Located::Missing { reason } = locate(&places, &wanted(&good.root), &cars, None) else {
+        panic!("found")
+    };
+    assert!(
+        reason.starts_with("the CAR is not here yet; looked at /nonexistent/data/out/a.car, "),
+        "{reason}"
+    );
+}
+
+#[test]
+fn what_differs_is_said_of_the_file_it_differs_in() {
+    let (good, other) = (built(b"good"), built(b"other one"));
+    let piece = |text: &str| Some(text.parse::<PieceCid>().unwrap());
+    let zero_piece = PIECE;
+    let another_piece = "baga6ea4seaqpkjkg76vdsnq2mwqwzquznvml4fttpaboec5lwotw5lixse6vohq";
+    let cases: Vec<(&str, Vec<u8>, CarDoc, Wanted, bool)> = vec![
+        ("has the root", other.bytes.clone(), recorded("a.car", None), wanted(&good.root), true),
+        ("is no CAR", b"no car at all".to_vec(), recorded("a.car", None), wanted(&good.root), true),
+        (
+            "`cars` says",
+            good.bytes.clone(),
+            recorded("a.car", Some(good.bytes.len() - 1)),
+            wanted(&good.root),
+            true,
+        ),
+        (
+            "still arriving",
+            good.bytes.clone(),
+            recorded("a.car", Some(good.bytes.len() + 1)),
+            wanted(&good.root),
+            false,
+        ),
+        ("still arriving", Vec::new(), recorded("a.car", None), wanted(&good.root), false),
+        (
+            "the deal's piece holds 127",
+            vec![1; 128],
+            recorded("a.car", None),
+            Wanted { piece_size: Some(UnpaddedPieceSize::new(127).unwrap()), ..wanted(&good.root) },
+            true,
+        ),
+        (
+            "the deal is about",
+            good.bytes.clone(),
+            CarDoc { piececid: Some(another_piece.to_owned()), ..recorded("a.car", None) },
+            Wanted { piece_cid: piece(zero_piece), ..wanted(&good.root) },
+            true,
+        ),
+    ];
+    for (what, bytes, mut car, wanted, is_wrong) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.car");
+        fs::write(&path, bytes).unwrap();
+        car.outputpath = path.to_str().map(str::to_owned);
+        let located = locate(&Places::default(), &wanted, &[car], None);
+        let (Located::Wrong { reason } | Located::Missing { reason }) = &located else {
+            panic!("found: {what}")
+        };
+        assert!(reason.contains(what) && reason.contains(path.to_str().unwrap()), "{what}: {reason}");
+        assert_eq!(matches!(located, Located::Wrong { .. }), is_wrong, "{what}: {reason}");
+    }
+}
+
+#[test]
+fn a_folder_or_pipe_is_no_car() {
+    let good = built(b"good");
+    let folder = tempfile::tempdir().unwrap();
+    let cars = [recorded(folder.path().to_str().unwrap(), None)];
+    let Located::Wrong { reason } = locate(&Places::default(), &wanted(&good.root), &cars, None) else {
+        panic!("not wrong")
+    };
+    assert!(reason.ends_with("is not a regular file"), "{reason}");
+}
+
+#[test]
+fn the_piece_is_computed_where_that_is_asked_for() {
+    let good = built(b"good");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.car");
+    fs::write(&path, &good.bytes).unwrap();
+    let cars = [recorded(path.to_str().unwrap(), None)];
+    let checker = PieceChecker::default();
+    let true_piece = carferry_car::piece_of(&good.bytes[..], &carferry_car::NoProgress).unwrap().piece_cid;
+    for (piece, expected) in [(true_piece, true), (PIECE.parse().unwrap(), false)] {
+        let wanted = Wanted { piece_cid: Some(piece), ..wanted(&good.root) };
+        let located = locate(&Places::default(), &wanted, &cars, Some(&checker));
+        assert_eq!(matches!(located, Located::Found(_)), expected, "{located:?}");
+        assert!(matches!(locate(&Places::default(), &wanted, &cars, None), Located::Found(_)));
+    }
+}
+
+#[test]
+fn a_long_list_of_places_is_cut() {
+    let good = built(b"good");
+    let places =
+        Places { roots: (0..20).map(|n| format!("/nonexistent/{n}").into()).collect(), ..Places::default() };
+    let Located::Missing { reason } = locate(&places, &wanted(&good.root), &[], None) else {
+        panic!("found")
+    };
+    assert!(reason.ends_with(", and 12 more"), "{reason}");
+}

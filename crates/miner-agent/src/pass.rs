@@ -1,0 +1,190 @@
+//! One pass over everything due, and the same without doing anything.
+
+use std::time::Duration;
+
+use carferry_core::{
+    error_chain::ErrorChain,
+    model::OfflineDealDoc,
+    store::{ImportOutcome, StoreError},
+    telemetry::fields,
+};
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, warn};
+
+use crate::{
+    import::{Assessment, Importer},
+    worker::{self, Finished},
+};
+
+/// What became, or would become, of one deal: a line of the commands' output.
+#[derive(Clone, Debug, Serialize)]
+pub struct DealLine {
+    /// Proposal CID, as stored.
+    pub deal: String,
+    /// Storage provider.
+    pub miner: String,
+    /// `import` (only without doing it), `done`, `waiting`, `retrying`, `failed`, `lost`.
+    pub outcome: &'static str,
+    /// The file, as the market process knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_in_seconds: Option<u64>,
+    /// How long it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elapsed_ms: Option<u64>,
+}
+
+/// What a pass over one miner came to beside its deals.
+#[derive(Clone, Debug, Default)]
+pub struct PassEnd {
+    /// Why the pass ended before everything due was tried.
+    pub trouble: Option<String>,
+}
+
+impl DealLine {
+    fn new(deal: &OfflineDealDoc, miner: &str, outcome: &'static str) -> Self {
+        let shown = deal.dealcid.as_deref().unwrap_or("without dealcid").chars().take(80).collect();
+        Self {
+            deal: shown,
+            miner: miner.to_owned(),
+            outcome,
+            path: None,
+            reason: None,
+            retry_in_seconds: None,
+            elapsed_ms: None,
+        }
+    }
+
+    fn of_outcome(deal: &OfflineDealDoc, miner: &str, outcome: &ImportOutcome) -> Self {
+        let line = |word| Self::new(deal, miner, word);
+        match outcome.clone() {
+            ImportOutcome::Done { path } => Self { path, ..line("done") },
+            ImportOutcome::Waiting { reason, after } => {
+                Self { reason: Some(reason), retry_in_seconds: Some(after.as_secs()), ..line("waiting") }
+            }
+            ImportOutcome::Retrying { reason, after } => {
+                Self { reason: Some(reason), retry_in_seconds: Some(after.as_secs()), ..line("retrying") }
+            }
+            ImportOutcome::Failed { reason } => Self { reason: Some(reason), ..line("failed") },
+        }
+    }
+
+    /// Whether a person should look at it.
+    pub fn is_trouble(&self) -> bool {
+        matches!(self.outcome, "retrying" | "failed" | "lost")
+    }
+}
+
+/// Tries every deal of a miner that is due at the beginning, each once.
+///
+/// # Errors
+///
+/// When the database does not answer.
+pub async fn import_due(
+    importer: &Importer,
+    stop: &CancellationToken,
+    mut tell: impl FnMut(DealLine),
+) -> Result<PassEnd, StoreError> {
+    if let Err(error) = importer.market.identify().await {
+        return Ok(PassEnd { trouble: Some(with_hint(ErrorChain(&error).to_string(), error.hint())) });
+    }
+    let (miner, setting) = (importer.market.miner(), &importer.setting);
+    // What is tried gets its next try after this moment, so nothing is tried twice.
+    let begun = importer.store.server_time().await?;
+    let owner = worker::owner_name();
+    let mut end = PassEnd::default();
+    let mut running = JoinSet::<(OfflineDealDoc, Finished)>::new();
+    loop {
+        while end.trouble.is_none() && !stop.is_cancelled() && running.len() < setting.imports_per_miner {
+            let owner = worker::next_owner(&owner);
+            match importer.store.claim_due_at(miner, &owner, setting.lease, begun).await {
+                Ok(Some(claim)) => {
+                    let span = worker::deal_span(&claim, miner);
+                    let importer = importer.clone();
+                    let work = async move {
+                        let finished = worker::process(&importer, &claim).await;
+                        (claim.deal, finished)
+                    };
+                    running.spawn(work.instrument(span));
+                }
+                Ok(None) => break,
+                Err(error @ StoreError::BadDocument { .. }) => {
+                    let reason = Some(ErrorChain(&error).to_string());
+                    tell(DealLine { reason, ..DealLine::new(&OfflineDealDoc::default(), miner, "failed") });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let joined = if let Some(joined) = stop.run_until_cancelled(running.join_next()).await {
+            joined
+        } else {
+            let rest = async { running.join_next().await };
+            tokio::time::timeout(setting.grace_period, rest).await.unwrap_or_default()
+        };
+        match joined {
+            None => return Ok(end),
+            Some(Ok((deal, finished))) => {
+                let line = match &finished.outcome {
+                    Some(outcome) => DealLine::of_outcome(&deal, miner, outcome),
+                    None => DealLine::new(&deal, miner, "lost"),
+                };
+                if finished.node_trouble {
+                    end.trouble = Some(line.reason.clone().unwrap_or_default());
+                }
+                tell(DealLine { elapsed_ms: Some(millis(finished.elapsed)), ..line });
+            }
+            Some(Err(error)) => error!(%error, "an import ended by a bug of ours"),
+        }
+    }
+}
+
+/// Says of every deal of a miner that is due what would be done. Writes nothing.
+///
+/// # Errors
+///
+/// When the database does not answer.
+pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Result<PassEnd, StoreError> {
+    if let Err(error) = importer.market.identify().await {
+        return Ok(PassEnd { trouble: Some(with_hint(ErrorChain(&error).to_string(), error.hint())) });
+    }
+    let miner = importer.market.miner();
+    let due = importer.store.due_deals(&[miner.to_owned()], PLANNED_MAX).await?;
+    if i64::try_from(due.len()).is_ok_and(|count| count == PLANNED_MAX) {
+        warn!(
+            { fields::MINER } = miner,
+            deals = PLANNED_MAX,
+            "more deals are due; only the first are looked at"
+        );
+    }
+    for deal in due {
+        match importer.assess(&deal).await? {
+            Assessment::Import { car, .. } => {
+                tell(DealLine { path: Some(car.node_path), ..DealLine::new(&deal, miner, "import") });
+            }
+            Assessment::Settled(outcome) => tell(DealLine::of_outcome(&deal, miner, &outcome)),
+            Assessment::NodeTrouble(outcome) => {
+                let line = DealLine::of_outcome(&deal, miner, &outcome);
+                return Ok(PassEnd { trouble: line.reason });
+            }
+        }
+    }
+    Ok(PassEnd::default())
+}
+
+/// Deals a plan looks at, per miner.
+const PLANNED_MAX: i64 = 100_000;
+
+fn with_hint(text: String, hint: Option<String>) -> String {
+    crate::policy::with_hint(text, hint)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,184 @@
+//! Piece commitments of CARs on disk, each computed once as long as the file stays the same.
+
+use std::{
+    collections::HashMap,
+    fs::{File, Metadata},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use carferry_car::{PieceCid, PieceError, Progress, UnpaddedPieceSize, piece_of};
+use tokio::time::Instant;
+use tracing::info;
+
+/// Files remembered; beyond that the memory starts anew.
+const REMEMBERED_MAX: usize = 10_000;
+/// How often a long computation says how far it is.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// What makes a file the same file: device, inode, size, modification time in seconds and nanoseconds, and
+/// the size of the piece it was filled up to.
+type Identity = (u64, u64, u64, i64, i64, u64);
+
+/// Computes and remembers piece commitments.
+#[derive(Debug, Default)]
+pub struct PieceChecker {
+    known: Mutex<HashMap<Identity, PieceCid>>,
+    stopped: AtomicBool,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceVerdict {
+    /// The file is this piece.
+    Piece(PieceCid),
+    /// The file changed meanwhile; what was computed says nothing.
+    Changed,
+}
+
+impl PieceChecker {
+    /// Ends running computations soon; for the end of the process.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// The commitment of a file, filled up with zeros to the deal's piece where that is larger.
+    ///
+    /// Reads the whole file: minutes for 32 GiB. Call it on a thread that may block.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or the checker was stopped.
+    pub fn check(
+        &self,
+        path: &Path,
+        metadata: &Metadata,
+        piece_size: Option<UnpaddedPieceSize>,
+    ) -> io::Result<PieceVerdict> {
+        let identity = identity_of(metadata, piece_size);
+        if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&identity) {
+            return Ok(PieceVerdict::Piece(*known));
+        }
+        let file = File::open(path)?;
+        let zeros = piece_size.map_or(0, |piece_size| piece_size.get().saturating_sub(metadata.len()));
+        let progress = LoggedProgress::new(path, metadata.len(), &self.stopped);
+        let piece =
+            piece_of((&file).chain(io::repeat(0).take(zeros)), &progress).map_err(|error| match error {
+                PieceError::Read(error) => error,
+                other => io::Error::other(other),
+            })?;
+        if identity_of(&file.metadata()?, piece_size) != identity {
+            return Ok(PieceVerdict::Changed);
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED_MAX {
+            known.clear();
+        }
+        known.insert(identity, piece.piece_cid);
+        Ok(PieceVerdict::Piece(piece.piece_cid))
+    }
+}
+
+fn identity_of(metadata: &Metadata, piece_size: Option<UnpaddedPieceSize>) -> Identity {
+    (
+        metadata.dev(),
+        metadata.ino(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        piece_size.map_or(0, UnpaddedPieceSize::get),
+    )
+}
+
+struct LoggedProgress<'a> {
+    path: PathBuf,
+    total: u64,
+    done: AtomicU64,
+    reported: Mutex<Instant>,
+    stopped: &'a AtomicBool,
+}
+
+impl<'a> LoggedProgress<'a> {
+    fn new(path: &Path, total: u64, stopped: &'a AtomicBool) -> Self {
+        Self {
+            path: path.to_owned(),
+            total,
+            done: AtomicU64::new(0),
+            reported: Mutex::new(Instant::now()),
+            stopped,
+        }
+    }
+}
+
+impl Progress for LoggedProgress<'_> {
+    fn advance(&self, source_bytes: u64) {
+        let done = self.done.fetch_add(source_bytes, Ordering::Relaxed).saturating_add(source_bytes);
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.elapsed() >= REPORT_EVERY {
+            *reported = Instant::now();
+            info!(path = %self.path.display(), bytes = done, of = self.total, "computing the piece CID");
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(checker: &PieceChecker, path: &Path, piece_size: Option<u64>) -> String {
+        let piece_size = piece_size.map(|bytes| UnpaddedPieceSize::new(bytes).unwrap());
+        match checker.check(path, &path.metadata().unwrap(), piece_size).unwrap() {
+            PieceVerdict::Piece(piece_cid) => piece_cid.to_string(),
+            PieceVerdict::Changed => "changed".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_piece_larger_than_the_file_is_filled_with_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.car");
+        std::fs::write(&path, [0; 100]).unwrap();
+        let checker = PieceChecker::default();
+        // The zero piece of 128 padded bytes: `Commitment`'s own example in the `car` crate.
+        assert_eq!(
+            checked(&checker, &path, None),
+            "baga6ea4seaqdomn3tgwgrh3g532zopskstnbrd2n3sxfqbze7rxt7vqn7veigmy"
+        );
+        let larger = checked(&checker, &path, Some(254));
+        std::fs::write(&path, [0; 254]).unwrap();
+        assert_eq!(larger, checked(&checker, &path, None));
+    }
+
+    #[test]
+    fn a_file_that_changed_is_computed_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.car");
+        std::fs::write(&path, [1; 300]).unwrap();
+        let checker = PieceChecker::default();
+        let first = checked(&checker, &path, None);
+        assert_eq!(checked(&checker, &path, None), first);
+        assert_eq!(checker.known.lock().unwrap().len(), 1);
+        std::fs::write(&path, [2; 301]).unwrap();
+        assert_ne!(checked(&checker, &path, None), first);
+    }
+
+    #[test]
+    fn a_stopped_checker_gives_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.car");
+        std::fs::write(&path, [1; 300]).unwrap();
+        let checker = PieceChecker::default();
+        checker.stop();
+        assert!(checker.check(&path, &path.metadata().unwrap(), None).is_err());
+    }
+}

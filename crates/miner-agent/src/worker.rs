@@ -1,0 +1,309 @@
+//! One miner's imports: claim what is due, bring it forward, write what it came to.
+//!
+//! The collection is the queue. A worker looks into it when it is woken (a change in the database), when a
+//! scan is due, when a waiting deal comes due, and when a slot gets free; all four are one code path. A node
+//! that is down pauses the worker, not the deals: they are not claimed meanwhile.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use carferry_core::{
+    error_chain::ErrorChain,
+    fsx,
+    runtime::{Backoff, BackoffPolicy},
+    store::{Claim, ImportOutcome, Store, StoreError},
+    telemetry::fields,
+};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use crate::{
+    import::{Importer, Verdict},
+    patience::patiently,
+};
+
+/// The imports of one miner.
+#[derive(Debug)]
+pub struct Worker {
+    importer: Importer,
+    owner: String,
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+    /// No claims before this: node or database are in trouble.
+    paused_until: Option<Instant>,
+    node_pauses: Backoff,
+    database_pauses: Backoff,
+}
+
+/// What became of a claimed deal.
+#[derive(Debug)]
+pub struct Finished {
+    /// What was written; `None` if the lease was lost.
+    pub outcome: Option<ImportOutcome>,
+    /// Whether the node was the trouble.
+    pub node_trouble: bool,
+    /// From the claim to here.
+    pub elapsed: Duration,
+}
+
+/// Pauses after trouble with a node: long enough not to fill logs, short enough not to be waited for.
+const NODE_PAUSES: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_secs(1),
+    max: Duration::from_secs(60),
+    quiet: Duration::from_secs(120),
+};
+/// A deal that comes due this moment is looked for after this long.
+const DUE_MARGIN: Duration = Duration::from_millis(20);
+
+impl Worker {
+    /// A worker that is woken by `wake` and claims nothing after `stop`.
+    pub fn new(importer: Importer, owner: String, wake: Arc<Notify>, stop: CancellationToken) -> Self {
+        Self {
+            importer,
+            owner,
+            wake,
+            stop,
+            paused_until: None,
+            node_pauses: Backoff::new(NODE_PAUSES),
+            database_pauses: Backoff::new(BackoffPolicy::default()),
+        }
+    }
+
+    /// Imports until the stop, then waits for what is under way within the grace period.
+    pub async fn run(mut self) {
+        let mut running = JoinSet::new();
+        while !self.stop.is_cancelled() {
+            let idle = self.fill(&mut running).await;
+            // Cancel safety: a dropped `notified` has not taken its permit, `join_next` loses no result.
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = self.wake.notified(), if self.paused_until.is_none() => {}
+                () = sleep_until(idle) => {}
+                Some(ended) = running.join_next() => self.ended(ended),
+            }
+        }
+        self.drain(running).await;
+    }
+
+    /// Claims deals while there are slots; says when to look again if nothing happens meanwhile.
+    async fn fill(&mut self, running: &mut JoinSet<Finished>) -> Instant {
+        let now = Instant::now();
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            return until;
+        }
+        self.paused_until = None;
+        if !self.identified().await {
+            return self.paused_until.unwrap_or(now);
+        }
+        let setting = &self.importer.setting;
+        let scan = now + setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
+        while running.len() < setting.imports_per_miner {
+            match self.claim().await {
+                Ok(Some(claim)) => {
+                    let importer = self.importer.clone();
+                    let span = deal_span(&claim, importer.market.miner());
+                    running.spawn(async move { process(&importer, &claim).await }.instrument(span));
+                }
+                Ok(None) => return scan.min(self.next_due(now).await.unwrap_or(scan)),
+                Err(error @ StoreError::BadDocument { .. }) => {
+                    // Parked by the store; the next claim gets another deal.
+                    error!(error = %ErrorChain(&error), "a pending deal cannot be read");
+                }
+                Err(error) => {
+                    let pause = self.database_pauses.next_delay();
+                    let hint = error.hint().unwrap_or_default();
+                    warn!(error = %ErrorChain(&error), hint, { fields::RETRY_IN_MS } = millis(pause), "no deal can be claimed");
+                    return self.pause(pause);
+                }
+            }
+        }
+        scan
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, StoreError> {
+        let owner = next_owner(&self.owner);
+        let setting = &self.importer.setting;
+        self.importer.store.claim_next(self.importer.market.miner(), &owner, setting.lease).await
+    }
+
+    async fn next_due(&self, now: Instant) -> Option<Instant> {
+        match self.importer.store.next_due(self.importer.market.miner()).await {
+            Ok(due) => due.map(|due| now + due + DUE_MARGIN),
+            Err(error) => {
+                debug!(error = %ErrorChain(&error), "the next due time is unknown, the scan decides");
+                None
+            }
+        }
+    }
+
+    /// Makes sure the node works for this miner, before any deal is claimed.
+    async fn identified(&mut self) -> bool {
+        if self.importer.market.is_identified() {
+            return true;
+        }
+        let miner = self.importer.market.miner();
+        match self.stop.run_until_cancelled(self.importer.market.identify()).await {
+            None => false,
+            Some(Ok(node)) => {
+                let endpoint = node.provider.endpoint();
+                info!({ fields::MINER } = miner, { fields::ENDPOINT } = endpoint, "market node answers");
+                true
+            }
+            Some(Err(error)) => {
+                let pause = self.node_pauses.next_delay();
+                let hint = error.hint().unwrap_or_default();
+                warn!(
+                    { fields::MINER } = miner, error = %ErrorChain(&error), hint,
+                    { fields::RETRY_IN_MS } = millis(pause),
+                    "the market node cannot be worked with, nothing is imported for this miner"
+                );
+                self.pause(pause);
+                false
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Result<Finished, tokio::task::JoinError>) {
+        match ended {
+            Ok(Finished { node_trouble: true, .. }) => {
+                self.importer.market.forget_identity();
+                let pause = self.node_pauses.next_delay();
+                self.pause(pause);
+            }
+            Ok(Finished { outcome: Some(ImportOutcome::Done { path: Some(_) }), .. }) => {
+                self.node_pauses.reset();
+            }
+            Ok(_) => {}
+            // Its lease runs out, and another try follows.
+            Err(error) => error!(%error, "an import ended by a bug of ours"),
+        }
+    }
+
+    fn pause(&mut self, pause: Duration) -> Instant {
+        let until = Instant::now() + pause;
+        self.paused_until = Some(until);
+        until
+    }
+
+    /// Lets running imports end. What is left keeps its lease until that runs out; its call goes on at the
+    /// node, and whoever claims the deal next looks at its state first.
+    async fn drain(&self, mut running: JoinSet<Finished>) {
+        let all = async { while running.join_next().await.is_some() {} };
+        if timeout(self.importer.setting.grace_period, all).await.is_err() {
+            let miner = self.importer.market.miner();
+            warn!(
+                { fields::MINER } = miner,
+                imports = running.len(),
+                "imports left to their nodes at the end of the grace period"
+            );
+        }
+    }
+}
+
+/// Brings a claimed deal forward and writes what it came to, holding the lease all the while.
+pub async fn process(importer: &Importer, claim: &Claim) -> Finished {
+    let started = Instant::now();
+    let lost = CancellationToken::new();
+    let work = async {
+        let verdict = importer.reconcile(claim, &lost).await;
+        write_verdict(&importer.store, claim, verdict).await
+    };
+    tokio::pin!(work);
+    // Cancel safety: `work` is polled to its end in either branch; a renewal may be dropped at any point.
+    let (outcome, node_trouble) = tokio::select! {
+        written = &mut work => written,
+        () = hold_lease(&importer.store, claim, importer.setting.lease) => {
+            lost.cancel();
+            // An import call cannot be called back; the fence keeps us from writing.
+            work.await
+        }
+    };
+    let finished = Finished { outcome, node_trouble, elapsed: started.elapsed() };
+    log(claim, &finished);
+    finished
+}
+
+async fn write_verdict(store: &Store, claim: &Claim, verdict: Verdict) -> (Option<ImportOutcome>, bool) {
+    let (outcome, node_trouble) = match verdict {
+        Verdict::Outcome(outcome) => (outcome, false),
+        Verdict::NodeTrouble(outcome) => (outcome, true),
+        Verdict::LeaseLost => return (None, false),
+    };
+    match patiently("finish", || store.finish(claim, &outcome)).await {
+        Ok(true) => (Some(outcome), node_trouble),
+        Ok(false) | Err(_) => (None, node_trouble),
+    }
+}
+
+/// Renews the lease every third of its time; returns when it is lost.
+///
+/// A database that does not answer is no loss: as long as nobody else claimed the deal, it is ours.
+async fn hold_lease(store: &Store, claim: &Claim, lease: Duration) {
+    loop {
+        sleep(lease / 3).await;
+        match store.renew(claim, lease).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => debug!(error = %ErrorChain(&error), "lease not renewed, trying again"),
+        }
+    }
+}
+
+/// Says what became of a deal; what it said the last time already, only at `debug`.
+fn log(claim: &Claim, finished: &Finished) {
+    let elapsed = millis(finished.elapsed);
+    let last_reason = claim.deal.import.as_ref().and_then(|import| import.reason.as_deref());
+    match &finished.outcome {
+        None => warn!({ fields::ELAPSED_MS } = elapsed, "the lease was lost, another agent has the deal"),
+        Some(ImportOutcome::Done { path: Some(path) }) => {
+            info!({ fields::PATH } = path, { fields::ELAPSED_MS } = elapsed, "imported");
+        }
+        Some(ImportOutcome::Done { path: None }) => {
+            info!({ fields::ELAPSED_MS } = elapsed, "the provider has the data already");
+        }
+        Some(ImportOutcome::Waiting { reason, after }) if last_reason == Some(reason) => {
+            debug!(reason, { fields::RETRY_IN_MS } = millis(*after), "still waiting");
+        }
+        Some(ImportOutcome::Waiting { reason, after }) => {
+            info!(reason, { fields::RETRY_IN_MS } = millis(*after), "waiting");
+        }
+        Some(ImportOutcome::Retrying { reason, after }) => {
+            warn!(reason, { fields::RETRY_IN_MS } = millis(*after), "import failed, will be tried again");
+        }
+        Some(ImportOutcome::Failed { reason }) => error!(reason, "import failed for good"),
+    }
+}
+
+/// The span of everything done for a deal.
+pub fn deal_span(claim: &Claim, miner: &str) -> tracing::Span {
+    let proposal_cid = claim.deal.dealcid.as_deref().unwrap_or("without dealcid");
+    // The prototype stored whole error texts there.
+    let shown: String = proposal_cid.chars().take(80).collect();
+    info_span!("reconcile", { fields::PROPOSAL_CID } = shown, { fields::MINER } = miner)
+}
+
+/// Who this process is, among all agents that ever were.
+pub fn owner_name() -> String {
+    format!("{}/{}/{:08x}", fsx::hostname(), std::process::id(), fastrand::u32(..))
+}
+
+/// A name for one claim: the fencing number starts anew after a deal was given back, so two claims of one
+/// process must differ by name.
+pub fn next_owner(owner: &str) -> String {
+    static CLAIMS: AtomicU64 = AtomicU64::new(1);
+    format!("{owner}#{}", CLAIMS.fetch_add(1, Ordering::Relaxed))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
