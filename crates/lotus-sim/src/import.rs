@@ -85,6 +85,7 @@ pub(crate) async fn import_data(
         }
         Ok::<_, RpcError>(job)
     })?;
+    let life = job.life.clone();
     let work = inner.tasks.spawn(async move {
         let miner = job.miner.clone();
         let (inner, life) = (job.inner.clone(), job.life.clone());
@@ -97,7 +98,12 @@ pub(crate) async fn import_data(
         });
         result
     });
-    match work.await {
+    let result = work.await;
+    if life.is_cancelled() {
+        // The connection goes with the process; until then it must not say anything.
+        return std::future::pending().await;
+    }
+    match result {
         Ok(result) => result.map(|()| Reply::Void).map_err(RpcError::application),
         Err(error) => Err(failed(&error)),
     }

@@ -22,23 +22,28 @@ pub(crate) struct Inner {
     pub(crate) secret: Secret,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
-    /// The folder of the copies, if it is ours to remove.
-    pub(crate) own_staging: Option<PathBuf>,
+    /// A folder that goes with the simulator.
+    pub(crate) own_folder: PathBuf,
     world: Mutex<World>,
     wake: Notify,
 }
 
 impl Inner {
-    pub(crate) fn new(config: Arc<SimConfig>, world: World, own_staging: Option<PathBuf>) -> Self {
+    pub(crate) fn new(config: Arc<SimConfig>, world: World, own_folder: PathBuf) -> Self {
         Self {
             config,
             secret: Secret::new(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
-            own_staging,
+            own_folder,
             world: Mutex::new(world),
             wake: Notify::new(),
         }
+    }
+
+    /// A file in the folder that goes with the simulator.
+    pub(crate) fn own_path(&self, name: &str) -> PathBuf {
+        self.own_folder.join(name)
     }
 
     /// Looks at or changes the world; nothing inside may wait.
