@@ -117,8 +117,13 @@ async fn run(job: Job, file: File, source: PathBuf) -> Result<(), String> {
     let temp = job.staging.join(format!("fstmp{}", random_u64() % 1_000_000_000));
     let [copy_delay, commp_delay] = job.delays;
     let copied = {
-        let (temp, life) = (temp.clone(), job.life.clone());
-        tokio::task::spawn_blocking(move || copy(file, &source, &temp, &life)).await
+        let (temp, life, inner) = (temp.clone(), job.life.clone(), job.inner.clone());
+        tokio::task::spawn_blocking(move || {
+            let copied = copy(file, &source, &temp, &life);
+            drop(inner);
+            copied
+        })
+        .await
     };
     copied.unwrap_or_else(|error| Err(error.to_string())).inspect_err(|_error| {
         fs::remove_file(&temp).ok();

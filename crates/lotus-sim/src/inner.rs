@@ -77,3 +77,10 @@ impl Inner {
         }
     }
 }
+
+impl Drop for Inner {
+    /// The last task out removes the folder: an import may still copy when the handle is gone.
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.own_folder).ok();
+    }
+}

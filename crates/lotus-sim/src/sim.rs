@@ -360,7 +360,6 @@ impl Sim {
 impl Drop for Sim {
     fn drop(&mut self) {
         self.stop();
-        std::fs::remove_dir_all(&self.inner.own_folder).ok();
     }
 }
 
