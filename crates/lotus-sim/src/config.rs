@@ -176,6 +176,7 @@ impl Default for Ask {
 
 /// One miner.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, as in Lotus' own configuration")]
 pub struct MinerConfig {
     /// Its address, `f01000`.
     pub id: String,
@@ -242,6 +243,14 @@ impl MinerConfig {
             timings: None,
             listen: None,
         }
+    }
+
+    /// Where its proving period begins.
+    pub(crate) fn period_start(&self) -> i64 {
+        self.proving_period_start.unwrap_or_else(|| {
+            let hash = crate::ids::sha256(self.id.as_bytes());
+            i64::from(u16::from_le_bytes([hash[0], hash[1]])) % 2880
+        })
     }
 }
 

@@ -83,7 +83,7 @@ pub(crate) fn answer(
         ("POST", "/sim/deal") => {
             let fields = Fields::of(&body).map_err(bad)?;
             let cid = fields.text("cid").map_err(bad)?;
-            let state = state_of(&fields).map_err(bad)?;
+            let state = state_of(fields).map_err(bad)?;
             let message = fields.text("message").map_err(bad)?;
             if sim::set_provider_state(inner, &cid, state, &message) {
                 Ok(json!({}))
@@ -101,7 +101,7 @@ pub(crate) fn answer(
     }
 }
 
-fn state_of(fields: &Fields<'_>) -> Result<DealState, String> {
+fn state_of(fields: Fields<'_>) -> Result<DealState, String> {
     let code = fields.unsigned("state")?;
     DealState::from_code(code).ok_or_else(|| format!("no deal state has the number {code}"))
 }
@@ -122,7 +122,7 @@ fn read_fault(body: &Value) -> Result<Fault, String> {
         "hang-after-work" => FaultKind::HangAfterWork,
         "application-error" => FaultKind::ApplicationError(text),
         "application-error-after-work" => FaultKind::ApplicationErrorAfterWork(text),
-        "wrong-state" => FaultKind::WrongState(state_of(&fields)?),
+        "wrong-state" => FaultKind::WrongState(state_of(fields)?),
         "null-id-error" => FaultKind::NullIdError,
         "cut-answer" => FaultKind::CutAnswer,
         other => return Err(format!("no fault is of kind {other:?}")),

@@ -15,7 +15,7 @@ use crate::ids::{Address, cid_from_json, cid_json};
 use crate::inner::Inner;
 use crate::json::Fields;
 use crate::jwt::Permission;
-use crate::payload::{car_root, commp_of, go_open_error};
+use crate::payload::{car_root, commp_of, generate_car, go_open_error};
 use crate::proposal::{Publication, Refusal, StartDeal, already_tracking};
 use crate::provider::collateral_max;
 use crate::rpc::{Api, Caller, ChannelKind, Reply, RpcError};
@@ -31,6 +31,7 @@ pub(crate) async fn answer(inner: &Arc<Inner>, caller: &Caller, name: &str, para
     match name {
         "ClientStatelessDeal" => stateless_deal(inner, first).await,
         "ClientImport" => import(inner, first).await,
+        "ClientGenCar" => gen_car(params).await,
         "ClientCalcCommP" => calc_commp(first).await,
         "ClientDealPieceCID" | "ClientDealSize" => imported_piece(inner, name, first).await,
         "AuthVerify" | "AuthNew" => auth(inner, name, first),
@@ -221,7 +222,7 @@ impl World {
     fn proving_deadline(&self, id: &Address) -> Result<Value, RpcError> {
         let miner = self.chain_miner(id)?;
         let head = self.head();
-        let offset = self.proving_period_start(&miner.config);
+        let offset = miner.config.period_start();
         let start = head - (head - offset).rem_euclid(2880);
         let index = (head - start) / 60;
         let open = start + index * 60;
@@ -315,7 +316,7 @@ impl World {
             "FilePath": import.path,
         });
         if self.config.version >= LotusVersion::V1_11 {
-            value["CARPath"] = json!(import.path);
+            value["CARPath"] = json!(import.car_path);
         }
         value
     }
@@ -391,24 +392,47 @@ async fn stateless_deal(inner: &Arc<Inner>, param: &Value) -> Answer {
     }
 }
 
+/// Of a CAR only the header is read; of any other file a CAR is made, as the DAG of both calls is the same (§6.1).
 async fn import(inner: &Arc<Inner>, param: &Value) -> Answer {
-    let name = "ClientImport";
-    let fields = Fields::of(param).map_err(|error| RpcError::params(name, &error))?;
-    let path = fields.text("Path").map_err(|error| RpcError::params(name, &error))?;
-    if !fields.flag("IsCAR", false).map_err(|error| RpcError::params(name, &error))? {
-        return Err(RpcError::application("failed to import file: this stand-in imports CAR files only"));
-    }
+    let (path, is_car) = file_ref("ClientImport", param)?;
+    let made = inner.own_path(&format!("imports/{:x}.car", crate::ids::random_u64()));
     let read = {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || car_root(Path::new(&path))).await
+        tokio::task::spawn_blocking(move || {
+            if is_car {
+                return car_root(Path::new(&path)).map(|root| (root, path));
+            }
+            generate_car(Path::new(&path), &made).map(|root| (root, made.display().to_string()))
+        })
+        .await
     };
-    let root = read.unwrap_or_else(|error| Err(error.to_string())).map_err(RpcError::application)?;
+    let (root, car_path) =
+        read.unwrap_or_else(|error| Err(error.to_string())).map_err(RpcError::application)?;
     let id = inner.with(|world| {
         let id = world.client_imports.last().map_or(1, |import| import.id + 1);
-        world.client_imports.push(ClientImport { id, root, path });
+        world.client_imports.push(ClientImport { id, root, path, car_path });
         id
     });
     Ok(Reply::Value(json!({ "Root": cid_json(&root), "ImportID": id })))
+}
+
+/// Void; a failed run leaves what it has written (§6.1).
+async fn gen_car(params: &[Value]) -> Answer {
+    let name = "ClientGenCar";
+    let (path, _is_car) = file_ref(name, params.first().unwrap_or(&Value::Null))?;
+    let output = text(name, params.get(1).unwrap_or(&Value::Null))?.to_owned();
+    let work = tokio::task::spawn_blocking(move || generate_car(Path::new(&path), Path::new(&output)));
+    work.await.unwrap_or_else(|error| Err(error.to_string())).map_err(RpcError::application)?;
+    Ok(Reply::Void)
+}
+
+/// `FileRef`.
+fn file_ref(name: &str, param: &Value) -> Result<(String, bool), RpcError> {
+    let read = || {
+        let fields = Fields::of(param)?;
+        Ok((fields.text("Path")?, fields.flag("IsCAR", false)?))
+    };
+    read().map_err(|error: String| RpcError::params(name, &error))
 }
 
 async fn calc_commp(param: &Value) -> Answer {
@@ -430,7 +454,7 @@ async fn imported_piece(inner: &Arc<Inner>, name: &str, param: &Value) -> Answer
     let root = link(name, param)?;
     let path = inner.with(|world| {
         let import = world.client_imports.iter().find(|import| import.root == root);
-        import.map(|import| import.path.clone())
+        import.map(|import| import.car_path.clone())
     });
     let path = path.ok_or_else(|| {
         RpcError::application(format!(

@@ -67,13 +67,15 @@ async fn serve(inner: Arc<Inner>, node: NodeName, stream: TcpStream, life: Cance
     let service = service_fn(|request| answer(inner.clone(), node.clone(), life.clone(), request));
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::select! {
+        // A process that has gone says nothing more.
+        biased;
+        () = life.cancelled() => {}
+        () = inner.shutdown.cancelled() => {}
         result = connection => {
             if let Err(error) = result {
                 tracing::debug!(%node, %error, "connection ended");
             }
         }
-        () = life.cancelled() => {}
-        () = inner.shutdown.cancelled() => {}
     }
 }
 
@@ -119,18 +121,14 @@ async fn answer(
 
 /// `None` is a token that does not verify, or a header without `Bearer `.
 fn authenticate(inner: &Inner, request: &HttpRequest<Incoming>) -> Option<Vec<Permission>> {
-    let token = match request.headers().get(AUTHORIZATION) {
-        Some(value) => value.to_str().ok()?.strip_prefix("Bearer ")?.trim().to_owned(),
-        None => {
-            let query = request.uri().query().unwrap_or_default();
-            let token = query.split('&').find_map(|pair| pair.strip_prefix("token="));
-            match token {
-                Some(token) if !token.is_empty() => token.to_owned(),
-                _ => return Some(vec![Permission::Read]),
-            }
-        }
-    };
-    inner.secret.verify(&token)
+    if let Some(value) = request.headers().get(AUTHORIZATION) {
+        return inner.secret.verify(value.to_str().ok()?.strip_prefix("Bearer ")?.trim());
+    }
+    let query = request.uri().query().unwrap_or_default();
+    match query.split('&').find_map(|pair| pair.strip_prefix("token=")) {
+        Some(token) if !token.is_empty() => inner.secret.verify(token),
+        _ => Some(vec![Permission::Read]),
+    }
 }
 
 async fn rpc_answer(

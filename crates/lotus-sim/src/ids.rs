@@ -137,7 +137,7 @@ pub(crate) fn deal_label(root: &Cid, url_safe: bool) -> String {
     }
 }
 
-/// A CID made of a name, for messages and tipsets that do not exist: CIDv1, dag-cbor, blake2b-256's prefix.
+/// A CID made of a name, for messages and tipsets that do not exist: `CIDv1`, dag-cbor, blake2b-256's prefix.
 pub(crate) fn made_up_cid(name: &str) -> String {
     let mut bytes = vec![0x01, 0x71, 0xa0, 0xe4, 0x02, 0x20];
     bytes.extend_from_slice(&sha256(name.as_bytes()));

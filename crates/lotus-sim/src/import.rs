@@ -85,6 +85,7 @@ pub(crate) async fn import_data(
         }
         Ok::<_, RpcError>(job)
     })?;
+    let life = job.life.clone();
     let work = inner.tasks.spawn(async move {
         let miner = job.miner.clone();
         let (inner, life) = (job.inner.clone(), job.life.clone());
@@ -97,7 +98,12 @@ pub(crate) async fn import_data(
         });
         result
     });
-    match work.await {
+    let result = work.await;
+    if life.is_cancelled() {
+        // The connection goes with the process; until then it must not say anything.
+        return std::future::pending().await;
+    }
+    match result {
         Ok(result) => result.map(|()| Reply::Void).map_err(RpcError::application),
         Err(error) => Err(failed(&error)),
     }
@@ -111,8 +117,13 @@ async fn run(job: Job, file: File, source: PathBuf) -> Result<(), String> {
     let temp = job.staging.join(format!("fstmp{}", random_u64() % 1_000_000_000));
     let [copy_delay, commp_delay] = job.delays;
     let copied = {
-        let (temp, life) = (temp.clone(), job.life.clone());
-        tokio::task::spawn_blocking(move || copy(file, &source, &temp, &life)).await
+        let (temp, life, inner) = (temp.clone(), job.life.clone(), job.inner.clone());
+        tokio::task::spawn_blocking(move || {
+            let copied = copy(file, &source, &temp, &life);
+            drop(inner);
+            copied
+        })
+        .await
     };
     copied.unwrap_or_else(|error| Err(error.to_string())).inspect_err(|_error| {
         fs::remove_file(&temp).ok();

@@ -22,23 +22,28 @@ pub(crate) struct Inner {
     pub(crate) secret: Secret,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
-    /// The folder of the copies, if it is ours to remove.
-    pub(crate) own_staging: Option<PathBuf>,
+    /// A folder that goes with the simulator.
+    pub(crate) own_folder: PathBuf,
     world: Mutex<World>,
     wake: Notify,
 }
 
 impl Inner {
-    pub(crate) fn new(config: Arc<SimConfig>, world: World, own_staging: Option<PathBuf>) -> Self {
+    pub(crate) fn new(config: Arc<SimConfig>, world: World, own_folder: PathBuf) -> Self {
         Self {
             config,
             secret: Secret::new(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
-            own_staging,
+            own_folder,
             world: Mutex::new(world),
             wake: Notify::new(),
         }
+    }
+
+    /// A file in the folder that goes with the simulator.
+    pub(crate) fn own_path(&self, name: &str) -> PathBuf {
+        self.own_folder.join(name)
     }
 
     /// Looks at or changes the world; nothing inside may wait.
@@ -70,5 +75,12 @@ impl Inner {
                 () = self.shutdown.cancelled() => return,
             }
         }
+    }
+}
+
+impl Drop for Inner {
+    /// The last task out removes the folder: an import may still copy when the handle is gone.
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.own_folder).ok();
     }
 }

@@ -21,13 +21,13 @@ impl<'a> Fields<'a> {
     }
 
     /// By its name, else by its name in another case.
-    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn get(self, name: &str) -> Option<&'a Value> {
         self.0.get(name).or_else(|| {
             self.0.iter().find(|(key, _value)| key.eq_ignore_ascii_case(name)).map(|(_key, value)| value)
         })
     }
 
-    pub(crate) fn text(&self, name: &str) -> Result<String, String> {
+    pub(crate) fn text(self, name: &str) -> Result<String, String> {
         match self.present(name) {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text.clone()),
@@ -35,25 +35,25 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(crate) fn cid(&self, name: &str) -> Result<Option<Cid>, String> {
+    pub(crate) fn cid(self, name: &str) -> Result<Option<Cid>, String> {
         self.present(name).map_or(Ok(None), cid_from_json)
     }
 
-    pub(crate) fn unsigned(&self, name: &str) -> Result<u64, String> {
+    pub(crate) fn unsigned(self, name: &str) -> Result<u64, String> {
         match self.present(name) {
             None => Ok(0),
             Some(value) => value.as_u64().ok_or_else(|| mismatch(value, name, "uint64")),
         }
     }
 
-    pub(crate) fn epoch(&self, name: &str) -> Result<i64, String> {
+    pub(crate) fn epoch(self, name: &str) -> Result<i64, String> {
         match self.present(name) {
             None => Ok(0),
             Some(value) => value.as_i64().ok_or_else(|| mismatch(value, name, "abi.ChainEpoch")),
         }
     }
 
-    pub(crate) fn flag(&self, name: &str, missing: bool) -> Result<bool, String> {
+    pub(crate) fn flag(self, name: &str, missing: bool) -> Result<bool, String> {
         match self.present(name) {
             None => Ok(missing),
             Some(Value::Bool(flag)) => Ok(*flag),
@@ -62,7 +62,7 @@ impl<'a> Fields<'a> {
     }
 
     /// attoFIL: a decimal string, never a number.
-    pub(crate) fn amount(&self, name: &str) -> Result<i128, String> {
+    pub(crate) fn amount(self, name: &str) -> Result<i128, String> {
         match self.present(name) {
             None => Ok(0),
             Some(Value::String(text)) => {
@@ -72,7 +72,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn present(&self, name: &str) -> Option<&'a Value> {
+    fn present(self, name: &str) -> Option<&'a Value> {
         self.get(name).filter(|value| !value.is_null())
     }
 }

@@ -43,5 +43,5 @@ pub use config::{Ask, LotusVersion, MinerConfig, SimConfig, TimeScale, Timings, 
 pub use faults::{Fault, FaultKind};
 pub use ids::ATTO_PER_FIL;
 pub use jwt::Permission;
-pub use sim::{DealView, Sim, start};
+pub use sim::{DealView, SideView, Sim, start};
 pub use states::DealState;

@@ -95,6 +95,7 @@ const METHODS: &[Method] = &[
     Method::new("ClientGetDealStatus", Full, [Read, Read], 1).market(),
     Method::new("ClientQueryAsk", Full, [Read, Read], 2).market(),
     Method::new("ClientCalcCommP", Full, [Read, Write], 1).market(),
+    Method::new("ClientGenCar", Full, [Write, Write], 2).market(),
     Method::new("ClientDealPieceCID", Full, [Read, Read], 1).market(),
     Method::new("ClientDealSize", Full, [Read, Read], 1).market(),
     Method::new("ClientImport", Full, [Admin, Admin], 1).market(),

@@ -9,6 +9,7 @@ use crate::config::LotusVersion;
 use crate::full_node::{auth, link, text};
 use crate::inner::Inner;
 use crate::rpc::{Caller, ChannelKind, Reply, RpcError};
+use crate::wire::signature;
 use crate::world::World;
 
 type Answer = Result<Reply, RpcError>;
@@ -111,7 +112,7 @@ impl World {
             .publish_queue
             .iter()
             .filter_map(|cid| self.deals.get(cid))
-            .map(|deal| json!({ "Proposal": self.proposal_json(deal), "ClientSignature": self.signature(deal) }))
+            .map(|deal| json!({ "Proposal": self.proposal_json(deal), "ClientSignature": signature(deal) }))
             .collect();
         let period = self.timings(id).publish_period;
         json!({

@@ -6,14 +6,14 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use carferry_car::{NoProgress, piece_of};
+use carferry_car::{BuildOptions, NoProgress, build_car, piece_of};
 use cid::Cid;
 
 use crate::ids::sha256;
 
 /// Longest header that is read.
 const HEADER_MAX: u64 = 1 << 20;
-/// The eleven bytes a CARv2 starts with.
+/// The eleven bytes a `CARv2` starts with.
 const V2_PRAGMA: [u8; 11] = [0x0a, 0xa1, 0x67, b'v', b'e', b'r', b's', b'i', b'o', b'n', 0x02];
 
 /// A piece as its bytes make it.
@@ -93,6 +93,22 @@ pub(crate) fn car_root(path: &Path) -> Result<Cid, String> {
         [root] => Ok(*root),
         _ => Err("car file can have one and only one header".to_owned()),
     }
+}
+
+/// What `ClientGenCar` writes; the output is made anew.
+pub(crate) fn generate_car(source: &Path, output: &Path) -> Result<Cid, String> {
+    let file = File::open(source).map_err(|error| go_open_error(source, &error))?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(format!("read {}: is a directory", source.display()));
+    }
+    let create = || {
+        output.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        File::create(output)
+    };
+    let out = create().map_err(|error| go_open_error(output, &error))?;
+    let built =
+        build_car(source, &out, &BuildOptions::default(), &NoProgress).map_err(|error| error.to_string())?;
+    Cid::try_from(built.payload_cid.to_bytes()).map_err(|error| error.to_string())
 }
 
 /// `open /x: no such file or directory`.

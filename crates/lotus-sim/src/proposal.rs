@@ -123,7 +123,7 @@ impl World {
         let client = self.resolve_wallet(&deal.wallet)?;
         let unknown =
             || format!("failed getting peer ID: failed to load miner actor: actor not found: {}", deal.miner);
-        let provider = Address::parse(&deal.miner).map_err(|error| error.to_owned())?;
+        let provider = Address::parse(&deal.miner).map_err(str::to_owned)?;
         let miner = self.miners.get(provider.as_str()).ok_or_else(unknown)?;
         let padded = padded_of(deal.unpadded_piece_size);
         if padded > miner.config.sector_size {
@@ -131,8 +131,7 @@ impl World {
         }
         let default_delay = if version == LotusVersion::V1_5 { 5880 } else { 8 * EPOCHS_PER_DAY };
         let start_epoch = if deal.start_epoch > 0 { deal.start_epoch } else { self.head() + default_delay };
-        let end_epoch =
-            end_epoch(version, start_epoch + deal.duration, self.proving_period_start(&miner.config));
+        let end_epoch = end_epoch(version, start_epoch + deal.duration, miner.config.period_start());
         if miner.config.peer_id.is_none() {
             return Err(Refusal::Panic);
         }
@@ -210,18 +209,10 @@ impl World {
             _ => Err(failed("address is not a key address")),
         }
     }
-
-    /// Where a miner's proving period begins.
-    pub(crate) fn proving_period_start(&self, miner: &crate::config::MinerConfig) -> i64 {
-        miner.proving_period_start.unwrap_or_else(|| {
-            let hash = sha256(miner.id.as_bytes());
-            i64::from(u16::from_le_bytes([hash[0], hash[1]])) % EPOCHS_PER_DAY
-        })
-    }
 }
 
 impl Proposal {
-    /// CIDv1, dag-cbor, sha2-256 of `[proposal, signature]`: equal terms have equal CIDs.
+    /// `CIDv1`, dag-cbor, sha2-256 of `[proposal, signature]`: equal terms have equal CIDs.
     pub(crate) fn cid(&self) -> String {
         let mut bytes = vec![0x82, 0x8b];
         cbor_cid(&mut bytes, &self.piece_cid);
@@ -300,17 +291,17 @@ fn cbor_head(out: &mut Vec<u8>, major: u8, value: u64) {
     let bytes = value.to_be_bytes();
     match value {
         0..=23 => out.push(major | bytes[7]),
-        24..=0xff => out.extend_from_slice(&[major | 24, bytes[7]]),
+        24..=0xff => out.extend_from_slice(&[major | 0x18, bytes[7]]),
         0x100..=0xffff => {
-            out.push(major | 25);
+            out.push(major | 0x19);
             out.extend_from_slice(&bytes[6..]);
         }
         0x1_0000..=0xffff_ffff => {
-            out.push(major | 26);
+            out.push(major | 0x1a);
             out.extend_from_slice(&bytes[4..]);
         }
         _ => {
-            out.push(major | 27);
+            out.push(major | 0x1b);
             out.extend_from_slice(&bytes);
         }
     }

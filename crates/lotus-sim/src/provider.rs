@@ -467,15 +467,40 @@ impl World {
         }
     }
 
+    /// Makes the chain agree with a state that a deal is put into.
+    pub(crate) fn put_on_chain(&mut self, cid: &str, state: DealState) {
+        let head = self.head();
+        let published = state == DealState::Staged || state == DealState::AwaitingPreCommit;
+        let Some(side) = self.provider_mut(cid) else { return };
+        if (published || state.is_past_precommit()) && side.deal_id == 0 {
+            self.assign_deal_id(cid);
+        }
+        if let Some(chain) = self.chain_of(cid) {
+            if matches!(state, DealState::Finalizing | DealState::Active) && chain.sector_start < 0 {
+                chain.sector_start = head;
+            }
+            if state == DealState::Slashed {
+                chain.slash_epoch = head;
+            }
+        }
+        if let Some(side) = self.provider_mut(cid).filter(|_side| state == DealState::Slashed) {
+            side.slash_epoch = head;
+        }
+    }
+
     /// The publish message has landed: the deal has its ID.
     fn published(&mut self, cid: &str) {
+        self.assign_deal_id(cid);
+        self.provider_enter(cid, DealState::Staged);
+    }
+
+    fn assign_deal_id(&mut self, cid: &str) {
         let deal_id = self.next_deal_id;
         self.next_deal_id += 1;
         if let Some(side) = self.provider_mut(cid) {
             side.deal_id = deal_id;
         }
         self.chain.insert(deal_id, ChainDeal { cid: cid.to_owned(), sector_start: -1, slash_epoch: -1 });
-        self.provider_enter(cid, DealState::Staged);
     }
 
     /// Takes the `DataCap` of a whole batch, or none of it.

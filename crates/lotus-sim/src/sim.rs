@@ -29,6 +29,15 @@ pub struct Sim {
     miners: BTreeMap<String, SocketAddr>,
 }
 
+/// One side of a deal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SideView {
+    /// Its state; its name in JSON.
+    pub state: DealState,
+    /// Its message.
+    pub message: String,
+}
+
 /// One deal as the simulator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DealView {
@@ -45,11 +54,9 @@ pub struct DealView {
     /// Last epoch.
     pub end_epoch: i64,
     /// State and message on the client node, if that tracks it.
-    #[serde(serialize_with = "side")]
-    pub client: Option<(DealState, String)>,
+    pub client: Option<SideView>,
     /// State and message at the provider, if the proposal got there.
-    #[serde(serialize_with = "side")]
-    pub provider: Option<(DealState, String)>,
+    pub provider: Option<SideView>,
     /// Its number on chain, once published.
     pub deal_id: Option<u64>,
     /// Imports that were tried, succeeded, took effect.
@@ -65,14 +72,6 @@ pub struct DealView {
     pub activated: Option<SystemTime>,
 }
 
-fn side<S: serde::Serializer>(side: &Option<(DealState, String)>, serializer: S) -> Result<S::Ok, S::Error> {
-    side.as_ref()
-        .map(|(state, message)| {
-            BTreeMap::from([("state", state.name().to_owned()), ("message", message.clone())])
-        })
-        .serialize(serializer)
-}
-
 /// Starts a simulator: one listener for the full node and one for each miner, on 127.0.0.1.
 ///
 /// # Errors
@@ -80,14 +79,9 @@ fn side<S: serde::Serializer>(side: &Option<(DealState, String)>, serializer: S)
 /// If a port cannot be bound, or a miner's or wallet's address is none.
 pub async fn start(config: SimConfig) -> io::Result<Sim> {
     let config = Arc::new(config);
-    let (staging, own_staging) = match &config.staging_dir {
-        Some(folder) => (folder.clone(), None),
-        None => {
-            let folder =
-                std::env::temp_dir().join(format!("lotus-sim-{}-{:x}", std::process::id(), random_u64()));
-            (folder.clone(), Some(folder))
-        }
-    };
+    let own_folder =
+        std::env::temp_dir().join(format!("lotus-sim-{}-{:x}", std::process::id(), random_u64()));
+    let staging = config.staging_dir.clone().unwrap_or_else(|| own_folder.clone());
     let world = World::new(config.clone(), &staging)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let full_node = crate::http::bind(config.listen).await?;
@@ -95,7 +89,7 @@ pub async fn start(config: SimConfig) -> io::Result<Sim> {
     for (id, miner) in &world.miners {
         listeners.push((NodeName::Miner(id.clone()), crate::http::bind(miner.config.listen).await?));
     }
-    let inner = Arc::new(Inner::new(config, world, own_staging));
+    let inner = Arc::new(Inner::new(config, world, own_folder));
     let mut sim =
         Sim { inner: inner.clone(), full_node: ([127, 0, 0, 1], 0).into(), miners: BTreeMap::new() };
     for (node, listener) in listeners {
@@ -366,9 +360,6 @@ impl Sim {
 impl Drop for Sim {
     fn drop(&mut self) {
         self.stop();
-        if let Some(folder) = &self.inner.own_staging {
-            std::fs::remove_dir_all(folder).ok();
-        }
     }
 }
 
@@ -395,8 +386,14 @@ fn deal_view(world: &World, cid: &str) -> Option<DealView> {
         piece_cid: deal.proposal.piece_cid.to_string(),
         start_epoch: deal.proposal.start_epoch,
         end_epoch: deal.proposal.end_epoch,
-        client: deal.client.as_ref().map(|side| (side.state, side.message.clone())),
-        provider: deal.provider.as_ref().map(|side| (side.state, side.message.clone())),
+        client: deal
+            .client
+            .as_ref()
+            .map(|side| SideView { state: side.state, message: side.message.clone() }),
+        provider: deal
+            .provider
+            .as_ref()
+            .map(|side| SideView { state: side.state, message: side.message.clone() }),
         deal_id: deal.provider.as_ref().map(|side| side.deal_id).filter(|id| *id > 0),
         imports: world.log.imports(cid),
         created: deal.created,
@@ -409,6 +406,7 @@ pub(crate) fn set_provider_state(inner: &Inner, cid: &str, state: DealState, mes
     inner.with(|world| {
         let Some(side) = world.provider_mut(cid) else { return false };
         message.clone_into(&mut side.message);
+        world.put_on_chain(cid, state);
         world.provider_enter(cid, state);
         true
     })

@@ -10,7 +10,7 @@ macro_rules! states {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u64)]
         pub enum DealState {
-            $(#[doc = $description] $variant = $code,)*
+            $(#[doc = concat!("`StorageDeal", stringify!($variant), "`, number ", stringify!($code), ".")] $variant = $code,)*
         }
 
         impl DealState {
@@ -101,6 +101,12 @@ impl DealState {
     /// Whether its sector is committed on chain.
     pub(crate) fn is_past_precommit(self) -> bool {
         matches!(self, Self::Sealing | Self::Finalizing | Self::Active | Self::Expired | Self::Slashed)
+    }
+}
+
+impl serde::Serialize for DealState {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 

@@ -65,7 +65,7 @@ impl World {
     pub(crate) fn miner_deal(&self, deal: &Deal, side: &ProviderSide, miner: &Miner) -> Value {
         let mut value = json!({
             "Proposal": self.proposal_json(deal),
-            "ClientSignature": self.signature(deal),
+            "ClientSignature": signature(deal),
             "ProposalCid": { "/": deal.cid },
             "AddFundsCid": null,
             "PublishCid": side.publish_cid.as_ref().map(|cid| json!({ "/": cid })),
@@ -109,11 +109,6 @@ impl World {
             "ProviderCollateral": proposal.provider_collateral.to_string(),
             "ClientCollateral": "0",
         })
-    }
-
-    pub(crate) fn signature(&self, deal: &Deal) -> Value {
-        let kind = if deal.proposal.client.protocol() == '3' { 2 } else { 1 };
-        json!({ "Type": kind, "Data": BASE64.encode(&deal.proposal.signature()) })
     }
 
     /// `MarketDeal`: a deal on chain, where the client has its ID address.
@@ -202,6 +197,12 @@ impl World {
             miner.updates.send(self.miner_deal(deal, side, miner).to_string().into()).ok();
         }
     }
+}
+
+/// What stands for the client's signature.
+pub(crate) fn signature(deal: &Deal) -> Value {
+    let kind = if deal.proposal.client.protocol() == '3' { 2 } else { 1 };
+    json!({ "Type": kind, "Data": BASE64.encode(&deal.proposal.signature()) })
 }
 
 /// The full node's own peer id.

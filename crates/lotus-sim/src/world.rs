@@ -132,6 +132,8 @@ pub(crate) struct ClientImport {
     pub(crate) id: u64,
     pub(crate) root: cid::Cid,
     pub(crate) path: String,
+    /// The CAR with its blocks: the file itself, or one made of it.
+    pub(crate) car_path: String,
 }
 
 /// One process with an API.

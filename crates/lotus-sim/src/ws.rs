@@ -115,6 +115,9 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: Caller, life: CancellationT
     let write = write_all(writer, outgoing);
     tokio::pin!(write);
     tokio::select! {
+        biased;
+        () = life.cancelled() => {}
+        () = inner.shutdown.cancelled() => {}
         ended = read => {
             if ended == Ended::Closing {
                 tokio::time::timeout(CLOSING_MAX, &mut write).await.ok();
@@ -122,8 +125,6 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: Caller, life: CancellationT
         }
         () = &mut write => {}
         () = ping, if pings => {}
-        () = life.cancelled() => {}
-        () = inner.shutdown.cancelled() => {}
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lotus_sim::{Ask, LotusVersion, MinerConfig, SimConfig, Timings};
+use lotus_sim::{Ask, DealState, LotusVersion, MinerConfig, SimConfig, Timings};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -296,7 +296,7 @@ async fn a_waiting_client_gives_up_after_the_start_and_the_provider_does_not() {
         // The import still copies and succeeds; the deal dies when it is to be published.
         Node::miner(&sim, MINER).ok("DealsImportData", import(&cid, car.path())).await;
         provider_reaches(&sim, &cid, 26).await;
-        let message = sim.deal(&cid).unwrap().provider.unwrap().1;
+        let message = sim.deal(&cid).unwrap().provider.unwrap().message;
         assert_eq!(
             message,
             format!(
@@ -328,7 +328,7 @@ async fn v1_23_wants_480_epochs_for_sealing_after_publishing() {
 async fn a_deal_not_sealed_by_its_start_fails_on_both_sides() {
     let dir = tempdir().unwrap();
     let car = Car::write(dir.path(), 1, 100);
-    let held = MinerConfig { hold_at: Some(lotus_sim::DealState::AwaitingPreCommit), ..miner() };
+    let held = MinerConfig { hold_at: Some(DealState::AwaitingPreCommit), ..miner() };
     let sim =
         lotus_sim::start(SimConfig { miners: vec![held], ..config(LotusVersion::V1_23) }).await.unwrap();
     let cid = propose_and_wait(&sim, &car).await;
@@ -348,6 +348,23 @@ async fn a_deal_not_sealed_by_its_start_fails_on_both_sides() {
     );
     let (_code, text) = Node::full(&sim).error("StateMarketStorageDeal", json!([deal_id, []])).await;
     assert!(text.starts_with(&format!("deal {deal_id} not found")), "{text}");
+}
+
+#[tokio::test]
+async fn a_slashed_deal_is_slashed_everywhere() {
+    let dir = tempdir().unwrap();
+    let car = Car::write(dir.path(), 1, 100);
+    let sim = start(LotusVersion::V1_23).await;
+    let cid = propose_and_wait(&sim, &car).await;
+    assert!(sim.set_provider_state(&cid, DealState::Active, ""));
+    let info = client_reaches(&sim, &cid, 7).await;
+    let chain = || async { Node::full(&sim).ok("StateMarketStorageDeal", json!([info["DealID"], []])).await };
+    assert_eq!(chain().await["State"]["SectorStartEpoch"], 1_000_000);
+    sim.advance_epochs(7);
+    assert!(sim.set_provider_state(&cid, DealState::Slashed, ""));
+    client_reaches(&sim, &cid, 9).await;
+    assert_eq!(chain().await["State"]["SlashEpoch"], 1_000_007);
+    assert!(!sim.set_provider_state("bafyrei", DealState::Active, ""));
 }
 
 #[tokio::test]

@@ -81,6 +81,8 @@ async fn protocol_errors_are_http_500() {
         assert_eq!(answer.json()["error"]["code"], code, "{body}");
         assert_eq!(answer.json()["error"]["message"], message, "{body}");
     }
+    let answer = full.send(r#"{"jsonrpc":"2.0","id":{},"method":"Filecoin.Session"}"#).await.unwrap();
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (400, &json!(-32600)));
     let answer = full.raw("StateMinerInfo", json!({ "Address": "f01000" })).await;
     assert_eq!(answer.status, 500);
     let answer = full.raw("ClientGetDealInfo", json!([{ "/": "" }])).await;

@@ -146,11 +146,7 @@ async fn small_files_are_padded_up_since_v1_11_1() {
     // The same bytes in a piece four times as large.
     let bytes = std::fs::read(&small.path).unwrap();
     let padded = dir.path().join("padded");
-    std::fs::write(
-        &padded,
-        [bytes, vec![0; 1016 - std::fs::metadata(&small.path).unwrap().len() as usize]].concat(),
-    )
-    .unwrap();
+    std::fs::write(&padded, [&bytes[..], &vec![0; 1016 - bytes.len()][..]].concat()).unwrap();
     let piece =
         carferry_car::piece_of(std::fs::File::open(&padded).unwrap(), &carferry_car::NoProgress).unwrap();
     for version in [LotusVersion::V1_5, LotusVersion::V1_11, LotusVersion::V1_23] {
@@ -187,7 +183,7 @@ async fn a_piece_larger_than_the_deal_dies_at_hand_off() {
     provider_reaches(&sim, cid, 18).await;
     node.ok("DealsImportData", import(cid, car.path())).await;
     provider_reaches(&sim, cid, 26).await;
-    let message = sim.deal(cid).unwrap().provider.unwrap().1;
+    let message = sim.deal(cid).unwrap().provider.unwrap().message;
     assert!(
         message.ends_with("supplied readerTotalSize 8128 is larger than the target PieceSize 4064"),
         "{message}"
@@ -214,13 +210,13 @@ async fn a_lost_answer_does_not_undo_the_import() {
 async fn a_caller_that_leaves_during_the_copy_loses_the_import_and_later_does_not() {
     let dir = tempdir().unwrap();
     let car = Car::write(dir.path(), 1, 100);
-    let moment = Duration::from_millis(300);
+    let moment = Duration::from_secs(1);
     for (copy, commp, effect) in [(moment, Duration::ZERO, false), (Duration::ZERO, moment, true)] {
         let sim = lotus_sim::start(slow(LotusVersion::V1_23, copy, commp)).await.unwrap();
         let node = Node::miner(&sim, MINER);
         let cid = propose_and_wait(&sim, &car).await;
         let body = crate::support::request("DealsImportData", &import(&cid, car.path()));
-        let leaving = tokio::time::timeout(moment / 2, node.send(&body));
+        let leaving = tokio::time::timeout(moment / 4, node.send(&body));
         assert!(leaving.await.is_err(), "the import is still under way");
         eventually("the call is over", async || {
             let over = sim.calls().iter().any(|call| call.outcome == lotus_sim::Outcome::Abandoned);
@@ -322,6 +318,14 @@ async fn commitments_are_those_of_the_contract() {
     assert_eq!(answer, json!({ "PayloadSize": 31, "PieceSize": 128, "PieceCID": { "/": piece } }));
     let text = dir.path().join("text");
     std::fs::write(&text, "hello").unwrap();
+    let import = full.ok("ClientImport", json!([{ "Path": text, "IsCAR": false }])).await;
+    let made = dir.path().join("text.car");
+    let answer = full.raw("ClientGenCar", json!([{ "Path": text, "IsCAR": false }, made])).await;
+    assert_eq!(answer.body, "{\"jsonrpc\":\"2.0\",\"id\":7}\n");
+    let by_car = full.ok("ClientImport", json!([{ "Path": made, "IsCAR": true }])).await;
+    assert_eq!(by_car["Root"], import["Root"], "import and generate-car give the same root");
+    let (_code, error) = full.error("ClientGenCar", json!([{ "Path": dir.path() }, made])).await;
+    assert_eq!(error, format!("read {}: is a directory", dir.path().display()));
     let (_code, error) = full.error("ClientCalcCommP", json!([text])).await;
     assert!(error.starts_with("not a car file: "), "{error}");
 }

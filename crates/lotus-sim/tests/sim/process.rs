@@ -54,7 +54,7 @@ async fn a_process_serves_and_is_steered() {
         "--repo",
         repo.to_str().unwrap(),
     ];
-    let (process, endpoints) = spawn(&arguments);
+    let (mut process, endpoints) = spawn(&arguments);
     let full = node(&endpoints, endpoints["full_node"]["url"].as_str().unwrap());
     let miner = node(&endpoints, endpoints["miners"]["f01000"]["url"].as_str().unwrap());
     assert_eq!(endpoints["miners"].as_object().unwrap().len(), 2);
@@ -108,4 +108,6 @@ async fn a_process_serves_and_is_steered() {
     })
     .await;
     assert!(repo.join("lotus/token").exists());
+    let status = eventually("it ends", async || process.0.try_wait().unwrap()).await;
+    assert!(status.success(), "{status}");
 }

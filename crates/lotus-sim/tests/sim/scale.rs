@@ -37,7 +37,7 @@ async fn two_thousand_deals_over_two_hundred_connections() {
         let deals = sim.deals();
         deals
             .into_iter()
-            .filter(|deal| deal.provider.as_ref().is_some_and(|side| side.0 == state))
+            .filter(|deal| deal.provider.as_ref().is_some_and(|side| side.state == state))
             .collect::<Vec<_>>()
     };
     let waiting = eventually("all wait for data", async || {

@@ -201,9 +201,9 @@ pub(crate) fn car_bytes(root: &[u8], block: &[u8]) -> Vec<u8> {
     let mut header = b"\xa2\x65roots\x81\xd8\x2a".to_vec();
     let length = u8::try_from(root.len() + 1).unwrap();
     if length < 24 {
-        header.push(0x40 | length)
+        header.push(0x40 | length);
     } else {
-        header.extend_from_slice(&[0x58, length])
+        header.extend_from_slice(&[0x58, length]);
     }
     header.push(0);
     header.extend_from_slice(root);
@@ -258,7 +258,7 @@ pub(crate) async fn client_reaches(sim: &Sim, cid: &str, state: u64) -> Value {
 }
 
 pub(crate) fn provider_state(sim: &Sim, cid: &str) -> Option<u64> {
-    sim.deal(cid)?.provider.map(|(state, _message)| state.code())
+    sim.deal(cid)?.provider.map(|side| side.state.code())
 }
 
 /// Parameters of an import.
@@ -306,7 +306,7 @@ impl Ws {
         match u8::try_from(payload.len()) {
             Ok(length) if length < 126 => frame.push(0x80 | length),
             _ => {
-                frame.push(0x80 | 126);
+                frame.push(0x80 | 0x7e);
                 frame.extend_from_slice(&u16::try_from(payload.len()).unwrap().to_be_bytes());
             }
         }
@@ -354,15 +354,5 @@ impl Ws {
     pub(crate) async fn json(&mut self) -> Value {
         let (text, _frames) = soon("a message", self.message()).await.expect("an open connection");
         serde_json::from_str(&text).unwrap()
-    }
-
-    /// The answer to a request, other messages skipped.
-    pub(crate) async fn answer_to(&mut self, id: u64) -> Value {
-        loop {
-            let value = self.json().await;
-            if value["id"] == id {
-                return value;
-            }
-        }
     }
 }

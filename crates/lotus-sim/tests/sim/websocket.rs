@@ -56,7 +56,8 @@ async fn the_old_server_pongs_and_never_pings() {
     ws.send_frame(9, b"are you there").await;
     let frame = soon("a pong", ws.frame()).await.unwrap();
     assert_eq!((frame.opcode, frame.payload.as_slice()), (10, &b"are you there"[..]));
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Ten periods of the pings it does not send.
+    sim.inject(Fault::on("Filecoin.Session", FaultKind::DelayAnswer(Duration::from_millis(50))));
     ws.send(1, "Session", json!([])).await;
     assert_eq!(soon("an answer", ws.frame()).await.unwrap().opcode, 1);
 }
