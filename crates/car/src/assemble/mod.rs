@@ -245,18 +245,18 @@ impl Line<'_> {
 
     /// Reads the leaves behind their CIDs, which are returned.
     fn read_and_hash(&self, group: &Group<'_>, buffer: &mut [u8]) -> Result<Vec<Box<[u8]>>, BuildError> {
-        let mut cids = Vec::with_capacity(group.leaves.len());
         for leaf in &group.leaves {
             if self.progress.is_cancelled() {
                 return Err(BuildError::Cancelled);
             }
-            let section = &mut buffer[leaf.at..leaf.at + leaf.prefix_len + leaf.len];
-            let (prefix, block) = section.split_at_mut(leaf.prefix_len);
-            read_leaf(leaf, block)?;
+            read_leaf(leaf, &mut buffer[leaf.block()])?;
             self.progress.advance(len64(leaf.len));
-            let cid = self.params.cid(Codec::Raw, block);
-            prefix.copy_from_slice(&writer::section_prefix(&cid, leaf.len));
-            cids.push(cid);
+        }
+        let blocks: Vec<&[u8]> = group.leaves.iter().map(|leaf| &buffer[leaf.block()]).collect();
+        let cids = self.params.cids(Codec::Raw, &blocks);
+        for (leaf, cid) in group.leaves.iter().zip(&cids) {
+            let prefix = writer::section_prefix(cid, leaf.len);
+            buffer[leaf.at..leaf.block().start].copy_from_slice(&prefix);
         }
         Ok(cids)
     }

@@ -4,6 +4,7 @@
 //! node. Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::profile::DagParams;
 use crate::unixfs::dir::{Content, Directory, Entry, Stamp};
 
 /// Bytes of a group's sections at most, when it has more than one leaf.
-pub(crate) const GROUP_BYTES: usize = (8 << 20) + (8 << 10);
+pub(crate) const GROUP_BYTES: usize = (16 << 20) + (8 << 10);
 /// Leaves of a group at most: bounds what many tiny files keep in memory.
 const GROUP_LEAVES: usize = 1024;
 /// Steps of a group at most.
@@ -55,6 +56,14 @@ pub(crate) struct Leaf {
     pub(crate) at: usize,
     /// Length of frame length and CID before it.
     pub(crate) prefix_len: usize,
+}
+
+impl Leaf {
+    /// Where in the buffer its bytes are.
+    pub(crate) fn block(&self) -> Range<usize> {
+        let start = self.at + self.prefix_len;
+        start..start + self.len
+    }
 }
 
 /// An open file, and how it looked when it was found.
