@@ -29,6 +29,8 @@ pub use assemble::{
 };
 pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
+#[doc(hidden)]
+pub use kernels::bench;
 pub use kernels::kernel_name;
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};

@@ -83,6 +83,51 @@ pub(crate) fn hash_blocks(hash: BlockHash, blocks: &[&[u8]]) -> Vec<[u8; DIGEST]
     digests
 }
 
+/// The parts of the engine one by one, for benches alone.
+pub mod bench {
+    use super::{DIGEST, Kernel, Rows, available};
+    use crate::profile::BlockHash;
+
+    /// Payload bytes of a window.
+    pub const WINDOW_RAW: usize = super::WINDOW_RAW;
+
+    /// One set of inner loops.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Engine(&'static Kernel);
+
+    /// All sets that this processor can run.
+    pub fn engines() -> Vec<Engine> {
+        available().into_iter().map(Engine).collect()
+    }
+
+    impl Engine {
+        /// Its name.
+        pub fn name(self) -> &'static str {
+            self.0.name
+        }
+
+        /// Hashes nodes of 64 bytes.
+        pub fn hash_nodes(self, output: &mut [u8], input: &[u8]) {
+            (self.0.hash_nodes)(output, input);
+        }
+
+        /// Hashes windows.
+        pub fn hash_windows(self, digests: &mut [u8], windows: &[u8]) {
+            (self.0.hash_windows)(digests, windows, &mut Rows::default());
+        }
+
+        /// Hashes blocks of one length.
+        pub fn hash_blocks(self, hash: BlockHash, digests: &mut [[u8; DIGEST]], blocks: &[&[u8]]) {
+            (self.0.hash_blocks)(hash, digests, blocks);
+        }
+    }
+
+    /// Expands quads, 127 bytes to 128.
+    pub fn expand_fr32(output: &mut [u8], input: &[u8]) {
+        crate::piece::fr32::expand(output, input);
+    }
+}
+
 /// All sets that this processor can run, the fastest first.
 fn available() -> Vec<&'static Kernel> {
     let mut kernels = Vec::new();
