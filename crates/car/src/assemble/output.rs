@@ -37,14 +37,14 @@ pub(crate) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// Reserves the space, so that a full disk is known before the work and not after it.
+    /// Reserves the space of a large CAR, so that a full disk is known before the work and not after it.
     pub(crate) fn new(file: &'a File, length_max: u64) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if metadata.len() != 0 {
             return Err(io::Error::other("the output is not empty"));
         }
         let mut reserved = 0;
-        if metadata.is_file() {
+        if metadata.is_file() && length_max >= len64(DIRECT_BYTES_MIN) {
             match fallocate(file, FallocateFlags::empty(), 0, length_max) {
                 Ok(()) => reserved = length_max,
                 // Not every file system can.

@@ -10,7 +10,7 @@ mod portable;
 #[expect(unsafe_code, reason = "instructions that the compiler cannot know this processor to have")]
 mod x86;
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use crate::profile::BlockHash;
 
@@ -68,19 +68,67 @@ pub(crate) fn hash_nodes(output: &mut [u8], input: &[u8]) {
 pub(crate) fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
     assert_eq!(windows.len() % WINDOW_RAW, 0, "windows are whole");
     assert_eq!(digests.len() / DIGEST, windows.len() / WINDOW_RAW, "a digest for each window");
-    (CHOSEN.hash_windows)(digests, windows, rows);
+    let spans = windows.chunks(WINDOWS_AT_ONCE * WINDOW_RAW);
+    for (digests, span) in digests.chunks_mut(WINDOWS_AT_ONCE * DIGEST).zip(spans) {
+        if is_zero(span) {
+            digests.as_chunks_mut().0.fill(*ZERO_WINDOW);
+        } else {
+            (CHOSEN.hash_windows)(digests, span, rows);
+        }
+    }
 }
 
-/// Hashes blocks, those of one length together.
+/// Hashes blocks, those of one length together; of blocks of zeros one is enough.
 pub(crate) fn hash_blocks(hash: BlockHash, blocks: &[&[u8]]) -> Vec<[u8; DIGEST]> {
     let mut digests = vec![[0; DIGEST]; blocks.len()];
     let mut start = 0;
     for run in blocks.chunk_by(|left, right| left.len() == right.len()) {
-        let end = start + run.len();
-        (CHOSEN.hash_blocks)(hash, &mut digests[start..end], run);
-        start = end;
+        let digests = &mut digests[start..start + run.len()];
+        start += run.len();
+        let is_zeros: Vec<bool> = run.iter().map(|block| is_zero(block)).collect();
+        if !is_zeros.contains(&true) {
+            (CHOSEN.hash_blocks)(hash, digests, run);
+            continue;
+        }
+        let pairs = || run.iter().zip(&is_zeros);
+        let others: Vec<&[u8]> = pairs().filter(|(_, is_zero)| !**is_zero).map(|(block, _)| *block).collect();
+        let mut hashed = vec![[0; DIGEST]; others.len()];
+        (CHOSEN.hash_blocks)(hash, &mut hashed, &others);
+        let of_zeros = pairs().find(|(_, is_zero)| **is_zero).map(|(block, _)| zero_block(hash, block));
+        let mut hashed = hashed.into_iter();
+        for (digest, is_zero) in digests.iter_mut().zip(is_zeros) {
+            let source = if is_zero { of_zeros } else { hashed.next() };
+            *digest = source.expect("a digest for each block");
+        }
     }
     digests
+}
+
+/// The digest of a block of zeros, which is kept: files with holes ask for the same one over and over.
+fn zero_block(hash: BlockHash, zeros: &[u8]) -> [u8; DIGEST] {
+    static LAST: Mutex<Option<(BlockHash, usize, [u8; DIGEST])>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match *last {
+        Some((of, length, digest)) if (of, length) == (hash, zeros.len()) => digest,
+        _ => {
+            let mut digest = [[0; DIGEST]];
+            (CHOSEN.hash_blocks)(hash, &mut digest, &[zeros]);
+            *last = Some((hash, zeros.len(), digest[0]));
+            digest[0]
+        }
+    }
+}
+
+/// The digest of a window of zeros.
+static ZERO_WINDOW: LazyLock<[u8; DIGEST]> = LazyLock::new(|| {
+    let mut digest = [0; DIGEST];
+    (CHOSEN.hash_windows)(&mut digest, &[0; WINDOW_RAW], &mut Rows::default());
+    digest
+});
+
+/// Whether all bytes are zero; a look at the first page is enough for nearly all others.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(4096).all(|page| page.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// The parts of the engine one by one, for benches alone.
@@ -193,6 +241,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn blocks_and_windows_of_zeros_are_like_all_others() {
+        let mut bytes = painted(8 * 5000);
+        bytes[5000..10_000].fill(0);
+        bytes[15_000..25_000].fill(0);
+        bytes[39_999] = 0;
+        let blocks: Vec<&[u8]> = bytes.chunks(5000).collect();
+        for hash in [BlockHash::Blake2b256, BlockHash::Sha2_256] {
+            let mut wanted = vec![[0; 32]; 8];
+            (portable::KERNEL.hash_blocks)(hash, &mut wanted, &blocks);
+            assert_eq!(hash_blocks(hash, &blocks), wanted, "{hash:?}");
+        }
+        // A span of zeros, one that is not for its last byte, and a short one.
+        let mut windows = vec![0; 66 * WINDOW_RAW];
+        windows[64 * WINDOW_RAW - 1] = 1;
+        let (mut digests, mut wanted) = (vec![0; 66 * 32], vec![0; 66 * 32]);
+        hash_windows(&mut digests, &windows, &mut Rows::default());
+        (portable::KERNEL.hash_windows)(&mut wanted, &windows, &mut Rows::default());
+        assert!(digests == wanted);
     }
 
     #[test]
