@@ -6,10 +6,11 @@
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, OFlags, fadvise};
 
 use super::{BuildError, SourceChange};
 use crate::profile::DagParams;
@@ -22,6 +23,9 @@ pub(crate) const GROUP_BYTES: usize = (16 << 20) + (8 << 10);
 const READ_AHEAD_FROM: usize = 1 << 20;
 /// Leaves of a group at most: bounds what many tiny files keep in memory.
 const GROUP_LEAVES: usize = 1024;
+/// Files of a group at most, all of which are open at once: far below the usual limit of 1024 descriptors, even with
+/// a group for each of many threads.
+const GROUP_FILES: usize = 16;
 /// Steps of a group at most.
 const GROUP_STEPS: usize = 8 * GROUP_LEAVES;
 
@@ -35,6 +39,8 @@ pub(crate) struct Group<'a> {
     pub(crate) offset: u64,
     /// Bytes of all sections that start in the group, holes included: the CAR's image.
     pub(crate) bytes: usize,
+    /// Files that were opened for it.
+    files: usize,
 }
 
 #[derive(Debug)]
@@ -128,6 +134,7 @@ impl<'a> Walk<'a> {
     pub(crate) fn next_group(&mut self) -> Result<Option<Group<'a>>, BuildError> {
         let mut group = Group { turn: self.turns, offset: self.offset, ..Group::default() };
         while group.leaves.len() < GROUP_LEAVES
+            && group.files < GROUP_FILES
             && group.steps.len() < GROUP_STEPS
             && group.bytes < GROUP_BYTES
         {
@@ -198,6 +205,7 @@ impl<'a> Walk<'a> {
         match &entry.content {
             Content::File(stamp) => {
                 let source = Arc::new(Source::open(&self.path, *stamp)?);
+                group.files += 1;
                 self.stack.push(Place::EndFile(Arc::clone(&source)));
                 self.open_node(source, self.params.levels(stamp.size), 0, stamp.size, group);
             }
@@ -224,7 +232,11 @@ impl<'a> Walk<'a> {
 
 impl Source {
     fn open(path: &Path, stamp: Stamp) -> Result<Self, BuildError> {
-        let file = File::open(path).map_err(|error| BuildError::reading(path, error))?;
+        // Without waiting: a pipe that has taken the file's name would keep the thread for ever.
+        let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("flags of open fit in an int");
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(flags).open(path);
+        let file = file.map_err(|error| BuildError::reading(path, error))?;
         if stamp.size > len64(READ_AHEAD_FROM) {
             // Only advice: a file system that takes none is read all the same.
             let _ = fadvise(&file, 0, None, Advice::Sequential);
