@@ -36,4 +36,6 @@ pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};
 pub use progress::{NoProgress, Progress};
 pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
+#[doc(hidden)]
+pub use verify::fuzz;
 pub use verify::{VerifiedCar, VerifyError, read_car_root, verify_car};

@@ -217,6 +217,25 @@ fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<Ver
     })
 }
 
+/// Doors for fuzzing alone.
+pub mod fuzz {
+    use std::path::Path;
+
+    use super::{VerifiedCar, VerifyError, pb};
+    use crate::progress::NoProgress;
+
+    /// Takes bytes for a CAR.
+    #[expect(clippy::missing_errors_doc, reason = "for fuzzing alone")]
+    pub fn verify(bytes: &[u8]) -> Result<VerifiedCar, VerifyError> {
+        super::verify(bytes, Path::new("the fuzzer's bytes"), &NoProgress)
+    }
+
+    /// Takes bytes for a dag-pb block and counts its links.
+    pub fn links(bytes: &[u8]) -> Option<usize> {
+        pb::links(bytes).ok().map(|links| links.len())
+    }
+}
+
 fn at(offset: u64, path: &Path, error: ReadError) -> VerifyError {
     match error {
         ReadError::Io(source) => VerifyError::Unreadable { path: path.to_owned(), source },

@@ -68,13 +68,11 @@ fn hash_lanes(blocks: &[&[u8]; LANES], length: usize) -> [[u8; DIGEST]; LANES] {
 #[target_feature(enable = "avx512f")]
 fn compress(state: &mut State, mut words: Words) {
     let mut working = *state;
-    for (pass, constants) in ROUND.chunks_exact(16).enumerate() {
-        for (i, constant) in constants.iter().enumerate() {
-            // The words rotate through the roles a to h, instead of values through the words.
-            let role = |k: usize| (8 + k - i % 8) % 8;
-            let word = _mm512_add_epi32(words[i], _mm512_set1_epi32(constant.cast_signed()));
-            round(&mut working, role, word);
-            if pass < 3 {
+    for (pass, constants) in ROUND.as_chunks::<16>().0.iter().enumerate() {
+        eight_rounds(&mut working, &words, constants, 0);
+        eight_rounds(&mut working, &words, constants, 8);
+        if pass < 3 {
+            for i in 0..16 {
                 words[i] = later_word(&words, i);
             }
         }
@@ -84,10 +82,27 @@ fn compress(state: &mut State, mut words: Words) {
     }
 }
 
+/// Eight rounds, after which every word is back in its own place: the roles rotate, not the values.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn round(state: &mut State, role: impl Fn(usize) -> usize, word: __m512i) {
-    let [a, b, c, d, e, f, g, h] = std::array::from_fn(|k| state[role(k)]);
+fn eight_rounds(state: &mut State, words: &Words, constants: &[u32; 16], at: usize) {
+    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *state;
+    let word = |i: usize| _mm512_add_epi32(words[at + i], _mm512_set1_epi32(constants[at + i].cast_signed()));
+    (d, h) = round([a, b, c, d, e, f, g, h], word(0));
+    (c, g) = round([h, a, b, c, d, e, f, g], word(1));
+    (b, f) = round([g, h, a, b, c, d, e, f], word(2));
+    (a, e) = round([f, g, h, a, b, c, d, e], word(3));
+    (h, d) = round([e, f, g, h, a, b, c, d], word(4));
+    (g, c) = round([d, e, f, g, h, a, b, c], word(5));
+    (f, b) = round([c, d, e, f, g, h, a, b], word(6));
+    (e, a) = round([b, c, d, e, f, g, h, a], word(7));
+    *state = [a, b, c, d, e, f, g, h];
+}
+
+/// The new values for the roles of d and h.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn round([a, b, c, d, e, f, g, h]: State, word: __m512i) -> (__m512i, __m512i) {
     let choice = _mm512_ternarylogic_epi32::<0xca>(e, f, g);
     let sum1 = _mm512_ternarylogic_epi32::<0x96>(
         _mm512_ror_epi32::<6>(e),
@@ -101,8 +116,7 @@ fn round(state: &mut State, role: impl Fn(usize) -> usize, word: __m512i) {
         _mm512_ror_epi32::<22>(a),
     );
     let majority = _mm512_ternarylogic_epi32::<0xe8>(a, b, c);
-    state[role(3)] = _mm512_add_epi32(d, first);
-    state[role(7)] = _mm512_add_epi32(_mm512_add_epi32(sum0, majority), first);
+    (_mm512_add_epi32(d, first), _mm512_add_epi32(_mm512_add_epi32(sum0, majority), first))
 }
 
 /// The word sixteen rounds after word `i`.
