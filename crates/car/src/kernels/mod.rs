@@ -2,9 +2,14 @@
 //!
 //! What lives here: one set of functions for each kind of processor, each tested against the portable set, and
 //! the one safe door to them. The set is chosen once, by what the processor can do; `CARFERRY_KERNEL` set to
-//! `portable`, `shani` or `avx512` chooses another for tests and bug reports (a set that the processor cannot run
+//! `portable`, `shani`, `avx512` or `armsha2` chooses another for tests and bug reports (a set that the processor cannot run
 //! is not taken). This is the only room with `unsafe`. What does not live here: trees, CIDs, files.
 
+#[cfg(target_arch = "aarch64")]
+#[expect(unsafe_code, reason = "instructions that the compiler cannot know this processor to have")]
+mod arm;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod constants;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that the compiler cannot know this processor to have")]
@@ -51,7 +56,7 @@ static CHOSEN: LazyLock<&Kernel> = LazyLock::new(|| {
     available.swap_remove(forced.unwrap_or(0))
 });
 
-/// Name of the inner loops in use: `avx512`, `shani` or `portable`.
+/// Name of the inner loops in use: `avx512`, `shani`, `armsha2` or `portable`.
 pub fn kernel_name() -> &'static str {
     CHOSEN.name
 }
@@ -178,11 +183,13 @@ pub mod bench {
 
 /// All sets that this processor can run, the fastest first.
 fn available() -> Vec<&'static Kernel> {
-    let mut kernels = Vec::new();
     #[cfg(target_arch = "x86_64")]
-    kernels.extend(x86::available());
-    kernels.push(&portable::KERNEL);
-    kernels
+    let faster = x86::available();
+    #[cfg(target_arch = "aarch64")]
+    let faster = arm::available();
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let faster = Vec::new();
+    faster.into_iter().chain([&portable::KERNEL]).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 mod avx512;
 mod blake2b;
-mod constants;
 mod node_lanes;
 mod sha256_lanes;
 mod shani;

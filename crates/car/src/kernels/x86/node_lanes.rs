@@ -13,7 +13,7 @@
 use std::arch::asm;
 use std::arch::x86_64::__m512i;
 
-use super::constants::{PADDING_ROUND, ROUND, START};
+use crate::kernels::constants::{PADDING_ROUND, ROUND, START};
 
 /// Word `k` of the message in lane `l` of stream `s` is lane `l` of `words[k][s]`.
 pub(super) type Words = [[__m512i; 2]; 16];

@@ -6,7 +6,7 @@ use std::arch::x86_64::{
 };
 
 use super::avx512::{columns_of_words, load, store_digests};
-use super::constants::{ROUND, START};
+use crate::kernels::constants::{ROUND, START};
 use crate::kernels::{DIGEST, portable};
 use crate::profile::BlockHash;
 

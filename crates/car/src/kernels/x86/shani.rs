@@ -6,7 +6,7 @@ use std::arch::x86_64::{
     _mm_storeu_si128,
 };
 
-use super::constants::{PADDING_ROUND, ROUND};
+use crate::kernels::constants::{PADDING_ROUND, ROUND};
 use crate::kernels::{DIGEST, Kernel, NODE, Rows, portable};
 
 pub(super) static KERNEL: Kernel = Kernel {
