@@ -37,7 +37,7 @@ use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use crate::unixfs::dag::Codec;
 use crate::unixfs::dir::{Entry, Totals, scan};
 use layout::{Bytes, Extent, Layout};
-use output::{Buffer, Output};
+use output::{Buffer, Output, WhenFull};
 use walk::{GROUP_BYTES, Group, Leaf, Walk};
 
 /// Groups in memory for each thread: one that is filled, one that is written.
@@ -131,7 +131,8 @@ pub fn build_car(
     if plan.padded_piece_size_max > options.max_piece {
         return Err(too_large(input, plan.payload_size_max, options.max_piece));
     }
-    let output = Output::new(output, plan.payload_size_max.get()).map_err(output_error)?;
+    let when_full = if totals.allocated < totals.bytes { WhenFull::Try } else { WhenFull::Refuse };
+    let output = Output::new(output, plan.payload_size_max.get(), when_full).map_err(output_error)?;
     let header_len = header::header_len(options.params.cid_len(root.shape.block_len));
     let line = Line {
         params: options.params,

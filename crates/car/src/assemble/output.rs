@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs};
 use rustix::io::Errno;
 
 use crate::units::len64;
@@ -25,6 +25,15 @@ use crate::units::len64;
 pub(crate) const BLOCK: usize = 4096;
 /// Below this the page cache is cheaper. Source: ours, not measured finely.
 const DIRECT_BYTES_MIN: usize = 1 << 20;
+
+/// What it means when the greatest length of a CAR does not fit on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    /// The CAR does not fit.
+    Refuse,
+    /// It may fit all the same: the source has holes, which become blocks that are written once.
+    Try,
+}
 
 /// An output of which the greatest length is known.
 #[derive(Debug)]
@@ -38,19 +47,14 @@ pub(crate) struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// Reserves the space of a large CAR, so that a full disk is known before the work and not after it.
-    pub(crate) fn new(file: &'a File, length_max: u64) -> io::Result<Self> {
+    pub(crate) fn new(file: &'a File, length_max: u64, when_full: WhenFull) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if metadata.len() != 0 {
             return Err(io::Error::other("the output is not empty"));
         }
         let mut reserved = 0;
         if metadata.is_file() && length_max >= len64(DIRECT_BYTES_MIN) {
-            match fallocate(file, FallocateFlags::empty(), 0, length_max) {
-                Ok(()) => reserved = length_max,
-                // Not every file system can.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
-                Err(error) => return Err(error.into()),
-            }
+            reserved = reserve(file, length_max, when_full)?;
         }
         let direct = if reserved < len64(DIRECT_BYTES_MIN) { None } else { reopen_direct(file) };
         Ok(Self { cached: file, direct_works: AtomicBool::new(direct.is_some()), direct, reserved })
@@ -112,6 +116,21 @@ impl<'a> Output<'a> {
     }
 }
 
+/// Reserves space in a file; returns how much.
+fn reserve(file: &File, length: u64, when_full: WhenFull) -> io::Result<u64> {
+    // Looked at first, because an attempt that fails can fill the disk for a moment, under everybody's feet.
+    let disk = fstatvfs(file)?;
+    // File systems without a size of their own say zero.
+    let fits = disk.f_blocks == 0 || length <= disk.f_bavail.saturating_mul(disk.f_frsize);
+    match if fits { fallocate(file, FallocateFlags::empty(), 0, length) } else { Err(Errno::NOSPC) } {
+        Ok(()) => Ok(length),
+        Err(Errno::NOSPC) if when_full == WhenFull::Try => file.set_len(0).map(|()| 0),
+        // Not every file system can.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The same file opened once more, for direct writes.
 fn reopen_direct(file: &File) -> Option<File> {
     let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
@@ -156,7 +175,7 @@ mod tests {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let length = (5 << 20) + 777;
         let wanted: Vec<u8> = (0..=250).cycle().take(length).collect();
-        let output = Output::new(&file, len64(length) + 10_000).unwrap();
+        let output = Output::new(&file, len64(length) + 10_000, WhenFull::Refuse).unwrap();
         let mut buffer = Buffer::default();
         let mut offset = 0;
         // Direct with edges, direct from a block on, misplaced, small.
@@ -172,6 +191,17 @@ mod tests {
         file.read_exact_at(&mut read, 0).unwrap();
         assert_eq!(file.metadata().unwrap().len(), len64(length));
         assert!(read == wanted);
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused_or_tried_without_filling_the_disk() {
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let error = Output::new(&file, 1 << 62, WhenFull::Refuse).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let output = Output::new(&file, 1 << 62, WhenFull::Try).unwrap();
+        output.write(0, b"little").unwrap();
+        output.finish(6).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 6);
     }
 
     #[test]
