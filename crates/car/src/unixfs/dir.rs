@@ -48,6 +48,8 @@ pub(crate) struct Directory {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Totals {
     pub(crate) bytes: u64,
+    /// Bytes that the files take on disk: fewer where they have holes.
+    pub(crate) allocated: u64,
     pub(crate) files: u64,
     pub(crate) modified: SystemTime,
 }
@@ -66,7 +68,7 @@ impl Stamp {
 /// Finds everything at and below a path. A link at the path itself is followed, links below it are kept.
 pub(crate) fn scan(path: &Path, params: &DagParams) -> Result<(Entry, Totals), BuildError> {
     let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
-    let mut totals = Totals { bytes: 0, files: 0, modified: SystemTime::UNIX_EPOCH };
+    let mut totals = Totals { bytes: 0, allocated: 0, files: 0, modified: SystemTime::UNIX_EPOCH };
     let entry = scan_entry(path, &metadata, params, &mut totals, 0)?;
     Ok((entry, totals))
 }
@@ -90,6 +92,8 @@ fn scan_entry(
     if file_type.is_file() {
         totals.files += 1;
         totals.bytes = totals.bytes.saturating_add(stamp.size);
+        // Source: stat(2), a block of `st_blocks` has 512 bytes on Linux.
+        totals.allocated = totals.allocated.saturating_add(metadata.blocks().saturating_mul(512));
         return Ok(Entry { content: Content::File(stamp), shape: params.file_shape(stamp.size) });
     }
     if !file_type.is_dir() {

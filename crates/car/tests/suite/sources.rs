@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -224,6 +225,28 @@ fn an_output_with_something_in_it_is_left_alone() {
     let error = build_car(&input, &file, &BuildOptions::default(), &NoProgress).unwrap_err();
     assert!(matches!(error, BuildError::Output { .. }), "{error:?}");
     assert_eq!(fs::read(output).unwrap(), b"precious");
+}
+
+#[test]
+fn a_folder_of_many_files_needs_few_descriptors() {
+    let limit = "ulimit -n 64 && exec \"$0\" public::small_inputs --test-threads 1";
+    let child =
+        Command::new("sh").args(["-c", limit]).arg(std::env::current_exe().unwrap()).output().unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    two_files(folder.path());
+    let second = folder.path().join("second");
+    let what = || {
+        fs::remove_file(&second).unwrap();
+        assert!(Command::new("mkfifo").arg(&second).status().unwrap().success());
+    };
+    let error = build(folder.path(), &AtFirstByte { done: AtomicBool::new(false), what }).unwrap_err();
+    assert!(matches!(&error, BuildError::SourceChanged { path, .. } if *path == second), "{error:?}");
 }
 
 /// Counts what was read, and wants to stop after some of it.

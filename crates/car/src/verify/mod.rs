@@ -3,7 +3,8 @@
 //! The bytes of a block are forgotten once they are hashed; what stays is the set of CIDs. Links are followed
 //! in dag-pb blocks, the only ones with links that this crate writes; blocks of other codecs are hashed only.
 
-use std::collections::HashMap;
+mod graph;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -11,15 +12,15 @@ use std::path::{Path, PathBuf};
 use crate::carv1::header::HeaderError;
 use crate::carv1::reader::{ReadError, Reader, Section};
 use crate::cids::{
-    CODEC_DAG_PB, CidError, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, PayloadCid, PieceCid, cid_bytes,
-    split_cid,
+    CidError, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, PayloadCid, PieceCid, split_cid,
 };
+use crate::kernels::hash_blocks;
 use crate::piece::Commitment;
 use crate::profile::BlockHash;
 use crate::progress::Progress;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
-use crate::unixfs::dag::digest;
 use crate::unixfs::pb;
+use graph::Graph;
 
 /// A CAR in which everything is as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +63,7 @@ pub enum VerifyError {
         offset: u64,
     },
     /// A section's length cannot be true.
-    #[error("damaged section at byte {offset}: a malformed length, or one of {length:?} bytes")]
+    #[error("damaged section at byte {offset}: {}", impossible_length(*length))]
     SectionLength {
         /// Where the section starts.
         offset: u64,
@@ -149,6 +150,13 @@ impl VerifyError {
     }
 }
 
+fn impossible_length(length: Option<u64>) -> String {
+    match length {
+        Some(length) => format!("a length of {length} bytes, more than any section has"),
+        None => "its length is malformed".to_owned(),
+    }
+}
+
 /// Checks a CAR: one root which is there, every block's hash, every dag-pb link; computes its commitment.
 ///
 /// # Errors
@@ -189,15 +197,19 @@ fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<Ver
         if progress.is_cancelled() {
             return Err(VerifyError::Cancelled);
         }
-        let offset = reader.offset();
-        match reader.section() {
-            Ok(None) => break,
-            Ok(Some(section)) => {
-                check_hash(section, offset)?;
-                graph.add(section, offset)?;
-                block_count += 1;
-            }
-            Err(error) => return Err(at(offset, path, error)),
+        let (sections, failure) = reader.batch();
+        let is_end = sections.is_empty();
+        let hashes = check_hashes(&sections);
+        for (section, hash) in sections.iter().zip(hashes) {
+            hash?;
+            graph.add(section)?;
+        }
+        block_count += len64(sections.len());
+        if let Some(error) = failure {
+            return Err(at(reader.offset(), path, error));
+        }
+        if is_end {
+            break;
         }
     }
     let (unreachable_blocks, inlined_without_section) = graph.finish(root, &payload_cid)?;
@@ -211,6 +223,25 @@ fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<Ver
         unreachable_blocks,
         inlined_without_section,
     })
+}
+
+/// Doors for fuzzing alone.
+pub mod fuzz {
+    use std::path::Path;
+
+    use super::{VerifiedCar, VerifyError, pb};
+    use crate::progress::NoProgress;
+
+    /// Takes bytes for a CAR.
+    #[expect(clippy::missing_errors_doc, reason = "for fuzzing alone")]
+    pub fn verify(bytes: &[u8]) -> Result<VerifiedCar, VerifyError> {
+        super::verify(bytes, Path::new("the fuzzer's bytes"), &NoProgress)
+    }
+
+    /// Takes bytes for a dag-pb block and counts its links.
+    pub fn links(bytes: &[u8]) -> Option<usize> {
+        pb::links(bytes).ok().map(|links| links.len())
+    }
 }
 
 fn at(offset: u64, path: &Path, error: ReadError) -> VerifyError {
@@ -229,150 +260,36 @@ fn named(cid: &[u8]) -> PayloadCid {
     PayloadCid::from_bytes(cid).expect("the reader split this CID off")
 }
 
-fn check_hash(section: Section<'_>, offset: u64) -> Result<(), VerifyError> {
-    let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
-    let matches = match parts.hash {
-        HASH_IDENTITY => parts.digest == section.block,
-        HASH_SHA2_256 => parts.digest == digest(BlockHash::Sha2_256, section.block),
-        HASH_BLAKE2B_256 => parts.digest == digest(BlockHash::Blake2b256, section.block),
-        hash => return Err(VerifyError::UnknownHash { offset, cid: named(section.cid), hash }),
-    };
-    if matches { Ok(()) } else { Err(VerifyError::WrongHash { offset, cid: named(section.cid) }) }
-}
-
-/// Which blocks are there, which are linked to, and which can be reached from the root.
-#[derive(Debug, Default)]
-struct Graph {
-    /// By CID in its version 1 form.
-    index: HashMap<Box<[u8]>, u32>,
-    blocks: Vec<Block>,
-}
-
-#[derive(Debug)]
-struct Block {
-    place: Place,
-    reachable: bool,
-    /// Section with the first link to it.
-    linked_at: u64,
-    /// Linked to by a CID of version 0.
-    version_0: bool,
-    /// Links, kept only until the block is known to be reachable.
-    links: Vec<u32>,
-}
-
-/// Where a block is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Nowhere so far: linked to only.
-    Missing,
-    /// Inside its own CID.
-    Cid,
-    /// In a section, perhaps also inside its CID.
-    Section,
-}
-
-impl Graph {
-    /// Notes a link from the section at `offset`.
-    fn link(&mut self, cid: &[u8], offset: u64) -> Result<u32, VerifyError> {
-        let (parts, length) = split_cid(cid).map_err(|source| VerifyError::Cid { offset, source })?;
-        if length != cid.len() {
-            let source = CidError::TrailingBytes(cid.len() - length);
-            return Err(VerifyError::Cid { offset, source });
-        }
-        let key = cid_bytes(parts.codec, parts.hash, parts.digest).into_boxed_slice();
-        if let Some(index) = self.index.get(&key) {
-            return Ok(*index);
-        }
-        let index = u32::try_from(self.blocks.len()).expect("fewer than 2^32 blocks fit in memory");
-        self.index.insert(key, index);
-        self.blocks.push(Block {
-            place: if parts.hash == HASH_IDENTITY { Place::Cid } else { Place::Missing },
-            reachable: false,
-            linked_at: offset,
-            version_0: cid.len() == 34 && cid.starts_with(&[0x12, 0x20]),
-            links: Vec::new(),
-        });
-        // A block inside its CID is shorter than the block that links to it: this ends.
-        if parts.hash == HASH_IDENTITY {
-            self.set_links(index, parts.codec, cid, parts.digest, offset)?;
-        }
-        Ok(index)
-    }
-
-    /// Notes a section.
-    fn add(&mut self, section: Section<'_>, offset: u64) -> Result<(), VerifyError> {
+/// The verdict on each section's hash. All blocks of one hash function are hashed together.
+fn check_hashes(sections: &[Section<'_>]) -> Vec<Result<(), VerifyError>> {
+    let digests = [BlockHash::Blake2b256, BlockHash::Sha2_256].map(|hash| {
+        let is_wanted = |section: &&Section<'_>| {
+            split_cid(section.cid).is_ok_and(|(parts, _)| block_hash(parts.hash) == Some(hash))
+        };
+        let blocks: Vec<&[u8]> = sections.iter().filter(is_wanted).map(|section| section.block).collect();
+        hash_blocks(hash, &blocks).into_iter()
+    });
+    let [mut blake2b, mut sha2] = digests;
+    let mut check = |section: &Section<'_>| {
+        let offset = section.offset;
         let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
-        let index = self.link(section.cid, offset)?;
-        let block = self.block(index);
-        let before = std::mem::replace(&mut block.place, Place::Section);
-        if before == Place::Missing {
-            self.set_links(index, parts.codec, section.cid, section.block, offset)?;
-        }
-        Ok(())
-    }
-
-    fn set_links(
-        &mut self,
-        index: u32,
-        codec: u64,
-        cid: &[u8],
-        block: &[u8],
-        offset: u64,
-    ) -> Result<(), VerifyError> {
-        if codec != CODEC_DAG_PB {
-            return Ok(());
-        }
-        let links = pb::links(block)
-            .map_err(|_| VerifyError::MalformedBlock { offset, cid: named(cid) })?
-            .into_iter()
-            .map(|link| self.link(link, offset))
-            .collect::<Result<Vec<_>, _>>()?;
-        if self.block(index).reachable {
-            for link in links {
-                self.reach(link);
+        let matches = match block_hash(parts.hash) {
+            Some(BlockHash::Blake2b256) => blake2b.next().is_some_and(|digest| parts.digest == digest),
+            Some(BlockHash::Sha2_256) => sha2.next().is_some_and(|digest| parts.digest == digest),
+            None if parts.hash == HASH_IDENTITY => parts.digest == section.block,
+            None => {
+                return Err(VerifyError::UnknownHash { offset, cid: named(section.cid), hash: parts.hash });
             }
-        } else {
-            self.block(index).links = links;
-        }
-        Ok(())
-    }
+        };
+        if matches { Ok(()) } else { Err(VerifyError::WrongHash { offset, cid: named(section.cid) }) }
+    };
+    sections.iter().map(&mut check).collect()
+}
 
-    /// Marks a block, and what it is known to link to, as reachable.
-    fn reach(&mut self, index: u32) {
-        let mut to_reach = vec![index];
-        while let Some(index) = to_reach.pop() {
-            let block = self.block(index);
-            if !block.reachable {
-                block.reachable = true;
-                to_reach.append(&mut block.links);
-            }
-        }
-    }
-
-    /// Looks for what is missing; returns how many sections cannot be reached, and how many blocks live in
-    /// their CIDs alone.
-    fn finish(self, root: u32, root_cid: &PayloadCid) -> Result<(u64, u64), VerifyError> {
-        let root = usize::try_from(root).expect("u32 fits in usize");
-        if self.blocks[root].place == Place::Missing {
-            return Err(VerifyError::MissingRoot { cid: root_cid.clone() });
-        }
-        let missing = self.blocks.iter().enumerate().filter(|(_, block)| block.place == Place::Missing);
-        if let Some((index, block)) = missing.min_by_key(|(_, block)| block.linked_at) {
-            let cid = self.index.iter().find(|(_, at)| usize::try_from(**at) == Ok(index));
-            let (cid, _) = cid.expect("every block is in the index");
-            // 0x01 and the codec come before what is the whole of a CID of version 0.
-            let cid = named(if block.version_0 { &cid[2..] } else { cid });
-            return Err(VerifyError::MissingBlock { offset: block.linked_at, cid });
-        }
-        let count =
-            |wanted: fn(&Block) -> bool| len64(self.blocks.iter().filter(|block| wanted(block)).count());
-        let unreachable = count(|block| block.place == Place::Section && !block.reachable);
-        let inlined_only = count(|block| block.place == Place::Cid);
-        Ok((unreachable, inlined_only))
-    }
-
-    fn block(&mut self, index: u32) -> &mut Block {
-        let index = usize::try_from(index).expect("u32 fits in usize");
-        &mut self.blocks[index]
+fn block_hash(code: u64) -> Option<BlockHash> {
+    match code {
+        HASH_BLAKE2B_256 => Some(BlockHash::Blake2b256),
+        HASH_SHA2_256 => Some(BlockHash::Sha2_256),
+        _ => None,
     }
 }
