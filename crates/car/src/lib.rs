@@ -18,7 +18,14 @@ mod profile;
 mod progress;
 mod sha256;
 mod piece;
+mod carv1;
+mod unixfs;
+mod assemble;
 
+pub use assemble::{
+    BuildError, BuildOptions, BuiltCar, CarPlan, SourceChange, SourceIdentity, Unsupported, build_car, plan_car,
+};
+pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};

@@ -25,5 +25,5 @@ pub(crate) const CID_BYTES_MAX: usize = 9 + 9 + 9 + 2 + CID_DIGEST_BYTES_MAX;
 /// directory is written that one of them would shard.
 pub(crate) const PLAIN_DIRECTORY_BYTES_MAX: u64 = 256 << 10;
 
-/// Deepest directory tree that is packed. Source: ours; `PATH_MAX` allows 2048 levels of one letter.
-pub(crate) const DIRECTORY_DEPTH_MAX: usize = 2048;
+/// Deepest directory tree that is packed. Source: ours; bounds the stack, `PATH_MAX` allows 2048 levels.
+pub(crate) const DIRECTORY_DEPTH_MAX: usize = 1024;

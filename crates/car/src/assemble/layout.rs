@@ -1,0 +1,176 @@
+//! Where each block lands in the CAR, decided in the CAR's order.
+//!
+//! The length of every section is known before its content, so a node leaves a *hole* of its length and its
+//! children follow behind. A block that was there before is not written again: a leaf is left out; a node
+//! turns out to be a repetition only at its end, but then all below it was one too, nothing was laid behind its
+//! hole, and the hole is given back.
+
+use std::collections::HashSet;
+use std::fs;
+use std::ops::Range;
+
+use super::walk::{Group, Step, check_stamp};
+use super::BuildError;
+use crate::carv1::{header, writer};
+use crate::profile::DagParams;
+use crate::unixfs::dag::Codec;
+use crate::unixfs::dir::{Directory, Stamp};
+use crate::unixfs::pb::{self, Child};
+
+/// Bytes for a place in the CAR.
+#[derive(Debug)]
+pub(crate) struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) bytes: Bytes,
+}
+
+#[derive(Debug)]
+pub(crate) enum Bytes {
+    /// In the group's buffer.
+    Buffer(Range<usize>),
+    /// A node, or the header.
+    Owned(Vec<u8>),
+}
+
+/// The state of the layout after the groups so far.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    params: DagParams,
+    /// Where the next section goes.
+    end: u64,
+    /// CIDs of all blocks so far.
+    written: HashSet<Box<[u8]>>,
+    /// Nodes that are not complete, the root first.
+    open: Vec<OpenNode>,
+    root: Option<Box<[u8]>>,
+    header_len: u64,
+    header_laid: bool,
+}
+
+#[derive(Debug)]
+struct OpenNode {
+    offset: u64,
+    section_len: u64,
+    children: Vec<Child>,
+}
+
+impl Layout {
+    /// An empty CAR, of which the length of the root block is known.
+    pub(crate) fn new(params: DagParams, root_block_len: u64) -> Self {
+        let header_len = header::header_len(params.cid_len(root_block_len));
+        Self { params, end: header_len, written: HashSet::new(), open: Vec::new(), root: None, header_len, header_laid: false }
+    }
+
+    /// Lays out a group, whose leaves have these CIDs and lie in its buffer; returns what to write where.
+    pub(crate) fn lay(&mut self, group: &Group<'_>, cids: Vec<Box<[u8]>>) -> Result<Vec<Extent>, BuildError> {
+        let mut extents = Vec::new();
+        let mut leaves = group.leaves.iter().zip(cids);
+        for step in &group.steps {
+            match step {
+                Step::OpenNode { section_len } => {
+                    self.open.push(OpenNode {
+                        offset: self.end,
+                        section_len: *section_len,
+                        children: Vec::new(),
+                    });
+                    self.end += section_len;
+                }
+                Step::Leaf => {
+                    let (leaf, cid) = leaves.next().expect("a step for each leaf");
+                    if self.written.insert(cid.clone()) {
+                        let range = leaf.at..leaf.at + leaf.prefix_len + leaf.len;
+                        let offset = self.append(range.len());
+                        push_range(&mut extents, offset, range);
+                    }
+                    let len = u64::try_from(leaf.len).expect("usize fits in u64");
+                    self.adopt(Child { cid, tsize: len, file_size: len });
+                }
+                Step::Symlink(block) => {
+                    let cid = self.params.cid(Codec::DagPb, block);
+                    if self.written.insert(cid.clone()) {
+                        let section = writer::section(&cid, block);
+                        extents.push(Extent { offset: self.append(section.len()), bytes: Bytes::Owned(section) });
+                    }
+                    let tsize = u64::try_from(block.len()).expect("usize fits in u64");
+                    self.adopt(Child { cid, tsize, file_size: 0 });
+                }
+                Step::EndFile(source) => source.check()?,
+                Step::CloseFileNode => {
+                    let node = self.open.pop().expect("a node is closed once");
+                    let block = pb::encode_file(&node.children);
+                    let file_size = node.children.iter().map(|child| child.file_size).sum();
+                    self.close(node, &block, file_size, &mut extents);
+                }
+                Step::CloseDirectory(directory, path) => {
+                    let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
+                    check_stamp(path, directory.stamp, Stamp::of(&metadata))?;
+                    let node = self.open.pop().expect("a node is closed once");
+                    let block = encode_directory(directory, &node.children);
+                    self.close(node, &block, 0, &mut extents);
+                }
+            }
+        }
+        if let Some(root) = &self.root
+            && !self.header_laid
+        {
+            self.header_laid = true;
+            let header = header::encode(root);
+            debug_assert_eq!(u64::try_from(header.len()), Ok(self.header_len), "the header was foretold");
+            extents.push(Extent { offset: 0, bytes: Bytes::Owned(header) });
+        }
+        Ok(extents)
+    }
+
+    /// Root, length of the CAR and number of its blocks, once everything is laid out.
+    pub(crate) fn finish(self) -> (Box<[u8]>, u64, u64) {
+        let blocks = u64::try_from(self.written.len()).expect("usize fits in u64");
+        (self.root.expect("the walk ends with the root"), self.end, blocks)
+    }
+
+    /// Takes the place for the next section.
+    fn append(&mut self, len: usize) -> u64 {
+        let offset = self.end;
+        self.end += u64::try_from(len).expect("usize fits in u64");
+        offset
+    }
+
+    fn close(&mut self, node: OpenNode, block: &[u8], file_size: u64, extents: &mut Vec<Extent>) {
+        let cid = self.params.cid(Codec::DagPb, block);
+        let section = writer::section(&cid, block);
+        debug_assert_eq!(u64::try_from(section.len()), Ok(node.section_len), "the node was foretold");
+        if self.written.insert(cid.clone()) {
+            extents.push(Extent { offset: node.offset, bytes: Bytes::Owned(section) });
+        } else {
+            debug_assert_eq!(self.end, node.offset + node.section_len, "nothing lies behind a repeated node");
+            self.end = node.offset;
+        }
+        let block_len = u64::try_from(block.len()).expect("usize fits in u64");
+        let tsize = block_len + node.children.iter().map(|child| child.tsize).sum::<u64>();
+        self.adopt(Child { cid, tsize, file_size });
+    }
+
+    /// Gives a finished block to the node it belongs to.
+    fn adopt(&mut self, child: Child) {
+        match self.open.last_mut() {
+            Some(parent) => parent.children.push(child),
+            None => self.root = Some(child.cid),
+        }
+    }
+}
+
+fn encode_directory(directory: &Directory, children: &[Child]) -> Vec<u8> {
+    debug_assert_eq!(directory.children.len(), children.len(), "every entry became a block");
+    pb::encode_directory(directory.children.iter().map(|(name, _)| &**name).zip(children))
+}
+
+/// Adds a range of the buffer, as one extent with the one before if they touch on both sides.
+fn push_range(extents: &mut Vec<Extent>, offset: u64, range: Range<usize>) {
+    if let Some(Extent { offset: start, bytes: Bytes::Buffer(before) }) = extents.last_mut()
+        && before.end == range.start
+        && *start + u64::try_from(before.len()).expect("usize fits in u64") == offset
+    {
+        before.end = range.end;
+        return;
+    }
+    extents.push(Extent { offset, bytes: Bytes::Buffer(range) });
+}

@@ -1,0 +1,220 @@
+//! The order of a CAR: depth first, every node before its children, as a list of steps.
+//!
+//! A step says what comes next in the CAR: a node whose content follows later, a leaf to read, the end of a
+//! node. Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{BuildError, SourceChange};
+use crate::profile::DagParams;
+use crate::unixfs::dir::{Content, Directory, Entry, Stamp};
+
+/// Bytes of a group's sections at most, when it has more than one leaf.
+pub(crate) const GROUP_BYTES: usize = (8 << 20) + (8 << 10);
+/// Leaves of a group at most: bounds what many tiny files keep in memory.
+const GROUP_LEAVES: usize = 1024;
+/// Steps of a group at most.
+const GROUP_STEPS: usize = 8 * GROUP_LEAVES;
+
+/// Work for one thread: leaves to read and hash, and what to make of them.
+#[derive(Debug, Default)]
+pub(crate) struct Group<'a> {
+    pub(crate) turn: u64,
+    pub(crate) leaves: Vec<Leaf>,
+    pub(crate) steps: Vec<Step<'a>>,
+    /// Bytes of the leaves' sections.
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) enum Step<'a> {
+    /// A node starts: its section has this length, its content is known at its end.
+    OpenNode { section_len: u64 },
+    /// The next leaf of the group.
+    Leaf,
+    /// A block that is known already.
+    Symlink(&'a [u8]),
+    /// Every leaf of a file has been read.
+    EndFile(Arc<Source>),
+    /// A file's node ends.
+    CloseFileNode,
+    /// A folder ends.
+    CloseDirectory(&'a Directory, PathBuf),
+}
+
+/// A leaf and its place in the group's buffer.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    pub(crate) source: Arc<Source>,
+    /// Where in the file.
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+    /// Where in the buffer its section starts.
+    pub(crate) at: usize,
+    /// Length of frame length and CID before it.
+    pub(crate) prefix_len: usize,
+}
+
+/// An open file, and how it looked when it was found.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    stamp: Stamp,
+}
+
+/// Where the walk stands.
+#[derive(Debug)]
+pub(crate) struct Walk<'a> {
+    params: DagParams,
+    path: PathBuf,
+    /// What is to come, the next at the end.
+    stack: Vec<Place<'a>>,
+    turns: u64,
+}
+
+#[derive(Debug)]
+enum Place<'a> {
+    Entry(Option<&'a str>, &'a Entry),
+    /// A folder and how many of its children have been dealt with.
+    Directory(&'a Directory, usize),
+    /// A node of a file: level above the leaves, and the bytes of the file that are still to come below it.
+    FileNode { source: Arc<Source>, level: u32, from: u64, to: u64 },
+    EndFile(Arc<Source>),
+    /// Back to the parent's path.
+    LeavePath,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(path: &Path, root: &'a Entry, params: DagParams) -> Self {
+        Self { params, path: path.to_owned(), stack: vec![Place::Entry(None, root)], turns: 0 }
+    }
+
+    /// The next group, or `None` at the end.
+    pub(crate) fn next_group(&mut self) -> Result<Option<Group<'a>>, BuildError> {
+        let mut group = Group { turn: self.turns, ..Group::default() };
+        while group.leaves.len() < GROUP_LEAVES && group.steps.len() < GROUP_STEPS {
+            match self.stack.pop() {
+                None => break,
+                Some(place) => {
+                    if let Some(full) = self.step(place, &mut group)? {
+                        self.stack.push(full);
+                        break;
+                    }
+                }
+            }
+        }
+        if group.steps.is_empty() {
+            return Ok(None);
+        }
+        self.turns += 1;
+        Ok(Some(group))
+    }
+
+    /// Takes one step; hands the place back if its leaf does not fit into the group.
+    fn step(&mut self, place: Place<'a>, group: &mut Group<'a>) -> Result<Option<Place<'a>>, BuildError> {
+        match place {
+            Place::Entry(name, entry) => {
+                if let Some(name) = name {
+                    self.path.push(name);
+                    self.stack.push(Place::LeavePath);
+                }
+                self.enter(entry, group)?;
+            }
+            Place::Directory(directory, done) => match directory.children.get(done) {
+                Some((name, entry)) => {
+                    self.stack.push(Place::Directory(directory, done + 1));
+                    self.stack.push(Place::Entry(Some(name), entry));
+                }
+                None => group.steps.push(Step::CloseDirectory(directory, self.path.clone())),
+            },
+            Place::FileNode { source, level: 0, from, to } => {
+                let len = usize::try_from(to - from).expect("a chunk fits in memory");
+                let prefix_len = usize::try_from(self.params.section_prefix_len(to - from))
+                    .expect("the prefix of a section fits in memory");
+                if !group.leaves.is_empty() && group.bytes + prefix_len + len > GROUP_BYTES {
+                    return Ok(Some(Place::FileNode { source, level: 0, from, to }));
+                }
+                let at = group.bytes;
+                group.bytes += prefix_len + len;
+                group.leaves.push(Leaf { source, offset: from, len, at, prefix_len });
+                group.steps.push(Step::Leaf);
+            }
+            Place::FileNode { level, from, to, .. } if from == to => {
+                debug_assert!(level > 0, "leaves have no end of their own");
+                group.steps.push(Step::CloseFileNode);
+            }
+            Place::FileNode { source, level, from, to } => {
+                let end = to.min(from + self.params.span(level - 1));
+                self.stack.push(Place::FileNode { source: Arc::clone(&source), level, from: end, to });
+                self.open_node(source, level - 1, from, end, group);
+            }
+            Place::EndFile(source) => group.steps.push(Step::EndFile(source)),
+            Place::LeavePath => {
+                self.path.pop();
+            }
+        }
+        Ok(None)
+    }
+
+    fn enter(&mut self, entry: &'a Entry, group: &mut Group<'a>) -> Result<(), BuildError> {
+        match &entry.content {
+            Content::File(stamp) => {
+                let source = Arc::new(Source::open(&self.path, *stamp)?);
+                self.stack.push(Place::EndFile(Arc::clone(&source)));
+                self.open_node(source, self.params.levels(stamp.size), 0, stamp.size, group);
+            }
+            Content::Directory(directory) => {
+                let section_len = self.params.section_len(entry.shape.block_len);
+                group.steps.push(Step::OpenNode { section_len });
+                self.stack.push(Place::Directory(directory, 0));
+            }
+            Content::Symlink(block) => group.steps.push(Step::Symlink(block)),
+        }
+        Ok(())
+    }
+
+    fn open_node(&mut self, source: Arc<Source>, level: u32, from: u64, to: u64, group: &mut Group<'a>) {
+        if level > 0 {
+            let shape = self.params.subtree_shape(level, to - from);
+            group.steps.push(Step::OpenNode { section_len: self.params.section_len(shape.block_len) });
+        }
+        self.stack.push(Place::FileNode { source, level, from, to });
+    }
+}
+
+impl Source {
+    fn open(path: &Path, stamp: Stamp) -> Result<Self, BuildError> {
+        let file = File::open(path).map_err(|error| BuildError::reading(path, error))?;
+        let source = Self { file, path: path.to_owned(), stamp };
+        source.check()?;
+        Ok(source)
+    }
+
+    /// Checks that the file still looks as it did when it was found.
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
+        let metadata = self.file.metadata().map_err(|error| BuildError::reading(&self.path, error))?;
+        check_stamp(&self.path, self.stamp, Stamp::of(&metadata))
+    }
+
+    /// Bytes that the file has.
+    pub(crate) fn size(&self) -> u64 {
+        self.stamp.size
+    }
+}
+
+/// Checks that a file or folder looks as it did when it was found.
+pub(crate) fn check_stamp(path: &Path, before: Stamp, now: Stamp) -> Result<(), BuildError> {
+    let change = if (before.device, before.inode) != (now.device, now.inode) {
+        SourceChange::Replaced
+    } else if before.size != now.size {
+        SourceChange::Size { before: before.size, now: now.size }
+    } else if before.modified != now.modified {
+        SourceChange::Modified
+    } else {
+        return Ok(());
+    };
+    Err(BuildError::changed(path, change))
+}

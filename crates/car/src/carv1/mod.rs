@@ -1,0 +1,11 @@
+//! CARv1: a header with the root, then one section a block.
+//!
+//! ```text
+//! header   varint length | dag-cbor {"roots": [cid], "version": 1}
+//! section  varint length | cid | block
+//! section  …
+//! ```
+
+pub(crate) mod header;
+pub(crate) mod varint;
+pub(crate) mod writer;

@@ -1,0 +1,18 @@
+//! Sections as they are written.
+
+use super::varint;
+
+/// What precedes a block: frame length and CID.
+pub(crate) fn section_prefix(cid: &[u8], block_len: usize) -> Vec<u8> {
+    let mut prefix = Vec::with_capacity(cid.len() + 4);
+    varint::push(&mut prefix, u64::try_from(cid.len() + block_len).expect("usize fits in u64"));
+    prefix.extend_from_slice(cid);
+    prefix
+}
+
+/// A whole section.
+pub(crate) fn section(cid: &[u8], block: &[u8]) -> Vec<u8> {
+    let mut section = section_prefix(cid, block.len());
+    section.extend_from_slice(block);
+    section
+}
