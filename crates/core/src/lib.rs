@@ -5,7 +5,11 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod error_chain;
-pub mod lotus;
-pub mod model;
+pub mod config;
 pub mod runtime;
+pub mod fsx;
+pub mod telemetry;
+pub mod printer;
+pub mod model;
+pub mod lotus;
 pub mod store;

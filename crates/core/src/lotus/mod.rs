@@ -6,6 +6,7 @@
 
 mod client;
 mod compat;
+pub mod endpoint;
 mod error;
 pub mod full_node;
 pub mod provider;

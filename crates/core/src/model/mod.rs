@@ -5,6 +5,7 @@
 //! dates, missing fields) or from a newer agent (unknown fields): reading is lenient, writing never
 //! replaces whole documents.
 
+pub mod address;
 mod car_doc;
 mod chain;
 mod deal_status;

@@ -1,14 +1,12 @@
-//! Temp.
-pub mod backoff { 
-//! Temp.
-use std::time::Duration;
-/// T.
-#[derive(Debug)]
-pub struct Backoff;
-impl Backoff { 
-/// T.
-pub fn new(_a: Duration, _b: Duration) -> Self { Self }
-/// T.
-pub fn reset(&mut self) {}
-/// T.
-pub fn next_delay(&mut self) -> Duration { Duration::from_secs(1) } } }
+//! Time, waiting, signals and tasks: how an agent stays up and how it ends.
+//!
+//! `tokio::select!` and `tokio::spawn` live here and in `main` only; what the tasks do is the agents'.
+
+pub mod backoff;
+pub mod clock;
+pub mod shutdown;
+pub mod supervisor;
+
+pub use backoff::{Backoff, BackoffPolicy};
+pub use shutdown::Shutdown;
+pub use supervisor::{Supervisor, SupervisorError};

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Store, error::StoreError};
-use crate::{error_chain::ErrorChain, runtime::backoff::Backoff};
+use crate::{error_chain::ErrorChain, runtime::{Backoff, BackoffPolicy}};
 
 /// Why the watch wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Store {
     ///
     /// Dropping the future closes the stream; nothing is lost, the next watch wakes with [`Wake::Opened`].
     pub async fn watch_pending(&self, miners: &[String], stop: &CancellationToken, wake: impl Fn(Wake)) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut backoff = Backoff::new(BackoffPolicy { max: Duration::from_secs(10), ..BackoffPolicy::default() });
         loop {
             let opened = tokio::time::Instant::now();
             let reason = tokio::select! {

@@ -1,0 +1,177 @@
+//! What can be wrong with a configuration: always the source and the key by name.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::error_chain::Hint;
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The YAML file, with line and column (from 1) where they are known.
+    File(PathBuf, Option<(u64, u64)>),
+    /// An environment variable.
+    Variable(String),
+    /// A flag, with its dashes.
+    Flag(String),
+    /// The table of defaults.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file, Some((line, column))) => write!(f, "{}:{line}:{column}", file.display()),
+            Self::File(file, None) => write!(f, "{}", file.display()),
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// Why the configuration cannot be used. Nothing here passes by itself: the user changes something.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration file {file}", file = file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is not YAML, or has a key twice.
+    #[error("{at}: {problem}")]
+    Syntax {
+        /// The file and the place in it.
+        at: Origin,
+        /// What the reader of YAML says.
+        problem: String,
+    },
+    /// A key nobody knows.
+    #[error("{at}: unknown key `{key}`")]
+    UnknownKey {
+        /// Where it is written.
+        at: Origin,
+        /// Its full path.
+        key: String,
+        /// The known key that looks most alike.
+        nearest: Option<String>,
+        /// What is known in its place.
+        known: Vec<String>,
+    },
+    /// A variable with our prefix that nobody knows.
+    #[error("unknown environment variable {name}")]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The known variable that looks most alike.
+        nearest: Option<String>,
+    },
+    /// A value of the wrong form.
+    #[error("{at}: `{key}`: {problem}")]
+    Value {
+        /// Where it is written.
+        at: Origin,
+        /// The key's path.
+        key: String,
+        /// What is wrong with the value.
+        problem: String,
+    },
+    /// A key without value anywhere.
+    #[error("`{key}` is not set")]
+    Missing {
+        /// The key's path.
+        key: String,
+        /// Where it may be set.
+        places: Vec<String>,
+    },
+    /// Keys that contradict each other.
+    #[error("`{key}`: {problem}")]
+    Conflict {
+        /// The key's path.
+        key: String,
+        /// What contradicts it.
+        problem: String,
+        /// The way out.
+        hint: String,
+    },
+    /// A secret that cannot be had.
+    #[error("secret unavailable")]
+    Secret(#[from] super::secret::SecretError),
+}
+
+impl Hint for ConfigError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreadable { .. } => Some("name a readable file with --config".to_owned()),
+            Self::UnknownKey { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownKey { known, .. } if !known.is_empty() => {
+                Some(format!("known here: {}", known.join(", ")))
+            }
+            Self::UnknownVariable { nearest: Some(nearest), .. } => Some(format!("did you mean {nearest}?")),
+            Self::UnknownVariable { .. } => Some("unset it; --help lists the variables".to_owned()),
+            Self::Missing { places, .. } if !places.is_empty() => {
+                Some(format!("set {}", places.join(" or ")))
+            }
+            Self::Conflict { hint, .. } => Some(hint.clone()),
+            Self::Secret(error) => error.hint(),
+            Self::Syntax { .. } | Self::UnknownKey { .. } | Self::Value { .. } | Self::Missing { .. } => None,
+        }
+    }
+}
+
+/// The candidate that looks most like `written`, if one looks like it at all.
+pub(super) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let bound = (written.chars().count() / 3).max(2);
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(&written.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= bound)
+        .min()
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// Levenshtein's distance, by one row.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, to) in row.iter_mut().skip(1).zip(&b) {
+            let above = *cell;
+            let replaced = diagonal + usize::from(from != *to);
+            left = replaced.min(above + 1).min(left + 1);
+            *cell = left;
+            diagonal = above;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_counts_edits() {
+        for (a, b, edits) in
+            [("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "ba", 2)]
+        {
+            assert_eq!(distance(a, b), edits, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn nearest_needs_likeness() {
+        let known = ["dealTimeout", "minerMaxDeals", "wallet"];
+        assert_eq!(nearest("dealTimout", known).as_deref(), Some("dealTimeout"));
+        assert_eq!(nearest("deal_timeout", known).as_deref(), Some("dealTimeout"));
+        assert_eq!(nearest("colour", known), None);
+    }
+}

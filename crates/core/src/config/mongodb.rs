@@ -1,0 +1,378 @@
+//! The section `mongodb`: a connection string, or server, user and password apart.
+//!
+//! Connecting is `store`'s; this only makes one well-formed connection string and a database name.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::secret::{self, Secret};
+use super::{ConfigError, Key, Kind, human};
+
+/// The database used when neither the URI's path nor `mongodb.database` names one.
+pub const DEFAULT_DATABASE: &str = "carferry";
+
+/// Where the shared database is.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct MongodbSection {
+    /// A whole connection string; excludes `server` and `port`.
+    pub uri: Option<Secret>,
+    /// `host`, `host:port`, or several with commas.
+    #[serde(deserialize_with = "human::optional_text::deserialize")]
+    pub server: Option<String>,
+    /// The port of servers written without one.
+    pub port: Option<u16>,
+    /// The database user.
+    #[serde(deserialize_with = "human::optional_text::deserialize")]
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+    /// A file that holds the password.
+    #[serde(deserialize_with = "human::optional_path::deserialize")]
+    pub password_file: Option<PathBuf>,
+    /// The database; a name in the URI's path wins.
+    #[serde(deserialize_with = "human::optional_text::deserialize")]
+    pub database: Option<String>,
+    /// The database that knows the user.
+    #[serde(deserialize_with = "human::optional_text::deserialize")]
+    pub auth_source: Option<String>,
+    /// The name of the replica set.
+    #[serde(deserialize_with = "human::optional_text::deserialize")]
+    pub replica_set: Option<String>,
+    /// Whether to speak TLS.
+    pub tls: Option<bool>,
+    /// A PEM file with the authority that signed the server's certificate.
+    #[serde(deserialize_with = "human::optional_path::deserialize")]
+    pub tls_ca_file: Option<PathBuf>,
+    /// A PEM file with our own certificate and key.
+    #[serde(deserialize_with = "human::optional_path::deserialize")]
+    pub tls_certificate_key_file: Option<PathBuf>,
+}
+
+/// What `store` connects to.
+#[derive(Clone, Debug)]
+pub struct MongoTarget {
+    /// The connection string, password included.
+    pub uri: Secret,
+    /// The database name.
+    pub database: String,
+    /// The servers alone, for messages.
+    pub servers: String,
+}
+
+impl MongodbSection {
+    /// The keys of this section.
+    pub const KEYS: &'static [Key] = &[
+        Key::new("mongodb.uri", Kind::Text, "MongoDB connection string; keep passwords out of flags"),
+        Key::new("mongodb.server", Kind::Text, "MongoDB host[:port], several with commas, instead of a URI"),
+        Key::new("mongodb.port", Kind::Integer, "Port of servers written without one (27017)"),
+        Key::new("mongodb.username", Kind::Text, "MongoDB user"),
+        Key::new("mongodb.password", Kind::Secret, "MongoDB password"),
+        Key::new("mongodb.passwordFile", Kind::Text, "File with the MongoDB password"),
+        Key::new("mongodb.database", Kind::Text, "Database where the URI's path names none (carferry)"),
+        Key::new("mongodb.authSource", Kind::Text, "Database that knows the user (admin)"),
+        Key::new("mongodb.replicaSet", Kind::Text, "Name of the replica set"),
+        Key::new("mongodb.tls", Kind::Bool, "Speak TLS to MongoDB"),
+        Key::new("mongodb.tlsCaFile", Kind::Text, "PEM file of the authority behind MongoDB's certificate"),
+        Key::new(
+            "mongodb.tlsCertificateKeyFile",
+            Kind::Text,
+            "PEM file with the agent's certificate and key",
+        ),
+    ];
+
+    /// One connection string and a database name out of whatever is set.
+    ///
+    /// # Errors
+    ///
+    /// When nothing names a server, keys contradict each other, or the password file cannot be read.
+    pub fn target(&self) -> Result<MongoTarget, ConfigError> {
+        let password =
+            secret::resolve("mongodb.password", self.password.as_ref(), self.password_file.as_deref())?;
+        // The first configuration files put whole connection strings into `server` now and then.
+        let server_is_uri = self.server.as_deref().is_some_and(|server| server.contains("://"));
+        let uri = match (&self.uri, &self.server) {
+            (Some(_), Some(_)) => {
+                return Err(conflict("mongodb.server", "`mongodb.uri` is set too", "keep one of the two"));
+            }
+            (Some(uri), None) => uri.expose().trim().to_owned(),
+            (None, Some(server)) if server_is_uri => server.trim().to_owned(),
+            (None, Some(server)) => format!("mongodb://{}/", with_port(server, self.port)?),
+            (None, None) => {
+                let places = ["mongodb.uri", "mongodb.server", "CARFERRY_MONGODB__URI"];
+                return Err(ConfigError::Missing {
+                    key: "mongodb.uri".to_owned(),
+                    places: places.map(str::to_owned).to_vec(),
+                });
+            }
+        };
+        let mut parts = Parts::split(&uri)?;
+        if let Some(username) = &self.username {
+            if parts.credentials.is_some() {
+                return Err(conflict("mongodb.username", "the URI names a user too", "keep one of the two"));
+            }
+            let password = password.as_ref().map(|password| format!(":{}", encoded(password.expose())));
+            parts.credentials = Some(format!("{}{}", encoded(username), password.unwrap_or_default()));
+        } else if let Some(password) = &password {
+            match parts.credentials.as_mut() {
+                Some(user) if !user.contains(':') => {
+                    user.push(':');
+                    user.push_str(&encoded(password.expose()));
+                }
+                Some(_) => {
+                    return Err(conflict("mongodb.password", "the URI holds one too", "keep one of the two"));
+                }
+                None => {
+                    return Err(conflict(
+                        "mongodb.password",
+                        "no user goes with it",
+                        "set `mongodb.username`",
+                    ));
+                }
+            }
+        }
+        parts.add_option("authSource", self.auth_source.as_deref());
+        parts.add_option("replicaSet", self.replica_set.as_deref());
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let (ca, certificate) = (path(&self.tls_ca_file), path(&self.tls_certificate_key_file));
+        // A certificate without TLS would be ignored in silence.
+        let tls = self.tls.or((ca.is_some() || certificate.is_some()).then_some(true));
+        parts.add_option("tls", tls.map(|on| if on { "true" } else { "false" }));
+        parts.add_option("tlsCAFile", ca.as_deref());
+        parts.add_option("tlsCertificateKeyFile", certificate.as_deref());
+
+        let database = match decoded(&parts.database)? {
+            in_path if !in_path.is_empty() => in_path,
+            _ => self.database.clone().unwrap_or_else(|| DEFAULT_DATABASE.to_owned()),
+        };
+        if database.is_empty()
+            || database.len() > 63
+            || database.contains(['/', '\\', '.', ' ', '"', '$', '\0'])
+        {
+            return Err(conflict(
+                "mongodb.database",
+                &format!("\"{database}\" is no database name"),
+                "at most 63 bytes, none of them / \\ . \" $ or a blank",
+            ));
+        }
+        Ok(MongoTarget { uri: Secret::new(parts.join()), database, servers: parts.servers.clone() })
+    }
+}
+
+/// A connection string, cut apart: `scheme://[credentials@]servers[/database][?options]`.
+struct Parts {
+    scheme: String,
+    credentials: Option<String>,
+    servers: String,
+    database: String,
+    options: Vec<String>,
+}
+
+impl Parts {
+    fn split(uri: &str) -> Result<Self, ConfigError> {
+        let bad = |problem: &str| {
+            conflict(
+                "mongodb.uri",
+                problem,
+                "mongodb://user:password@host1:27017,host2:27017/database?replicaSet=rs0",
+            )
+        };
+        let (scheme, rest) = uri.split_once("://").ok_or_else(|| bad("not a MongoDB connection string"))?;
+        if !matches!(scheme, "mongodb" | "mongodb+srv") {
+            return Err(bad("a MongoDB connection string begins with mongodb:// or mongodb+srv://"));
+        }
+        let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
+        // The last @ ends the credentials: an unescaped one in a password is then reported below.
+        let (credentials, rest) = match rest.rsplit_once('@') {
+            Some((credentials, rest)) => (Some(credentials.to_owned()), rest),
+            None => (None, rest),
+        };
+        if credentials
+            .as_deref()
+            .is_some_and(|text| text.contains(['@', '/']) || text.matches(':').count() > 1)
+        {
+            return Err(bad("user and password must be percent-encoded in a connection string"));
+        }
+        let (servers, database) = rest.split_once('/').unwrap_or((rest, ""));
+        if servers.is_empty() {
+            return Err(bad("the connection string names no server"));
+        }
+        Ok(Self {
+            scheme: scheme.to_owned(),
+            credentials,
+            servers: servers.to_owned(),
+            database: database.to_owned(),
+            options: options.split('&').filter(|option| !option.is_empty()).map(str::to_owned).collect(),
+        })
+    }
+
+    /// Adds an option unless the connection string has it: what is written there wins.
+    fn add_option(&mut self, name: &str, value: Option<&str>) {
+        let has =
+            |option: &String| option.split('=').next().is_some_and(|have| have.eq_ignore_ascii_case(name));
+        if let Some(value) = value
+            && !self.options.iter().any(has)
+        {
+            self.options.push(format!("{name}={}", encoded(value)));
+        }
+    }
+
+    fn join(&self) -> String {
+        let credentials = self.credentials.as_ref().map(|text| format!("{text}@")).unwrap_or_default();
+        let mut uri = format!("{}://{credentials}{}/{}", self.scheme, self.servers, self.database);
+        if !self.options.is_empty() {
+            uri.push('?');
+            uri.push_str(&self.options.join("&"));
+        }
+        uri
+    }
+}
+
+fn with_port(servers: &str, port: Option<u16>) -> Result<String, ConfigError> {
+    let servers: Vec<String> = servers
+        .split(',')
+        .map(str::trim)
+        .filter(|server| !server.is_empty())
+        .map(|server| match port {
+            Some(port) if !has_port(server) => format!("{server}:{port}"),
+            _ => server.to_owned(),
+        })
+        .collect();
+    let joined = servers.join(",");
+    if joined.is_empty() || joined.contains(['@', '/', '?', ' ']) {
+        return Err(conflict(
+            "mongodb.server",
+            &format!("\"{joined}\" is not a list of servers"),
+            "host or host:port; user and password have keys of their own",
+        ));
+    }
+    Ok(joined)
+}
+
+fn has_port(server: &str) -> bool {
+    // An IPv6 address stands in brackets: only a colon behind them begins a port.
+    server.rsplit(']').next().is_some_and(|behind| behind.contains(':'))
+}
+
+fn conflict(key: &str, problem: &str, hint: &str) -> ConfigError {
+    ConfigError::Conflict { key: key.to_owned(), problem: problem.to_owned(), hint: hint.to_owned() }
+}
+
+/// Percent-encodes all but RFC 3986's unreserved characters.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+fn decoded(text: &str) -> Result<String, ConfigError> {
+    let bad = || conflict("mongodb.uri", "broken percent-encoding in the database's name", "write % as %25");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((plain, after)) = rest.split_once('%') {
+        bytes.extend_from_slice(plain.as_bytes());
+        let hex = after.get(..2).ok_or_else(bad)?;
+        bytes.push(u8::from_str_radix(hex, 16).map_err(|_| bad())?);
+        rest = after.get(2..).unwrap_or_default();
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8(bytes).map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(section: &MongodbSection) -> (String, String) {
+        let target = section.target().unwrap();
+        (target.uri.expose().to_owned(), target.database)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "keeps the tables below readable")]
+    fn text(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn the_prototypes_form_becomes_an_encoded_uri() {
+        let section = MongodbSection {
+            server: text("10.0.0.5:27017"),
+            username: text("offline@deals"),
+            password: Some(Secret::new("p:a/s@s%w?rd")),
+            database: text("filecoin"),
+            ..MongodbSection::default()
+        };
+        let uri = "mongodb://offline%40deals:p%3Aa%2Fs%40s%25w%3Frd@10.0.0.5:27017/";
+        assert_eq!(target(&section), (uri.to_owned(), "filecoin".to_owned()));
+    }
+
+    #[test]
+    fn servers_options_and_tls_reach_the_uri() {
+        let section = MongodbSection {
+            server: text("db1, db2:27018,[::1]"),
+            port: Some(27030),
+            replica_set: text("rs 0"),
+            tls_ca_file: Some("/etc/ca.pem".into()),
+            ..MongodbSection::default()
+        };
+        let uri =
+            "mongodb://db1:27030,db2:27018,[::1]:27030/?replicaSet=rs%200&tls=true&tlsCAFile=%2Fetc%2Fca.pem";
+        assert_eq!(target(&section), (uri.to_owned(), DEFAULT_DATABASE.to_owned()));
+    }
+
+    #[test]
+    fn a_database_in_the_uri_wins_and_written_options_stay() {
+        let section = MongodbSection {
+            uri: Some(Secret::new("mongodb://u@h1,h2/from%20path?tls=false&w=majority")),
+            ..MongodbSection::default()
+        };
+        assert!(matches!(section.target(), Err(ConfigError::Conflict { .. })), "a blank is no database name");
+        let section = MongodbSection {
+            uri: Some(Secret::new("mongodb://u@h1,h2/main?tls=false&w=majority")),
+            database: text("other"),
+            tls: Some(true),
+            password: Some(Secret::new("p")),
+            ..MongodbSection::default()
+        };
+        assert_eq!(
+            target(&section),
+            ("mongodb://u:p@h1,h2/main?tls=false&w=majority".to_owned(), "main".to_owned())
+        );
+    }
+
+    #[test]
+    fn contradictions_name_their_key() {
+        let cases = [
+            (MongodbSection::default(), "`mongodb.uri` is not set"),
+            (
+                MongodbSection {
+                    uri: Some(Secret::new("mongodb://h")),
+                    server: text("h"),
+                    ..MongodbSection::default()
+                },
+                "`mongodb.server`: `mongodb.uri` is set too",
+            ),
+            (
+                MongodbSection { uri: Some(Secret::new("postgres://h")), ..MongodbSection::default() },
+                "`mongodb.uri`: a MongoDB connection string begins with mongodb:// or mongodb+srv://",
+            ),
+            (
+                MongodbSection { uri: Some(Secret::new("mongodb://u:p@ss@h")), ..MongodbSection::default() },
+                "`mongodb.uri`: user and password must be percent-encoded in a connection string",
+            ),
+            (
+                MongodbSection {
+                    server: text("h"),
+                    password: Some(Secret::new("p")),
+                    ..MongodbSection::default()
+                },
+                "`mongodb.password`: no user goes with it",
+            ),
+        ];
+        for (section, message) in cases {
+            assert_eq!(section.target().unwrap_err().to_string(), message);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Standard output: data for people and machines, and the exit status that goes with it.
+//!
+//! `println!` panics when the reader of a pipe has gone (`client-agent status | head`); a [`Printer`]
+//! falls silent instead. Errors, logs and progress go to stderr and are not printed here.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::{ExitCode, Termination};
+
+use serde::Serialize;
+
+/// Writes lines and JSON; after its reader has gone, writes nothing and reports no error.
+pub struct Printer {
+    out: Box<dyn Write + Send>,
+    reader_gone: bool,
+}
+
+impl Printer {
+    /// Prints to standard output.
+    pub fn stdout() -> Self {
+        Self::to(io::stdout())
+    }
+
+    /// Prints to anything, for tests.
+    pub fn to(out: impl Write + Send + 'static) -> Self {
+        Self { out: Box::new(out), reader_gone: false }
+    }
+
+    /// One line of text.
+    pub fn line(&mut self, text: impl fmt::Display) -> io::Result<()> {
+        self.quietly(|out| writeln!(out, "{text}"))
+    }
+
+    /// Text as it is, such as a table that ends its own lines.
+    pub fn text(&mut self, text: impl fmt::Display) -> io::Result<()> {
+        self.quietly(|out| write!(out, "{text}"))
+    }
+
+    /// One JSON document on one line, so that several make JSON Lines.
+    pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string(value).map_err(io::Error::other)?;
+        self.line(text)
+    }
+
+    /// Hands over what is still buffered.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.quietly(|out| out.flush())
+    }
+
+    /// Whether nobody reads any more: a long listing may stop.
+    pub fn reader_gone(&self) -> bool {
+        self.reader_gone
+    }
+
+    fn quietly(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+        if self.reader_gone {
+            return Ok(());
+        }
+        match write(&mut *self.out) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.reader_gone = true;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+impl fmt::Debug for Printer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Printer").field("reader_gone", &self.reader_gone).finish_non_exhaustive()
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExitStatus {
+    /// Everything asked for was done.
+    Success = 0,
+    /// Something the user can fix: configuration, arguments, permissions, an unreadable file.
+    UserError = 1,
+    /// We, or a server we need, failed.
+    Failure = 2,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        match status {
+            ExitStatus::Success => Self::SUCCESS,
+            ExitStatus::UserError => Self::from(1),
+            ExitStatus::Failure => Self::from(2),
+        }
+    }
+}
+
+impl Termination for ExitStatus {
+    fn report(self) -> ExitCode {
+        self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Pipe {
+        written: Arc<Mutex<Vec<u8>>>,
+        fails_with: Option<io::ErrorKind>,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match self.fails_with {
+                Some(kind) => Err(kind.into()),
+                None => self.written.lock().unwrap().write(bytes),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.fails_with.map_or(Ok(()), |kind| Err(kind.into()))
+        }
+    }
+
+    #[test]
+    fn lines_and_json_reach_the_reader() {
+        let pipe = Pipe::default();
+        let mut printer = Printer::to(pipe.clone());
+        printer.line("2 cars").unwrap();
+        printer.json(&serde_json::json!({"cars": 2})).unwrap();
+        printer.text("no newline").unwrap();
+        printer.flush().unwrap();
+        assert_eq!(*pipe.written.lock().unwrap(), b"2 cars\n{\"cars\":2}\nno newline");
+        assert!(!printer.reader_gone());
+    }
+
+    #[test]
+    fn a_broken_pipe_is_silence_and_a_full_disk_is_an_error() {
+        let mut printer =
+            Printer::to(Pipe { fails_with: Some(io::ErrorKind::BrokenPipe), ..Pipe::default() });
+        printer.line("into the void").unwrap();
+        assert!(printer.reader_gone());
+        printer.line("more").unwrap();
+        printer.flush().unwrap();
+        let mut printer =
+            Printer::to(Pipe { fails_with: Some(io::ErrorKind::StorageFull), ..Pipe::default() });
+        assert_eq!(printer.line("data").unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn the_worst_status_is_the_greatest() {
+        assert_eq!(
+            ExitStatus::Success.max(ExitStatus::UserError).max(ExitStatus::Failure),
+            ExitStatus::Failure
+        );
+    }
+}

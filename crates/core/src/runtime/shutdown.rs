@@ -1,0 +1,95 @@
+//! From a signal to a graceful end: the first SIGINT or SIGTERM asks, the second stops waiting.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Two tokens that all tasks share: stop taking new work, and stop waiting for the old.
+///
+/// Clones see the same tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    asked: CancellationToken,
+    forced: CancellationToken,
+}
+
+impl Shutdown {
+    /// A shutdown that nothing but [`Self::ask`] and [`Self::force`] triggers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A shutdown that SIGINT and SIGTERM trigger, from the return of this function on.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses the handlers.
+    pub fn listen() -> io::Result<Self> {
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let shutdown = Self::new();
+        let hear = shutdown.clone().hear(interrupt, terminate);
+        #[expect(clippy::disallowed_methods, reason = "lives as long as the process and cannot fail")]
+        drop(tokio::spawn(hear));
+        Ok(shutdown)
+    }
+
+    /// Cancelled when no new work may begin.
+    pub fn token(&self) -> &CancellationToken {
+        &self.asked
+    }
+
+    /// Cancelled when waiting for work under way is to end.
+    pub fn forced(&self) -> &CancellationToken {
+        &self.forced
+    }
+
+    /// Asks for a graceful end.
+    pub fn ask(&self) {
+        self.asked.cancel();
+    }
+
+    /// Ends the grace period.
+    pub fn force(&self) {
+        self.asked.cancel();
+        self.forced.cancel();
+    }
+
+    async fn hear(self, mut interrupt: Signal, mut terminate: Signal) {
+        let name = received(&mut interrupt, &mut terminate).await;
+        tracing::info!(signal = name, "shutting down; a second signal ends without waiting");
+        self.ask();
+        let name = received(&mut interrupt, &mut terminate).await;
+        tracing::warn!(signal = name, "ending without waiting for work under way");
+        self.force();
+    }
+}
+
+/// Cancel safety: `Signal::recv` loses no signal when dropped.
+async fn received(interrupt: &mut Signal, terminate: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::process::{Signal as Number, getpid, kill_process};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn first_signal_asks_and_second_forces() {
+        let shutdown = Shutdown::listen().unwrap();
+        assert!(!shutdown.token().is_cancelled());
+        kill_process(getpid(), Number::TERM).unwrap();
+        timeout(Duration::from_secs(20), shutdown.token().cancelled()).await.expect("asked after SIGTERM");
+        assert!(!shutdown.forced().is_cancelled());
+        kill_process(getpid(), Number::INT).unwrap();
+        timeout(Duration::from_secs(20), shutdown.forced().cancelled()).await.expect("forced after SIGINT");
+    }
+}
