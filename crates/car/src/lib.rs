@@ -21,6 +21,7 @@ mod piece;
 mod carv1;
 mod unixfs;
 mod assemble;
+mod verify;
 
 pub use assemble::{
     BuildError, BuildOptions, BuiltCar, CarPlan, SourceChange, SourceIdentity, Unsupported, build_car, plan_car,
@@ -31,3 +32,4 @@ pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};
 pub use progress::{NoProgress, Progress};
 pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
+pub use verify::{VerifiedCar, VerifyError, read_car_root, verify_car};

@@ -15,9 +15,6 @@ pub(crate) const SECTION_BYTES_MAX: u64 = 32 << 20;
 /// Source: go-cidutil v0.1.0 inline.go: Lotus inlines up to 126 bytes; 128 leaves no real CID out.
 pub(crate) const CID_DIGEST_BYTES_MAX: usize = 128;
 
-/// Longest CID in bytes: version, codec and hash code (nine bytes each at most), length, digest.
-pub(crate) const CID_BYTES_MAX: usize = 9 + 9 + 9 + 2 + CID_DIGEST_BYTES_MAX;
-
 /// A directory node above this is sharded by every importer, by the widest of their estimates.
 ///
 /// Source: boxo v0.10.1 `HAMTShardingSize` and kubo's current profile, 256 KiB. The first counts names and

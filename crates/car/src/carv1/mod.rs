@@ -7,5 +7,6 @@
 //! ```
 
 pub(crate) mod header;
+pub(crate) mod reader;
 pub(crate) mod varint;
 pub(crate) mod writer;

@@ -1,0 +1,357 @@
+//! Reads a CAR back: frames, hashes, root, links and commitment, in one pass.
+//!
+//! The bytes of a block are forgotten once they are hashed; what stays is the set of CIDs. Links are followed
+//! in dag-pb blocks, the only ones with links that this crate writes; blocks of other codecs are hashed only.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::carv1::header::HeaderError;
+use crate::carv1::reader::{ReadError, Reader, Section};
+use crate::cids::{
+    CODEC_DAG_PB, CidError, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, PayloadCid, PieceCid, cid_bytes,
+    split_cid,
+};
+use crate::piece::Commitment;
+use crate::profile::BlockHash;
+use crate::progress::Progress;
+use crate::unixfs::dag::digest;
+use crate::unixfs::pb;
+use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError};
+
+/// A CAR in which everything is as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedCar {
+    /// The one root.
+    pub payload_cid: PayloadCid,
+    /// Commitment of the whole file.
+    pub piece_cid: PieceCid,
+    /// Bytes of the file.
+    pub payload_size: PayloadSize,
+    /// Size of its piece.
+    pub padded_piece_size: PaddedPieceSize,
+    /// Sections of the CAR.
+    pub block_count: u64,
+    /// Sections that cannot be reached from the root through dag-pb links: suspicious, but not wrong.
+    pub unreachable_blocks: u64,
+}
+
+/// The first thing that is wrong with a CAR, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Not a CARv1 with one root.
+    #[error("not a usable CAR: bad header at byte 0")]
+    Header(#[source] HeaderError),
+    /// The file ends too early.
+    #[error("the CAR is cut: it ends inside the header or section that starts at byte {offset}")]
+    Truncated {
+        /// Where the cut section starts.
+        offset: u64,
+    },
+    /// A section's length cannot be true.
+    #[error("damaged section at byte {offset}: a malformed length, or one of {length:?} bytes")]
+    SectionLength {
+        /// Where the section starts.
+        offset: u64,
+        /// The length, if it is a number.
+        length: Option<u64>,
+    },
+    /// A section of no bytes: padding, which is no part of a CAR.
+    #[error("empty section at byte {offset}: zeros behind the blocks are no part of a CAR")]
+    EmptySection {
+        /// Where the section starts.
+        offset: u64,
+    },
+    /// A section does not start with a CID.
+    #[error("damaged section at byte {offset}: it does not start with a CID")]
+    Cid {
+        /// Where the section starts.
+        offset: u64,
+        /// What is wrong with the CID.
+        source: CidError,
+    },
+    /// A block's hash function is not known here, so the block cannot be checked.
+    #[error("cannot check block {cid} at byte {offset}: unknown hash function {hash:#x}")]
+    UnknownHash {
+        /// Where the section starts.
+        offset: u64,
+        /// The block's CID.
+        cid: PayloadCid,
+        /// The multihash code.
+        hash: u64,
+    },
+    /// A block is not what its CID says.
+    #[error("damaged block {cid} at byte {offset}: its bytes have another hash")]
+    WrongHash {
+        /// Where the section starts.
+        offset: u64,
+        /// The block's CID.
+        cid: PayloadCid,
+    },
+    /// A block that should have links cannot be decoded.
+    #[error("malformed block {cid} at byte {offset}: not dag-pb")]
+    MalformedBlock {
+        /// Where the section starts.
+        offset: u64,
+        /// The block's CID.
+        cid: PayloadCid,
+    },
+    /// A block that is linked to is not in the CAR.
+    #[error("incomplete CAR: block {cid}, which the block at byte {offset} links to, is missing")]
+    MissingBlock {
+        /// Where the section with the link starts.
+        offset: u64,
+        /// The missing block's CID.
+        cid: PayloadCid,
+    },
+    /// The root is not in the CAR.
+    #[error("incomplete CAR: its root {cid} is missing")]
+    MissingRoot {
+        /// The root.
+        cid: PayloadCid,
+    },
+    /// No piece holds a file of this size.
+    #[error(transparent)]
+    Size(#[from] PieceSizeError),
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl VerifyError {
+    /// Where in the file the trouble is, if it is in the file.
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Header(_) | Self::MissingRoot { .. } => Some(0),
+            Self::Truncated { offset }
+            | Self::SectionLength { offset, .. }
+            | Self::EmptySection { offset }
+            | Self::Cid { offset, .. }
+            | Self::UnknownHash { offset, .. }
+            | Self::WrongHash { offset, .. }
+            | Self::MalformedBlock { offset, .. }
+            | Self::MissingBlock { offset, .. } => Some(*offset),
+            Self::Unreadable { .. } | Self::Size(_) | Self::Cancelled => None,
+        }
+    }
+}
+
+/// Checks a CAR: one root which is there, every block's hash, every dag-pb link; computes its commitment.
+///
+/// # Errors
+///
+/// [`VerifyError`]: the first thing wrong in the order of the file; what is missing only after all of it.
+pub fn verify_car(path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, VerifyError> {
+    let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
+    verify(File::open(path).map_err(unreadable)?, path, progress)
+}
+
+/// The root of a CAR from its header alone; nothing else is checked.
+///
+/// # Errors
+///
+/// [`VerifyError`] about the file or its header.
+pub fn read_car_root(path: &Path) -> Result<PayloadCid, VerifyError> {
+    let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
+    let mut reader = Reader::new(File::open(path).map_err(unreadable)?.take(HEADER_READ_BYTES), |_: &[u8]| {});
+    reader.header().map_err(|error| at(0, path, error))
+}
+
+/// Enough for every header with one root, so that the rest of a large file is left alone.
+const HEADER_READ_BYTES: u64 = 64 << 10;
+
+fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, VerifyError> {
+    let mut commitment = Commitment::new();
+    let mut reader = Reader::new(source, |bytes: &[u8]| {
+        commitment.update(bytes);
+        progress.advance(u64::try_from(bytes.len()).expect("usize fits in u64"));
+    });
+    let payload_cid = reader.header().map_err(|error| at(0, path, error))?;
+    let mut graph = Graph::default();
+    let root = graph.link(payload_cid.as_bytes(), 0)?;
+    graph.reach(root);
+    let mut block_count = 0;
+    loop {
+        if progress.is_cancelled() {
+            return Err(VerifyError::Cancelled);
+        }
+        let offset = reader.offset();
+        match reader.section() {
+            Ok(None) => break,
+            Ok(Some(section)) => {
+                check_hash(section, offset)?;
+                graph.add(section, offset)?;
+                block_count += 1;
+            }
+            Err(error) => return Err(at(offset, path, error)),
+        }
+    }
+    let unreachable_blocks = graph.finish(root, &payload_cid)?;
+    let piece = commitment.finish()?;
+    Ok(VerifiedCar {
+        payload_cid,
+        piece_cid: piece.piece_cid,
+        payload_size: piece.payload_size,
+        padded_piece_size: piece.padded_piece_size,
+        block_count,
+        unreachable_blocks,
+    })
+}
+
+fn at(offset: u64, path: &Path, error: ReadError) -> VerifyError {
+    match error {
+        ReadError::Io(source) => VerifyError::Unreadable { path: path.to_owned(), source },
+        ReadError::Truncated => VerifyError::Truncated { offset },
+        ReadError::BadLength => VerifyError::SectionLength { offset, length: None },
+        ReadError::TooLong(length) => VerifyError::SectionLength { offset, length: Some(length) },
+        ReadError::Empty => VerifyError::EmptySection { offset },
+        ReadError::Header(source) => VerifyError::Header(source),
+        ReadError::Cid(source) => VerifyError::Cid { offset, source },
+    }
+}
+
+fn named(cid: &[u8]) -> PayloadCid {
+    PayloadCid::from_bytes(cid).expect("the reader split this CID off")
+}
+
+fn check_hash(section: Section<'_>, offset: u64) -> Result<(), VerifyError> {
+    let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
+    let matches = match parts.hash {
+        HASH_IDENTITY => parts.digest == section.block,
+        HASH_SHA2_256 => parts.digest == digest(BlockHash::Sha2_256, section.block),
+        HASH_BLAKE2B_256 => parts.digest == digest(BlockHash::Blake2b256, section.block),
+        hash => return Err(VerifyError::UnknownHash { offset, cid: named(section.cid), hash }),
+    };
+    if matches { Ok(()) } else { Err(VerifyError::WrongHash { offset, cid: named(section.cid) }) }
+}
+
+/// Which blocks are there, which are linked to, and which can be reached from the root.
+#[derive(Debug, Default)]
+struct Graph {
+    /// By CID in its version 1 form.
+    index: HashMap<Box<[u8]>, u32>,
+    blocks: Vec<Block>,
+}
+
+#[derive(Debug)]
+struct Block {
+    /// In the CAR, or inside its own CID.
+    present: bool,
+    /// Has a section of its own.
+    in_car: bool,
+    reachable: bool,
+    /// Section with the first link to it.
+    linked_at: u64,
+    /// Links, kept only until the block is known to be reachable.
+    links: Vec<u32>,
+}
+
+impl Graph {
+    /// Notes a link from the section at `offset`.
+    fn link(&mut self, cid: &[u8], offset: u64) -> Result<u32, VerifyError> {
+        let (parts, length) = split_cid(cid).map_err(|source| VerifyError::Cid { offset, source })?;
+        if length != cid.len() {
+            let source = CidError::TrailingBytes(cid.len() - length);
+            return Err(VerifyError::Cid { offset, source });
+        }
+        let key = cid_bytes(parts.codec, parts.hash, parts.digest).into_boxed_slice();
+        if let Some(index) = self.index.get(&key) {
+            return Ok(*index);
+        }
+        let index = u32::try_from(self.blocks.len()).expect("fewer than 2^32 blocks fit in memory");
+        self.index.insert(key, index);
+        self.blocks.push(Block {
+            present: parts.hash == HASH_IDENTITY,
+            in_car: false,
+            reachable: false,
+            linked_at: offset,
+            links: Vec::new(),
+        });
+        // A block inside its CID is shorter than the block that links to it: this ends.
+        if parts.hash == HASH_IDENTITY {
+            self.set_links(index, parts.codec, cid, parts.digest, offset)?;
+        }
+        Ok(index)
+    }
+
+    /// Notes a section.
+    fn add(&mut self, section: Section<'_>, offset: u64) -> Result<(), VerifyError> {
+        let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
+        let index = self.link(section.cid, offset)?;
+        let block = self.block(index);
+        let is_new = !block.present;
+        block.present = true;
+        block.in_car = true;
+        if is_new {
+            self.set_links(index, parts.codec, section.cid, section.block, offset)?;
+        }
+        Ok(())
+    }
+
+    fn set_links(
+        &mut self,
+        index: u32,
+        codec: u64,
+        cid: &[u8],
+        block: &[u8],
+        offset: u64,
+    ) -> Result<(), VerifyError> {
+        if codec != CODEC_DAG_PB {
+            return Ok(());
+        }
+        let links = pb::links(block)
+            .map_err(|_| VerifyError::MalformedBlock { offset, cid: named(cid) })?
+            .into_iter()
+            .map(|link| self.link(link, offset))
+            .collect::<Result<Vec<_>, _>>()?;
+        if self.block(index).reachable {
+            links.into_iter().for_each(|link| self.reach(link));
+        } else {
+            self.block(index).links = links;
+        }
+        Ok(())
+    }
+
+    /// Marks a block, and what it is known to link to, as reachable.
+    fn reach(&mut self, index: u32) {
+        let mut to_reach = vec![index];
+        while let Some(index) = to_reach.pop() {
+            let block = self.block(index);
+            if !block.reachable {
+                block.reachable = true;
+                to_reach.append(&mut block.links);
+            }
+        }
+    }
+
+    /// Looks for what is missing; returns how many sections cannot be reached.
+    fn finish(self, root: u32, root_cid: &PayloadCid) -> Result<u64, VerifyError> {
+        let root = usize::try_from(root).expect("u32 fits in usize");
+        if !self.blocks.get(root).is_some_and(|block| block.present) {
+            return Err(VerifyError::MissingRoot { cid: root_cid.clone() });
+        }
+        let missing = self.blocks.iter().enumerate().filter(|(_, block)| !block.present);
+        if let Some((index, block)) = missing.min_by_key(|(_, block)| block.linked_at) {
+            let cid = self.index.iter().find(|(_, at)| usize::try_from(**at) == Ok(index));
+            let (cid, _) = cid.expect("every block is in the index");
+            return Err(VerifyError::MissingBlock { offset: block.linked_at, cid: named(cid) });
+        }
+        let unreachable = self.blocks.iter().filter(|block| block.in_car && !block.reachable).count();
+        Ok(u64::try_from(unreachable).expect("usize fits in u64"))
+    }
+
+    fn block(&mut self, index: u32) -> &mut Block {
+        let index = usize::try_from(index).expect("u32 fits in usize");
+        &mut self.blocks[index]
+    }
+}
