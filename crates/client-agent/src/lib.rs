@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The agent of the data-prep box: packs CARs, publishes offline deals, tracks them.
+//!
+//! What lives here: the command line, this agent's configuration, the packing room ([`pack`]), the tools
+//! that need no database ([`tools`]), the checks of `doctor`. What does not: the bytes of CARs
+//! (`carferry_car`), what both agents share (`carferry_core`).
+
+pub mod cli;
+pub mod config;
+pub mod doctor;
+pub mod pack;
+mod start;
+mod stop;
+pub mod tools;
+
+pub use start::main_entry;
+pub use stop::Stop;
