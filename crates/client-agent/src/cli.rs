@@ -23,7 +23,7 @@ pub struct Cli {
 pub enum Command {
     /// Make a CAR of every file below a folder and record it in `cars`.
     Makecars(MakecarsArgs),
-    /// Check configuration, database and Lotus node without changing anything.
+    /// Check configuration, database and Lotus node, with a hint for each failure.
     Doctor(DoctorArgs),
     /// Check the configuration and say what it resolves to.
     CheckConfig(CheckConfigArgs),
@@ -37,6 +37,7 @@ pub enum Command {
 
 /// Arguments of `makecars`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct MakecarsArgs {
     /// File, or folder whose files are packed (hidden ones too; symbolic links are not followed).
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
@@ -76,6 +77,9 @@ pub struct DoctorArgs {
     /// One JSON line per check.
     #[arg(long)]
     pub json: bool,
+    /// Make missing indexes, as every start does.
+    #[arg(long)]
+    pub create_indexes: bool,
 }
 
 /// Arguments of `check-config`.

@@ -176,11 +176,8 @@ pub async fn generate_car(
         blocks: Some(car.block_count),
         ..Line::new(&args.output).piece(&car.piece_cid, car.padded_piece_size)
     };
-    if args.json {
-        out.json(&line)?
-    } else {
-        line.print(out)?
-    }
+    let printed = if args.json { out.json(&line) } else { line.print(out) };
+    printed?;
     Ok(ExitStatus::Success)
 }
 

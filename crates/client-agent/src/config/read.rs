@@ -78,12 +78,12 @@ pub(super) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
 
 /// A wallet address.
 pub(super) fn wallet<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WalletAddress>, D::Error> {
-    parsed(deserializer, |text| text.parse::<WalletAddress>()).map(Some)
+    parsed(deserializer, str::parse::<WalletAddress>).map(Some)
 }
 
 /// The length of deals.
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DealDuration>, D::Error> {
-    parsed(deserializer, |text| text.parse::<DealDuration>()).map(Some)
+    parsed(deserializer, str::parse::<DealDuration>).map(Some)
 }
 
 /// The time to the start of a deal.

@@ -119,12 +119,11 @@ pub async fn makecars(
     out: &mut Printer,
 ) -> Result<ExitStatus, Stop> {
     let (input, output) = folders::resolve(args).map_err(|error| Stop::user(&error))?;
-    let store = match args.no_database {
-        true => {
-            info!("no database: nothing is recorded, and every CAR is made again");
-            None
-        }
-        false => Some(Store::open(&config.store_options()?).await?),
+    let store = if args.no_database {
+        info!("no database: nothing is recorded, and every CAR is made again");
+        None
+    } else {
+        Some(Store::open(&config.store_options()?).await?)
     };
     // Held until the end: two runs would build the same CARs twice.
     let _lock =
@@ -148,16 +147,16 @@ pub async fn makecars(
         summary: Summary::default(),
     };
     for odd in found.skipped {
-        tally.add(FileReport::skipped(&odd.path, odd.reason))?;
+        tally.add(&FileReport::skipped(&odd.path, odd.reason))?;
     }
     for odd in found.failed {
-        tally.add(FileReport::failed(&odd.path, odd.reason))?;
+        tally.add(&FileReport::failed(&odd.path, odd.reason))?;
     }
     let Planned { jobs, settled } =
         plan::plan(&found.files, &rules, store.as_ref(), shutdown.token()).await?;
     let settled_files = settled.len();
     for report in settled {
-        tally.add(report)?;
+        tally.add(&report)?;
     }
     tally.summary.not_begun = count(found.files.len().saturating_sub(settled_files + jobs.len()));
 
@@ -170,7 +169,7 @@ pub async fn makecars(
     let started = Instant::now();
     if args.dry_run {
         for job in &planned.jobs {
-            tally.add(plan::would_make(job))?;
+            tally.add(&plan::would_make(job))?;
         }
     } else {
         let run =
@@ -283,7 +282,7 @@ impl Run<'_> {
                 }
                 Err(error) => FileReport::failed(&job.input, ErrorChain(&error).to_string()),
             };
-            tally.add(report)?;
+            tally.add(&report)?;
         }
         Ok(dealt_with)
     }
@@ -317,11 +316,11 @@ struct Tally<'a> {
 }
 
 impl Tally<'_> {
-    fn add(&mut self, report: FileReport) -> Result<(), Stop> {
-        self.summary.count(&report);
+    fn add(&mut self, report: &FileReport) -> Result<(), Stop> {
+        self.summary.count(report);
         let out = &mut *self.out;
         if self.json {
-            return Ok(self.screen.print(|| out.json(&report))?);
+            return Ok(self.screen.print(|| out.json(report))?);
         }
         let is_done_already = report.state == FileState::Skipped && report.carpath.is_some();
         if report.state == FileState::Failed {

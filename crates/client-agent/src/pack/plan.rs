@@ -1,9 +1,8 @@
 //! What to do with each file: make its CAR, skip it because that is done, or refuse it. Reads metadata and
 //! `cars`, writes nothing.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use carferry_car::{BuildError, CarPlan, PaddedPieceSize, Profile, SourceIdentity, plan_car};
@@ -198,11 +197,4 @@ pub fn shortage(planned: &Planned, free: u64) -> Option<Shortage> {
     }
     let needed = planned.car_bytes_max();
     (needed > free).then_some(Shortage::All { needed })
-}
-
-/// Folders in which CARs will be, each once.
-pub fn folders(jobs: &[Job]) -> Vec<&Path> {
-    let folders: BTreeMap<&Path, ()> =
-        jobs.iter().filter_map(|job| Some((job.output.parent()?, ()))).collect();
-    folders.into_keys().collect()
 }
