@@ -96,7 +96,9 @@ pub fn sweep_stale_temps(folder: &Path) -> io::Result<usize> {
         let name = entry.file_name();
         let Some((host, pid)) = name.to_str().and_then(parse_temp_name) else { continue };
         let path = entry.path();
-        if host == host_tag() && is_stale(&path, pid)? {
+        // Held until the file is gone, so that nobody takes it for their own in between.
+        let stale = if host == host_tag() { lock_if_stale(&path, pid)? } else { None };
+        if stale.is_some() {
             match fs::remove_file(&path) {
                 Ok(()) => removed += 1,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -252,17 +254,21 @@ fn host_tag() -> String {
 }
 
 /// Process numbers come again (in a container always the same ones), so the lock decides where there is one.
-fn is_stale(path: &Path, pid: Pid) -> io::Result<bool> {
+fn lock_if_stale(path: &Path, pid: Pid) -> io::Result<Option<File>> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // Gone by itself, or another user's.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            return Ok(None);
+        }
         Err(error) => return Err(named("cannot open", path, error)),
     };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(_) => Ok(rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)),
-    }
+    let stale = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::WOULDBLOCK) => false,
+        Err(_) => rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH),
+    };
+    Ok(stale.then_some(file))
 }
 
 fn folder_of(path: &Path) -> &Path {

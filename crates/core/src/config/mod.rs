@@ -97,10 +97,6 @@ pub fn args(keys: &[Key]) -> Vec<Arg> {
 }
 
 /// The flags given on the command line, as (path, text) pairs for [`Sources::flags`].
-///
-/// # Panics
-///
-/// Never for `matches` of a command that has [`args`] of the same keys.
 pub fn overrides(keys: &[Key], matches: &ArgMatches) -> Vec<(String, String)> {
     keys.iter()
         .filter_map(|key| {

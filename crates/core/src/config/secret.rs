@@ -57,13 +57,13 @@ pub enum SecretError {
     #[error("`{key}` and `{key}File` are both set")]
     Both {
         /// The key of the value.
-        key: &'static str,
+        key: String,
     },
     /// The file cannot be read.
     #[error("cannot read {file} (`{key}File`)", file = file.display())]
     Unreadable {
         /// The key of the value.
-        key: &'static str,
+        key: String,
         /// The file named in the configuration.
         file: PathBuf,
         /// What the system says.
@@ -73,7 +73,7 @@ pub enum SecretError {
     #[error("{file} (`{key}File`) is empty", file = file.display())]
     Empty {
         /// The key of the value.
-        key: &'static str,
+        key: String,
         /// The file named in the configuration.
         file: PathBuf,
     },
@@ -95,22 +95,22 @@ impl Hint for SecretError {
 
 /// The secret of a key that has a value form (`token`) and a file form (`tokenFile`).
 pub fn resolve(
-    key: &'static str,
+    key: &str,
     value: Option<&Secret>,
     file: Option<&Path>,
 ) -> Result<Option<Secret>, SecretError> {
     match (value, file) {
-        (Some(_), Some(_)) => Err(SecretError::Both { key }),
+        (Some(_), Some(_)) => Err(SecretError::Both { key: key.to_owned() }),
         (Some(value), None) => Ok(Some(value.clone())),
         (None, None) => Ok(None),
         (None, Some(file)) => {
             let text = std::fs::read_to_string(file).map_err(|source| SecretError::Unreadable {
-                key,
+                key: key.to_owned(),
                 file: file.to_owned(),
                 source,
             })?;
             match text.trim() {
-                "" => Err(SecretError::Empty { key, file: file.to_owned() }),
+                "" => Err(SecretError::Empty { key: key.to_owned(), file: file.to_owned() }),
                 text => Ok(Some(Secret::new(text))),
             }
         }

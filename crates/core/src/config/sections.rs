@@ -9,6 +9,37 @@ use serde::Deserialize;
 
 use super::{Key, Kind, Secret, human};
 
+/// The keys of one section for one Lotus node.
+macro_rules! lotus_keys {
+    ($section:literal, $node:literal) => {
+        &[
+            Key::new(concat!($section, ".endpoint"), Kind::Text, concat!($node, " API as URL or multiaddr")),
+            Key::new(concat!($section, ".token"), Kind::Secret, concat!($node, " API token")),
+            Key::new(
+                concat!($section, ".tokenFile"),
+                Kind::Text,
+                concat!("File with the ", $node, " API token"),
+            ),
+            Key::new(
+                concat!($section, ".apiInfo"),
+                Kind::Secret,
+                concat!($node, ": <token>:<multiaddr> as `auth api-info` prints it"),
+            ),
+            Key::new(
+                concat!($section, ".repo"),
+                Kind::Text,
+                concat!($node, " repository folder, with its files `api` and `token`"),
+            ),
+            Key::new(
+                concat!($section, ".requestTimeout"),
+                Kind::Duration,
+                concat!("Longest time one ", $node, " call may take"),
+            )
+            .or("30s"),
+        ]
+    };
+}
+
 /// How a Lotus node is reached. How these resolve to an address: [`crate::lotus::endpoint`].
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
@@ -29,18 +60,25 @@ pub struct LotusSection {
     /// How long one call may take.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub request_timeout: Duration,
+    /// The section's name, for messages.
+    #[serde(skip)]
+    pub section: &'static str,
 }
 
 impl LotusSection {
-    /// The keys of this section.
-    pub const KEYS: &'static [Key] = &[
-        Key::new("lotus.endpoint", Kind::Text, "Lotus API as URL or multiaddr"),
-        Key::new("lotus.token", Kind::Secret, "Lotus API token"),
-        Key::new("lotus.tokenFile", Kind::Text, "File with the Lotus API token"),
-        Key::new("lotus.apiInfo", Kind::Secret, "<token>:<multiaddr> as `lotus auth api-info` prints it"),
-        Key::new("lotus.repo", Kind::Text, "Lotus repository folder, with its files `api` and `token`"),
-        Key::new("lotus.requestTimeout", Kind::Duration, "Longest time one Lotus call may take").or("30s"),
-    ];
+    /// The keys of the section `lotus`: the node an agent works with.
+    pub const KEYS: &'static [Key] = lotus_keys!("lotus", "Lotus");
+
+    /// The keys of a section `fullNode`, for a miner's agent that also asks the chain. Such a section is
+    /// handed on as `section.named("fullNode")`.
+    pub const FULL_NODE_KEYS: &'static [Key] = lotus_keys!("fullNode", "Lotus full node");
+
+    /// The section under another name than `lotus`.
+    #[must_use]
+    pub fn named(mut self, section: &'static str) -> Self {
+        self.section = section;
+        self
+    }
 }
 
 impl Default for LotusSection {
@@ -52,6 +90,7 @@ impl Default for LotusSection {
             api_info: None,
             repo: None,
             request_timeout: Duration::from_secs(30),
+            section: "lotus",
         }
     }
 }

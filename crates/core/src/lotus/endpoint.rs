@@ -77,9 +77,9 @@ pub enum EndpointError {
     #[error("{first} and {second} are both set")]
     Conflict {
         /// One setting.
-        first: &'static str,
+        first: String,
         /// The other.
-        second: &'static str,
+        second: String,
     },
     /// A repository folder without a running node.
     #[error("no API address in Lotus repository {repo}", repo = repo.display())]
@@ -149,21 +149,19 @@ impl ApiInfo {
 }
 
 /// The client's full node: configuration, else `FULLNODE_API_INFO`, else `$LOTUS_PATH` or `~/.lotus`.
+///
+/// A token in the configuration goes with whichever address is found.
 pub fn resolve_full_node(
     config: &LotusSection,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Endpoint, EndpointError> {
-    const KIND: NodeKind = NodeKind::FullNode;
-    let repo = Repo::from_env(env, &["LOTUS_PATH"], Some("~/.lotus"));
-    let found = match from_config(config, env)? {
-        Some(endpoint) => Some(endpoint),
-        None => from_info(env, &["FULLNODE_API_INFO"])?,
-    };
-    match (found, repo) {
-        (Some(endpoint), _) => Ok(endpoint),
-        (None, Some(repo)) => repo.endpoint(KIND),
-        (None, None) => Err(EndpointError::NotFound { kind: KIND }),
-    }
+    resolve(config, env, || {
+        if let Some(endpoint) = from_info(env, &["FULLNODE_API_INFO"])? {
+            return Ok(Some(endpoint));
+        }
+        repo_from_env(env, &["LOTUS_PATH"], Some("~/.lotus")).map(|repo| from_repo(&repo)).transpose()
+    })?
+    .ok_or(EndpointError::NotFound { kind: NodeKind::FullNode })
 }
 
 /// The provider's markets process.
@@ -173,24 +171,24 @@ pub fn resolve_full_node(
 /// `~/.lotusminer` where it exists, else `MINER_API_INFO`, else its old name `STORAGE_API_INFO`.
 /// Repositories before `MINER_API_INFO`, because `lotus-miner storage-deals import-data` does so: with
 /// markets split off, `MINER_API_INFO` names a process that cannot import.
+///
+/// A token in the configuration goes with whichever address is found.
 pub fn resolve_miner(
     config: &LotusSection,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Endpoint, EndpointError> {
-    const KIND: NodeKind = NodeKind::Miner;
-    if let Some(endpoint) = from_config(config, env)? {
-        return Ok(endpoint);
-    }
-    if let Some(endpoint) = from_info(env, &["MARKETS_API_INFO"])? {
-        return Ok(endpoint);
-    }
-    let markets = Repo::from_env(env, &["LOTUS_MARKETS_PATH"], None);
-    let miner = || Repo::from_env(env, &["LOTUS_MINER_PATH", "LOTUS_STORAGE_PATH"], Some("~/.lotusminer"));
-    match markets.or_else(miner) {
-        Some(repo) => repo.endpoint(KIND),
-        None => from_info(env, &["MINER_API_INFO", "STORAGE_API_INFO"])?
-            .ok_or(EndpointError::NotFound { kind: KIND }),
-    }
+    resolve(config, env, || {
+        if let Some(endpoint) = from_info(env, &["MARKETS_API_INFO"])? {
+            return Ok(Some(endpoint));
+        }
+        let markets = repo_from_env(env, &["LOTUS_MARKETS_PATH"], None);
+        let miner = || repo_from_env(env, &["LOTUS_MINER_PATH", "LOTUS_STORAGE_PATH"], Some("~/.lotusminer"));
+        match markets.or_else(miner) {
+            Some(repo) => from_repo(&repo).map(Some),
+            None => from_info(env, &["MINER_API_INFO", "STORAGE_API_INFO"]),
+        }
+    })?
+    .ok_or(EndpointError::NotFound { kind: NodeKind::Miner })
 }
 
 /// The endpoint of a node by its repository folder's files `api` and `token`.
@@ -209,41 +207,35 @@ pub fn from_repo(repo: &Path) -> Result<Endpoint, EndpointError> {
     ApiInfo { token, address: address.trim().to_owned() }.endpoint(repo.display().to_string())
 }
 
-fn from_config(
+fn resolve(
     config: &LotusSection,
     env: &dyn Fn(&str) -> Option<String>,
+    elsewhere: impl FnOnce() -> Result<Option<Endpoint>, EndpointError>,
 ) -> Result<Option<Endpoint>, EndpointError> {
-    let token = secret::resolve("lotus.token", config.token.as_ref(), config.token_file.as_deref())?;
+    let key = |name: &str| format!("{}.{name}", config.section);
+    let conflict = |first: &str, second: String| Err(EndpointError::Conflict { first: key(first), second });
+    let token = secret::resolve(&key("token"), config.token.as_ref(), config.token_file.as_deref())?;
     let endpoint = match (&config.endpoint, &config.api_info, &config.repo) {
-        (Some(_), Some(_), _) => {
-            return Err(EndpointError::Conflict { first: "lotus.endpoint", second: "lotus.apiInfo" });
-        }
-        (Some(_), _, Some(_)) => {
-            return Err(EndpointError::Conflict { first: "lotus.endpoint", second: "lotus.repo" });
-        }
-        (_, Some(_), Some(_)) => {
-            return Err(EndpointError::Conflict { first: "lotus.apiInfo", second: "lotus.repo" });
-        }
-        (Some(address), None, None) => Some(ApiInfo::parse(address).endpoint("lotus.endpoint")?),
-        (None, Some(info), None) => Some(ApiInfo::parse(info.expose()).endpoint("lotus.apiInfo")?),
+        (Some(_), Some(_), _) => return conflict("endpoint", key("apiInfo")),
+        (Some(_), _, Some(_)) => return conflict("endpoint", key("repo")),
+        (_, Some(_), Some(_)) => return conflict("apiInfo", key("repo")),
+        (Some(address), None, None) => Some(ApiInfo::parse(address).endpoint(key("endpoint"))?),
+        (None, Some(info), None) => Some(ApiInfo::parse(info.expose()).endpoint(key("apiInfo"))?),
         (None, None, Some(repo)) => Some(from_repo(&expand_home(repo, env))?),
         (None, None, None) => None,
     };
-    match (endpoint, token) {
-        (Some(endpoint), None) => Ok(Some(endpoint)),
-        // A token of its own wins over the one of a repository, but two written tokens are a mistake.
-        (Some(Endpoint { token: Some(_), .. }), Some(_)) if config.repo.is_none() => {
-            Err(EndpointError::Conflict { first: "lotus.token", second: "a token in the address" })
-        }
-        (Some(endpoint), token) => Ok(Some(Endpoint { token, ..endpoint })),
-        // The address comes from the environment or a repository, then with its own token.
-        (None, Some(_)) => Err(EndpointError::Address {
-            origin: "lotus.token".to_owned(),
-            address: String::new(),
-            problem: "a token needs lotus.endpoint beside it".to_owned(),
-        }),
-        (None, None) => Ok(None),
+    let has_token = endpoint.as_ref().is_some_and(|endpoint| endpoint.token.is_some());
+    if token.is_some() && has_token && config.repo.is_none() {
+        return conflict("token", "a token in the address".to_owned());
     }
+    let endpoint = match endpoint {
+        Some(endpoint) => Some(endpoint),
+        None => elsewhere()?,
+    };
+    Ok(endpoint.map(|endpoint| match token {
+        Some(token) => Endpoint { token: Some(token), ..endpoint },
+        None => endpoint,
+    }))
 }
 
 /// Lotus takes a variable that is set but empty for set; here it counts as unset.
@@ -259,32 +251,16 @@ fn from_info(
     Ok(None)
 }
 
-struct Repo {
-    path: PathBuf,
-    /// Whether someone asked for this folder; a default one that is absent is no error of its own.
-    named: bool,
-}
-
-impl Repo {
-    fn from_env(env: &dyn Fn(&str) -> Option<String>, names: &[&str], default: Option<&str>) -> Option<Self> {
-        let named = names.iter().find_map(|name| env(name).filter(|path| !path.is_empty()));
-        if let Some(path) = named {
-            return Some(Self { path: expand_home(Path::new(&path), env), named: true });
-        }
-        let path = expand_home(Path::new(default?), env);
-        path.is_dir().then_some(Self { path, named: false })
+/// A folder that the environment names, whether it exists or not; else the default one if it does.
+fn repo_from_env(
+    env: &dyn Fn(&str) -> Option<String>,
+    names: &[&str],
+    default: Option<&str>,
+) -> Option<PathBuf> {
+    if let Some(path) = names.iter().find_map(|name| env(name).filter(|path| !path.is_empty())) {
+        return Some(expand_home(Path::new(&path), env));
     }
-
-    fn endpoint(&self, kind: NodeKind) -> Result<Endpoint, EndpointError> {
-        match from_repo(&self.path) {
-            Err(EndpointError::Repo { source, .. })
-                if !self.named && source.kind() == io::ErrorKind::NotFound && !self.path.is_dir() =>
-            {
-                Err(EndpointError::NotFound { kind })
-            }
-            other => other,
-        }
-    }
+    Some(expand_home(Path::new(default?), env)).filter(|path| path.is_dir())
 }
 
 fn expand_home(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> PathBuf {

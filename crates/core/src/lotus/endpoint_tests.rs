@@ -152,6 +152,10 @@ fn configuration_takes_one_address_and_one_token() {
     let endpoint = resolve_full_node(&config, &none).unwrap();
     assert_eq!(endpoint.token.as_ref().map(Secret::expose), Some("from.the.file"));
     assert!(!format!("{endpoint:?}").contains("from.the.file"));
+    let config = LotusSection { endpoint: None, ..config };
+    let endpoint = resolve_full_node(&config, &env(&[("FULLNODE_API_INFO", "http://h:2")])).unwrap();
+    assert_eq!(endpoint.url.as_str(), "http://h:2/rpc/v0");
+    assert_eq!(endpoint.token.as_ref().map(Secret::expose), Some("from.the.file"));
 
     let config = LotusSection {
         endpoint: Some("http://h:1".to_owned()),
@@ -160,6 +164,8 @@ fn configuration_takes_one_address_and_one_token() {
     };
     let error = resolve_full_node(&config, &none).unwrap_err();
     assert_eq!(error.to_string(), "lotus.endpoint and lotus.apiInfo are both set");
+    let error = resolve_full_node(&config.named("fullNode"), &none).unwrap_err();
+    assert_eq!(error.to_string(), "fullNode.endpoint and fullNode.apiInfo are both set");
 
     let config = LotusSection {
         api_info: Some(Secret::new(format!("{TOKEN}:http://h:2"))),
