@@ -1,8 +1,8 @@
 //! The CIDs of this field: of payloads and of pieces, parsed as strictly as Lotus parses them.
 //!
 //! ```text
-//! CIDv1 = version 0x01 | codec varint | hash code varint | digest length varint | digest
-//! CIDv0 = 0x12 0x20 | 32-byte digest                        (text: base58btc without a prefix)
+//! `CIDv1` = version 0x01 | codec varint | hash code varint | digest length varint | digest
+//! `CIDv0` = 0x12 0x20 | 32-byte digest                        (text: base58btc without a prefix)
 //! ```
 //!
 //! The judge for strictness is go-cid v0.4.1: nothing behind the digest, no `/ipfs/` before it. CIDs are held
@@ -14,7 +14,7 @@ use std::str::FromStr;
 use cid::multibase;
 
 use crate::limits::CID_DIGEST_BYTES_MAX;
-use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError};
+use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 
 pub(crate) const CODEC_RAW: u64 = 0x55;
 pub(crate) const CODEC_DAG_PB: u64 = 0x70;
@@ -31,7 +31,7 @@ const HASH_PIECE_V2: u64 = 0x1011;
 /// Why bytes or text are not the CID that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CidError {
-    /// Neither base58 of a CIDv0 nor a known multibase.
+    /// Neither base58 of a `CIDv0` nor a known multibase.
     #[error("not a CID: the text is not valid in any base a CID is written in")]
     Encoding,
     /// The bytes end inside the CID.
@@ -323,8 +323,12 @@ impl PieceCidV2 {
             .filter(|padded| *height < 59 && *padded >= 128)
             .and_then(|padded| PaddedPieceSize::new(padded).ok())
             .ok_or_else(|| no_such_piece.clone())?;
-        let payload_size =
-            padded_piece_size.unpadded().get().checked_sub(padding).map(PayloadSize::new).ok_or(no_such_piece)?;
+        let payload_size = padded_piece_size
+            .unpadded()
+            .get()
+            .checked_sub(padding)
+            .map(PayloadSize::new)
+            .ok_or(no_such_piece)?;
         Ok(Self { piece_cid: PieceCid(commitment), payload_size, padded_piece_size })
     }
 
@@ -359,11 +363,11 @@ impl fmt::Debug for PieceCidV2 {
     }
 }
 
-/// Binary form of a CIDv1.
+/// Binary form of a `CIDv1`.
 pub(crate) fn cid_bytes(codec: u64, hash: u64, digest: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(12 + digest.len());
     let mut scratch = [0; 10];
-    for number in [1, codec, hash, u64::try_from(digest.len()).expect("usize fits in u64")] {
+    for number in [1, codec, hash, len64(digest.len())] {
         bytes.extend_from_slice(unsigned_varint::encode::u64(number, &mut scratch));
     }
     bytes.extend_from_slice(digest);

@@ -11,20 +11,21 @@
 //! What does not: networks, databases, asynchronous code, and names of files on disk: the caller opens the
 //! output, makes it durable and gives it its name.
 
-mod units;
-mod limits;
+mod assemble;
+mod carv1;
 mod cids;
+mod limits;
+mod piece;
 mod profile;
 mod progress;
 mod sha256;
-mod piece;
-mod carv1;
+mod units;
 mod unixfs;
-mod assemble;
 mod verify;
 
 pub use assemble::{
-    BuildError, BuildOptions, BuiltCar, CarPlan, SourceChange, SourceIdentity, Unsupported, build_car, plan_car,
+    BuildError, BuildOptions, BuiltCar, CarPlan, SourceChange, SourceIdentity, Unsupported, build_car,
+    plan_car,
 };
 pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};

@@ -19,13 +19,13 @@ pub struct DagParams {
 /// The hash functions for blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockHash {
-    /// BLAKE2b with a 32-byte digest (multihash 0xb220), as Lotus does.
+    /// `BLAKE2b` with a 32-byte digest (multihash 0xb220), as Lotus does.
     Blake2b256,
     /// SHA2-256 (multihash 0x12), as kubo does.
     Sha2_256,
 }
 
-/// A named parameter set. All of them: CIDv1, raw leaves, balanced layout, canonical dag-pb.
+/// A named parameter set. All of them: `CIDv1`, raw leaves, balanced layout, canonical dag-pb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Profile {
     /// `lotus client generate-car` and `client import`.

@@ -77,7 +77,7 @@ impl UnpaddedPieceSize {
     /// Checks that the size is 127 · 2ⁿ.
     pub const fn new(bytes: u64) -> Result<Self, PieceSizeError> {
         let quads = bytes / 127;
-        if bytes % 127 != 0 || !quads.is_power_of_two() || quads > (1 << 56) {
+        if !bytes.is_multiple_of(127) || !quads.is_power_of_two() || quads > (1 << 56) {
             return Err(PieceSizeError::NotUnpadded(bytes));
         }
         Ok(Self(bytes))
@@ -142,6 +142,11 @@ impl fmt::Display for PaddedPieceSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// A length in memory as a number of bytes in a file.
+pub(crate) const fn len64(length: usize) -> u64 {
+    length as u64
 }
 
 #[cfg(test)]

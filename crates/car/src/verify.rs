@@ -17,9 +17,9 @@ use crate::cids::{
 use crate::piece::Commitment;
 use crate::profile::BlockHash;
 use crate::progress::Progress;
+use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use crate::unixfs::dag::digest;
 use crate::unixfs::pb;
-use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError};
 
 /// A CAR in which everything is as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub struct VerifiedCar {
     pub block_count: u64,
     /// Sections that cannot be reached from the root through dag-pb links: suspicious, but not wrong.
     pub unreachable_blocks: u64,
+    /// Linked blocks inside their CIDs that have no section: whole for every reader, but not how Lotus writes
+    /// a CAR, so perhaps one that lost its end.
+    pub inlined_without_section: u64,
 }
 
 /// The first thing that is wrong with a CAR, and where.
@@ -163,7 +166,8 @@ pub fn verify_car(path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, V
 /// [`VerifyError`] about the file or its header.
 pub fn read_car_root(path: &Path) -> Result<PayloadCid, VerifyError> {
     let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
-    let mut reader = Reader::new(File::open(path).map_err(unreadable)?.take(HEADER_READ_BYTES), |_: &[u8]| {});
+    let mut reader =
+        Reader::new(File::open(path).map_err(unreadable)?.take(HEADER_READ_BYTES), |_: &[u8]| {});
     reader.header().map_err(|error| at(0, path, error))
 }
 
@@ -174,7 +178,7 @@ fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<Ver
     let mut commitment = Commitment::new();
     let mut reader = Reader::new(source, |bytes: &[u8]| {
         commitment.update(bytes);
-        progress.advance(u64::try_from(bytes.len()).expect("usize fits in u64"));
+        progress.advance(len64(bytes.len()));
     });
     let payload_cid = reader.header().map_err(|error| at(0, path, error))?;
     let mut graph = Graph::default();
@@ -196,7 +200,7 @@ fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<Ver
             Err(error) => return Err(at(offset, path, error)),
         }
     }
-    let unreachable_blocks = graph.finish(root, &payload_cid)?;
+    let (unreachable_blocks, inlined_without_section) = graph.finish(root, &payload_cid)?;
     let piece = commitment.finish()?;
     Ok(VerifiedCar {
         payload_cid,
@@ -205,6 +209,7 @@ fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<Ver
         padded_piece_size: piece.padded_piece_size,
         block_count,
         unreachable_blocks,
+        inlined_without_section,
     })
 }
 
@@ -245,15 +250,25 @@ struct Graph {
 
 #[derive(Debug)]
 struct Block {
-    /// In the CAR, or inside its own CID.
-    present: bool,
-    /// Has a section of its own.
-    in_car: bool,
+    place: Place,
     reachable: bool,
     /// Section with the first link to it.
     linked_at: u64,
+    /// Linked to by a CID of version 0.
+    version_0: bool,
     /// Links, kept only until the block is known to be reachable.
     links: Vec<u32>,
+}
+
+/// Where a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nowhere so far: linked to only.
+    Missing,
+    /// Inside its own CID.
+    Cid,
+    /// In a section, perhaps also inside its CID.
+    Section,
 }
 
 impl Graph {
@@ -271,10 +286,10 @@ impl Graph {
         let index = u32::try_from(self.blocks.len()).expect("fewer than 2^32 blocks fit in memory");
         self.index.insert(key, index);
         self.blocks.push(Block {
-            present: parts.hash == HASH_IDENTITY,
-            in_car: false,
+            place: if parts.hash == HASH_IDENTITY { Place::Cid } else { Place::Missing },
             reachable: false,
             linked_at: offset,
+            version_0: cid.len() == 34 && cid.starts_with(&[0x12, 0x20]),
             links: Vec::new(),
         });
         // A block inside its CID is shorter than the block that links to it: this ends.
@@ -289,10 +304,8 @@ impl Graph {
         let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
         let index = self.link(section.cid, offset)?;
         let block = self.block(index);
-        let is_new = !block.present;
-        block.present = true;
-        block.in_car = true;
-        if is_new {
+        let before = std::mem::replace(&mut block.place, Place::Section);
+        if before == Place::Missing {
             self.set_links(index, parts.codec, section.cid, section.block, offset)?;
         }
         Ok(())
@@ -315,7 +328,9 @@ impl Graph {
             .map(|link| self.link(link, offset))
             .collect::<Result<Vec<_>, _>>()?;
         if self.block(index).reachable {
-            links.into_iter().for_each(|link| self.reach(link));
+            for link in links {
+                self.reach(link);
+            }
         } else {
             self.block(index).links = links;
         }
@@ -334,20 +349,26 @@ impl Graph {
         }
     }
 
-    /// Looks for what is missing; returns how many sections cannot be reached.
-    fn finish(self, root: u32, root_cid: &PayloadCid) -> Result<u64, VerifyError> {
+    /// Looks for what is missing; returns how many sections cannot be reached, and how many blocks live in
+    /// their CIDs alone.
+    fn finish(self, root: u32, root_cid: &PayloadCid) -> Result<(u64, u64), VerifyError> {
         let root = usize::try_from(root).expect("u32 fits in usize");
-        if !self.blocks.get(root).is_some_and(|block| block.present) {
+        if self.blocks[root].place == Place::Missing {
             return Err(VerifyError::MissingRoot { cid: root_cid.clone() });
         }
-        let missing = self.blocks.iter().enumerate().filter(|(_, block)| !block.present);
+        let missing = self.blocks.iter().enumerate().filter(|(_, block)| block.place == Place::Missing);
         if let Some((index, block)) = missing.min_by_key(|(_, block)| block.linked_at) {
             let cid = self.index.iter().find(|(_, at)| usize::try_from(**at) == Ok(index));
             let (cid, _) = cid.expect("every block is in the index");
-            return Err(VerifyError::MissingBlock { offset: block.linked_at, cid: named(cid) });
+            // 0x01 and the codec come before what is the whole of a CID of version 0.
+            let cid = named(if block.version_0 { &cid[2..] } else { cid });
+            return Err(VerifyError::MissingBlock { offset: block.linked_at, cid });
         }
-        let unreachable = self.blocks.iter().filter(|block| block.in_car && !block.reachable).count();
-        Ok(u64::try_from(unreachable).expect("usize fits in u64"))
+        let count =
+            |wanted: fn(&Block) -> bool| len64(self.blocks.iter().filter(|block| wanted(block)).count());
+        let unreachable = count(|block| block.place == Place::Section && !block.reachable);
+        let inlined_only = count(|block| block.place == Place::Cid);
+        Ok((unreachable, inlined_only))
     }
 
     fn block(&mut self, index: u32) -> &mut Block {

@@ -109,9 +109,9 @@ impl BuildError {
         let path = path.to_owned();
         match source.kind() {
             // A folder that became a file takes its contents away as well.
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::StaleNetworkFileHandle => {
-                Self::SourceVanished { path, source }
-            }
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::StaleNetworkFileHandle => Self::SourceVanished { path, source },
             _ => Self::SourceUnreadable { path, source },
         }
     }
@@ -141,7 +141,10 @@ impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ShardedDirectory { entries } => {
-                write!(f, "a folder of {entries} entries needs a sharded directory, which is not supported yet")
+                write!(
+                    f,
+                    "a folder of {entries} entries needs a sharded directory, which is not supported yet"
+                )
             }
             Self::SpecialFile => f.write_str("neither a file, a folder nor a symbolic link"),
             Self::NameNotUtf8 => f.write_str("its name is not UTF-8"),

@@ -9,10 +9,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::ops::Range;
 
-use super::walk::{Group, Step, check_stamp};
 use super::BuildError;
+use super::walk::{Group, Step, check_stamp};
 use crate::carv1::{header, writer};
 use crate::profile::DagParams;
+use crate::units::len64;
 use crate::unixfs::dag::Codec;
 use crate::unixfs::dir::{Directory, Stamp};
 use crate::unixfs::pb::{self, Child};
@@ -58,7 +59,15 @@ impl Layout {
     /// An empty CAR, of which the length of the root block is known.
     pub(crate) fn new(params: DagParams, root_block_len: u64) -> Self {
         let header_len = header::header_len(params.cid_len(root_block_len));
-        Self { params, end: header_len, written: HashSet::new(), open: Vec::new(), root: None, header_len, header_laid: false }
+        Self {
+            params,
+            end: header_len,
+            written: HashSet::new(),
+            open: Vec::new(),
+            root: None,
+            header_len,
+            header_laid: false,
+        }
     }
 
     /// Lays out a group, whose leaves have these CIDs and lie in its buffer; returns what to write where.
@@ -82,16 +91,19 @@ impl Layout {
                         let offset = self.append(range.len());
                         push_range(&mut extents, offset, range);
                     }
-                    let len = u64::try_from(leaf.len).expect("usize fits in u64");
+                    let len = len64(leaf.len);
                     self.adopt(Child { cid, tsize: len, file_size: len });
                 }
                 Step::Symlink(block) => {
                     let cid = self.params.cid(Codec::DagPb, block);
                     if self.written.insert(cid.clone()) {
                         let section = writer::section(&cid, block);
-                        extents.push(Extent { offset: self.append(section.len()), bytes: Bytes::Owned(section) });
+                        extents.push(Extent {
+                            offset: self.append(section.len()),
+                            bytes: Bytes::Owned(section),
+                        });
                     }
-                    let tsize = u64::try_from(block.len()).expect("usize fits in u64");
+                    let tsize = len64(block.len());
                     self.adopt(Child { cid, tsize, file_size: 0 });
                 }
                 Step::EndFile(source) => source.check()?,
@@ -99,14 +111,14 @@ impl Layout {
                     let node = self.open.pop().expect("a node is closed once");
                     let block = pb::encode_file(&node.children);
                     let file_size = node.children.iter().map(|child| child.file_size).sum();
-                    self.close(node, &block, file_size, &mut extents);
+                    self.close(&node, &block, file_size, &mut extents);
                 }
                 Step::CloseDirectory(directory, path) => {
                     let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
                     check_stamp(path, directory.stamp, Stamp::of(&metadata))?;
                     let node = self.open.pop().expect("a node is closed once");
                     let block = encode_directory(directory, &node.children);
-                    self.close(node, &block, 0, &mut extents);
+                    self.close(&node, &block, 0, &mut extents);
                 }
             }
         }
@@ -123,18 +135,18 @@ impl Layout {
 
     /// Root, length of the CAR and number of its blocks, once everything is laid out.
     pub(crate) fn finish(self) -> (Box<[u8]>, u64, u64) {
-        let blocks = u64::try_from(self.written.len()).expect("usize fits in u64");
+        let blocks = len64(self.written.len());
         (self.root.expect("the walk ends with the root"), self.end, blocks)
     }
 
     /// Takes the place for the next section.
     fn append(&mut self, len: usize) -> u64 {
         let offset = self.end;
-        self.end += u64::try_from(len).expect("usize fits in u64");
+        self.end += len64(len);
         offset
     }
 
-    fn close(&mut self, node: OpenNode, block: &[u8], file_size: u64, extents: &mut Vec<Extent>) {
+    fn close(&mut self, node: &OpenNode, block: &[u8], file_size: u64, extents: &mut Vec<Extent>) {
         let cid = self.params.cid(Codec::DagPb, block);
         let section = writer::section(&cid, block);
         debug_assert_eq!(u64::try_from(section.len()), Ok(node.section_len), "the node was foretold");
@@ -144,7 +156,7 @@ impl Layout {
             debug_assert_eq!(self.end, node.offset + node.section_len, "nothing lies behind a repeated node");
             self.end = node.offset;
         }
-        let block_len = u64::try_from(block.len()).expect("usize fits in u64");
+        let block_len = len64(block.len());
         let tsize = block_len + node.children.iter().map(|child| child.tsize).sum::<u64>();
         self.adopt(Child { cid, tsize, file_size });
     }
@@ -167,7 +179,7 @@ fn encode_directory(directory: &Directory, children: &[Child]) -> Vec<u8> {
 fn push_range(extents: &mut Vec<Extent>, offset: u64, range: Range<usize>) {
     if let Some(Extent { offset: start, bytes: Bytes::Buffer(before) }) = extents.last_mut()
         && before.end == range.start
-        && *start + u64::try_from(before.len()).expect("usize fits in u64") == offset
+        && *start + len64(before.len()) == offset
     {
         before.end = range.end;
         return;

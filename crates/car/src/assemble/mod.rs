@@ -31,9 +31,9 @@ use crate::piece::Scratch;
 use crate::piece::assembler::PieceAssembler;
 use crate::profile::DagParams;
 use crate::progress::Progress;
+use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use crate::unixfs::dag::Codec;
 use crate::unixfs::dir::{Entry, Totals, scan};
-use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError};
 use layout::{Bytes, Extent, Layout};
 use walk::{GROUP_BYTES, Group, Leaf, Walk};
 
@@ -111,6 +111,7 @@ pub fn plan_car(input: &Path, params: &DagParams) -> Result<CarPlan, BuildError>
 /// # Errors
 ///
 /// [`BuildError`], the first that occurs. [`BuildError::TooLarge`] comes before anything is written.
+#[expect(clippy::missing_panics_doc, reason = "a CID that was made here is a CID")]
 pub fn build_car(
     input: &Path,
     output: &File,
@@ -140,7 +141,7 @@ pub fn build_car(
         progress,
     };
     // More threads than groups would only wait.
-    let groups = plan.payload_size_max.get() / u64::try_from(GROUP_BYTES).expect("usize fits in u64") + 1;
+    let groups = plan.payload_size_max.get() / len64(GROUP_BYTES) + 1;
     let threads = options.threads.get().min(usize::try_from(groups).unwrap_or(usize::MAX));
     std::thread::scope(|scope| {
         for _ in 1..threads {
@@ -252,7 +253,7 @@ impl Line<'_> {
             let section = &mut buffer[leaf.at..leaf.at + leaf.prefix_len + leaf.len];
             let (prefix, block) = section.split_at_mut(leaf.prefix_len);
             read_leaf(leaf, block)?;
-            self.progress.advance(u64::try_from(leaf.len).expect("usize fits in u64"));
+            self.progress.advance(len64(leaf.len));
             let cid = self.params.cid(Codec::Raw, block);
             prefix.copy_from_slice(&writer::section_prefix(&cid, leaf.len));
             cids.push(cid);
@@ -305,7 +306,7 @@ fn read_leaf(leaf: &Leaf, block: &mut [u8]) -> Result<(), BuildError> {
     let source = &leaf.source;
     let mut done = 0;
     while done < block.len() {
-        let at = leaf.offset + u64::try_from(done).expect("usize fits in u64");
+        let at = leaf.offset + len64(done);
         match source.file.read_at(&mut block[done..], at) {
             Ok(0) => {
                 // The size tells better what happened, if it has changed.
@@ -317,7 +318,7 @@ fn read_leaf(leaf: &Leaf, block: &mut [u8]) -> Result<(), BuildError> {
             Err(error) => return Err(BuildError::reading(&source.path, error)),
         }
     }
-    let end = leaf.offset + u64::try_from(block.len()).expect("usize fits in u64");
+    let end = leaf.offset + len64(block.len());
     if end == source.size() {
         let more =
             source.file.read_at(&mut [0], end).map_err(|error| BuildError::reading(&source.path, error))?;

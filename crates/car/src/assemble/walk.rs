@@ -81,7 +81,12 @@ enum Place<'a> {
     /// A folder and how many of its children have been dealt with.
     Directory(&'a Directory, usize),
     /// A node of a file: level above the leaves, and the bytes of the file that are still to come below it.
-    FileNode { source: Arc<Source>, level: u32, from: u64, to: u64 },
+    FileNode {
+        source: Arc<Source>,
+        level: u32,
+        from: u64,
+        to: u64,
+    },
     EndFile(Arc<Source>),
     /// Back to the parent's path.
     LeavePath,

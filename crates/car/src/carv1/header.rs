@@ -6,6 +6,7 @@
 
 use super::varint;
 use crate::cids::{CidError, PayloadCid};
+use crate::units::len64;
 
 /// Why a header is not that of a CARv1 with one root.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +46,7 @@ fn cbor_head_len(number: u64) -> u64 {
 
 /// The header, its own length included.
 pub(crate) fn encode(root: &[u8]) -> Vec<u8> {
-    let root_len = u64::try_from(root.len()).expect("usize fits in u64");
+    let root_len = len64(root.len());
     let mut header = Vec::with_capacity(root.len() + 32);
     varint::push(&mut header, body_len(root_len));
     header.extend_from_slice(b"\xa2\x65roots\x81\xd8\x2a");

@@ -8,6 +8,7 @@ use super::header::{self, HeaderError};
 use super::varint;
 use crate::cids::{CidError, PayloadCid, split_cid};
 use crate::limits::{HEADER_BYTES_MAX, SECTION_BYTES_MAX};
+use crate::units::len64;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 4 << 20;
@@ -62,7 +63,8 @@ impl<R: Read, T: FnMut(&[u8])> Reader<R, T> {
     /// The root in the header.
     pub(crate) fn header(&mut self) -> Result<PayloadCid, ReadError> {
         let (prefix, length) = self.frame(HEADER_BYTES_MAX)?.ok_or(ReadError::Truncated)?;
-        let root = header::decode(&self.buffer[self.start + prefix..][..length]).map_err(ReadError::Header)?;
+        let root =
+            header::decode(&self.buffer[self.start + prefix..][..length]).map_err(ReadError::Header)?;
         self.consume(prefix + length);
         Ok(root)
     }
@@ -105,7 +107,7 @@ impl<R: Read, T: FnMut(&[u8])> Reader<R, T> {
 
     fn consume(&mut self, count: usize) {
         self.start += count;
-        self.offset += u64::try_from(count).expect("usize fits in u64");
+        self.offset += len64(count);
     }
 
     /// Reads until so many bytes are there, or the source ends.

@@ -1,11 +1,12 @@
 //! Sections as they are written.
 
 use super::varint;
+use crate::units::len64;
 
 /// What precedes a block: frame length and CID.
 pub(crate) fn section_prefix(cid: &[u8], block_len: usize) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(cid.len() + 4);
-    varint::push(&mut prefix, u64::try_from(cid.len() + block_len).expect("usize fits in u64"));
+    varint::push(&mut prefix, len64(cid.len() + block_len));
     prefix.extend_from_slice(cid);
     prefix
 }

@@ -11,7 +11,7 @@ use super::tree::{Digest, GrowingTree, fold_row, zero_digest};
 use super::{PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, level_of};
 use crate::cids::PieceCid;
 use crate::sha256::DIGEST;
-use crate::units::{PayloadSize, PieceSizeError};
+use crate::units::{PayloadSize, PieceSizeError, len64};
 
 /// Windows whose digests are folded into one.
 const SPAN: usize = 32;
@@ -46,7 +46,7 @@ struct Span {
 impl PieceAssembler {
     /// Takes in bytes of the payload that start at `offset`. No byte may come twice.
     pub(crate) fn feed(&self, offset: u64, bytes: &[u8], scratch: &mut Scratch) {
-        let window_raw = u64::try_from(WINDOW_RAW).expect("usize fits in u64");
+        let window_raw = len64(WINDOW_RAW);
         let mut window = offset / window_raw;
         let mut start = usize::try_from(offset % window_raw).expect("less than a window");
         let mut bytes = bytes;
@@ -67,7 +67,7 @@ impl PieceAssembler {
     pub(crate) fn finish(self, payload_size: PayloadSize) -> Result<PieceInfo, PieceSizeError> {
         let padded_piece_size = payload_size.padded_piece_size()?;
         let level = level_of(padded_piece_size);
-        let window_raw = u64::try_from(WINDOW_RAW).expect("usize fits in u64");
+        let window_raw = len64(WINDOW_RAW);
         let last = payload_size.get() / window_raw;
         let mut scratch = Scratch::default();
         let part = self.parts.lock().unwrap_or_else(PoisonError::into_inner).remove(&last);
@@ -83,9 +83,8 @@ impl PieceAssembler {
             self.parts.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
             "every window but the last is whole"
         );
-        let commitment = commitment.unwrap_or_else(|| {
-            self.digests.into_inner().unwrap_or_else(PoisonError::into_inner).root(level)
-        });
+        let commitment = commitment
+            .unwrap_or_else(|| self.digests.into_inner().unwrap_or_else(PoisonError::into_inner).root(level));
         Ok(PieceInfo { payload_size, piece_cid: PieceCid::from_commitment(commitment), padded_piece_size })
     }
 
@@ -106,7 +105,7 @@ impl PieceAssembler {
 
 impl Digests {
     fn put(&mut self, window: u64, digest: &Digest) {
-        let span_length = u64::try_from(SPAN).expect("usize fits in u64");
+        let span_length = len64(SPAN);
         let index = window / span_length;
         let slot = usize::try_from(window % span_length).expect("less than a span");
         let span = self.open.entry(index).or_insert_with(|| Span { row: vec![0; SPAN * DIGEST], present: 0 });

@@ -21,7 +21,7 @@ use std::io::{self, Read};
 use crate::cids::PieceCid;
 use crate::progress::Progress;
 use crate::sha256::DIGEST;
-use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError};
+use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use fr32::{QUAD_PADDED, QUAD_RAW};
 use tree::{Digest, GrowingTree, fold_row};
 
@@ -93,7 +93,7 @@ impl Commitment {
 
     /// Takes in the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.payload_bytes += u64::try_from(bytes.len()).expect("usize fits in u64");
+        self.payload_bytes += len64(bytes.len());
         let mut bytes = bytes;
         if !self.tail.is_empty() {
             let (head, rest) = bytes.split_at(bytes.len().min(WINDOW_RAW - self.tail.len()));
@@ -155,7 +155,7 @@ pub fn piece_of(mut reader: impl Read, progress: &dyn Progress) -> Result<PieceI
             Ok(0) => return Ok(commitment.finish()?),
             Ok(count) => {
                 commitment.update(&buffer[..count]);
-                progress.advance(u64::try_from(count).expect("usize fits in u64"));
+                progress.advance(len64(count));
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(PieceError::Read(error)),
@@ -204,5 +204,90 @@ impl Scratch {
             length = fold_row(&mut self.row[..length], &mut self.spare);
         }
         self.row[..DIGEST].try_into().expect("one digest is left")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::assembler::PieceAssembler;
+    use super::*;
+
+    /// Every byte differs from its neighbours and from its like in other chunks.
+    fn painted(length: usize) -> Vec<u8> {
+        (0..251).cycle().take(length).collect()
+    }
+
+    fn check(payload: &[u8], cuts: &[usize]) {
+        let (wanted, padded) = reference::commitment(payload);
+        let mut commitment = Commitment::new();
+        let assembler = PieceAssembler::default();
+        let mut scratch = Scratch::default();
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        for end in cuts.iter().copied().chain([payload.len()]) {
+            commitment.update(&payload[start..end]);
+            pieces.push((start, &payload[start..end]));
+            start = end;
+        }
+        // Every other piece first, the rest backwards.
+        let late: Vec<_> = pieces.iter().skip(1).step_by(2).rev().collect();
+        for (offset, bytes) in pieces.iter().step_by(2).chain(late) {
+            assembler.feed(u64::try_from(*offset).unwrap(), bytes, &mut scratch);
+        }
+        let payload_size = PayloadSize::new(u64::try_from(payload.len()).unwrap());
+        for piece in [commitment.finish().unwrap(), assembler.finish(payload_size).unwrap()] {
+            assert_eq!(piece.piece_cid.commitment(), &wanted, "{} bytes, cut at {cuts:?}", payload.len());
+            assert_eq!(piece.padded_piece_size.get(), padded, "{} bytes", payload.len());
+            assert_eq!(piece.payload_size, payload_size);
+        }
+    }
+
+    #[test]
+    fn sizes_around_every_boundary_agree_with_the_reference() {
+        let mut sizes = vec![0, 1, 31, 32, 63, 64, 65];
+        for quads in [1, 2, 3, 4, 8, 16, 64, 128, 255, 256, 257, 511, 512, 513, 1024] {
+            sizes.extend([quads * QUAD_RAW - 1, quads * QUAD_RAW, quads * QUAD_RAW + 1]);
+        }
+        for size in sizes {
+            check(&painted(size), &[]);
+        }
+    }
+
+    #[test]
+    fn pieces_of_several_spans_agree_with_the_reference() {
+        for windows in [31, 32, 33, 63, 65] {
+            let length = windows * WINDOW_RAW - 5;
+            check(&painted(length), &[1, WINDOW_RAW, 3 * WINDOW_RAW + 7]);
+        }
+    }
+
+    #[test]
+    fn a_payload_can_be_cut_anywhere() {
+        let payload = painted(127);
+        for at in 0..=127 {
+            check(&payload, &[at]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn the_commitment_is_that_of_the_reference(
+            length in 0usize..65_536,
+            seed in any::<u8>(),
+            cuts in proptest::collection::vec(0.0f64..1.0, 0..8),
+        ) {
+            let payload: Vec<u8> = painted(length).iter().map(|byte| byte ^ seed).collect();
+            #[expect(
+                clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
+                reason = "a share of a length is a smaller length"
+            )]
+            let mut cuts: Vec<usize> = cuts.iter().map(|share| (share * length as f64) as usize).collect();
+            cuts.sort_unstable();
+            check(&payload, &cuts);
+        }
     }
 }

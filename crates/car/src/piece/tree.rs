@@ -62,13 +62,11 @@ impl GrowingTree {
         self.pushed += 1;
         let mut digest = digest;
         for slot in &mut self.pending {
-            match slot.take() {
-                Some(left) => digest = parent(&left, &digest),
-                None => {
-                    *slot = Some(digest);
-                    return;
-                }
-            }
+            let Some(left) = slot.take() else {
+                *slot = Some(digest);
+                return;
+            };
+            digest = parent(&left, &digest);
         }
         self.pending.push(Some(digest));
     }
@@ -86,6 +84,42 @@ impl GrowingTree {
         match self.pending.get(level - self.base).copied().flatten() {
             Some(whole) => whole,
             None => right,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cids::PieceCid;
+
+    #[test]
+    fn zero_digests_are_the_published_ones() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/vectors/published.json")).unwrap();
+        let vectors = vectors["zero_pieces"]["vectors"].as_array().unwrap();
+        for vector in vectors {
+            let level = usize::try_from(vector["padded"].as_u64().unwrap().trailing_zeros() - 5).unwrap();
+            let piece_cid = PieceCid::from_commitment(*zero_digest(level)).to_string();
+            assert_eq!(piece_cid, vector["piece_cid"].as_str().unwrap(), "level {level}");
+        }
+        assert_eq!(vectors.len(), 35);
+    }
+
+    #[test]
+    fn a_growing_tree_is_filled_up_with_zeros() {
+        for count in 0..=16 {
+            let digests: Vec<Digest> = (0..count).map(|index| [index; DIGEST]).collect();
+            let mut tree = GrowingTree::new(3);
+            for digest in &digests {
+                tree.push(*digest);
+            }
+            let mut row = digests;
+            row.resize(16, *zero_digest(3));
+            while row.len() > 1 {
+                row = row.chunks(2).map(|pair| parent(&pair[0], &pair[1])).collect();
+            }
+            assert_eq!(tree.root(7), row[0], "{count} digests");
         }
     }
 }

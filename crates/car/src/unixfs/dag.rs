@@ -12,6 +12,7 @@ use super::pb;
 use crate::carv1::varint;
 use crate::cids::{CODEC_DAG_PB, CODEC_RAW, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, cid_bytes};
 use crate::profile::{BlockHash, DagParams};
+use crate::units::len64;
 
 /// What a block holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl DagParams {
 
     /// The CID of a block.
     pub(crate) fn cid(&self, codec: Codec, block: &[u8]) -> Box<[u8]> {
-        if self.inlines(u64::try_from(block.len()).expect("usize fits in u64")) {
+        if self.inlines(len64(block.len())) {
             return cid_bytes(codec.code(), HASH_IDENTITY, block).into();
         }
         cid_bytes(codec.code(), self.hash_code(), &digest(self.block_hash, block)).into()
@@ -87,7 +88,7 @@ impl DagParams {
 
     /// Bytes of content below a full node, `level` levels above the leaves.
     pub(crate) fn span(&self, level: u32) -> u64 {
-        let links = u64::try_from(self.links_per_node).expect("usize fits in u64");
+        let links = len64(self.links_per_node);
         (0..level).fold(u64::from(self.chunk_size), |span, _| span.saturating_mul(links))
     }
 
@@ -197,7 +198,9 @@ mod tests {
     fn shapes_foretell_the_blocks_that_are_built() {
         for base in [Profile::Lotus.params(), Profile::UnixfsV1_2025.params()] {
             let params = DagParams { chunk_size: 256, links_per_node: 4, ..base };
-            for file_size in (0..700).chain([1023, 1024, 1025, 4096, 4097, 4222, 4223, 16_384, 16_385, 70_000]) {
+            for file_size in
+                (0..700).chain([1023, 1024, 1025, 4096, 4097, 4222, 4223, 16_384, 16_385, 70_000])
+            {
                 assert_eq!(params.file_shape(file_size), built(&params, file_size), "{file_size} bytes");
             }
         }
@@ -210,7 +213,11 @@ mod tests {
             for length in [0, 1, 125, 126, 127, 128, 129, 300] {
                 let cid = params.cid(Codec::Raw, &vec![7; length]);
                 let length = u64::try_from(length).unwrap();
-                assert_eq!(u64::try_from(cid.len()).unwrap(), params.cid_len(length), "{profile}, {length} bytes");
+                assert_eq!(
+                    u64::try_from(cid.len()).unwrap(),
+                    params.cid_len(length),
+                    "{profile}, {length} bytes"
+                );
             }
         }
     }

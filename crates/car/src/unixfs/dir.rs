@@ -12,6 +12,7 @@ use super::pb;
 use crate::assemble::{BuildError, Unsupported};
 use crate::limits::{DIRECTORY_DEPTH_MAX, PLAIN_DIRECTORY_BYTES_MAX};
 use crate::profile::DagParams;
+use crate::units::len64;
 
 /// How a file or folder looked when it was found; it must look the same when it has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +83,7 @@ fn scan_entry(
     if file_type.is_symlink() {
         let target = fs::read_link(path).map_err(|error| BuildError::reading(path, error))?;
         let block = pb::encode_symlink(target.as_os_str().as_bytes());
-        let block_len = u64::try_from(block.len()).expect("usize fits in u64");
+        let block_len = len64(block.len());
         return Ok(Entry { content: Content::Symlink(block), shape: params.block_shape(block_len, 0) });
     }
     totals.modified = totals.modified.max(stamp.modified);
@@ -122,16 +123,23 @@ fn sorted_names(path: &Path) -> Result<Vec<OsString>, BuildError> {
     Ok(names.into_iter().map(OsString::from_vec).collect())
 }
 
-fn directory_shape(path: &Path, children: &[(Box<str>, Entry)], params: &DagParams) -> Result<Shape, BuildError> {
+fn directory_shape(
+    path: &Path,
+    children: &[(Box<str>, Entry)],
+    params: &DagParams,
+) -> Result<Shape, BuildError> {
     let mut block_len = pb::DIRECTORY_DATA_LEN;
     let mut below = Shape { block_len: 0, tsize: 0, file_size: 0, car_len: 0 };
     for (name, entry) in children {
-        let name_len = u64::try_from(name.len()).expect("usize fits in u64");
+        let name_len = len64(name.len());
         block_len += pb::link_len(params.cid_len(entry.shape.block_len), name_len, entry.shape.tsize);
         below = entry.shape.above(below);
     }
     if block_len > PLAIN_DIRECTORY_BYTES_MAX {
-        return Err(BuildError::not_supported(path, Unsupported::ShardedDirectory { entries: children.len() }));
+        return Err(BuildError::not_supported(
+            path,
+            Unsupported::ShardedDirectory { entries: children.len() },
+        ));
     }
     Ok(params.block_shape(block_len, 0).above(below))
 }

@@ -12,6 +12,7 @@
 //! the lengths of the parts alone, which is what makes one-pass CARs possible.
 
 use crate::carv1::varint;
+use crate::units::len64;
 
 const LINK: u8 = 0x12;
 const DATA: u8 = 0x0a;
@@ -111,7 +112,7 @@ fn push_bytes(message: &mut Vec<u8>, tag: u8, value: &[u8]) {
 }
 
 fn len(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).expect("usize fits in u64")
+    len64(bytes.len())
 }
 
 /// Bytes that are not a dag-pb block.

@@ -1,0 +1,9 @@
+//! The engine against values made by others, damaged CARs, and sources that misbehave.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first thing that is wrong")]
+
+mod damage;
+mod inputs;
+mod public;
+mod published;
+mod sources;
