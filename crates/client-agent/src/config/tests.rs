@@ -27,7 +27,7 @@ fn load_with(
     yaml: &str,
     env: &[(&str, &str)],
     flags: &[(&str, &str)],
-) -> Result<Config, (ConfigError, PathBuf)> {
+) -> Result<Config, Box<(ConfigError, PathBuf)>> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("conf.yaml");
     std::fs::write(&file, yaml).unwrap();
@@ -36,11 +36,11 @@ fn load_with(
     };
     let flags = owned(flags);
     let sources = Sources { file: Some(&file), env: owned(env), reserved: &[], flags: &flags };
-    Config::load(&sources).map_err(|error| (error, file))
+    Config::load(&sources).map_err(|error| Box::new((error, file)))
 }
 
 fn refusal(yaml: &str, env: &[(&str, &str)]) -> String {
-    let (error, file) = load_with(yaml, env, &[]).unwrap_err();
+    let (error, file) = *load_with(yaml, env, &[]).unwrap_err();
     Report::of(&error).to_string().replace(&file.display().to_string(), "conf.yaml")
 }
 

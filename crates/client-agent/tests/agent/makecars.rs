@@ -1,14 +1,12 @@
 //! `makecars` without a database: what becomes of files, and of CARs when things go wrong.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::Child;
 
-use common::{Ended, Folders, agent, agent_at, pattern, run};
+use crate::common::{Ended, Folders, agent, agent_at, pattern, run};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// So long to read that a test can act meanwhile, on any machine.

@@ -1,10 +1,8 @@
 //! The command line as people meet it: help, usage errors, configuration errors, exit statuses.
 
-mod common;
-
 use std::fs;
 
-use common::{agent, run};
+use crate::common::{agent, run};
 
 #[test]
 fn help_reads_well() {
@@ -85,7 +83,7 @@ lotus: {endpoint: 'http://127.0.0.1:1234', token: hush}
 fn doctor_says_what_is_out_of_reach_and_how_to_mend_it() {
     // Nobody listens on port 1.
     let args = ["doctor", "--json", "--mongodb-uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300"];
-    let ended = common::Ended::of(
+    let ended = crate::common::Ended::of(
         agent(&[&args[..], &["--lotus-endpoint", "http://127.0.0.1:1"]].concat()).output().unwrap(),
     );
     assert_eq!(ended.code, Some(1), "{ended:?}");

@@ -1,10 +1,8 @@
 //! `generate-car`, `commp`, `verify-car`.
 
-mod common;
-
 use std::fs;
 
-use common::{Folders, pattern, run};
+use crate::common::{Folders, pattern, run};
 
 const ROOT: &str = "bafykbzaceax2vbph5hhzyj76u7juafwzum2ywsk7ay4jjbnmsqu72gujkshyu";
 const PIECE: &str = "baga6ea4seaqkdagce56neuqd7f574i6nz2x6gxp6f62ve54emcdcygaci3ewshi";
