@@ -296,7 +296,7 @@ impl Run<'_> {
             Err(error) => FileReport {
                 state: FileState::Failed,
                 reason: Some(format!(
-                    "the CAR is on disk but not recorded, the next run records it: {}",
+                    "the CAR is on disk but perhaps not recorded; the next run sees to that: {}",
                     ErrorChain(&error)
                 )),
                 ..made
