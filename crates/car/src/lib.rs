@@ -14,11 +14,11 @@
 mod assemble;
 mod carv1;
 mod cids;
+mod kernels;
 mod limits;
 mod piece;
 mod profile;
 mod progress;
-mod sha256;
 mod units;
 mod unixfs;
 mod verify;
@@ -29,6 +29,9 @@ pub use assemble::{
 };
 pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
+#[doc(hidden)]
+pub use kernels::bench;
+pub use kernels::kernel_name;
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};
 pub use progress::{NoProgress, Progress};

@@ -139,6 +139,11 @@ impl Layout {
         (self.root.expect("the walk ends with the root"), self.end, blocks)
     }
 
+    /// Where the next section goes.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Takes the place for the next section.
     fn append(&mut self, len: usize) -> u64 {
         let offset = self.end;

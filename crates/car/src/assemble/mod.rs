@@ -13,6 +13,7 @@
 
 mod error;
 mod layout;
+mod output;
 mod walk;
 
 use std::fs::File;
@@ -20,8 +21,9 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, SystemTime};
 
 pub use error::{BuildError, SourceChange, Unsupported};
 
@@ -35,7 +37,13 @@ use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use crate::unixfs::dag::Codec;
 use crate::unixfs::dir::{Entry, Totals, scan};
 use layout::{Bytes, Extent, Layout};
+use output::{Buffer, Output};
 use walk::{GROUP_BYTES, Group, Leaf, Walk};
+
+/// Groups in memory for each thread: one that is filled, one that is written.
+const IMAGES_PER_THREAD: usize = 2;
+/// How long a thread waits for an image before it looks whether all has failed. Source: ours.
+const LOOK_FOR_FAILURE: Duration = Duration::from_secs(1);
 
 /// How a CAR is built.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +52,7 @@ pub struct BuildOptions {
     pub params: DagParams,
     /// The largest piece that the CAR may need.
     pub max_piece: PaddedPieceSize,
-    /// Threads that read and hash; the CAR does not depend on it.
+    /// Threads that read and hash, besides one that writes; the CAR does not depend on it.
     pub threads: NonZeroUsize,
 }
 
@@ -123,38 +131,45 @@ pub fn build_car(
     if plan.padded_piece_size_max > options.max_piece {
         return Err(too_large(input, plan.payload_size_max, options.max_piece));
     }
-    if output.metadata().map_err(|source| BuildError::Output { source })?.len() != 0 {
-        return Err(BuildError::Output { source: io::Error::other("the output is not empty") });
-    }
-
+    let output = Output::new(output, plan.payload_size_max.get()).map_err(output_error)?;
+    let header_len = header::header_len(options.params.cid_len(root.shape.block_len));
     let line = Line {
         params: options.params,
-        walk: Mutex::new(Walk::new(input, &root, options.params)),
+        walk: Mutex::new(Walk::new(input, &root, options.params, header_len)),
         order: Mutex::new(Order {
             turn: 0,
             layout: Layout::new(options.params, root.shape.block_len),
             failure: None,
         }),
         turned: Condvar::new(),
+        saved: AtomicU64::new(0),
         piece: PieceAssembler::default(),
-        output,
+        output: &output,
         progress,
     };
     // More threads than groups would only wait.
     let groups = plan.payload_size_max.get() / len64(GROUP_BYTES) + 1;
     let threads = options.threads.get().min(usize::try_from(groups).unwrap_or(usize::MAX));
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| line.work());
-        }
-        line.work();
-    });
+    if groups == 1 {
+        line.work(None);
+    } else {
+        std::thread::scope(|scope| {
+            let (writer, jobs) = mpsc::sync_channel(threads);
+            scope.spawn(|| line.write(jobs));
+            for _ in 1..threads {
+                let writer = writer.clone();
+                scope.spawn(|| line.work(Some(writer)));
+            }
+            line.work(Some(writer));
+        });
+    }
 
     let order = line.order.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(failure) = order.failure {
         return Err(failure);
     }
     let (root, end, block_count) = order.layout.finish();
+    output.finish(end).map_err(output_error)?;
     let payload_size = PayloadSize::new(end);
     let piece =
         line.piece.finish(payload_size).map_err(|_| too_large(input, payload_size, options.max_piece))?;
@@ -189,14 +204,20 @@ fn too_large(input: &Path, payload_size: PayloadSize, max_piece: PaddedPieceSize
     BuildError::TooLarge { path: input.to_owned(), payload_size, max_piece }
 }
 
+fn output_error(source: io::Error) -> BuildError {
+    BuildError::Output { source }
+}
+
 /// What the threads of one CAR share.
 struct Line<'a> {
     params: DagParams,
     walk: Mutex<Walk<'a>>,
     order: Mutex<Order>,
     turned: Condvar,
+    /// Bytes that repeated blocks have saved so far.
+    saved: AtomicU64,
     piece: PieceAssembler,
-    output: &'a File,
+    output: &'a Output<'a>,
     progress: &'a dyn Progress,
 }
 
@@ -209,54 +230,114 @@ struct Order {
     failure: Option<BuildError>,
 }
 
+/// A group that only has to be written; its buffer goes back to the thread that filled it.
+struct WriteJob {
+    image: Arc<Image>,
+    done: mpsc::Sender<Arc<Image>>,
+}
+
+/// A group's bytes and where they go.
+#[derive(Default)]
+struct Image {
+    buffer: Buffer,
+    extents: Vec<Extent>,
+}
+
+impl Image {
+    fn extents(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.extents.iter().map(|extent| match &extent.bytes {
+            Bytes::Buffer(range) => (extent.offset, &self.buffer.bytes()[range.clone()]),
+            Bytes::Owned(bytes) => (extent.offset, &bytes[..]),
+        })
+    }
+}
+
 impl Line<'_> {
-    fn work(&self) {
+    /// Works on groups until there are none; writes them itself if there is no thread for that.
+    #[expect(clippy::needless_pass_by_value, reason = "the writer ends when all of these have")]
+    fn work(&self, writer: Option<mpsc::SyncSender<WriteJob>>) {
         let stop = StopOnPanic(self);
-        if let Err(error) = self.groups() {
+        if let Err(error) = self.groups(writer.as_ref()) {
             self.fail(error);
         }
         drop(stop);
     }
 
-    fn groups(&self) -> Result<(), BuildError> {
-        let mut buffer = Vec::new();
+    fn groups(&self, writer: Option<&mpsc::SyncSender<WriteJob>>) -> Result<(), BuildError> {
+        let (done, written) = mpsc::channel();
+        // One image is filled while another one is written; the one used last is still in the cache.
+        let mut free: Vec<Arc<Image>> = (0..IMAGES_PER_THREAD).map(|_| Arc::default()).collect();
         let mut scratch = Scratch::default();
-        loop {
-            if self.order().failure.is_some() {
-                return Ok(());
-            }
+        while self.order().failure.is_none() {
+            free.extend(written.try_iter());
+            let image = free.pop().or_else(|| written.recv_timeout(LOOK_FOR_FAILURE).ok());
+            let Some(mut image) = image else { continue };
             let group = self.walk.lock().unwrap_or_else(PoisonError::into_inner).next_group()?;
-            let Some(group) = group else { return Ok(()) };
-            if buffer.len() < group.bytes {
-                buffer.resize(group.bytes, 0);
+            let Some(group) = group else { break };
+            {
+                let image = Arc::get_mut(&mut image).expect("a written image has no other user");
+                image.buffer.place(group.offset - self.saved.load(Ordering::Relaxed), group.bytes);
+                let cids = self.read_and_hash(&group, image.buffer.bytes_mut())?;
+                let Some(extents) = self.lay_in_order(&group, cids)? else { break };
+                image.extents = extents;
             }
-            let cids = self.read_and_hash(&group, &mut buffer)?;
-            let Some(extents) = self.lay_in_order(&group, cids)? else { return Ok(()) };
-            for Extent { offset, bytes } in extents {
-                let bytes = match &bytes {
-                    Bytes::Buffer(range) => &buffer[range.clone()],
-                    Bytes::Owned(bytes) => bytes,
-                };
+            match writer {
+                Some(writer) => {
+                    let job = WriteJob { image: Arc::clone(&image), done: done.clone() };
+                    if writer.send(job).is_err() {
+                        break; // the writer has panicked
+                    }
+                }
+                None => self.write_image(&image)?,
+            }
+            for (offset, bytes) in image.extents() {
                 self.piece.feed(offset, bytes, &mut scratch);
-                self.output.write_all_at(bytes, offset).map_err(|source| BuildError::Output { source })?;
+            }
+            if writer.is_none() {
+                free.push(image);
             }
         }
+        Ok(())
+    }
+
+    /// Writes what the other threads hand over, until none of them is left.
+    #[expect(clippy::needless_pass_by_value, reason = "the channel must end with this thread")]
+    fn write(&self, jobs: mpsc::Receiver<WriteJob>) {
+        let stop = StopOnPanic(self);
+        for WriteJob { image, done } in &jobs {
+            // After a failure the images still go back, so that nobody waits for them.
+            if self.order().failure.is_none()
+                && let Err(error) = self.write_image(&image)
+            {
+                self.fail(error);
+            }
+            // A thread that has nothing left to read does not wait for its images.
+            drop(done.send(image));
+        }
+        drop(stop);
+    }
+
+    fn write_image(&self, image: &Image) -> Result<(), BuildError> {
+        image.extents().try_for_each(|(offset, bytes)| self.output.write(offset, bytes)).map_err(output_error)
     }
 
     /// Reads the leaves behind their CIDs, which are returned.
     fn read_and_hash(&self, group: &Group<'_>, buffer: &mut [u8]) -> Result<Vec<Box<[u8]>>, BuildError> {
-        let mut cids = Vec::with_capacity(group.leaves.len());
+        if let Some(leaf) = group.leaves.last() {
+            leaf.source.read_ahead(leaf.offset + len64(leaf.len));
+        }
         for leaf in &group.leaves {
             if self.progress.is_cancelled() {
                 return Err(BuildError::Cancelled);
             }
-            let section = &mut buffer[leaf.at..leaf.at + leaf.prefix_len + leaf.len];
-            let (prefix, block) = section.split_at_mut(leaf.prefix_len);
-            read_leaf(leaf, block)?;
+            read_leaf(leaf, &mut buffer[leaf.block()])?;
             self.progress.advance(len64(leaf.len));
-            let cid = self.params.cid(Codec::Raw, block);
-            prefix.copy_from_slice(&writer::section_prefix(&cid, leaf.len));
-            cids.push(cid);
+        }
+        let blocks: Vec<&[u8]> = group.leaves.iter().map(|leaf| &buffer[leaf.block()]).collect();
+        let cids = self.params.cids(Codec::Raw, &blocks);
+        for (leaf, cid) in group.leaves.iter().zip(&cids) {
+            let prefix = writer::section_prefix(cid, leaf.len);
+            buffer[leaf.at..leaf.block().start].copy_from_slice(&prefix);
         }
         Ok(cids)
     }
@@ -275,6 +356,8 @@ impl Line<'_> {
             return Ok(None);
         }
         let extents = order.layout.lay(group, cids)?;
+        let saved = group.offset + len64(group.bytes) - order.layout.end();
+        self.saved.store(saved, Ordering::Relaxed);
         order.turn += 1;
         drop(order);
         self.turned.notify_all();

@@ -4,15 +4,22 @@
 //! node. Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
 
 use std::fs::File;
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{Advice, fadvise};
+
 use super::{BuildError, SourceChange};
 use crate::profile::DagParams;
+use crate::units::len64;
 use crate::unixfs::dir::{Content, Directory, Entry, Stamp};
 
 /// Bytes of a group's sections at most, when it has more than one leaf.
-pub(crate) const GROUP_BYTES: usize = (8 << 20) + (8 << 10);
+pub(crate) const GROUP_BYTES: usize = (16 << 20) + (8 << 10);
+/// Files above this are read ahead as far as the system does.
+const READ_AHEAD_FROM: usize = 1 << 20;
 /// Leaves of a group at most: bounds what many tiny files keep in memory.
 const GROUP_LEAVES: usize = 1024;
 /// Steps of a group at most.
@@ -24,7 +31,9 @@ pub(crate) struct Group<'a> {
     pub(crate) turn: u64,
     pub(crate) leaves: Vec<Leaf>,
     pub(crate) steps: Vec<Step<'a>>,
-    /// Bytes of the leaves' sections.
+    /// Where in the CAR the group starts, if no block before it is a repetition.
+    pub(crate) offset: u64,
+    /// Bytes of all sections that start in the group, holes included: the CAR's image.
     pub(crate) bytes: usize,
 }
 
@@ -57,6 +66,22 @@ pub(crate) struct Leaf {
     pub(crate) prefix_len: usize,
 }
 
+impl Group<'_> {
+    /// A node starts here: its section is a hole in the image.
+    fn open_node(&mut self, section_len: u64) {
+        self.bytes += in_memory(section_len);
+        self.steps.push(Step::OpenNode { section_len });
+    }
+}
+
+impl Leaf {
+    /// Where in the buffer its bytes are.
+    pub(crate) fn block(&self) -> Range<usize> {
+        let start = self.at + self.prefix_len;
+        start..start + self.len
+    }
+}
+
 /// An open file, and how it looked when it was found.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -73,6 +98,7 @@ pub(crate) struct Walk<'a> {
     /// What is to come, the next at the end.
     stack: Vec<Place<'a>>,
     turns: u64,
+    offset: u64,
 }
 
 #[derive(Debug)]
@@ -93,14 +119,18 @@ enum Place<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(path: &Path, root: &'a Entry, params: DagParams) -> Self {
-        Self { params, path: path.to_owned(), stack: vec![Place::Entry(None, root)], turns: 0 }
+    /// A walk whose first section starts at `offset`.
+    pub(crate) fn new(path: &Path, root: &'a Entry, params: DagParams, offset: u64) -> Self {
+        Self { params, path: path.to_owned(), stack: vec![Place::Entry(None, root)], turns: 0, offset }
     }
 
     /// The next group, or `None` at the end.
     pub(crate) fn next_group(&mut self) -> Result<Option<Group<'a>>, BuildError> {
-        let mut group = Group { turn: self.turns, ..Group::default() };
-        while group.leaves.len() < GROUP_LEAVES && group.steps.len() < GROUP_STEPS {
+        let mut group = Group { turn: self.turns, offset: self.offset, ..Group::default() };
+        while group.leaves.len() < GROUP_LEAVES
+            && group.steps.len() < GROUP_STEPS
+            && group.bytes < GROUP_BYTES
+        {
             match self.stack.pop() {
                 None => break,
                 Some(place) => {
@@ -115,6 +145,7 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         self.turns += 1;
+        self.offset += len64(group.bytes);
         Ok(Some(group))
     }
 
@@ -136,9 +167,8 @@ impl<'a> Walk<'a> {
                 None => group.steps.push(Step::CloseDirectory(directory, self.path.clone())),
             },
             Place::FileNode { source, level: 0, from, to } => {
-                let len = usize::try_from(to - from).expect("a chunk fits in memory");
-                let prefix_len = usize::try_from(self.params.section_prefix_len(to - from))
-                    .expect("the prefix of a section fits in memory");
+                let len = in_memory(to - from);
+                let prefix_len = in_memory(self.params.section_prefix_len(to - from));
                 if !group.leaves.is_empty() && group.bytes + prefix_len + len > GROUP_BYTES {
                     return Ok(Some(Place::FileNode { source, level: 0, from, to }));
                 }
@@ -172,11 +202,13 @@ impl<'a> Walk<'a> {
                 self.open_node(source, self.params.levels(stamp.size), 0, stamp.size, group);
             }
             Content::Directory(directory) => {
-                let section_len = self.params.section_len(entry.shape.block_len);
-                group.steps.push(Step::OpenNode { section_len });
+                group.open_node(self.params.section_len(entry.shape.block_len));
                 self.stack.push(Place::Directory(directory, 0));
             }
-            Content::Symlink(block) => group.steps.push(Step::Symlink(block)),
+            Content::Symlink(block) => {
+                group.bytes += in_memory(self.params.section_len(len64(block.len())));
+                group.steps.push(Step::Symlink(block));
+            }
         }
         Ok(())
     }
@@ -184,7 +216,7 @@ impl<'a> Walk<'a> {
     fn open_node(&mut self, source: Arc<Source>, level: u32, from: u64, to: u64, group: &mut Group<'a>) {
         if level > 0 {
             let shape = self.params.subtree_shape(level, to - from);
-            group.steps.push(Step::OpenNode { section_len: self.params.section_len(shape.block_len) });
+            group.open_node(self.params.section_len(shape.block_len));
         }
         self.stack.push(Place::FileNode { source, level, from, to });
     }
@@ -193,6 +225,10 @@ impl<'a> Walk<'a> {
 impl Source {
     fn open(path: &Path, stamp: Stamp) -> Result<Self, BuildError> {
         let file = File::open(path).map_err(|error| BuildError::reading(path, error))?;
+        if stamp.size > len64(READ_AHEAD_FROM) {
+            // Only advice: a file system that takes none is read all the same.
+            let _ = fadvise(&file, 0, None, Advice::Sequential);
+        }
         let source = Self { file, path: path.to_owned(), stamp };
         source.check()?;
         Ok(source)
@@ -204,10 +240,24 @@ impl Source {
         check_stamp(&self.path, self.stamp, Stamp::of(&metadata))
     }
 
+    /// Has the system read what comes after `offset`, while what is before it is worked on.
+    pub(crate) fn read_ahead(&self, offset: u64) {
+        if let Some(length) = NonZeroU64::new(len64(GROUP_BYTES))
+            && offset < self.stamp.size
+        {
+            let _ = fadvise(&self.file, offset, Some(length), Advice::WillNeed);
+        }
+    }
+
     /// Bytes that the file has.
     pub(crate) fn size(&self) -> u64 {
         self.stamp.size
     }
+}
+
+/// The length of a block or section, all of which are made in memory.
+fn in_memory(length: u64) -> usize {
+    usize::try_from(length).expect("a section fits in memory")
 }
 
 /// Checks that a file or folder looks as it did when it was found.

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use super::tree::{Digest, GrowingTree, fold_row, zero_digest};
 use super::{PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, level_of};
 use crate::cids::PieceCid;
-use crate::sha256::DIGEST;
+use crate::kernels::{DIGEST, WINDOWS_AT_ONCE};
 use crate::units::{PayloadSize, PieceSizeError, len64};
 
 /// Windows whose digests are folded into one.
@@ -48,18 +48,21 @@ impl PieceAssembler {
     pub(crate) fn feed(&self, offset: u64, bytes: &[u8], scratch: &mut Scratch) {
         let window_raw = len64(WINDOW_RAW);
         let mut window = offset / window_raw;
-        let mut start = usize::try_from(offset % window_raw).expect("less than a window");
+        let start = usize::try_from(offset % window_raw).expect("less than a window");
         let mut bytes = bytes;
-        while !bytes.is_empty() {
+        if start > 0 {
             let (head, rest) = bytes.split_at(bytes.len().min(WINDOW_RAW - start));
-            if head.len() == WINDOW_RAW {
-                self.put(window, scratch.window_digest(head));
-            } else if let Some(whole) = self.fill(window, start, head) {
-                self.put(window, scratch.window_digest(&whole));
-            }
+            self.feed_part(window, start, head, scratch);
             bytes = rest;
-            start = 0;
             window += 1;
+        }
+        let (whole, tail) = bytes.split_at(bytes.len() - bytes.len() % WINDOW_RAW);
+        for windows in whole.chunks(WINDOWS_AT_ONCE * WINDOW_RAW) {
+            self.put(window, scratch.window_digests(windows));
+            window += len64(windows.len() / WINDOW_RAW);
+        }
+        if !tail.is_empty() {
+            self.feed_part(window, 0, tail, scratch);
         }
     }
 
@@ -77,7 +80,7 @@ impl PieceAssembler {
             let length = usize::try_from(payload_size.get()).expect("less than a window");
             commitment = Some(scratch.small_piece(tail.get(..length).unwrap_or_default(), level));
         } else if !tail.is_empty() {
-            self.put(last, scratch.window_digest(&tail));
+            self.put(last, &[scratch.window_digest(&tail)]);
         }
         debug_assert!(
             self.parts.lock().unwrap_or_else(PoisonError::into_inner).is_empty(),
@@ -98,8 +101,19 @@ impl PieceAssembler {
         if part.filled == WINDOW_RAW { parts.remove(&window).map(|part| part.bytes) } else { None }
     }
 
-    fn put(&self, window: u64, digest: Digest) {
-        self.digests.lock().unwrap_or_else(PoisonError::into_inner).put(window, &digest);
+    /// Takes in a part of a window.
+    fn feed_part(&self, window: u64, start: usize, bytes: &[u8], scratch: &mut Scratch) {
+        if let Some(whole) = self.fill(window, start, bytes) {
+            self.put(window, &[scratch.window_digest(&whole)]);
+        }
+    }
+
+    /// Takes in the digests of neighbouring windows.
+    fn put(&self, window: u64, digests: &[Digest]) {
+        let mut row = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        for (window, digest) in (window..).zip(digests) {
+            row.put(window, digest);
+        }
     }
 }
 

@@ -19,8 +19,8 @@ pub(crate) mod tree;
 use std::io::{self, Read};
 
 use crate::cids::PieceCid;
+use crate::kernels::{self, DIGEST, Rows};
 use crate::progress::Progress;
-use crate::sha256::DIGEST;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use fr32::{QUAD_PADDED, QUAD_RAW};
 use tree::{Digest, GrowingTree, fold_row};
@@ -30,7 +30,8 @@ pub(crate) const WINDOW_LEVEL: usize = 10;
 /// Padded bytes of a window.
 pub(crate) const WINDOW_PADDED: usize = DIGEST << WINDOW_LEVEL;
 /// Payload bytes of a window.
-pub(crate) const WINDOW_RAW: usize = WINDOW_PADDED / QUAD_PADDED * QUAD_RAW;
+pub(crate) const WINDOW_RAW: usize = kernels::WINDOW_RAW;
+const _: () = assert!(WINDOW_RAW == WINDOW_PADDED / QUAD_PADDED * QUAD_RAW);
 
 /// What the commitment of some bytes says about them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,11 +106,11 @@ impl Commitment {
             self.tree.push(self.scratch.window_digest(&self.tail));
             self.tail.clear();
         }
-        let mut windows = bytes.chunks_exact(WINDOW_RAW);
-        for window in &mut windows {
-            self.tree.push(self.scratch.window_digest(window));
+        let (windows, rest) = bytes.split_at(bytes.len() - bytes.len() % WINDOW_RAW);
+        for digest in self.scratch.window_digests(windows) {
+            self.tree.push(*digest);
         }
-        self.tail.extend_from_slice(windows.remainder());
+        self.tail.extend_from_slice(rest);
     }
 
     /// The commitment of all bytes so far.
@@ -171,39 +172,43 @@ pub(crate) fn level_of(piece: PaddedPieceSize) -> usize {
 /// Buffers for the hashing of windows, kept so that they are allocated once a thread.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    row: Vec<u8>,
-    spare: Vec<u8>,
+    rows: Rows,
+    digests: Vec<Digest>,
     filled: Vec<u8>,
 }
 
 impl Scratch {
-    /// Digest of a window; a short one is filled up with zeros.
+    /// Digests of whole windows, one behind the other.
+    pub(crate) fn window_digests(&mut self, windows: &[u8]) -> &[Digest] {
+        self.digests.resize(windows.len() / WINDOW_RAW, [0; DIGEST]);
+        kernels::hash_windows(self.digests.as_flattened_mut(), windows, &mut self.rows);
+        &self.digests
+    }
+
+    /// Digest of one window; a short one is filled up with zeros.
     pub(crate) fn window_digest(&mut self, raw: &[u8]) -> Digest {
-        self.reduce(raw, WINDOW_LEVEL)
+        self.filled.clear();
+        self.filled.extend_from_slice(raw);
+        self.filled.resize(WINDOW_RAW, 0);
+        let mut digest = [0; DIGEST];
+        kernels::hash_windows(&mut digest, &self.filled, &mut self.rows);
+        digest
     }
 
     /// Root of a piece smaller than a window.
     pub(crate) fn small_piece(&mut self, raw: &[u8], level: usize) -> Digest {
-        self.reduce(raw, level)
-    }
-
-    fn reduce(&mut self, raw: &[u8], level: usize) -> Digest {
         let padded = DIGEST << level;
-        let raw_wanted = padded / QUAD_PADDED * QUAD_RAW;
-        self.row.resize(padded, 0);
-        if raw.len() == raw_wanted {
-            fr32::expand(&mut self.row, raw);
-        } else {
-            self.filled.clear();
-            self.filled.extend_from_slice(raw);
-            self.filled.resize(raw_wanted, 0);
-            fr32::expand(&mut self.row, &self.filled);
-        }
+        self.filled.clear();
+        self.filled.extend_from_slice(raw);
+        self.filled.resize(padded / QUAD_PADDED * QUAD_RAW, 0);
+        let Rows { row, next } = &mut self.rows;
+        row.resize(padded, 0);
+        fr32::expand(row, &self.filled);
         let mut length = padded;
         while length > DIGEST {
-            length = fold_row(&mut self.row[..length], &mut self.spare);
+            length = fold_row(&mut row[..length], next);
         }
-        self.row[..DIGEST].try_into().expect("one digest is left")
+        row[..DIGEST].try_into().expect("one digest is left")
     }
 }
 

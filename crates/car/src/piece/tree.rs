@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use crate::sha256::{DIGEST, NODE, hash_nodes};
+use crate::kernels::{DIGEST, NODE, hash_nodes};
 
 /// One node of the tree.
 pub(crate) type Digest = [u8; DIGEST];

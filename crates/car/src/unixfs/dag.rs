@@ -4,13 +4,10 @@
 //! depth (boxo `balanced.Layout`). All lengths follow from the size of the file: of blocks, because the lengths
 //! of CIDs do (a block is inlined or not by its length); of sections; of the whole CAR.
 
-use blake2::digest::consts::U32;
-use blake2::{Blake2b, Digest};
-use sha2::Sha256;
-
 use super::pb;
 use crate::carv1::varint;
 use crate::cids::{CODEC_DAG_PB, CODEC_RAW, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, cid_bytes};
+use crate::kernels;
 use crate::profile::{BlockHash, DagParams};
 use crate::units::len64;
 
@@ -77,6 +74,18 @@ impl DagParams {
             return cid_bytes(codec.code(), HASH_IDENTITY, block).into();
         }
         cid_bytes(codec.code(), self.hash_code(), &digest(self.block_hash, block)).into()
+    }
+
+    /// The CIDs of blocks, which are hashed together.
+    pub(crate) fn cids(&self, codec: Codec, blocks: &[&[u8]]) -> Vec<Box<[u8]>> {
+        let digests = kernels::hash_blocks(self.block_hash, blocks);
+        let cid = |(block, digest): (&&[u8], [u8; 32])| {
+            if self.inlines(len64(block.len())) {
+                return cid_bytes(codec.code(), HASH_IDENTITY, block).into();
+            }
+            cid_bytes(codec.code(), self.hash_code(), &digest).into()
+        };
+        blocks.iter().zip(digests).map(cid).collect()
     }
 
     const fn hash_code(&self) -> u64 {
@@ -147,10 +156,7 @@ impl Shape {
 
 /// The digest of a block.
 pub(crate) fn digest(hash: BlockHash, block: &[u8]) -> [u8; 32] {
-    match hash {
-        BlockHash::Blake2b256 => Blake2b::<U32>::digest(block).into(),
-        BlockHash::Sha2_256 => Sha256::digest(block).into(),
-    }
+    kernels::hash_blocks(hash, &[block])[0]
 }
 
 #[cfg(test)]

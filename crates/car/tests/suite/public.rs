@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 
 use carferry_car::{
     BlockHash, BuildError, BuildOptions, DagParams, NoProgress, PayloadSize, Unsupported, build_car,
@@ -141,6 +142,22 @@ fn small_inputs_give_the_cars_of_other_tools() {
 #[test]
 fn large_inputs_give_the_cars_of_other_tools() {
     assert_eq!(check_inputs(|size| size >= SMALL, 2), (8, 3, 0));
+}
+
+/// A kernel is chosen once a process, so each has processes of its own.
+#[test]
+fn every_kernel_gives_the_cars_of_other_tools() {
+    let mut children = Vec::new();
+    for kernel in ["portable", "shani", "avx512"] {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["public::small_inputs", "public::cars_are", "published::pieces", "published::car_files"])
+            .env("CARFERRY_KERNEL", kernel)
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{kernel}: {}", String::from_utf8_lossy(&child.stdout));
+        children.push(String::from_utf8_lossy(&child.stdout).matches("... ok").count());
+    }
+    assert_eq!(children, [7, 7, 7]);
 }
 
 #[test]
