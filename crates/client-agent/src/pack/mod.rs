@@ -24,6 +24,7 @@ use carferry_core::fsx;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
 use carferry_core::store::Store;
+use futures::{StreamExt, stream};
 use indicatif::BinaryBytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -32,8 +33,9 @@ use tracing::{info, warn};
 use crate::cli::MakecarsArgs;
 use crate::config::Config;
 use crate::stop::Stop;
-use plan::{Job, Planned, Rules, Shortage};
+use plan::{Planned, Rules, Shortage};
 use progress::{Meter, Screen};
+use record::Recorder;
 use report::{FileReport, FileState, Summary};
 use worker::{Outcome, Workshop};
 
@@ -105,6 +107,8 @@ impl Hint for MakecarsError {
 
 /// Outcomes that wait to be recorded while the database is away; beyond them, packing waits too.
 const OUTCOMES_MAX: usize = 4096;
+/// Documents written at a time: each waits for a majority of the replica set, which is mostly waiting.
+const RECORDS_AT_ONCE: usize = 16;
 
 /// Runs the command.
 ///
@@ -266,32 +270,43 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Records and reports outcomes until the workers have ended; returns how many there were.
+    /// Records outcomes and reports them; returns how many there were once the workers have ended.
     async fn collect(
         &self,
         mut outcomes: mpsc::Receiver<Outcome>,
         tally: &mut Tally<'_>,
     ) -> Result<u64, Stop> {
+        let recorder = self.store.map(|store| Recorder::new(store, self.shutdown.token()));
+        let recorder = recorder.as_ref();
+        let reports = stream::poll_fn(|context| outcomes.poll_recv(context))
+            .map(|outcome| self.settle(outcome, recorder))
+            .buffered(RECORDS_AT_ONCE);
+        let mut reports = std::pin::pin!(reports);
         let mut dealt_with = 0;
-        while let Some(Outcome { job, result }) = outcomes.recv().await {
+        while let Some(report) = reports.next().await {
             dealt_with += 1;
-            let report = match result {
-                Ok(car) => self.settle(&job, &car).await,
-                Err(error) if error.is_cancelled() => {
-                    FileReport::failed(&job.input, "interrupted; nothing of it is left behind".to_owned())
-                }
-                Err(error) => FileReport::failed(&job.input, ErrorChain(&error).to_string()),
-            };
             tally.add(&report)?;
         }
         Ok(dealt_with)
     }
 
-    async fn settle(&self, job: &Job, car: &carferry_car::BuiltCar) -> FileReport {
-        let made = FileReport::made(&job.input, &job.output, car);
-        let Some(store) = self.store else { return made };
-        let document = record::document(job, car, self.rules.profile, &self.rules.host);
-        match record::record(store, &document, self.shutdown.token()).await {
+    /// The last step of a file: its record, where there is a CAR and a database.
+    async fn settle(&self, outcome: Outcome, recorder: Option<&Recorder<'_>>) -> FileReport {
+        let Outcome { job, result } = outcome;
+        let car = match result {
+            Ok(car) => car,
+            Err(error) if error.is_cancelled() => {
+                return FileReport::failed(
+                    &job.input,
+                    "interrupted; nothing of it is left behind".to_owned(),
+                );
+            }
+            Err(error) => return FileReport::failed(&job.input, ErrorChain(&error).to_string()),
+        };
+        let made = FileReport::made(&job.input, &job.output, &car);
+        let Some(recorder) = recorder else { return made };
+        let document = record::document(&job, &car, self.rules.profile, &self.rules.host);
+        match recorder.record(&document).await {
             Ok(()) => made,
             Err(error) => FileReport {
                 state: FileState::Failed,
