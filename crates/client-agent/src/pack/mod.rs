@@ -122,6 +122,7 @@ pub async fn makecars(
     shutdown: &Shutdown,
     out: &mut Printer,
 ) -> Result<ExitStatus, Stop> {
+    let started = Instant::now();
     let (input, output) = folders::resolve(args).map_err(|error| Stop::user(&error))?;
     let store = if args.no_database {
         info!("no database: nothing is recorded, and every CAR is made again");
@@ -170,7 +171,6 @@ pub async fn makecars(
         report_shortage(shortage, &rules.output, free.unwrap_or_default(), args.dry_run)?;
     }
     let source_bytes = planned.source_bytes();
-    let started = Instant::now();
     if args.dry_run {
         for job in &planned.jobs {
             tally.add(&plan::would_make(job))?;

@@ -9,6 +9,8 @@ use carferry_car::{BuildError, CarPlan, PaddedPieceSize, Profile, SourceIdentity
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::CarDoc;
 use carferry_core::store::{Store, StoreError};
+use futures::future::ready;
+use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::report::{FileReport, FileState};
@@ -78,18 +80,23 @@ pub async fn plan(
     store: Option<&Store>,
     stop: &CancellationToken,
 ) -> Result<Planned, StoreError> {
+    let mut steps = stream::iter(files)
+        .take_while(|_| ready(!stop.is_cancelled()))
+        .map(|file| plan_file(file, rules, store))
+        .buffered(LOOKUPS_AT_ONCE);
     let mut planned = Planned::default();
-    for file in files {
-        if stop.is_cancelled() {
-            break;
-        }
-        match plan_file(file, rules, store).await? {
+    while let Some(step) = steps.next().await {
+        match step? {
             Step::Make(job) => planned.jobs.push(*job),
             Step::Settled(report) => planned.settled.push(report),
         }
     }
     Ok(planned)
 }
+
+/// Questions to the database at a time: one after the other, they take longer than all else of a run in which
+/// everything is done already.
+const LOOKUPS_AT_ONCE: usize = 16;
 
 enum Step {
     Make(Box<Job>),
