@@ -9,8 +9,10 @@ use std::process::Child;
 use crate::common::{Ended, Folders, agent, agent_at, pattern, run};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// So long to read that a test can act meanwhile, on any machine.
+/// So long to read with one thread that a test can act meanwhile, on any machine.
 const LONG: u64 = 1 << 30;
+/// So long that a test stops it long before its end.
+const ENDLESS: u64 = 4 << 30;
 
 fn signal(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process number");
@@ -205,7 +207,7 @@ fn a_car_too_large_for_the_piece_is_refused_before_it_is_written() {
 fn an_interrupted_run_leaves_no_debris() {
     for number in [Signal::INT, Signal::TERM] {
         let folders = Folders::new();
-        folders.write_sparse("long", LONG);
+        folders.write_sparse("long", ENDLESS);
         folders.write("never-begun", b"x");
         let mut child = agent(&folders.makecars(&["--jobs", "1"])).spawn().unwrap();
         folders.wait_until_begun(&mut child, "long");
@@ -220,8 +222,8 @@ fn an_interrupted_run_leaves_no_debris() {
 #[test]
 fn what_a_killed_run_left_is_removed_by_the_next() {
     let folders = Folders::new();
-    folders.write_sparse("long", LONG);
-    let mut child = agent(&folders.makecars(&[])).spawn().unwrap();
+    folders.write_sparse("long", ENDLESS);
+    let mut child = agent(&folders.makecars(&["--jobs", "1"])).spawn().unwrap();
     folders.wait_until_begun(&mut child, "long");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -236,8 +238,8 @@ fn what_a_killed_run_left_is_removed_by_the_next() {
 #[test]
 fn two_runs_never_work_on_the_same_output() {
     let folders = Folders::new();
-    folders.write_sparse("long", LONG);
-    let mut child = agent(&folders.makecars(&[])).spawn().unwrap();
+    folders.write_sparse("long", ENDLESS);
+    let mut child = agent(&folders.makecars(&["--jobs", "1"])).spawn().unwrap();
     folders.wait_until_begun(&mut child, "long");
     let second = run(&folders.makecars(&[]));
     signal(&child, Signal::INT);
