@@ -14,11 +14,11 @@ use crate::cids::{
     CODEC_DAG_PB, CidError, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, PayloadCid, PieceCid, cid_bytes,
     split_cid,
 };
+use crate::kernels::hash_blocks;
 use crate::piece::Commitment;
 use crate::profile::BlockHash;
 use crate::progress::Progress;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
-use crate::unixfs::dag::digest;
 use crate::unixfs::pb;
 
 /// A CAR in which everything is as it should be.
@@ -189,15 +189,19 @@ fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<Ver
         if progress.is_cancelled() {
             return Err(VerifyError::Cancelled);
         }
-        let offset = reader.offset();
-        match reader.section() {
-            Ok(None) => break,
-            Ok(Some(section)) => {
-                check_hash(section, offset)?;
-                graph.add(section, offset)?;
-                block_count += 1;
-            }
-            Err(error) => return Err(at(offset, path, error)),
+        let (sections, failure) = reader.batch();
+        let is_end = sections.is_empty();
+        let hashes = check_hashes(&sections);
+        for (section, hash) in sections.iter().zip(hashes) {
+            hash?;
+            graph.add(section)?;
+        }
+        block_count += len64(sections.len());
+        if let Some(error) = failure {
+            return Err(at(reader.offset(), path, error));
+        }
+        if is_end {
+            break;
         }
     }
     let (unreachable_blocks, inlined_without_section) = graph.finish(root, &payload_cid)?;
@@ -229,15 +233,38 @@ fn named(cid: &[u8]) -> PayloadCid {
     PayloadCid::from_bytes(cid).expect("the reader split this CID off")
 }
 
-fn check_hash(section: Section<'_>, offset: u64) -> Result<(), VerifyError> {
-    let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
-    let matches = match parts.hash {
-        HASH_IDENTITY => parts.digest == section.block,
-        HASH_SHA2_256 => parts.digest == digest(BlockHash::Sha2_256, section.block),
-        HASH_BLAKE2B_256 => parts.digest == digest(BlockHash::Blake2b256, section.block),
-        hash => return Err(VerifyError::UnknownHash { offset, cid: named(section.cid), hash }),
+/// The verdict on each section's hash. All blocks of one hash function are hashed together.
+fn check_hashes(sections: &[Section<'_>]) -> Vec<Result<(), VerifyError>> {
+    let digests = [BlockHash::Blake2b256, BlockHash::Sha2_256].map(|hash| {
+        let is_wanted = |section: &&Section<'_>| {
+            split_cid(section.cid).is_ok_and(|(parts, _)| block_hash(parts.hash) == Some(hash))
+        };
+        let blocks: Vec<&[u8]> = sections.iter().filter(is_wanted).map(|section| section.block).collect();
+        hash_blocks(hash, &blocks).into_iter()
+    });
+    let [mut blake2b, mut sha2] = digests;
+    let mut check = |section: &Section<'_>| {
+        let offset = section.offset;
+        let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
+        let matches = match block_hash(parts.hash) {
+            Some(BlockHash::Blake2b256) => blake2b.next().is_some_and(|digest| parts.digest == digest),
+            Some(BlockHash::Sha2_256) => sha2.next().is_some_and(|digest| parts.digest == digest),
+            None if parts.hash == HASH_IDENTITY => parts.digest == section.block,
+            None => {
+                return Err(VerifyError::UnknownHash { offset, cid: named(section.cid), hash: parts.hash });
+            }
+        };
+        if matches { Ok(()) } else { Err(VerifyError::WrongHash { offset, cid: named(section.cid) }) }
     };
-    if matches { Ok(()) } else { Err(VerifyError::WrongHash { offset, cid: named(section.cid) }) }
+    sections.iter().map(&mut check).collect()
+}
+
+fn block_hash(code: u64) -> Option<BlockHash> {
+    match code {
+        HASH_BLAKE2B_256 => Some(BlockHash::Blake2b256),
+        HASH_SHA2_256 => Some(BlockHash::Sha2_256),
+        _ => None,
+    }
 }
 
 /// Which blocks are there, which are linked to, and which can be reached from the root.
@@ -300,7 +327,8 @@ impl Graph {
     }
 
     /// Notes a section.
-    fn add(&mut self, section: Section<'_>, offset: u64) -> Result<(), VerifyError> {
+    fn add(&mut self, section: &Section<'_>) -> Result<(), VerifyError> {
+        let offset = section.offset;
         let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
         let index = self.link(section.cid, offset)?;
         let block = self.block(index);

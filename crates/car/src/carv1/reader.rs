@@ -3,6 +3,7 @@
 //! A CAR may end only between two sections: an end inside a frame length, a CID or a block is an error.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use super::header::{self, HeaderError};
 use super::varint;
@@ -10,8 +11,12 @@ use crate::cids::{CidError, PayloadCid, split_cid};
 use crate::limits::{HEADER_BYTES_MAX, SECTION_BYTES_MAX};
 use crate::units::len64;
 
-/// Bytes that are read at once.
-const READ_BYTES: usize = 4 << 20;
+/// Bytes that are read at once: the next batch and what is left of the one before.
+const READ_BYTES: usize = BATCH_BYTES + (2 << 20);
+/// Bytes of blocks that make a batch, unless the last of them is longer: sixteen leaves of 1 MiB.
+const BATCH_BYTES: usize = 16 << 20;
+/// Sections of a batch at most.
+const BATCH_SECTIONS: usize = 1024;
 /// Bytes of the longest frame length.
 const VARINT_BYTES_MAX: usize = 10;
 
@@ -34,9 +39,14 @@ pub(crate) enum ReadError {
 /// One block where it lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Section<'a> {
+    /// Where in the CAR the section starts.
+    pub(crate) offset: u64,
     pub(crate) cid: &'a [u8],
     pub(crate) block: &'a [u8],
 }
+
+/// Where in the buffer a section's CID and block are.
+type Found = (Range<usize>, Range<usize>);
 
 /// Reads a CAR; every byte of the source also goes to `tap`, in order and once.
 pub(crate) struct Reader<R, T> {
@@ -69,19 +79,55 @@ impl<R: Read, T: FnMut(&[u8])> Reader<R, T> {
         Ok(root)
     }
 
-    /// The next section, or `None` at the end of the CAR.
-    pub(crate) fn section(&mut self) -> Result<Option<Section<'_>>, ReadError> {
+    /// The next sections, none at the end of the CAR, and the error that comes after them.
+    pub(crate) fn batch(&mut self) -> (Vec<Section<'_>>, Option<ReadError>) {
+        let mut places = Vec::new();
+        let mut block_bytes = 0;
+        let mut failure = self.top_up().err();
+        while failure.is_none() && block_bytes < BATCH_BYTES && places.len() < BATCH_SECTIONS {
+            let offset = self.offset;
+            match self.section(places.is_empty()) {
+                Ok(Some((cid, block))) => {
+                    block_bytes += block.len();
+                    places.push((offset, cid, block));
+                }
+                Ok(None) => break,
+                Err(error) => failure = Some(error),
+            }
+        }
+        let section = |(offset, cid, block): (u64, Range<usize>, Range<usize>)| Section {
+            offset,
+            cid: &self.buffer[cid],
+            block: &self.buffer[block],
+        };
+        (places.into_iter().map(section).collect(), failure)
+    }
+
+    /// Where in the buffer the next section's CID and block are, if it is there; `None` also at the end.
+    fn section(&mut self, may_read: bool) -> Result<Option<Found>, ReadError> {
+        if !may_read && !self.has_whole_frame() {
+            return Ok(None);
+        }
         let Some((prefix, length)) = self.frame(SECTION_BYTES_MAX)? else { return Ok(None) };
         let frame = self.start + prefix..self.start + prefix + length;
         let (_, cid_len) = split_cid(&self.buffer[frame.clone()]).map_err(ReadError::Cid)?;
         self.consume(prefix + length);
-        let (cid, block) = self.buffer[frame].split_at(cid_len);
-        Ok(Some(Section { cid, block }))
+        let block = frame.start + cid_len;
+        Ok(Some((frame.start..block, block..frame.end)))
+    }
+
+    /// Whether the next frame can be had without reading; a malformed one cannot.
+    fn has_whole_frame(&self) -> bool {
+        varint::read(&self.buffer[self.start..self.end])
+            .is_some_and(|(length, rest)| length > 0 && length <= len64(rest.len()))
     }
 
     /// Brings the whole next frame into the buffer: length of its length, and length of what follows.
     fn frame(&mut self, length_max: u64) -> Result<Option<(usize, usize)>, ReadError> {
-        self.fill(VARINT_BYTES_MAX)?;
+        // What is there must not move: sections of a batch lie before it.
+        if !self.has_whole_frame() {
+            self.fill(VARINT_BYTES_MAX)?;
+        }
         let available = &self.buffer[self.start..self.end];
         if available.is_empty() {
             return Ok(None);
@@ -115,23 +161,43 @@ impl<R: Read, T: FnMut(&[u8])> Reader<R, T> {
         if self.end - self.start >= wanted {
             return Ok(());
         }
+        self.make_room(wanted);
+        while self.end < wanted && self.read_once()? {}
+        Ok(())
+    }
+
+    /// Reads what fits into the buffer, once.
+    fn top_up(&mut self) -> Result<(), ReadError> {
+        self.make_room(0);
+        self.read_once().map(drop)
+    }
+
+    /// Brings what is left to the front of a buffer of at least this length.
+    fn make_room(&mut self, wanted: usize) {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
-        if self.buffer.len() < wanted.max(READ_BYTES) {
-            self.buffer.resize(wanted.max(READ_BYTES), 0);
+        if self.buffer.is_empty() {
+            // Pages that are never read into cost nothing.
+            self.buffer = vec![0; READ_BYTES];
         }
-        while self.end < wanted {
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
+        }
+    }
+
+    /// Whether there was more to read, or no room for it.
+    fn read_once(&mut self) -> Result<bool, ReadError> {
+        loop {
             match self.source.read(&mut self.buffer[self.end..]) {
-                Ok(0) => break,
                 Ok(count) => {
                     (self.tap)(&self.buffer[self.end..self.end + count]);
                     self.end += count;
+                    return Ok(count > 0);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(ReadError::Io(error)),
             }
         }
-        Ok(())
     }
 }

@@ -73,7 +73,7 @@ impl DagParams {
         if self.inlines(len64(block.len())) {
             return cid_bytes(codec.code(), HASH_IDENTITY, block).into();
         }
-        cid_bytes(codec.code(), self.hash_code(), &digest(self.block_hash, block)).into()
+        cid_bytes(codec.code(), self.hash_code(), &kernels::hash_blocks(self.block_hash, &[block])[0]).into()
     }
 
     /// The CIDs of blocks, which are hashed together.
@@ -152,11 +152,6 @@ impl Shape {
             ..self
         }
     }
-}
-
-/// The digest of a block.
-pub(crate) fn digest(hash: BlockHash, block: &[u8]) -> [u8; 32] {
-    kernels::hash_blocks(hash, &[block])[0]
 }
 
 #[cfg(test)]
