@@ -1,0 +1,183 @@
+//! The command line: types only. What the commands do lives in the rooms named after them.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use carferry_car::{PaddedPieceSize, Profile};
+use carferry_core::config::human;
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueHint};
+
+use crate::config;
+
+/// Packs CARs, publishes offline deals, tracks them.
+#[derive(Debug, Parser)]
+#[command(name = "client-agent", version, disable_help_subcommand = true, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a CAR of every file below a folder and record it in `cars`.
+    Makecars(MakecarsArgs),
+    /// Check configuration, database and Lotus node, with a hint for each failure.
+    Doctor(DoctorArgs),
+    /// Check the configuration and say what it resolves to.
+    CheckConfig(CheckConfigArgs),
+    /// Make one CAR of a file or a folder. Needs no database.
+    GenerateCar(GenerateCarArgs),
+    /// Compute the piece commitment of files. Needs no database.
+    Commp(FilesArgs),
+    /// Check CARs: every block's hash, one root, all links, and the commitment. Needs no database.
+    VerifyCar(FilesArgs),
+}
+
+/// Arguments of `makecars`.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub struct MakecarsArgs {
+    /// File, or folder whose files are packed (hidden ones too; symbolic links are not followed).
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub input: PathBuf,
+    /// Folder for the CARs: `<relative path>.car`. Made if it does not exist.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: PathBuf,
+    /// Name of the data set [default: the file's name before `_<digits>.<ext>`, else the input folder's name].
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// DAG parameters.
+    #[arg(long, value_name = "PROFILE", default_value_t = Profile::Lotus, value_parser = profile_parser())]
+    pub profile: Profile,
+    /// Threads that pack [default: one a processor].
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// One JSON line per file on standard output.
+    #[arg(long)]
+    pub json: bool,
+    /// Say what would be made and what is done already; write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Record nothing, and make every CAR again: what is done is known only from the database.
+    #[arg(long)]
+    pub no_database: bool,
+    /// Replace CARs whose source changed even where deals still wait for their data.
+    #[arg(long)]
+    pub replace: bool,
+    /// Neither a bar nor progress lines.
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// One JSON line per check.
+    #[arg(long)]
+    pub json: bool,
+    /// Make missing indexes, as every start does.
+    #[arg(long)]
+    pub create_indexes: bool,
+}
+
+/// Arguments of `check-config`.
+#[derive(Debug, Args)]
+pub struct CheckConfigArgs {}
+
+/// Arguments of `generate-car`.
+#[derive(Debug, Args)]
+pub struct GenerateCarArgs {
+    /// File or folder to pack.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub input: PathBuf,
+    /// The CAR.
+    #[arg(value_name = "OUT.car", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// DAG parameters.
+    #[arg(long, value_name = "PROFILE", default_value_t = Profile::Lotus, value_parser = profile_parser())]
+    pub profile: Profile,
+    /// Largest piece the CAR may need: 32GiB or 64GiB.
+    #[arg(long, value_name = "SIZE", default_value = "32GiB", value_parser = parse_max_piece)]
+    pub max_piece: PaddedPieceSize,
+    /// Threads that read and hash [default: one a processor].
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Replace an existing file.
+    #[arg(long)]
+    pub force: bool,
+    /// JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+    /// No bar.
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// Arguments of `commp` and `verify-car`.
+#[derive(Debug, Args)]
+pub struct FilesArgs {
+    /// The files.
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// One JSON line per file on standard output.
+    #[arg(long)]
+    pub json: bool,
+    /// No bar.
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// Commands that read the configuration, and which sections of it they have flags for.
+const CONFIGURED: &[(&str, &[&str])] = &[
+    ("makecars", &["mongodb.", "setting.maxPiece", "setting.agentName", "setting.databaseTimeout", "log."]),
+    ("doctor", &[""]),
+    ("check-config", &[""]),
+];
+
+/// The whole command line, configuration keys included.
+pub fn command() -> clap::Command {
+    let keys = config::keys();
+    CONFIGURED.iter().fold(Cli::command(), |command, (name, sections)| {
+        let keys: Vec<_> = keys
+            .iter()
+            .filter(|key| sections.iter().any(|section| key.path.starts_with(section)))
+            .copied()
+            .collect();
+        command.mut_subcommand(name, |subcommand| {
+            subcommand.arg(config_arg()).args(carferry_core::config::args(&keys))
+        })
+    })
+}
+
+fn config_arg() -> Arg {
+    Arg::new(CONFIG)
+        .short('c')
+        .long("config")
+        .value_name("FILE")
+        .env("CARFERRY_CONFIG")
+        .hide_env_values(true)
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("Configuration file (YAML)")
+        .help_heading("Configuration")
+}
+
+/// Id of the argument that names the configuration file.
+pub const CONFIG: &str = "config";
+
+fn profile_parser() -> impl clap::builder::TypedValueParser<Value = Profile> {
+    use clap::builder::TypedValueParser as _;
+    clap::builder::PossibleValuesParser::new(Profile::ALL.map(Profile::name))
+        .try_map(|name| name.parse::<Profile>())
+}
+
+/// A piece size that sectors take: 32 or 64 GiB, or smaller ones of test networks.
+pub(crate) fn parse_max_piece(text: &str) -> Result<PaddedPieceSize, String> {
+    let wanted = "write 32GiB or 64GiB (test networks: any power of two from 128)";
+    let bytes = human::parse_bytes(text).map_err(|error| error.to_string())?;
+    match PaddedPieceSize::new(bytes) {
+        Ok(size) if size <= PaddedPieceSize::GIB_64 => Ok(size),
+        _ => Err(format!("\"{text}\" is not a piece size: {wanted}")),
+    }
+}

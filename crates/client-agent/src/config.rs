@@ -1,0 +1,386 @@
+//! This agent's configuration: the keys of the first notes (`miners`, `setting`) with their meaning, further
+//! ones with defaults, and the sections both agents share.
+//!
+//! Values are checked while they are read, so that every error names file and key. What each key means is
+//! written for people in `configs/client-agent.yaml`.
+
+mod read;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use carferry_car::PaddedPieceSize;
+use carferry_core::config::sections::{LogSection, LotusSection};
+use carferry_core::config::{ConfigError, Key, Kind, MongodbSection, Sources, load};
+use carferry_core::fsx;
+use carferry_core::lotus::CallTimeouts;
+use carferry_core::model::address::{MinerId, WalletAddress};
+use carferry_core::model::{AttoFil, DealDuration};
+use carferry_core::store::StoreOptions;
+use serde::Deserialize;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[derive(Default)]
+pub struct Config {
+    /// Who stores, and for what.
+    #[serde(deserialize_with = "read::miners")]
+    pub miners: Vec<MinerTerms>,
+    /// How deals are made and followed.
+    pub setting: Setting,
+    /// The shared database.
+    pub mongodb: MongodbSection,
+    /// The Lotus full node.
+    pub lotus: LotusSection,
+    /// Logs.
+    pub log: LogSection,
+}
+
+/// One storage provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MinerTerms {
+    /// Its actor number.
+    pub miner: MinerId,
+    /// Per epoch, for the whole piece, as `lotus client deal` reads it.
+    pub price: AttoFil,
+}
+
+/// The section `setting`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Setting {
+    /// How often the states of deals are asked for.
+    #[serde(deserialize_with = "read::pause")]
+    pub deal_timeout: Duration,
+    /// Deals for one CAR with one miner.
+    #[serde(deserialize_with = "read::count")]
+    pub miner_max_deals: u32,
+    /// Deals for one CAR with all miners.
+    #[serde(deserialize_with = "read::count")]
+    pub max_deal_nums: u32,
+    /// Who pays; without it no deals are made.
+    #[serde(deserialize_with = "read::wallet")]
+    pub wallet: Option<WalletAddress>,
+    /// How long deals run; without it no deals are made.
+    #[serde(deserialize_with = "read::duration")]
+    pub duration: Option<DealDuration>,
+    /// Whether deals spend datacap.
+    pub verified: bool,
+    /// Whether providers are asked to keep an unsealed copy.
+    pub fast_retrieval: bool,
+    /// From the proposal to the start of the deal.
+    #[serde(deserialize_with = "read::start_delay")]
+    pub start_delay: StartDelay,
+    /// What the provider pledges.
+    #[serde(deserialize_with = "read::collateral")]
+    pub provider_collateral: Collateral,
+    /// Which call publishes deals.
+    pub publish_method: PublishChoice,
+    /// Deals of one miner that may wait for their data at a time.
+    #[serde(deserialize_with = "read::optional_count")]
+    pub max_open_deals_per_miner: Option<u32>,
+    /// Deals that one pass may publish.
+    #[serde(deserialize_with = "read::optional_count")]
+    pub max_deals_per_run: Option<u32>,
+    /// Failed deals for one CAR with one miner, after which it is not tried again.
+    #[serde(deserialize_with = "read::count")]
+    pub max_failed_deals: u32,
+    /// How often `run` looks for CARs that need deals.
+    #[serde(deserialize_with = "read::pause")]
+    pub plan_interval: Duration,
+    /// Only CARs of these groups; empty: all.
+    #[serde(deserialize_with = "read::texts")]
+    pub groups: Vec<String>,
+    /// From this host's paths to the Lotus node's.
+    pub car_paths: Vec<PathMapping>,
+    /// How long work under way may take to end after a signal.
+    #[serde(deserialize_with = "carferry_core::config::human::duration::deserialize")]
+    pub grace_period: Duration,
+    /// Longest time the node may take to list all its deals.
+    #[serde(deserialize_with = "read::pause")]
+    pub list_timeout: Duration,
+    /// Longest time one proposal may take.
+    #[serde(deserialize_with = "read::pause")]
+    pub publish_timeout: Duration,
+    /// Longest time one database call may take.
+    #[serde(deserialize_with = "read::pause")]
+    pub database_timeout: Duration,
+    /// Largest piece a CAR may need.
+    #[serde(deserialize_with = "read::max_piece")]
+    pub max_piece: PaddedPieceSize,
+    /// The name under which this agent records CARs and claims intents; the host's name if not set.
+    #[serde(deserialize_with = "carferry_core::config::human::optional_text::deserialize")]
+    pub agent_name: Option<String>,
+}
+
+/// From the proposal to the start of a deal, in epochs of 30 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StartDelay(i64);
+
+impl StartDelay {
+    /// The number of epochs.
+    pub const fn epochs(self) -> i64 {
+        self.0
+    }
+}
+
+/// What the provider pledges for a deal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Collateral {
+    /// As Lotus chooses: a little above the network's minimum.
+    #[default]
+    Auto,
+    /// This much.
+    Amount(AttoFil),
+}
+
+/// Which call publishes deals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishChoice {
+    /// `ClientStatelessDeal` where price and node allow it, else `ClientStartDeal`.
+    #[default]
+    Auto,
+    /// Always `ClientStatelessDeal`.
+    Stateless,
+    /// Always `ClientStartDeal`.
+    Start,
+}
+
+/// Files below `from` on this host are seen below `to` by the Lotus node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathMapping {
+    /// This host's folder.
+    pub from: String,
+    /// The same folder for the node.
+    pub to: String,
+}
+
+/// What every deal has in common, once wallet, duration and miners are known to be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DealTerms {
+    /// Who pays.
+    pub wallet: WalletAddress,
+    /// How long deals run.
+    pub duration: DealDuration,
+    /// Who stores.
+    pub miners: Vec<MinerTerms>,
+}
+
+impl Default for Setting {
+    /// The same values as the defaults of [`keys`], which a test compares.
+    fn default() -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
+        Self {
+            deal_timeout: Duration::from_secs(20),
+            miner_max_deals: 1,
+            max_deal_nums: 10,
+            wallet: None,
+            duration: None,
+            verified: false,
+            fast_retrieval: true,
+            start_delay: StartDelay(7 * 2880),
+            provider_collateral: Collateral::Auto,
+            publish_method: PublishChoice::Auto,
+            max_open_deals_per_miner: None,
+            max_deals_per_run: None,
+            max_failed_deals: 3,
+            plan_interval: Duration::from_secs(30),
+            groups: Vec::new(),
+            car_paths: Vec::new(),
+            grace_period: Duration::from_secs(30),
+            list_timeout: 5 * MINUTE,
+            publish_timeout: 120 * MINUTE,
+            database_timeout: Duration::from_secs(15),
+            max_piece: PaddedPieceSize::GIB_32,
+            agent_name: None,
+        }
+    }
+}
+
+/// Every key, with its default.
+pub fn keys() -> Vec<Key> {
+    [OWN_KEYS, MongodbSection::KEYS, LotusSection::KEYS, LogSection::KEYS].concat()
+}
+
+const OWN_KEYS: &[Key] = &[
+    Key::new("miners", Kind::FileOnly, "Providers: a list of {miner: f01000, price: 0}"),
+    Key::new("setting.wallet", Kind::Text, "Wallet that pays for deals"),
+    Key::new("setting.duration", Kind::Text, "Length of deals: days (366, 366d) or epochs (1054080 epochs)"),
+    Key::new("setting.dealTimeout", Kind::Duration, "How often the states of deals are asked for").or("20s"),
+    Key::new("setting.minerMaxDeals", Kind::Integer, "Deals for one CAR with one miner").or("1"),
+    Key::new("setting.maxDealNums", Kind::Integer, "Deals for one CAR with all miners").or("10"),
+    Key::new(
+        "setting.maxOpenDealsPerMiner",
+        Kind::Integer,
+        "Deals of one miner that may wait for data at a time",
+    ),
+    Key::new("setting.maxDealsPerRun", Kind::Integer, "Deals that one pass may publish"),
+    Key::new(
+        "setting.maxFailedDeals",
+        Kind::Integer,
+        "Failures of one CAR with one miner that end its tries",
+    )
+    .or("3"),
+    Key::new("setting.groups", Kind::List, "Only CARs of these groups"),
+    Key::new("setting.verified", Kind::Bool, "Spend datacap").or("false"),
+    Key::new("setting.fastRetrieval", Kind::Bool, "Ask providers to keep an unsealed copy").or("true"),
+    Key::new(
+        "setting.startDelay",
+        Kind::Text,
+        "From the proposal to the start of a deal: 7d, 36h or 20160 epochs",
+    )
+    .or("7d"),
+    Key::new("setting.providerCollateral", Kind::Text, "auto, or an amount such as 0.1 FIL or 5 attofil")
+        .or("auto"),
+    Key::new("setting.publishMethod", Kind::Text, "auto, stateless or start").or("auto"),
+    Key::new("setting.carPaths", Kind::FileOnly, "Paths as the Lotus node sees them: a list of {from, to}"),
+    Key::new("setting.planInterval", Kind::Duration, "How often `run` looks for CARs that need deals")
+        .or("30s"),
+    Key::new("setting.listTimeout", Kind::Duration, "Longest time the node may take to list its deals")
+        .or("5m"),
+    Key::new("setting.publishTimeout", Kind::Duration, "Longest time one proposal may take").or("2h"),
+    Key::new("setting.databaseTimeout", Kind::Duration, "Longest time one database call may take").or("15s"),
+    Key::new("setting.gracePeriod", Kind::Duration, "Time for work under way after a signal").or("30s"),
+    Key::new("setting.maxPiece", Kind::Bytes, "Largest piece a CAR may need: 32GiB or 64GiB").or("32GiB"),
+    Key::new("setting.agentName", Kind::Text, "Name of this agent in the records (the host's name)"),
+];
+
+impl Config {
+    /// Loads and checks.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], which names the source and the key.
+    pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigError> {
+        let config: Self = load(&keys(), sources)?;
+        config.check_deal_end()?;
+        Ok(config)
+    }
+
+    /// Wallet, duration and miners, which every command that makes deals needs.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Missing`] for the first that is not set.
+    pub fn deal_terms(&self) -> Result<DealTerms, ConfigError> {
+        let missing = |key: &str, places: &[&str]| ConfigError::Missing {
+            key: key.to_owned(),
+            places: places.iter().map(|&place| place.to_owned()).collect(),
+        };
+        let wallet = self.setting.wallet.clone().ok_or_else(|| {
+            missing(
+                "setting.wallet",
+                &["`setting.wallet` in the file", "CARFERRY_SETTING__WALLET", "--wallet"],
+            )
+        })?;
+        let duration = self.setting.duration.ok_or_else(|| {
+            missing(
+                "setting.duration",
+                &["`setting.duration` in the file", "CARFERRY_SETTING__DURATION", "--duration"],
+            )
+        })?;
+        if self.miners.is_empty() {
+            return Err(missing("miners", &["`miners` in a file given with --config"]));
+        }
+        Ok(DealTerms { wallet, duration, miners: self.miners.clone() })
+    }
+
+    /// The name under which this agent works.
+    pub fn agent_name(&self) -> String {
+        self.setting.agent_name.clone().unwrap_or_else(fsx::hostname)
+    }
+
+    /// How the database is reached.
+    ///
+    /// # Errors
+    ///
+    /// When nothing names a server or keys contradict each other.
+    pub fn store_options(&self) -> Result<StoreOptions, ConfigError> {
+        let target = self.mongodb.target()?;
+        Ok(StoreOptions {
+            uri: target.uri.expose().to_owned(),
+            database: target.database,
+            app_name: format!("client-agent {}", self.agent_name()),
+            call_timeout: self.setting.database_timeout,
+        })
+    }
+
+    /// How long calls to the node may take.
+    pub fn call_timeouts(&self) -> CallTimeouts {
+        CallTimeouts {
+            quick: self.lotus.request_timeout,
+            list: self.setting.list_timeout,
+            publish: self.setting.publish_timeout,
+            ..CallTimeouts::default()
+        }
+    }
+
+    /// The configuration in a few lines for people; no secrets.
+    pub fn summary(&self) -> String {
+        let setting = &self.setting;
+        let mut lines = vec!["configuration is good".to_owned()];
+        if let Ok(target) = self.mongodb.target() {
+            lines.push(format!("database   {} on {}", target.database, target.servers));
+        }
+        if let (Some(wallet), Some(duration)) = (&setting.wallet, setting.duration) {
+            lines.push(format!("wallet     {wallet}"));
+            let days = setting.start_delay.epochs() / EPOCHS_PER_DAY;
+            lines.push(format!(
+                "deals      {duration}, starting after {} epochs ({days} days)",
+                setting.start_delay.epochs()
+            ));
+        }
+        for terms in &self.miners {
+            lines.push(format!("miner      {} at {} per epoch", terms.miner, terms.price));
+        }
+        let (one, all) = (setting.miner_max_deals, setting.max_deal_nums);
+        lines.push(format!("limits     {one} per CAR and miner, {all} per CAR"));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    /// A provider refuses deals that end more than 540 days from now (go-fil-markets v1.28.3
+    /// `provider_states.go:110-119`); the node may lengthen a deal by up to [`DealDuration::ALIGNMENT_MAX`].
+    fn check_deal_end(&self) -> Result<(), ConfigError> {
+        let end_max = DealDuration::MAX.get() + DealDuration::ALIGNMENT_MAX;
+        let Some(duration) = self.setting.duration else { return Ok(()) };
+        let delay = self.setting.start_delay.epochs();
+        let end = delay + duration.get() + DealDuration::ALIGNMENT_MAX;
+        if end <= end_max {
+            return Ok(());
+        }
+        Err(ConfigError::Conflict {
+            key: "setting.duration".to_owned(),
+            problem: format!(
+                "deals of {duration} that start after {delay} epochs (`setting.startDelay`) end up to {end} epochs from \
+                 now; providers refuse more than {end_max} (540 days)"
+            ),
+            hint: format!(
+                "at this start delay, write at most {} epochs",
+                end_max - delay - DealDuration::ALIGNMENT_MAX
+            ),
+        })
+    }
+}
+
+const EPOCHS_PER_DAY: i64 = 2880;
+
+/// A folder as the Lotus node sees it.
+impl PathMapping {
+    /// The path as the node sees it; unchanged where no mapping fits.
+    pub fn apply(mappings: &[Self], path: &str) -> PathBuf {
+        let path = std::path::Path::new(path);
+        mappings
+            .iter()
+            .find_map(|mapping| {
+                Some(std::path::Path::new(&mapping.to).join(path.strip_prefix(&mapping.from).ok()?))
+            })
+            .unwrap_or_else(|| path.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests;

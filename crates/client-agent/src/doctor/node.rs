@@ -1,0 +1,278 @@
+//! The checks of the Lotus full node.
+
+use std::time::Duration;
+
+use carferry_core::config::Secret;
+use carferry_core::error_chain::{ErrorChain, Hint};
+use carferry_core::lotus::endpoint::resolve_full_node;
+use carferry_core::lotus::wire::TipSet;
+use carferry_core::lotus::{Client, FullNode, LotusError};
+use carferry_core::model::PublishMethod;
+use indicatif::HumanDuration;
+
+use super::Check;
+use crate::config::{Config, PublishChoice};
+
+/// A head this old still comes with null rounds and a slow network: ten epochs.
+const HEAD_AGE_WARN: Duration = Duration::from_secs(300);
+/// Beyond it the node is behind: twenty epochs.
+const HEAD_AGE_FAIL: Duration = Duration::from_secs(600);
+/// The first Lotus without storage market. Source: lotus v1.27.1 `CHANGELOG.md`.
+const WITHOUT_MARKET: [u64; 3] = [1, 27, 1];
+
+pub(super) async fn checks(config: &Config, now: Duration) -> Vec<Check> {
+    const LOTUS: &str = "lotus";
+    let endpoint = match resolve_full_node(&config.lotus, &|name| std::env::var(name).ok()) {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            let hint = error.hint().unwrap_or_default();
+            return vec![Check::fail(LOTUS, ErrorChain(&error).to_string(), hint)];
+        }
+    };
+    let token = endpoint.token.as_ref().map(Secret::expose);
+    let client = match Client::new(endpoint.url.as_str(), token, config.call_timeouts()) {
+        Ok(client) => client,
+        Err(error) => return vec![Check::lotus(LOTUS, &error)],
+    };
+    let node = FullNode::new(client);
+    let version = match node.version().await {
+        Ok(version) => version.version,
+        Err(error) => return vec![Check::lotus(LOTUS, &error)],
+    };
+    let mut checks = vec![Check::ok(LOTUS, format!("{version} at {endpoint}"))];
+    let methods = methods(&node).await;
+    checks.push(match &methods {
+        Ok(methods) => judge_market(&version, *methods),
+        Err(error) => Check::lotus("market", error),
+    });
+    checks.push(permissions(&node, token, config, methods.ok()).await);
+    checks.push(match node.chain_head().await {
+        Ok(head) => judge_head(&head, now),
+        Err(error) => Check::lotus("node sync", &error),
+    });
+    checks.push(wallet(&node, config).await);
+    checks.extend(miners(&node, config).await);
+    checks
+}
+
+/// Which calls the node has.
+#[derive(Clone, Copy, Debug)]
+struct Methods {
+    start: bool,
+    stateless: bool,
+}
+
+async fn methods(node: &FullNode) -> Result<Methods, LotusError> {
+    // A node that wants another permission for a method has the method.
+    let has = |answer: Result<bool, LotusError>| match answer {
+        Err(LotusError::Permission { .. }) => Ok(true),
+        other => other,
+    };
+    Ok(Methods {
+        start: has(node.has_method(PublishMethod::Start).await)?,
+        stateless: has(node.has_method(PublishMethod::Stateless).await)?,
+    })
+}
+
+fn judge_market(version: &str, methods: Methods) -> Check {
+    const NAME: &str = "market";
+    match (methods.start, methods.stateless) {
+        (true, true) => Check::ok(NAME, "ClientStartDeal and ClientStatelessDeal"),
+        (true, false) => Check::ok(NAME, "ClientStartDeal; no ClientStatelessDeal, which came with v1.11.0"),
+        (false, true) => Check::ok(NAME, "ClientStatelessDeal only: deals of price 0"),
+        (false, false) => {
+            let removed = number(version).is_some_and(|version| version >= WITHOUT_MARKET);
+            let detail = if removed {
+                format!("Lotus {version} has no storage market: it was removed in v1.27.1")
+            } else {
+                format!("this node ({version}) has neither ClientStartDeal nor ClientStatelessDeal")
+            };
+            Check::fail(NAME, detail, "deals need a full node of Lotus v1.27.0 or earlier")
+        }
+    }
+}
+
+/// `1.23.3+mainnet+git.7bb1f98ac` → 1, 23, 3.
+fn number(version: &str) -> Option<[u64; 3]> {
+    let numbers = version.trim_start_matches('v').split(['+', '-']).next()?;
+    let mut parts = numbers.split('.').map(|part| part.parse().ok());
+    Some([parts.next()??, parts.next()??, parts.next()??])
+}
+
+async fn permissions(
+    node: &FullNode,
+    token: Option<&str>,
+    config: &Config,
+    methods: Option<Methods>,
+) -> Check {
+    const NAME: &str = "token";
+    let Some(token) = token else {
+        return Check::fail(
+            NAME,
+            "no token: the node lets us read only",
+            "set lotus.tokenFile; `lotus auth create-token --perm admin` makes a token",
+        );
+    };
+    match node.permissions(token).await {
+        Ok(granted) => judge_permissions(&granted, config, methods),
+        Err(error) => Check::lotus(NAME, &error),
+    }
+}
+
+fn judge_permissions(granted: &[String], config: &Config, methods: Option<Methods>) -> Check {
+    const NAME: &str = "token";
+    let may = |permission: &str| granted.iter().any(|granted| granted == permission);
+    let detail = format!("may {}", granted.join(", "));
+    let all_free = config.miners.iter().all(|terms| terms.price.is_zero());
+    let stateless = methods.is_none_or(|methods| methods.stateless);
+    let write_is_enough = match config.setting.publish_method {
+        PublishChoice::Stateless => true,
+        PublishChoice::Start => false,
+        PublishChoice::Auto => all_free && stateless,
+    };
+    if may("admin") && may("write") {
+        Check::ok(NAME, detail)
+    } else if may("write") && write_is_enough {
+        Check::ok(NAME, format!("{detail}; enough for ClientStatelessDeal"))
+    } else {
+        let needed = if may("write") || !write_is_enough { "admin" } else { "write" };
+        let call =
+            if needed == "admin" { "ClientStartDeal" } else { "ClientStatelessDeal and the list of deals" };
+        Check::fail(
+            NAME,
+            format!("{detail}; {call} needs {needed}"),
+            format!("make a token with `lotus auth create-token --perm {needed}`"),
+        )
+    }
+}
+
+fn judge_head(head: &TipSet, now: Duration) -> Check {
+    const NAME: &str = "node sync";
+    let height = head.height;
+    let timestamp = head.blocks.first().and_then(|block| u64::try_from(block.timestamp).ok());
+    let Some(timestamp) = timestamp.filter(|&seconds| seconds > 0) else {
+        return Check::warn(NAME, format!("epoch {height}, without a time"), "is this a Lotus full node?");
+    };
+    let timestamp = Duration::from_secs(timestamp);
+    if timestamp > now + HEAD_AGE_WARN {
+        let ahead = HumanDuration(timestamp.saturating_sub(now));
+        return Check::fail(
+            NAME,
+            format!("epoch {height} is {ahead} in the future"),
+            "set this host's clock",
+        );
+    }
+    let age = now.saturating_sub(timestamp);
+    let detail = format!("epoch {height}, {} old", HumanDuration(age));
+    let hint = "wait for `lotus sync wait`, or set this host's clock";
+    match age {
+        age if age > HEAD_AGE_FAIL => Check::fail(NAME, detail, hint),
+        age if age > HEAD_AGE_WARN => Check::warn(NAME, detail, hint),
+        _ => Check::ok(NAME, detail),
+    }
+}
+
+async fn wallet(node: &FullNode, config: &Config) -> Check {
+    const NAME: &str = "wallet";
+    let Some(wallet) = &config.setting.wallet else {
+        return Check::warn(NAME, "setting.wallet is not set", "makedeals and run need it");
+    };
+    match node.wallet_has(&wallet.to_string()).await {
+        Ok(true) => Check::ok(NAME, format!("the node holds the key of {wallet}")),
+        Ok(false) => Check::fail(
+            NAME,
+            format!("the node does not hold the key of {wallet}"),
+            "`lotus wallet list` shows those it has; see setting.wallet",
+        ),
+        Err(error) => Check::lotus(NAME, &error),
+    }
+}
+
+async fn miners(node: &FullNode, config: &Config) -> Vec<Check> {
+    const NAME: &str = "miner";
+    let mut checks = Vec::with_capacity(config.miners.len());
+    for terms in &config.miners {
+        let miner = terms.miner.to_string();
+        checks.push(match node.miner_info(&miner).await {
+            Ok(info) if info.peer_id.is_none() => Check::fail(
+                NAME,
+                format!("{miner} has no peer id on chain, so no node can reach it"),
+                "the provider sets it with `lotus-miner actor set-peer-id`",
+            ),
+            Ok(info) => Check::ok(NAME, format!("{miner}, sectors of {} bytes", info.sector_size)),
+            Err(error) => Check::lotus(NAME, &error),
+        });
+    }
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use carferry_core::lotus::wire::BlockHeader;
+
+    use super::super::State;
+    use super::*;
+
+    fn permissions_of(granted: &[&str], choice: PublishChoice, stateless: bool) -> State {
+        let granted: Vec<String> = granted.iter().map(|&granted| granted.to_owned()).collect();
+        let mut config = Config::default();
+        config.setting.publish_method = choice;
+        judge_permissions(&granted, &config, Some(Methods { start: true, stateless })).state
+    }
+
+    #[test]
+    fn tokens_are_judged_by_the_calls_they_are_for() {
+        use PublishChoice::{Auto, Start, Stateless};
+        let (read, write, admin) =
+            (&["read"][..], &["read", "write"][..], &["read", "write", "sign", "admin"][..]);
+        for (granted, choice, stateless, state) in [
+            (admin, Start, false, State::Ok),
+            (admin, Auto, true, State::Ok),
+            (write, Stateless, true, State::Ok),
+            (write, Auto, true, State::Ok),
+            (write, Auto, false, State::Fail),
+            (write, Start, true, State::Fail),
+            (read, Stateless, true, State::Fail),
+        ] {
+            assert_eq!(
+                permissions_of(granted, choice, stateless),
+                state,
+                "{granted:?} {choice:?} {stateless}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lotus_without_market_is_said_plainly() {
+        let neither = Methods { start: false, stateless: false };
+        for (version, says) in [
+            ("1.27.1+mainnet+git.abc", "removed in v1.27.1"),
+            ("1.30.0", "removed in v1.27.1"),
+            ("1.27.0+mainnet", "has neither ClientStartDeal"),
+            ("something", "has neither ClientStartDeal"),
+        ] {
+            let check = judge_market(version, neither);
+            assert!(check.state == State::Fail && check.detail.contains(says), "{version}: {}", check.detail);
+        }
+        assert_eq!(judge_market("1.5.0", Methods { start: true, stateless: false }).state, State::Ok);
+    }
+
+    #[test]
+    fn heads_are_judged_by_their_age() {
+        let now = Duration::from_secs(1_000_000);
+        for (timestamp, state) in [
+            (1_000_000, State::Ok),
+            (1_000_020, State::Ok),
+            (999_800, State::Ok),
+            (999_500, State::Warn),
+            (990_000, State::Fail),
+            (1_001_000, State::Fail),
+            (0, State::Warn),
+        ] {
+            let head = TipSet { height: 7, blocks: vec![BlockHeader { timestamp }] };
+            assert_eq!(judge_head(&head, now).state, state, "{timestamp}");
+        }
+        let head = TipSet { height: 7, blocks: vec![] };
+        assert_eq!(judge_head(&head, now).state, State::Warn);
+    }
+}

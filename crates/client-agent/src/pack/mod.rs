@@ -1,0 +1,378 @@
+//! `makecars`: from a folder of files to CARs on disk and documents in `cars`.
+//!
+//! ```text
+//! scan ─► plan (what is done? what fits?) ─► worker threads ─► record ─► report
+//! ```
+//!
+//! No CAR stands under its final name before it is complete and durable, no document before its CAR. Every
+//! step can be repeated; what a killed run leaves are temporary files, which the next run removes.
+
+mod folders;
+pub mod plan;
+pub mod progress;
+pub mod record;
+pub mod report;
+pub mod scan;
+pub mod worker;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use carferry_core::error_chain::{ErrorChain, Hint};
+use carferry_core::fsx;
+use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::runtime::Shutdown;
+use carferry_core::store::Store;
+use futures::{StreamExt, stream};
+use indicatif::BinaryBytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::cli::MakecarsArgs;
+use crate::config::Config;
+use crate::stop::Stop;
+use plan::{Planned, Rules, Shortage};
+use progress::{Meter, Screen};
+use record::Recorder;
+use report::{FileReport, FileState, Summary};
+use worker::{Outcome, Workshop};
+
+/// Why nothing was packed at all.
+#[derive(Debug, thiserror::Error)]
+pub enum MakecarsError {
+    /// The input cannot be walked.
+    #[error("cannot use --input {}", path.display())]
+    Input {
+        /// As given.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The output cannot be written.
+    #[error("cannot use --output {}", path.display())]
+    Output {
+        /// As given.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// CARs would become input of the next run.
+    #[error("--input and --output are the same folder {}", path.display())]
+    SameFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another run works here.
+    #[error("another makecars writes into {}", path.display())]
+    Locked {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The file system is too full for a single CAR.
+    #[error(
+        "the CAR of {} takes up to {needed} ({bytes} bytes), but only {free} are free at {}",
+        input.display(), output.display(), needed = BinaryBytes(*bytes), free = BinaryBytes(*free)
+    )]
+    NoSpace {
+        /// The source.
+        input: PathBuf,
+        /// The output.
+        output: PathBuf,
+        /// Bytes of its CAR, at most.
+        bytes: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// Packing threads could not be started, or ended by a bug.
+    #[error("{missing} files were not dealt with: packing threads ended early")]
+    ThreadsGone {
+        /// How many files.
+        missing: u64,
+    },
+}
+
+impl Hint for MakecarsError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::SameFolder { .. } => "CARs go to a folder of their own; it may lie inside the input",
+            Self::Locked { .. } => "wait for it, or give this one its own output folder",
+            Self::NoSpace { .. } => "free some space, or write to another file system",
+            Self::Input { .. } | Self::Output { .. } | Self::ThreadsGone { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// Outcomes that wait to be recorded while the database is away; beyond them, packing waits too.
+const OUTCOMES_MAX: usize = 4096;
+/// Documents written at a time: each waits for a majority of the replica set, which is mostly waiting.
+const RECORDS_AT_ONCE: usize = 16;
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// When nothing could be packed at all; trouble with single files is reported and shows in the status.
+pub async fn makecars(
+    args: &MakecarsArgs,
+    config: &Config,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, Stop> {
+    let started = Instant::now();
+    let (input, output) = folders::resolve(args).map_err(|error| Stop::user(&error))?;
+    let store = if args.no_database {
+        info!("no database: nothing is recorded, and every CAR is made again");
+        None
+    } else {
+        Some(Store::open(&config.store_options()?).await?)
+    };
+    // Held until the end: two runs would build the same CARs twice.
+    let _lock =
+        if args.dry_run { None } else { folders::lock(&output).map_err(|error| Stop::user(&error))? };
+    if !args.dry_run {
+        folders::sweep(&output);
+        if let Some(store) = &store {
+            store.ensure_indexes().await?;
+        }
+    }
+
+    let found = scan::scan(&input, &output)
+        .map_err(|source| Stop::user(&MakecarsError::Input { path: args.input.clone(), source }))?;
+    let rules = rules(args, config, &input, output);
+    let mut tally = Tally {
+        screen,
+        out,
+        json: args.json,
+        dry_run: args.dry_run,
+        failures: Vec::new(),
+        summary: Summary::default(),
+    };
+    for odd in found.skipped {
+        tally.add(&FileReport::skipped(&odd.path, odd.reason))?;
+    }
+    for odd in found.failed {
+        tally.add(&FileReport::failed(&odd.path, odd.reason))?;
+    }
+    let Planned { jobs, settled } =
+        plan::plan(&found.files, &rules, store.as_ref(), shutdown.token()).await?;
+    let settled_files = settled.len();
+    for report in settled {
+        tally.add(&report)?;
+    }
+    tally.summary.not_begun = count(found.files.len().saturating_sub(settled_files + jobs.len()));
+
+    let planned = Planned { jobs, settled: Vec::new() };
+    let free = fsx::free_space(folders::existing(&rules.output)).ok();
+    if let Some(shortage) = free.and_then(|free| plan::shortage(&planned, free)) {
+        report_shortage(shortage, &rules.output, free.unwrap_or_default(), args.dry_run)?;
+    }
+    let source_bytes = planned.source_bytes();
+    if args.dry_run {
+        for job in &planned.jobs {
+            tally.add(&plan::would_make(job))?;
+        }
+    } else {
+        let run =
+            Run { args, rules: &rules, store: store.as_ref(), max_piece: config.setting.max_piece, shutdown };
+        run.pack(planned, &mut tally).await?;
+    }
+    tally.finish(source_bytes, started, shutdown)
+}
+
+fn rules(args: &MakecarsArgs, config: &Config, input: &Path, output: PathBuf) -> Rules {
+    let folder = if input.is_dir() { Some(input) } else { input.parent() };
+    let folder = folder.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    Rules {
+        output,
+        group: args.group.clone(),
+        folder,
+        profile: args.profile,
+        max_piece: config.setting.max_piece,
+        host: config.agent_name(),
+    }
+}
+
+fn report_shortage(shortage: Shortage, output: &Path, free: u64, dry_run: bool) -> Result<(), Stop> {
+    match shortage {
+        Shortage::One { input, needed } => {
+            let error = MakecarsError::NoSpace { input, output: output.to_owned(), bytes: needed, free };
+            if !dry_run {
+                return Err(Stop::user(&error));
+            }
+            warn!(path = %output.display(), "{error}");
+        }
+        Shortage::All { needed } => warn!(
+            path = %output.display(),
+            needed_bytes = needed,
+            free_bytes = free,
+            "the CARs take up to {}, but only {} are free",
+            BinaryBytes(needed),
+            BinaryBytes(free)
+        ),
+    }
+    Ok(())
+}
+
+/// What the packing itself needs.
+struct Run<'a> {
+    args: &'a MakecarsArgs,
+    rules: &'a Rules,
+    store: Option<&'a Store>,
+    max_piece: carferry_car::PaddedPieceSize,
+    shutdown: &'a Shutdown,
+}
+
+impl Run<'_> {
+    async fn pack(&self, planned: Planned, tally: &mut Tally<'_>) -> Result<(), Stop> {
+        let total = planned.jobs.len();
+        if total == 0 {
+            return Ok(());
+        }
+        let stop = self.shutdown.token();
+        let processors = self.args.jobs.unwrap_or_else(processors);
+        let threads = NonZeroUsize::new(processors.get().min(total)).unwrap_or(NonZeroUsize::MIN);
+        let meter = Meter::new(planned.source_bytes(), count(total), stop.clone());
+        let shown = tally.screen.show(&meter, self.args.no_progress);
+        let workshop = Arc::new(Workshop {
+            profile: self.rules.profile,
+            max_piece: self.max_piece,
+            threads_per_car: NonZeroUsize::new(processors.get() / threads.get()).unwrap_or(NonZeroUsize::MIN),
+            guard: self.store.filter(|_| !self.args.replace).cloned(),
+            meter,
+        });
+        let (to_workers, jobs) = mpsc::channel(threads.get());
+        let (to_record, outcomes) = mpsc::channel(OUTCOMES_MAX);
+        worker::start(&workshop, threads, jobs, &to_record)?;
+        drop(to_record);
+
+        let feed = async {
+            for job in planned.jobs {
+                if !matches!(stop.run_until_cancelled(to_workers.send(job)).await, Some(Ok(()))) {
+                    break;
+                }
+            }
+            drop(to_workers);
+        };
+        let both = async { futures::join!(feed, self.collect(outcomes, tally)).1 };
+        // After a second signal nobody waits for what is under way.
+        let ended = self.shutdown.forced().run_until_cancelled(both).await;
+        drop(shown);
+        let dealt_with = ended.unwrap_or(Ok(0))?;
+        let missing = count(total).saturating_sub(dealt_with);
+        tally.summary.not_begun += missing;
+        if missing > 0 && !stop.is_cancelled() {
+            return Err(Stop::failure(&MakecarsError::ThreadsGone { missing }));
+        }
+        Ok(())
+    }
+
+    /// Records outcomes and reports them; returns how many there were once the workers have ended.
+    async fn collect(
+        &self,
+        mut outcomes: mpsc::Receiver<Outcome>,
+        tally: &mut Tally<'_>,
+    ) -> Result<u64, Stop> {
+        let recorder = self.store.map(|store| Recorder::new(store, self.shutdown.token()));
+        let recorder = recorder.as_ref();
+        let reports = stream::poll_fn(|context| outcomes.poll_recv(context))
+            .map(|outcome| self.settle(outcome, recorder))
+            .buffered(RECORDS_AT_ONCE);
+        let mut reports = std::pin::pin!(reports);
+        let mut dealt_with = 0;
+        while let Some(report) = reports.next().await {
+            dealt_with += 1;
+            tally.add(&report)?;
+        }
+        Ok(dealt_with)
+    }
+
+    /// The last step of a file: its record, where there is a CAR and a database.
+    async fn settle(&self, outcome: Outcome, recorder: Option<&Recorder<'_>>) -> FileReport {
+        let Outcome { job, result } = outcome;
+        let car = match result {
+            Ok(car) => car,
+            Err(error) if error.is_cancelled() => {
+                return FileReport::failed(
+                    &job.input,
+                    "interrupted; nothing of it is left behind".to_owned(),
+                );
+            }
+            Err(error) => return FileReport::failed(&job.input, ErrorChain(&error).to_string()),
+        };
+        let made = FileReport::made(&job.input, &job.output, &car);
+        let Some(recorder) = recorder else { return made };
+        let document = record::document(&job, &car, self.rules.profile, &self.rules.host);
+        match recorder.record(&document).await {
+            Ok(()) => made,
+            Err(error) => FileReport {
+                state: FileState::Failed,
+                reason: Some(format!(
+                    "the CAR is on disk but perhaps not recorded; the next run sees to that: {}",
+                    ErrorChain(&error)
+                )),
+                ..made
+            },
+        }
+    }
+}
+
+/// Reports files one by one and counts them.
+struct Tally<'a> {
+    screen: &'a Screen,
+    out: &'a mut Printer,
+    json: bool,
+    dry_run: bool,
+    failures: Vec<String>,
+    summary: Summary,
+}
+
+impl Tally<'_> {
+    fn add(&mut self, report: &FileReport) -> Result<(), Stop> {
+        self.summary.count(report);
+        let out = &mut *self.out;
+        if self.json {
+            return Ok(self.screen.print(|| out.json(report))?);
+        }
+        let is_done_already = report.state == FileState::Skipped && report.carpath.is_some();
+        if report.state == FileState::Failed {
+            // Listed at the end, where it is seen; logged when it happens.
+            warn!(path = report.file, reason = report.reason, "not packed");
+            self.failures.push(report.line());
+        } else if self.dry_run || !is_done_already {
+            self.screen.print(|| out.line(report.line()))?;
+        }
+        Ok(())
+    }
+
+    fn finish(self, source_bytes: u64, started: Instant, shutdown: &Shutdown) -> Result<ExitStatus, Stop> {
+        let Self { out, json, failures, summary, .. } = self;
+        for line in failures {
+            out.line(line)?;
+        }
+        let line = summary.line(source_bytes, started.elapsed());
+        if json {
+            info!("{line}");
+        } else {
+            out.line(line)?;
+        }
+        let interrupted = shutdown.token().is_cancelled();
+        if interrupted {
+            warn!("interrupted: run the same command again for the rest");
+        }
+        let well = summary.failed == 0 && summary.not_begun == 0 && !interrupted;
+        Ok(if well { ExitStatus::Success } else { ExitStatus::UserError })
+    }
+}
+
+/// One thread a processor.
+pub(crate) fn processors() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

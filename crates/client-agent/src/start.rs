@@ -1,0 +1,128 @@
+//! From the command line to an exit status: parses, loads, begins logging, runs one command.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use carferry_core::config::sections::{LogFormat, LogSection};
+use carferry_core::config::{Sources, overrides};
+use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::runtime::Shutdown;
+use carferry_core::telemetry;
+use clap::{ArgMatches, FromArgMatches};
+
+use crate::cli::{self, Cli, Command};
+use crate::config::{self, Config};
+use crate::pack::progress::Screen;
+use crate::stop::Stop;
+use crate::{doctor, pack, tools};
+
+/// Variables with our prefix that are not configuration keys.
+const RESERVED: &[&str] = &[
+    "CARFERRY_CONFIG",
+    // Of the tests and the demonstration, which start agents in their own environment.
+    "CARFERRY_MONGOD",
+    "CARFERRY_TEST_IDLE_MS",
+    "CARFERRY_TEST_RUN_DIR",
+];
+
+/// Runs `client-agent` with these arguments, the program's name first.
+pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = cli::command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Nothing is left to do if the terminal is gone.
+            drop(error.print());
+            let wrong = error.use_stderr();
+            return if wrong { ExitStatus::UserError } else { ExitStatus::Success }.into();
+        }
+    };
+    let status = run(cli.command, &matches).unwrap_or_else(|stop| {
+        use io::Write as _;
+        drop(writeln!(io::stderr(), "{stop}"));
+        stop.status()
+    });
+    status.into()
+}
+
+fn run(command: Command, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
+    let mut out = Printer::stdout();
+    let screen = Screen::default();
+    let given = matches.subcommand().map(|(_, given)| given);
+    match command {
+        Command::GenerateCar(args) => {
+            quiet_log(&screen)?;
+            block_on(|shutdown| async move { tools::generate_car(&args, &screen, &shutdown, &mut out).await })
+        }
+        Command::Commp(args) => {
+            quiet_log(&screen)?;
+            block_on(|shutdown| async move { tools::commp(&args, &screen, &shutdown, &mut out).await })
+        }
+        Command::VerifyCar(args) => {
+            quiet_log(&screen)?;
+            block_on(|shutdown| async move { tools::verify(&args, &screen, &shutdown, &mut out).await })
+        }
+        Command::Makecars(args) => {
+            let config = load(given)?;
+            log(&config.log, &screen)?;
+            block_on(
+                |shutdown| async move { pack::makecars(&args, &config, &screen, &shutdown, &mut out).await },
+            )
+        }
+        Command::Doctor(args) => {
+            let config = load(given)?;
+            log(&config.log, &screen)?;
+            block_on(|_| async move { doctor::run(&args, &config, &mut out).await })
+        }
+        Command::CheckConfig(_) => {
+            let config = load(given)?;
+            config.deal_terms()?;
+            config.mongodb.target()?;
+            out.text(config.summary())?;
+            Ok(ExitStatus::Success)
+        }
+    }
+}
+
+/// Loads the configuration from the file, the environment and the flags of a command.
+fn load(given: Option<&ArgMatches>) -> Result<Config, Stop> {
+    let keys = config::keys();
+    let flags = given.map(|given| overrides(&keys, given)).unwrap_or_default();
+    let file = given.and_then(|given| given.get_one::<PathBuf>(cli::CONFIG));
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let sources = Sources { file: file.map(PathBuf::as_path), env, reserved: RESERVED, flags: &flags };
+    Ok(Config::load(&sources)?)
+}
+
+fn log(section: &LogSection, screen: &Screen) -> Result<(), Stop> {
+    telemetry::init_to(section.format, &section.filter, screen.log_writer())
+        .map_err(|error| Stop::user(&error))
+}
+
+/// Tools have no configuration: they log only what went wrong.
+fn quiet_log(screen: &Screen) -> Result<(), Stop> {
+    telemetry::init_to(LogFormat::Text, "warn", screen.log_writer()).map_err(|error| Stop::user(&error))
+}
+
+/// Runs a command that signals can end.
+fn block_on<F, Running>(command: F) -> Result<ExitStatus, Stop>
+where
+    F: FnOnce(Shutdown) -> Running,
+    Running: Future<Output = Result<ExitStatus, Stop>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let shutdown = Shutdown::listen()?;
+        command(shutdown).await
+    });
+    // Blocking work may still be under way after a second signal; the process does not wait for it.
+    runtime.shutdown_background();
+    ended
+}

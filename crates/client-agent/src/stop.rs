@@ -1,0 +1,72 @@
+//! How a command ends before its work is done: what people read, and the exit status.
+
+use std::error::Error;
+use std::fmt;
+
+use carferry_core::config::ConfigError;
+use carferry_core::error_chain::{Hint, Report};
+use carferry_core::lotus::LotusError;
+use carferry_core::printer::ExitStatus;
+use carferry_core::store::StoreError;
+
+/// A command that cannot go on.
+#[derive(Debug)]
+pub struct Stop {
+    report: String,
+    status: ExitStatus,
+}
+
+impl Stop {
+    /// Something the user can fix.
+    pub fn user<E: Hint + 'static>(error: &E) -> Self {
+        Self { report: Report::of(error).to_string(), status: ExitStatus::UserError }
+    }
+
+    /// Something the user can fix, with a hint found here.
+    pub fn user_hint(error: &(dyn Error + 'static), hint: impl Into<String>) -> Self {
+        let report = Report::with_hint(error, Some(hint.into())).to_string();
+        Self { report, status: ExitStatus::UserError }
+    }
+
+    /// We, or a server we need, failed.
+    pub fn failure(error: &(dyn Error + 'static)) -> Self {
+        Self { report: Report::with_hint(error, None).to_string(), status: ExitStatus::Failure }
+    }
+
+    /// The exit status.
+    pub fn status(&self) -> ExitStatus {
+        self.status
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.report)
+    }
+}
+
+impl From<ConfigError> for Stop {
+    fn from(error: ConfigError) -> Self {
+        Self::user(&error)
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        let status = if error.is_configuration() { ExitStatus::UserError } else { ExitStatus::Failure };
+        Self { report: Report::with_hint(&error, error.hint()).to_string(), status }
+    }
+}
+
+impl From<LotusError> for Stop {
+    fn from(error: LotusError) -> Self {
+        Self { report: Report::with_hint(&error, error.hint()).to_string(), status: ExitStatus::Failure }
+    }
+}
+
+/// Standard output or standard error failed us.
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::failure(&error)
+    }
+}

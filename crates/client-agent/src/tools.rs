@@ -1,0 +1,312 @@
+//! `generate-car`, `commp`, `verify-car`: CARs and commitments without database or node.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use carferry_car::{
+    BuildError, BuildOptions, BuiltCar, PaddedPieceSize, PieceCid, PieceError, build_car, piece_of, plan_car,
+    verify_car,
+};
+use carferry_core::error_chain::{ErrorChain, Hint};
+use carferry_core::fsx;
+use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::runtime::Shutdown;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+
+use crate::cli::{FilesArgs, GenerateCarArgs};
+use crate::pack::processors;
+use crate::pack::progress::{Meter, Screen};
+use crate::stop::Stop;
+
+/// Why `generate-car` made no CAR.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// Nothing is overwritten by accident.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// A CAR of a folder cannot hold itself.
+    #[error("the CAR {} would lie inside the folder it is made of", path.display())]
+    Inside {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The source.
+    #[error("no CAR was made")]
+    Build(#[from] BuildError),
+    /// The output.
+    #[error("cannot write the CAR")]
+    Output(#[from] io::Error),
+}
+
+impl Hint for GenerateError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Exists { .. } => "--force replaces it",
+            Self::Inside { .. } => "write it elsewhere",
+            Self::Build(BuildError::TooLarge { max_piece, .. }) if *max_piece < PaddedPieceSize::GIB_64 => {
+                "--max-piece 64GiB allows more, where the provider has such sectors"
+            }
+            Self::Build(BuildError::SourceChanged { .. }) => "run it again once nobody writes there",
+            Self::Build(_) | Self::Output(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// One result, as JSON. Field names are those of `cars` where they mean the same.
+#[derive(Debug, Serialize)]
+struct Line {
+    file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payloadcid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    piececid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    piececidv2: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    carsizebytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payloadsizebytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    piecesizebytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dealsizebytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreachableblocks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+}
+
+impl Line {
+    fn new(file: &Path) -> Self {
+        Self {
+            file: file.to_string_lossy().into_owned(),
+            payloadcid: None,
+            piececid: None,
+            piececidv2: None,
+            carsizebytes: None,
+            payloadsizebytes: None,
+            piecesizebytes: None,
+            dealsizebytes: None,
+            blocks: None,
+            unreachableblocks: None,
+            error: None,
+            offset: None,
+        }
+    }
+
+    fn piece(self, piece: &PieceCid, size: PaddedPieceSize) -> Self {
+        Self {
+            piececid: Some(piece.to_string()),
+            piecesizebytes: Some(size.get()),
+            dealsizebytes: Some(size.unpadded().get()),
+            ..self
+        }
+    }
+
+    /// For people: one fact a line.
+    fn print(&self, out: &mut Printer) -> io::Result<()> {
+        let facts = [
+            ("payload CID", self.payloadcid.clone()),
+            ("CAR size", self.carsizebytes.map(|bytes| bytes.to_string())),
+            ("piece CID", self.piececid.clone()),
+            ("piece CID v2", self.piececidv2.clone()),
+            ("payload size", self.payloadsizebytes.map(|bytes| bytes.to_string())),
+            ("unpadded piece size", self.dealsizebytes.map(|bytes| bytes.to_string())),
+            ("padded piece size", self.piecesizebytes.map(|bytes| bytes.to_string())),
+            ("blocks", self.blocks.map(|blocks| blocks.to_string())),
+            (
+                "unreachable blocks",
+                self.unreachableblocks.filter(|&blocks| blocks > 0).map(|blocks| blocks.to_string()),
+            ),
+        ];
+        if let Some(error) = &self.error {
+            use io::Write as _;
+            let named =
+                if error.contains(&self.file) { error.clone() } else { format!("{}: {error}", self.file) };
+            return writeln!(io::stderr(), "error: {named}");
+        }
+        out.line(&self.file)?;
+        for (name, value) in facts {
+            if let Some(value) = value {
+                out.line(format_args!("  {name:<20} {value}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs `generate-car`.
+///
+/// # Errors
+///
+/// When no CAR was made.
+pub async fn generate_car(
+    args: &GenerateCarArgs,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, Stop> {
+    let plan = plan_car(&args.input, &args.profile.params()).map_err(GenerateError::from);
+    let plan = plan.map_err(|error| Stop::user(&error))?;
+    let meter = Meter::new(plan.source_bytes, plan.files, shutdown.token().clone());
+    let shown = screen.show(&meter, args.no_progress);
+    let options = BuildOptions {
+        params: args.profile.params(),
+        max_piece: args.max_piece,
+        threads: args.jobs.unwrap_or_else(processors),
+    };
+    let (input, output, force) = (args.input.clone(), args.output.clone(), args.force);
+    let built = in_background(shutdown, move || build(&input, &output, &options, force, &meter)).await?;
+    drop(shown);
+    let car = built.map_err(|error| Stop::user(&error))?;
+    let line = Line {
+        payloadcid: Some(car.payload_cid.to_string()),
+        carsizebytes: Some(car.payload_size.get()),
+        blocks: Some(car.block_count),
+        ..Line::new(&args.output).piece(&car.piece_cid, car.padded_piece_size)
+    };
+    let printed = if args.json { out.json(&line) } else { line.print(out) };
+    printed?;
+    Ok(ExitStatus::Success)
+}
+
+fn build(
+    input: &Path,
+    output: &Path,
+    options: &BuildOptions,
+    force: bool,
+    meter: &Meter,
+) -> Result<BuiltCar, GenerateError> {
+    if !force && output.symlink_metadata().is_ok() {
+        return Err(GenerateError::Exists { path: output.to_owned() });
+    }
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let (Ok(folder), Ok(input)) = (folder.canonicalize(), input.canonicalize())
+        && input.is_dir()
+        && folder.starts_with(input)
+    {
+        return Err(GenerateError::Inside { path: output.to_owned() });
+    }
+    // Of a run that was killed here.
+    fsx::sweep_stale_temps(folder)?;
+    let (file, temp) = fsx::create_temp_beside(output)?;
+    let car = build_car(input, &file, options, meter)?;
+    drop(file);
+    temp.publish()?;
+    Ok(car)
+}
+
+/// Runs `commp`.
+///
+/// # Errors
+///
+/// Only when printing fails; trouble with files is reported and shows in the status.
+pub async fn commp(
+    args: &FilesArgs,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, Stop> {
+    for_each_file(args, screen, shutdown, out, commp_of).await
+}
+
+/// Runs `verify-car`.
+///
+/// # Errors
+///
+/// Only when printing fails; what is wrong with a CAR is reported and shows in the status.
+pub async fn verify(
+    args: &FilesArgs,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, Stop> {
+    for_each_file(args, screen, shutdown, out, check_of).await
+}
+
+fn commp_of(file: &Path, meter: &Meter) -> Line {
+    let line = Line::new(file);
+    let piece = File::open(file).map_err(PieceError::Read).and_then(|open| piece_of(open, meter));
+    let v2 = piece.and_then(|piece| Ok((piece.piece_cid.v2(piece.payload_size)?, piece)));
+    match v2 {
+        Ok((v2, piece)) => Line {
+            piececidv2: Some(v2.to_string()),
+            payloadsizebytes: Some(piece.payload_size.get()),
+            ..line.piece(&piece.piece_cid, piece.padded_piece_size)
+        },
+        Err(error) => Line { error: Some(ErrorChain(&error).to_string()), ..line },
+    }
+}
+
+fn check_of(file: &Path, meter: &Meter) -> Line {
+    let line = Line::new(file);
+    match verify_car(file, meter) {
+        Ok(car) => Line {
+            payloadcid: Some(car.payload_cid.to_string()),
+            carsizebytes: Some(car.payload_size.get()),
+            blocks: Some(car.block_count),
+            unreachableblocks: Some(car.unreachable_blocks),
+            ..line.piece(&car.piece_cid, car.padded_piece_size)
+        },
+        Err(error) => Line { error: Some(ErrorChain(&error).to_string()), offset: error.offset(), ..line },
+    }
+}
+
+/// Runs `each` on every file, one after the other, and prints what it says.
+async fn for_each_file(
+    args: &FilesArgs,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+    each: fn(&Path, &Meter) -> Line,
+) -> Result<ExitStatus, Stop> {
+    let bytes = args.files.iter().filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    let files = u64::try_from(args.files.len()).unwrap_or(u64::MAX);
+    let meter = Meter::new(bytes, files, shutdown.token().clone());
+    let shown = screen.show(&meter, args.no_progress);
+    let mut status = ExitStatus::Success;
+    for file in &args.files {
+        let (path, counter) = (file.clone(), Arc::clone(&meter));
+        let line = in_background(shutdown, move || each(&path, &counter)).await?;
+        meter.file_done();
+        if line.error.is_some() {
+            status = ExitStatus::UserError;
+        }
+        screen.print(|| if args.json { out.json(&line) } else { line.print(out) })?;
+        if shutdown.token().is_cancelled() {
+            break;
+        }
+    }
+    drop(shown);
+    Ok(status)
+}
+
+/// Interrupted a second time: what is under way is left to itself.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Interrupted;
+
+impl Hint for Interrupted {}
+
+/// Runs work for the disk and the processors away from the runtime's own threads.
+async fn in_background<T: Send + 'static>(
+    shutdown: &Shutdown,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Stop> {
+    match shutdown.forced().run_until_cancelled(spawn_blocking(work)).await {
+        Some(Ok(done)) => Ok(done),
+        Some(Err(panicked)) => Err(Stop::failure(&panicked)),
+        None => Err(Stop::user(&Interrupted)),
+    }
+}

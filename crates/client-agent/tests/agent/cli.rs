@@ -1,0 +1,96 @@
+//! The command line as people meet it: help, usage errors, configuration errors, exit statuses.
+
+use std::fs;
+
+use crate::common::{agent, run};
+
+#[test]
+fn help_reads_well() {
+    for command in ["makecars", "generate-car", "commp", "verify-car", "doctor"] {
+        let ended = run(&[command, "--help"]);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+        insta::assert_snapshot!(format!("help-{command}"), ended.stdout);
+    }
+}
+
+#[test]
+fn bad_usage_is_the_users_to_fix() {
+    let cases: [&[&str]; 5] = [
+        &["makecars", "--input", "/data"],
+        &["makecars", "--input", "/data", "--output", "/out", "--profile", "lotos"],
+        &["makecars", "--input", "/data", "--output", "/out", "--jobs", "0"],
+        &["generate-car", "/data", "/out", "--max-piece", "33GiB"],
+        &["make-cars"],
+    ];
+    let mut answers = Vec::new();
+    for args in cases {
+        let ended = run(args);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{args:?}");
+        answers.push(format!("$ client-agent {}\n{}", args.join(" "), ended.stderr));
+    }
+    insta::assert_snapshot!("bad-usage", answers.join("\n"));
+}
+
+#[test]
+fn start_up_errors_name_what_to_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (input, output) = (path("in"), path("out"));
+    fs::create_dir(&input).unwrap();
+    fs::write(path("bad.yaml"), "setting:\n  dealTimout: 20\n").unwrap();
+    let makecars = ["makecars", "--input", &input, "--output", &output];
+    let mut answers = Vec::new();
+    for args in [
+        [&makecars[..], &[]].concat(),
+        [&makecars[..], &["-c", &path("missing.yaml")]].concat(),
+        [&makecars[..], &["-c", &path("bad.yaml")]].concat(),
+        [&makecars[..], &["--no-database", "--log-filter", "client_agent=loud"]].concat(),
+        ["makecars", "--input", &path("nothing"), "--output", &output, "--no-database"].to_vec(),
+    ] {
+        let ended = run(&args);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{args:?}");
+        answers.push(ended.stderr.replace(folder.path().to_str().unwrap(), ""));
+    }
+    insta::assert_snapshot!("start-up-errors", answers.join("\n"));
+}
+
+#[test]
+fn a_good_configuration_is_summed_up_without_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("conf.yaml");
+    fs::write(
+        &file,
+        "miners: [{miner: f01000, price: 0.0000001}]
+setting: {wallet: f0100, duration: 366}
+mongodb: {server: db, username: me, password: hush, database: offline}
+lotus: {endpoint: 'http://127.0.0.1:1234', token: hush}
+",
+    )
+    .unwrap();
+    let ended = run(&["check-config", "-c", file.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stdout.contains("hush"), "{}", ended.stdout);
+    insta::assert_snapshot!("check-config", ended.stdout);
+    let overridden = agent(&["check-config", "-c", file.to_str().unwrap(), "--miner-max-deals", "7"])
+        .env("CARFERRY_MONGODB__DATABASE", "other")
+        .output()
+        .unwrap();
+    let overridden = String::from_utf8(overridden.stdout).unwrap();
+    assert!(overridden.contains("7 per CAR and miner") && overridden.contains("other on db"), "{overridden}");
+}
+
+#[test]
+fn doctor_says_what_is_out_of_reach_and_how_to_mend_it() {
+    // Nobody listens on port 1.
+    let args = ["doctor", "--json", "--mongodb-uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300"];
+    let ended = crate::common::Ended::of(
+        agent(&[&args[..], &["--lotus-endpoint", "http://127.0.0.1:1"]].concat()).output().unwrap(),
+    );
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let checks = ended.json();
+    for (name, state) in [("config", "warn"), ("mongodb", "fail"), ("lotus", "fail")] {
+        let check = checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{checks:?}"));
+        assert_eq!(check["state"], state, "{check}");
+        assert!(check["hint"].is_string(), "{check}");
+    }
+}

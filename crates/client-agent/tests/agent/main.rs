@@ -1,0 +1,9 @@
+//! The agent as it is built, run as people run it, without database and node.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+mod common;
+
+mod cli;
+mod makecars;
+mod tools;
