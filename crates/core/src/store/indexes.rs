@@ -39,6 +39,7 @@ impl Store {
         let mut report = IndexReport::default();
         let cars = [
             wanted("carferry_source", doc! { "inputpath": 1, "outputpath": 1, "filecid": 1 }).unique(),
+            wanted("carferry_output", doc! { "outputpath": 1 }),
             wanted("carferry_filecid", doc! { "filecid": 1 }),
             wanted("carferry_piececid", doc! { "piececid": 1 }),
         ];
@@ -82,7 +83,9 @@ impl Store {
             let model = IndexModel::builder().keys(index.keys.clone()).options(options).build();
             match self.bounded("createIndexes", collection.create_index(model)).await {
                 Ok(_) => report.created.push(label),
-                Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => return Err(error),
+                Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     let reason = crate::error_chain::ErrorChain(&error).to_string();
                     warn!(index = %label, reason = %reason, "index could not be created");
@@ -98,9 +101,7 @@ impl Store {
         const NAMESPACE_NOT_FOUND: i32 = 26;
         let listed = match self.bounded("listIndexes", collection.list_indexes()).await {
             Ok(cursor) => self.bounded("listIndexes", cursor.try_collect::<Vec<IndexModel>>()).await?,
-            Err(StoreError::Other { source, .. })
-                if matches!(source.kind.as_ref(), mongodb::error::ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND) =>
-            {
+            Err(StoreError::Other { source, .. }) if matches!(source.kind.as_ref(), mongodb::error::ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND) => {
                 Vec::new()
             }
             Err(StoreError::Refused { .. }) => Vec::new(),
