@@ -35,8 +35,8 @@ const EPOCHS_TO_START: i64 = 5000;
 const DURATION_EPOCHS: i64 = 518_400 + 6000;
 /// Proposals that are under way at the same time.
 const PROPOSALS_AT_ONCE: usize = 16;
-/// Smallest unpadded piece of the default ask (256 bytes padded).
-const PIECE_BYTES_MIN: u64 = 254;
+/// A shorter CAR would fill less than the smallest piece of the default ask (256 bytes padded).
+const CONTENT_BYTES_MIN: usize = 200;
 
 /// Everything a deal meets; ends with its drop.
 #[derive(Debug)]
@@ -95,9 +95,10 @@ impl Road {
         self.db.collection("cars")
     }
 
-    /// A CAR of a small file with this content.
+    /// A CAR of a small file with this content, repeated until it fills a piece that miners take.
     pub fn car(&self, content: &str) -> anyhow::Result<Car> {
-        cars::make(&self.new_path("content"), content.as_bytes())
+        let times = CONTENT_BYTES_MIN.div_ceil(content.len().max(1));
+        cars::make(&self.new_path("content"), content.repeat(times).as_bytes())
     }
 
     /// Proposes a deal over a CAR; the answer is its proposal CID.
@@ -107,7 +108,7 @@ impl Road {
                 transfer_type: "manual".to_owned(),
                 root: CidLink::new(&car.payload_cid),
                 piece_cid: Some(CidLink::new(&car.piece_cid)),
-                piece_size: car.deal_size_bytes.max(PIECE_BYTES_MIN),
+                piece_size: car.deal_size_bytes,
                 raw_block_size: 0,
             },
             wallet: WalletConfig::default().address,
@@ -157,10 +158,8 @@ impl Road {
 
     /// Many of [`Road::proposed`], several at a time.
     pub async fn many_proposed(&self, count: usize) -> anyhow::Result<Vec<(Car, String)>> {
-        let proposals = (0..count).map(|number| async move {
-            let (car, deal) = self.proposed(&format!("content of file {number} ").repeat(20)).await?;
-            anyhow::Ok((car, deal))
-        });
+        let proposals = (0..count)
+            .map(|number| async move { self.proposed(&format!("content of file {number} ")).await });
         stream::iter(proposals).buffer_unordered(PROPOSALS_AT_ONCE).try_collect().await
     }
 
