@@ -3,4 +3,8 @@
 #[cfg(test)]
 mod harness_itself;
 #[cfg(test)]
+mod import_trouble;
+#[cfg(test)]
+mod imports;
+#[cfg(test)]
 mod quirks;
