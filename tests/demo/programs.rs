@@ -38,11 +38,11 @@ impl Programs {
         let here = env::current_exe().context("cannot tell the path of this program")?;
         let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut command = Command::new(&cargo);
-        // This package is named too: with it, cargo chooses the same features for the dependencies as
-        // it did for the demo, and nothing is compiled twice.
+        // This package's library is built too: with it, cargo chooses the same features for the dependencies
+        // as it did for the demo, and nothing is compiled twice.
         command
-            .args(["build", "--message-format=json-render-diagnostics"])
-            .args(["--package", "carferry-tests", "--bin", "demo"])
+            .args(["build", "--message-format=json-render-diagnostics", "--lib"])
+            .args(["--package", "carferry-tests"])
             .args(["--package", "client-agent", "--bin", "client-agent"])
             .args(["--package", "miner-agent", "--bin", "miner-agent"])
             .args(["--package", "lotus-sim", "--bin", "lotus-sim"])
@@ -50,6 +50,11 @@ impl Programs {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
+        for (name, _) in env::vars_os() {
+            if is_of_cargo_run(&name.to_string_lossy()) {
+                command.env_remove(name);
+            }
+        }
         if let Some((target, profile)) = home_of(&here) {
             command.arg("--target-dir").arg(target).arg("--profile").arg(profile);
         }
@@ -78,6 +83,13 @@ impl Programs {
             lotus_sim: take("lotus-sim")?,
         })
     }
+}
+
+/// Variables that `cargo run` sets for its program. Some build scripts run again where they are new.
+fn is_of_cargo_run(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// The target folder and the profile of a program that cargo built: `<target>/<profile>/demo`.
