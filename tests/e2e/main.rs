@@ -2,3 +2,5 @@
 
 #[cfg(test)]
 mod harness_itself;
+#[cfg(test)]
+mod quirks;

@@ -1,12 +1,13 @@
 //! What the tests and the demo stand on: real mongods, conditions to wait for, faults to inject.
 //!
-//! Nothing here knows deals or miners. A test takes [`database`] for a database of its own on the
-//! run's common mongod, or a [`ReplicaSet`] when it wants to kill members or set fail points.
+//! A test takes [`database`] for a database of its own on the run's common mongod, a [`ReplicaSet`] when
+//! it wants to kill members or set fail points, and a [`road::Road`] when it is about deals.
 
 pub mod eventually;
 pub mod faults;
 pub mod helper;
 pub mod mongod;
+pub mod road;
 pub mod tied;
 
 pub use mongod::database::{TestDb, database};

@@ -8,6 +8,8 @@ fn main() -> ExitCode {
     }
     match std::env::args().nth(1).as_deref() {
         Some("use-mongod") => use_mongod(),
+        Some("client-agent") => client_agent::main_entry(std::env::args_os().skip(1)),
+        Some("miner-agent") => miner_agent::main_entry(std::env::args_os().skip(1)),
         _ => ExitCode::FAILURE,
     }
 }

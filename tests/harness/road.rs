@@ -1,0 +1,187 @@
+//! The road of a deal as tests walk it: a simulated Lotus, a database, a folder of CARs, agents.
+//!
+//! What lives here: the set-up that every end-to-end test repeats. What does not: anything that a test
+//! is about; what is asserted stands in the test.
+
+mod agents;
+mod cars;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::Context as _;
+use bson::{Document, doc};
+use carferry_core::{
+    lotus::{
+        CallTimeouts, Client, FullNode,
+        wire::{CidLink, DataRef, StartDealParams},
+    },
+    model::PublishMethod,
+};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use lotus_sim::{Permission, Sim, SimConfig, WalletConfig};
+use mongodb::Collection;
+
+pub use agents::{MinerAgent, Process, client_agent_command, miner_agent_command, spawn};
+pub use cars::Car;
+
+/// The miner that a simulator has where nothing else is said.
+pub const MINER: &str = "f01000";
+/// Epochs from the head to a deal's start: beyond what miners demand, within what they allow.
+const EPOCHS_TO_START: i64 = 5000;
+/// A little over the shortest duration that the network allows.
+const DURATION_EPOCHS: i64 = 518_400 + 6000;
+/// Proposals that are under way at the same time.
+const PROPOSALS_AT_ONCE: usize = 16;
+/// A shorter CAR would fill less than the smallest piece of the default ask (256 bytes padded).
+const CONTENT_BYTES_MIN: usize = 200;
+
+/// Everything a deal meets; ends with its drop.
+#[derive(Debug)]
+pub struct Road {
+    /// The full node and its miners.
+    pub sim: Sim,
+    /// The shared database.
+    pub db: mongodb::Database,
+    /// Its connection string.
+    pub uri: String,
+    full_node: FullNode,
+    folder: tempfile::TempDir,
+    files: AtomicU32,
+}
+
+impl Road {
+    /// One miner ([`MINER`]) and a database on the run's common mongod.
+    pub async fn open() -> anyhow::Result<Self> {
+        Self::open_with(SimConfig::default()).await
+    }
+
+    /// As [`Road::open`], with another simulator.
+    pub async fn open_with(sim: SimConfig) -> anyhow::Result<Self> {
+        let database = crate::database().await?;
+        Self::open_on(sim, database.db, database.uri).await
+    }
+
+    /// On a database of the caller's.
+    pub async fn open_on(sim: SimConfig, db: mongodb::Database, uri: String) -> anyhow::Result<Self> {
+        agents::begin_logging();
+        let sim = lotus_sim::start(sim).await?;
+        let token = sim.token(Permission::Admin);
+        let client = Client::new(&sim.full_node_url(), Some(&token), CallTimeouts::default())?;
+        let folder = tempfile::Builder::new().prefix("carferry-road-").tempdir()?;
+        Ok(Self { sim, db, uri, full_node: FullNode::new(client), folder, files: AtomicU32::new(0) })
+    }
+
+    /// A folder for whatever a test writes.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A path in [`Road::folder`] that nobody else gets.
+    pub fn new_path(&self, name: &str) -> PathBuf {
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        self.folder().join(format!("{number}-{name}"))
+    }
+
+    /// `offlinedeals`.
+    pub fn deals(&self) -> Collection<Document> {
+        self.db.collection("offlinedeals")
+    }
+
+    /// `cars`.
+    pub fn cars(&self) -> Collection<Document> {
+        self.db.collection("cars")
+    }
+
+    /// A CAR of a small file with this content, repeated until it fills a piece that miners take.
+    pub fn car(&self, content: &str) -> anyhow::Result<Car> {
+        let times = CONTENT_BYTES_MIN.div_ceil(content.len().max(1));
+        cars::make(&self.new_path("content"), content.repeat(times).as_bytes())
+    }
+
+    /// Proposes a deal over a CAR; the answer is its proposal CID.
+    pub async fn propose(&self, car: &Car, miner: &str) -> anyhow::Result<String> {
+        let params = StartDealParams {
+            data: DataRef {
+                transfer_type: "manual".to_owned(),
+                root: CidLink::new(&car.payload_cid),
+                piece_cid: Some(CidLink::new(&car.piece_cid)),
+                piece_size: car.deal_size_bytes,
+                raw_block_size: 0,
+            },
+            wallet: WalletConfig::default().address,
+            miner: miner.to_owned(),
+            epoch_price: "0".to_owned(),
+            min_blocks_duration: DURATION_EPOCHS,
+            provider_collateral: "0".to_owned(),
+            deal_start_epoch: self.sim.height() + EPOCHS_TO_START,
+            fast_retrieval: true,
+            verified_deal: false,
+        };
+        Ok(self.full_node.publish(PublishMethod::Stateless, &params).await?.cid)
+    }
+
+    /// Writes a CAR and a deal over it into the database, as client-agent does.
+    pub async fn record(&self, car: &Car, deal: &str, miner: &str) -> anyhow::Result<()> {
+        self.cars().insert_one(car.document()).await?;
+        self.record_deal(car, deal, miner).await
+    }
+
+    /// Writes the deal alone.
+    pub async fn record_deal(&self, car: &Car, deal: &str, miner: &str) -> anyhow::Result<()> {
+        let start_epoch = self.sim.deal(deal).context("the simulator has no such deal")?.start_epoch;
+        let size = i64::try_from(car.deal_size_bytes)?;
+        let document = doc! {
+            "filecid": &car.payload_cid, "dealcid": deal, "miner": miner, "isdeal": 0, "status": 18,
+            "piececid": &car.piece_cid, "dealsizebytes": size, "startepoch": start_epoch,
+            "createdtime": bson::DateTime::now(),
+        };
+        self.deals().insert_one(document).await?;
+        Ok(())
+    }
+
+    /// A deal that was proposed and accepted, and stands in no database.
+    pub async fn proposed(&self, content: &str) -> anyhow::Result<(Car, String)> {
+        let car = self.car(content)?;
+        let deal = self.propose(&car, MINER).await?;
+        Ok((car, deal))
+    }
+
+    /// A deal that waits for its import.
+    pub async fn recorded(&self, content: &str) -> anyhow::Result<(Car, String)> {
+        let (car, deal) = self.proposed(content).await?;
+        self.record(&car, &deal, MINER).await?;
+        Ok((car, deal))
+    }
+
+    /// Many of [`Road::proposed`], several at a time.
+    pub async fn many_proposed(&self, count: usize) -> anyhow::Result<Vec<(Car, String)>> {
+        let proposals = (0..count)
+            .map(|number| async move { self.proposed(&format!("content of file {number} ")).await });
+        stream::iter(proposals).buffer_unordered(PROPOSALS_AT_ONCE).try_collect().await
+    }
+
+    /// The document of a deal, if there is one.
+    pub async fn deal(&self, deal: &str) -> anyhow::Result<Option<Document>> {
+        Ok(self.deals().find_one(doc! { "dealcid": deal }).await?)
+    }
+
+    /// Whether a deal's document says that it was imported.
+    pub async fn is_imported(&self, deal: &str) -> anyhow::Result<bool> {
+        Ok(self.deals().count_documents(doc! { "dealcid": deal, "isdeal": 1 }).await? == 1)
+    }
+
+    /// How many documents say that.
+    pub async fn imported_count(&self) -> anyhow::Result<u64> {
+        Ok(self.deals().count_documents(doc! { "isdeal": 1 }).await?)
+    }
+
+    /// A field of a deal's `import`, as text; empty if there is none.
+    pub async fn import_field(&self, deal: &str, name: &str) -> anyhow::Result<String> {
+        let document = self.deal(deal).await?;
+        let import = document.as_ref().and_then(|document| document.get_document("import").ok());
+        Ok(import.and_then(|import| import.get_str(name).ok()).unwrap_or_default().to_owned())
+    }
+}
