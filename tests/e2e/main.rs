@@ -5,4 +5,8 @@ mod deals;
 #[cfg(test)]
 mod harness_itself;
 #[cfg(test)]
+mod import_trouble;
+#[cfg(test)]
+mod imports;
+#[cfg(test)]
 mod quirks;
