@@ -1,6 +1,10 @@
 //! The road of the data end to end, on real mongods and a simulated Lotus.
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod failover;
+#[cfg(test)]
 mod harness_itself;
 #[cfg(test)]
 mod import_trouble;
