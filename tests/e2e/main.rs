@@ -11,4 +11,6 @@ mod import_trouble;
 #[cfg(test)]
 mod imports;
 #[cfg(test)]
+mod pack;
+#[cfg(test)]
 mod quirks;
