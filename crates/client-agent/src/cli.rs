@@ -23,6 +23,14 @@ pub struct Cli {
 pub enum Command {
     /// Make a CAR of every file below a folder and record it in `cars`.
     Makecars(MakecarsArgs),
+    /// Publish offline deals for every CAR and miner that the limits still allow, then end.
+    Makedeals(MakedealsArgs),
+    /// Keep the states of deals true.
+    Track(TrackArgs),
+    /// Publish deals as limits free up and track them, until stopped.
+    Run(RunArgs),
+    /// Show CARs, deals by miner and state, and what is stuck and why.
+    Status(StatusArgs),
     /// Check configuration, database and Lotus node, with a hint for each failure.
     Doctor(DoctorArgs),
     /// Check the configuration and say what it resolves to.
@@ -69,6 +77,47 @@ pub struct MakecarsArgs {
     /// Neither a bar nor progress lines.
     #[arg(long)]
     pub no_progress: bool,
+}
+
+/// Arguments of `makedeals`.
+#[derive(Debug, Args)]
+pub struct MakedealsArgs {
+    /// Print the plan (deals, bytes, price in FIL per miner); publish and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `track`.
+#[derive(Debug, Args)]
+pub struct TrackArgs {
+    /// Look at every deal once, then end.
+    #[arg(long)]
+    pub once: bool,
+    /// With --once: JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Print the plan and end: the same as `makedeals --dry-run`.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// With --dry-run: JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `doctor`.
@@ -132,6 +181,10 @@ pub struct FilesArgs {
 /// Commands that read the configuration, and which sections of it they have flags for.
 const CONFIGURED: &[(&str, &[&str])] = &[
     ("makecars", &["mongodb.", "setting.maxPiece", "setting.agentName", "setting.databaseTimeout", "log."]),
+    ("makedeals", &[""]),
+    ("track", &[""]),
+    ("run", &[""]),
+    ("status", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
     ("doctor", &[""]),
     ("check-config", &[""]),
 ];

@@ -8,9 +8,11 @@
 
 pub mod cli;
 pub mod config;
+pub mod deals;
 pub mod doctor;
 pub mod pack;
 pub mod propose;
+pub mod report;
 mod start;
 mod stop;
 pub mod tools;

@@ -17,7 +17,7 @@ use crate::cli::{self, Cli, Command};
 use crate::config::{self, Config};
 use crate::pack::progress::Screen;
 use crate::stop::Stop;
-use crate::{doctor, pack, tools};
+use crate::{deals, doctor, pack, report, tools};
 
 /// Variables with our prefix that are not configuration keys.
 const RESERVED: &[&str] = &[
@@ -73,6 +73,26 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
             block_on(
                 |shutdown| async move { pack::makecars(&args, &config, &screen, &shutdown, &mut out).await },
             )
+        }
+        Command::Makedeals(args) => {
+            let config = load(given)?;
+            log(&config.log, &screen)?;
+            block_on(|shutdown| async move { deals::makedeals(&args, &config, &shutdown, &mut out).await })
+        }
+        Command::Track(args) => {
+            let config = load(given)?;
+            log(&config.log, &screen)?;
+            block_on(|shutdown| async move { deals::track(&args, &config, &shutdown, &mut out).await })
+        }
+        Command::Run(args) => {
+            let config = load(given)?;
+            log(&config.log, &screen)?;
+            block_on(|shutdown| async move { deals::run(&args, &config, &shutdown, &mut out).await })
+        }
+        Command::Status(args) => {
+            let config = load(given)?;
+            log(&config.log, &screen)?;
+            block_on(|_| async move { report::status(&args, &config, &mut out).await })
         }
         Command::Doctor(args) => {
             let config = load(given)?;

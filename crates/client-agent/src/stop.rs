@@ -33,6 +33,12 @@ impl Stop {
         Self { report: Report::with_hint(error, None).to_string(), status: ExitStatus::Failure }
     }
 
+    /// Something with a hint is the user's to fix; without one, a server or we failed.
+    pub fn user_or_failure(error: &(dyn Error + 'static), hint: Option<String>) -> Self {
+        let status = if hint.is_some() { ExitStatus::UserError } else { ExitStatus::Failure };
+        Self { report: Report::with_hint(error, hint).to_string(), status }
+    }
+
     /// The exit status.
     pub fn status(&self) -> ExitStatus {
         self.status

@@ -48,13 +48,7 @@ struct Shared {
 impl Lanes {
     /// Lanes that write to this store and call through this publisher until `stop`.
     pub(super) fn new(store: Store, publisher: Publisher, stop: CancellationToken) -> Self {
-        let shared = Shared {
-            store,
-            publisher,
-            in_flight: Mutex::default(),
-            report: Mutex::default(),
-            stop,
-        };
+        let shared = Shared { store, publisher, in_flight: Mutex::default(), report: Mutex::default(), stop };
         Self { senders: BTreeMap::new(), shared: Arc::new(shared), workers: JoinSet::new() }
     }
 

@@ -30,6 +30,7 @@ use carferry_core::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::config::PathMapping;
 use lanes::Lanes;
 use policy::{Decision, Ledger, Limits, Picture, Target};
 use preflight::{MethodChoice, MinerFacts, NodeFacts, PreflightError};
@@ -59,31 +60,6 @@ pub struct Terms {
     pub car_paths: Vec<PathMapping>,
     /// Name of this agent.
     pub owner: String,
-}
-
-/// Files below `from` are seen below `to` by someone else.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PathMapping {
-    /// Our folder.
-    pub from: String,
-    /// The same folder for the other.
-    pub to: String,
-}
-
-impl PathMapping {
-    /// The path as the other sees it; unchanged where no mapping fits.
-    pub fn apply(mappings: &[Self], path: &str) -> String {
-        for mapping in mappings {
-            let from = mapping.from.trim_end_matches('/');
-            if let Some(rest) = path.strip_prefix(from)
-                && (rest.is_empty() || rest.starts_with('/'))
-            {
-                return format!("{}{rest}", mapping.to.trim_end_matches('/'));
-            }
-        }
-        path.to_owned()
-    }
 }
 
 /// Why a pass could not go on.
@@ -362,7 +338,7 @@ impl Proposer {
             if let Err(problem) = preflight::fits(facts, target, car.padded, self.terms.verified) {
                 pass.report.car_problem(format!("{} with {}: {problem}", car.payload_cid, target.miner));
             } else if self.lanes.room(&target.miner) < self.limits.deals_per_payload_and_miner_max {
-                *pass.report.held.entry("miner is busy with earlier proposals").or_insert(0) += 1;
+                *pass.report.held.entry(report::BUSY).or_insert(0) += 1;
             } else {
                 eligible.push(target.clone());
             }
@@ -388,7 +364,8 @@ impl Proposer {
                 continue;
             }
             number = number.saturating_add(1);
-            let start = free_start(pass.node.head.plus(self.terms.start_delay_epochs), &target.miner, &starts);
+            let start =
+                free_start(pass.node.head.plus(self.terms.start_delay_epochs), &target.miner, &starts);
             starts.push((target.miner.clone(), start.get()));
             let collateral = match self.collateral(pass, car.padded).await {
                 Ok(collateral) => collateral,
@@ -409,7 +386,11 @@ impl Proposer {
                 break;
             }
             if !self.lanes.push(intent.clone()) {
-                pass.report.deals.push(line_of(&intent, DealState::Unsettled, Some("its lane is full".to_owned())));
+                pass.report.deals.push(line_of(
+                    &intent,
+                    DealState::Unsettled,
+                    Some("its lane is full".to_owned()),
+                ));
             }
         }
         Ok(())
@@ -530,7 +511,7 @@ fn free_start(wanted: ChainEpoch, miner: &str, taken: &[(String, i64)]) -> Chain
 }
 
 fn proposable(car: &CarDoc) -> Result<Proposable, String> {
-    let name = car.outputpath.clone().or_else(|| car.id.map(|id| id.to_hex())).unwrap_or_default();
+    let name = car.outputpath.clone().or_else(|| car.id.map(bson::oid::ObjectId::to_hex)).unwrap_or_default();
     let missing = |field: &str| format!("cars document of {name} has no {field}");
     let payload = car.filecid.as_deref().ok_or_else(|| missing("filecid"))?;
     let piece = car.piececid.as_deref().ok_or_else(|| missing("piececid"))?;
@@ -557,20 +538,12 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_mapped_by_whole_folders() {
-        let mappings = [PathMapping { from: "/data/out/".into(), to: "/mnt/cars".into() }];
-        for (path, mapped) in [
-            ("/data/out/a/b.car", "/mnt/cars/a/b.car"),
-            ("/data/output/a.car", "/data/output/a.car"),
-            ("/elsewhere/a.car", "/elsewhere/a.car"),
-        ] {
-            assert_eq!(PathMapping::apply(&mappings, path), mapped);
-        }
-    }
-
-    #[test]
     fn a_car_document_with_a_hole_is_named() {
-        let car = CarDoc { outputpath: Some("/out/a.car".into()), filecid: Some("bafkqaaa".into()), ..CarDoc::default() };
+        let car = CarDoc {
+            outputpath: Some("/out/a.car".into()),
+            filecid: Some("bafkqaaa".into()),
+            ..CarDoc::default()
+        };
         assert_eq!(proposable(&car).err().unwrap(), "cars document of /out/a.car has no piececid");
         let piece = "baga6ea4seaqao7s73y24kcutaosvacpdjgfe5pw76ooefnyqw4ynr3d2y6x2mpq";
         let car = CarDoc { piececid: Some(piece.into()), dealsizebytes: Some(128), ..car };

@@ -150,7 +150,10 @@ pub fn decide(
                 >= limits.deals_per_payload_and_miner_max
             {
                 Held::EnoughWithMiner
-            } else if limits.open_deals_per_miner_max.is_some_and(|max| ledger.open_with(&target.miner) >= max) {
+            } else if limits
+                .open_deals_per_miner_max
+                .is_some_and(|max| ledger.open_with(&target.miner) >= max)
+            {
                 Held::TooManyOpen
             } else {
                 return true;
@@ -310,10 +313,8 @@ mod tests {
 
     #[test]
     fn a_refusing_miner_is_paused_then_given_up_and_others_go_on() {
-        let refused = |n: usize| Picture {
-            deals: vec![],
-            intents: vec![intent("a", IntentState::Refused, 1000); n],
-        };
+        let refused =
+            |n: usize| Picture { deals: vec![], intents: vec![intent("a", IntentState::Refused, 1000); n] };
         for (failures, now, held) in [
             (1, 1100, Some(Held::Pausing)),
             (1, 1601, None),

@@ -37,7 +37,9 @@ pub enum PreflightError {
         behind_seconds: u64,
     },
     /// No storage market in this Lotus.
-    #[error("the node at {endpoint} (Lotus {version}) cannot publish storage deals: it has neither ClientStartDeal nor ClientStatelessDeal")]
+    #[error(
+        "the node at {endpoint} (Lotus {version}) cannot publish storage deals: it has neither ClientStartDeal nor ClientStatelessDeal"
+    )]
     NoMarket {
         /// Node.
         endpoint: String,
@@ -45,7 +47,9 @@ pub enum PreflightError {
         version: String,
     },
     /// The configured method is missing.
-    #[error("setting.publishMethod asks for `{method}`, which the node at {endpoint} (Lotus {version}) does not have")]
+    #[error(
+        "setting.publishMethod asks for `{method}`, which the node at {endpoint} (Lotus {version}) does not have"
+    )]
     MethodMissing {
         /// Node.
         endpoint: String,
@@ -90,13 +94,19 @@ impl PreflightError {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotSynced { .. } => Some("wait for `lotus sync wait`, or check this machine's clock".into()),
-            Self::NoMarket { .. } => {
-                Some("Lotus removed its storage market in v1.27.1; the last release with it is v1.27.0".into())
+            Self::NotSynced { .. } => {
+                Some("wait for `lotus sync wait`, or check this machine's clock".into())
             }
+            Self::NoMarket { .. } => Some(
+                "Lotus removed its storage market in v1.27.1; the last release with it is v1.27.0".into(),
+            ),
             Self::MethodMissing { .. } => Some("set setting.publishMethod to auto".into()),
-            Self::WalletUnknown { .. } => Some("`lotus wallet list` shows the wallets of this node; see setting.wallet".into()),
-            Self::NoDatacap { .. } => Some("ask a notary for datacap, or set setting.verified to false".into()),
+            Self::WalletUnknown { .. } => {
+                Some("`lotus wallet list` shows the wallets of this node; see setting.wallet".into())
+            }
+            Self::NoDatacap { .. } => {
+                Some("ask a notary for datacap, or set setting.verified to false".into())
+            }
             Self::EndsTooLate { .. } => Some("shorten setting.duration or setting.startDelay".into()),
             Self::Lotus(error) => error.hint(),
         }
@@ -132,7 +142,11 @@ pub struct NodeFacts {
 /// # Errors
 ///
 /// [`PreflightError`], each of which stops all deals.
-pub async fn node_facts(node: &FullNode, terms: &Terms, now: SystemTime) -> Result<NodeFacts, PreflightError> {
+pub async fn node_facts(
+    node: &FullNode,
+    terms: &Terms,
+    now: SystemTime,
+) -> Result<NodeFacts, PreflightError> {
     let endpoint = node.endpoint().to_owned();
     let version = node.version().await?.version;
     let head = node.chain_head().await?;
@@ -210,16 +224,30 @@ pub async fn miner_facts(node: &FullNode, miner: &str) -> Result<MinerFacts, Str
 /// # Errors
 ///
 /// A sentence that names both numbers.
-pub fn fits(facts: &MinerFacts, target: &Target, piece: PaddedPieceSize, verified: bool) -> Result<(), String> {
+pub fn fits(
+    facts: &MinerFacts,
+    target: &Target,
+    piece: PaddedPieceSize,
+    verified: bool,
+) -> Result<(), String> {
     let size = piece.get();
     if size > facts.info.sector_size {
-        return Err(format!("piece of {size} bytes is larger than the sector of {} bytes", facts.info.sector_size));
+        return Err(format!(
+            "piece of {size} bytes is larger than the sector of {} bytes",
+            facts.info.sector_size
+        ));
     }
     if size < facts.ask.min_piece_size {
-        return Err(format!("piece size less than minimum required size: {size} < {}", facts.ask.min_piece_size));
+        return Err(format!(
+            "piece size less than minimum required size: {size} < {}",
+            facts.ask.min_piece_size
+        ));
     }
     if size > facts.ask.max_piece_size {
-        return Err(format!("piece size more than maximum allowed size: {size} > {}", facts.ask.max_piece_size));
+        return Err(format!(
+            "piece size more than maximum allowed size: {size} > {}",
+            facts.ask.max_piece_size
+        ));
     }
     let ask = if verified { &facts.ask.verified_price } else { &facts.ask.price };
     let per_gib = AttoFil::from_lotus(ask).map_err(|error| error.to_string())?;
@@ -247,7 +275,9 @@ pub fn method_for(facts: &NodeFacts, choice: MethodChoice, price: AttoFil) -> Re
 /// The padded size of a stored unpadded one.
 pub fn padded(unpadded_bytes: i64) -> Result<PaddedPieceSize, String> {
     let bytes = u64::try_from(unpadded_bytes).map_err(|_| format!("{unpadded_bytes} is no piece size"))?;
-    UnpaddedPieceSize::new(bytes).map(UnpaddedPieceSize::padded).map_err(|error: PieceSizeError| error.to_string())
+    UnpaddedPieceSize::new(bytes)
+        .map(UnpaddedPieceSize::padded)
+        .map_err(|error: PieceSizeError| error.to_string())
 }
 
 #[cfg(test)]

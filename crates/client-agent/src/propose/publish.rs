@@ -17,7 +17,7 @@ use carferry_core::{
 use tokio::sync::Mutex;
 use tracing::info;
 
-use super::PathMapping;
+use crate::config::PathMapping;
 
 /// What became of one call.
 #[derive(Debug)]
@@ -85,13 +85,14 @@ impl Publisher {
         let mut imported = self.imported.lock().await;
         if imported.is_none() {
             let listed = self.node.list_imports().await.map_err(|error| Outcome::Unknown(told(&error)))?;
-            *imported = Some(listed.into_iter().filter_map(|entry| entry.root).map(|root| root.cid).collect());
+            *imported =
+                Some(listed.into_iter().filter_map(|entry| entry.root).map(|root| root.cid).collect());
         }
         let known = imported.get_or_insert_with(HashSet::new);
         if known.contains(&intent.filecid) {
             return Ok(());
         }
-        let path = PathMapping::apply(&self.car_paths, &intent.carpath);
+        let path = PathMapping::apply(&self.car_paths, &intent.carpath).display().to_string();
         match self.node.import_car(&path).await {
             Ok(()) => {
                 known.insert(intent.filecid.clone());
@@ -113,7 +114,8 @@ fn told(error: &LotusError) -> String {
 
 /// Lotus v1.11.2 to v1.27.0 (lotus-contract §2.5).
 fn wants_import(message: &str) -> bool {
-    message.contains("failed to get blockstore for imported root") || message.contains("no client blockstore for root")
+    message.contains("failed to get blockstore for imported root")
+        || message.contains("no client blockstore for root")
 }
 
 fn params_of(intent: &IntentDoc) -> StartDealParams {
@@ -256,7 +258,9 @@ mod tests {
     #[test]
     fn a_duplicate_is_the_same_deal_and_its_cid_is_in_the_words() {
         for words in [
-            format!("failed to start deal: setting up deal tracking: Begin: already tracking identifier `{CID}`"),
+            format!(
+                "failed to start deal: setting up deal tracking: Begin: already tracking identifier `{CID}`"
+            ),
             format!("Begin: cannot initiate a state for identifier `{CID}` that already exists"),
         ] {
             match judge(&intent(PublishMethod::Start), application(1, &words)) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use carferry_core::model::AttoFil;
 use serde::Serialize;
 
 /// What became of one proposal.
@@ -78,6 +79,8 @@ pub struct Report {
 }
 
 const CAR_PROBLEMS_MAX: usize = 50;
+/// A limit of the moment, not of the configuration: see [`Report::found_busy_lanes`].
+pub(super) const BUSY: &str = "miner is busy with earlier proposals";
 
 impl Report {
     /// Notes a payload that cannot get a deal.
@@ -101,8 +104,26 @@ impl Report {
             *self.held.entry(reason).or_insert(0) += count;
         }
         for (miner, total) in other.miners {
-            self.miners.entry(miner).or_insert(total);
+            let sum = self.miners.entry(miner).or_default();
+            sum.deals += total.deals;
+            sum.bytes += total.bytes;
+            sum.price_atto = sum.price_atto.saturating_add(total.price_atto);
+            sum.price = AttoFil::new(sum.price_atto).to_string();
+            sum.method = total.method.or(sum.method);
         }
+    }
+
+    /// Whether proposals were held back only because their provider has enough to do: another pass is due.
+    pub fn found_busy_lanes(&self) -> bool {
+        self.held.contains_key(BUSY)
+    }
+
+    /// Whether everything that was wanted was published.
+    pub fn is_clean(&self) -> bool {
+        let bad = [DealState::Refused, DealState::Unsettled, DealState::Abandoned];
+        self.miner_problems.is_empty()
+            && self.car_problems.is_empty()
+            && bad.iter().all(|state| self.count(*state) == 0)
     }
 
     /// How many proposals came to this.

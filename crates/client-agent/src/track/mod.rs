@@ -6,11 +6,7 @@
 
 mod reconcile;
 
-use std::{
-    collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use carferry_core::{
     error_chain::ErrorChain,
@@ -134,45 +130,54 @@ impl Tracker {
                 deal.status != Some(active) || rested
             })
             .collect();
-        let failed = AtomicU64::new(0);
-        let answers: Vec<Option<StatusChange>> = stream::iter(asked.iter().copied())
-            .map(|deal| async {
-                let on_chain = match reconcile::chain_question(deal) {
-                    None => None,
-                    Some(deal_id) => match self.node.market_deal(deal_id).await {
-                        Ok(market) => Some(OnChain::Found(Box::new(market))),
-                        Err(error) if error.message().is_some_and(|words| words.contains("not found")) => {
-                            Some(OnChain::Gone)
-                        }
-                        Err(error) => {
-                            warn!(deal.id = %deal_id, reason = %ErrorChain(&error), "deal could not be looked up on chain");
-                            failed.fetch_add(1, Ordering::Relaxed);
-                            return None;
-                        }
-                    },
-                };
-                reconcile::from_chain(deal, on_chain.as_ref(), head)
-            })
-            .buffered(CONCURRENCY)
-            .collect()
-            .await;
+        // Futures first, then the stream: a closure over borrowed deals would not be `Send` for every lifetime.
+        let looks: Vec<_> = asked.iter().map(|deal| self.look(deal, head)).collect();
+        let answers: Vec<Look> = stream::iter(looks).buffered(CONCURRENCY).collect().await;
+        let failed = count(answers.iter().filter(|look| matches!(look, Look::Failed)).count());
         self.looked_up.extend(asked.iter().filter_map(|deal| deal.dealcid.clone()).map(|cid| (cid, now)));
-        Ok((answers.into_iter().flatten().collect(), failed.into_inner()))
+        let changes = answers.into_iter().filter_map(|look| match look {
+            Look::Changed(change) => Some(change),
+            Look::Same | Look::Failed => None,
+        });
+        Ok((changes.collect(), failed))
+    }
+
+    async fn look(&self, deal: &OfflineDealDoc, head: ChainEpoch) -> Look {
+        let on_chain = match reconcile::chain_question(deal) {
+            None => None,
+            Some(deal_id) => match self.node.market_deal(deal_id).await {
+                Ok(market) => Some(OnChain::Found(Box::new(market))),
+                Err(error) if error.message().is_some_and(|words| words.contains("not found")) => {
+                    Some(OnChain::Gone)
+                }
+                Err(error) => {
+                    warn!(deal.id = %deal_id, reason = %ErrorChain(&error), "deal could not be looked up on chain");
+                    return Look::Failed;
+                }
+            },
+        };
+        reconcile::from_chain(deal, on_chain.as_ref(), head).map_or(Look::Same, Look::Changed)
     }
 
     async fn record(&self, changes: Vec<StatusChange>) -> Result<u64, StoreError> {
-        let written: Vec<Result<(), StoreError>> = stream::iter(&changes)
-            .map(|change| async move {
-                self.store.record_status(change).await?;
-                info!(deal.proposal_cid = %change.proposal_cid, status = change.status.get(), statusmsg = %change.message, "deal state changed");
-                Ok(())
-            })
-            .buffered(CONCURRENCY)
-            .collect()
-            .await;
+        let writes: Vec<_> = changes.iter().map(|change| self.write(change)).collect();
+        let written: Vec<Result<(), StoreError>> = stream::iter(writes).buffered(CONCURRENCY).collect().await;
         written.into_iter().collect::<Result<Vec<()>, _>>()?;
         Ok(count(changes.len()))
     }
+
+    async fn write(&self, change: &StatusChange) -> Result<(), StoreError> {
+        self.store.record_status(change).await?;
+        info!(deal.proposal_cid = %change.proposal_cid, status = change.status.get(), statusmsg = %change.message, "deal state changed");
+        Ok(())
+    }
+}
+
+/// What looking at one deal came to.
+enum Look {
+    Changed(StatusChange),
+    Same,
+    Failed,
 }
 
 fn count(length: usize) -> u64 {

@@ -91,7 +91,11 @@ pub(super) fn from_chain(
             // An active deal leaves the chain at its end or when its sector is terminated; near its end
             // the two cannot be told apart afterwards.
             let end = deal.startepoch.zip(deal.duration).map(|(start, duration)| start + duration);
-            let status = if end.is_some_and(|end| head.get() >= end) { DealStatus::EXPIRED } else { DealStatus::SLASHED };
+            let status = if end.is_some_and(|end| head.get() >= end) {
+                DealStatus::EXPIRED
+            } else {
+                DealStatus::SLASHED
+            };
             change(deal, status, words(status, "the deal is no longer on chain"), deal_id)
         }
         Some(OnChain::Gone) if started => {
@@ -171,11 +175,7 @@ mod tests {
     fn a_stateless_deal_is_active_when_the_chain_says_so() {
         let recorded = with_view(18, 7, 42);
         let head = ChainEpoch::new(900);
-        for (chain, status) in [
-            (on_chain(-1, -1), 29),
-            (on_chain(800, -1), 7),
-            (on_chain(800, 850), 9),
-        ] {
+        for (chain, status) in [(on_chain(-1, -1), 29), (on_chain(800, -1), 7), (on_chain(800, 850), 9)] {
             assert_eq!(from_chain(&recorded, Some(&chain), head).unwrap().status.get(), status);
         }
         let ended = from_chain(&recorded, Some(&on_chain(800, -1)), ChainEpoch::new(520_000)).unwrap();

@@ -4,11 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use jsonrpsee::{
-    core::{
-        ClientError,
-        client::ClientT,
-        params::ArrayParams,
-    },
+    core::{ClientError, client::ClientT, params::ArrayParams},
     http_client::{HeaderMap, HeaderValue, HttpClientBuilder},
 };
 use serde::de::DeserializeOwned;
@@ -28,7 +24,7 @@ pub struct CallTimeouts {
     /// Listing all deals of a node.
     pub list: Duration,
     /// Sending a proposal: `ClientStatelessDeal` talks to the provider meanwhile and may retry for an hour
-    /// (go-fil-markets v1.28.3 network/libp2p_impl.go: 1 s to 5 min, 15 times).
+    /// (go-fil-markets v1.28.3 `network/libp2p_impl.go`: 1 s to 5 min, 15 times).
     pub publish: Duration,
     /// Importing a CAR: the node copies the file and computes its commitment, minutes per 32 GiB.
     pub import: Duration,
@@ -80,7 +76,8 @@ impl Client {
         };
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
-            let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| broken(e.into()))?;
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| broken(e.into()))?;
             value.set_sensitive(true);
             headers.insert(http::header::AUTHORIZATION, value);
         }
@@ -93,7 +90,9 @@ impl Client {
             .build(url)
             .map_err(|e| broken(e.into()))?;
         let client = Arc::new(client);
-        let call = move |method: &'static str, params: Vec<Value>| -> BoxFuture<'static, Result<Value, ClientError>> {
+        let call = move |method: &'static str,
+                         params: Vec<Value>|
+              -> BoxFuture<'static, Result<Value, ClientError>> {
             let client = Arc::clone(&client);
             Box::pin(async move {
                 let mut array = ArrayParams::new();

@@ -68,7 +68,8 @@ where
         Box::pin(async move {
             let (mut head, body) = answer.await?.into_parts();
             let collected = Limited::new(body, RESPONSE_BYTES_MAX).collect().await;
-            let bytes = collected.map_err(|error| transport::Error::Http(HttpError::Stream(error)))?.to_bytes();
+            let bytes =
+                collected.map_err(|error| transport::Error::Http(HttpError::Stream(error)))?.to_bytes();
             let repaired = if bytes.len() <= REPAIRED_BYTES_MAX { repair(&bytes) } else { None };
             let body = match repaired {
                 Some(Repaired { text, is_error }) => {
@@ -129,7 +130,9 @@ mod tests {
 
     #[test]
     fn meta_moves_to_data_and_a_null_error_goes() {
-        let with_meta = repaired(r#"{"jsonrpc":"2.0","id":7,"error":{"code":3,"message":"actor not found","meta":{"a":1}}}"#);
+        let with_meta = repaired(
+            r#"{"jsonrpc":"2.0","id":7,"error":{"code":3,"message":"actor not found","meta":{"a":1}}}"#,
+        );
         assert_eq!(with_meta.unwrap()["error"]["data"], serde_json::json!({"a":1}));
         let null_error = repaired(r#"{"jsonrpc":"2.0","id":7,"result":5,"error":null}"#).unwrap();
         assert_eq!(null_error, serde_json::json!({"jsonrpc":"2.0","id":7,"result":5}));

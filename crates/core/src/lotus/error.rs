@@ -131,13 +131,15 @@ impl LotusError {
             Self::Transport { endpoint, .. } | Self::Timeout { endpoint, .. } => Some(format!(
                 "is the node at {endpoint} running and reachable? check lotus.endpoint or the API_INFO variable"
             )),
-            Self::Unauthorized { .. } => {
-                Some("the token is wrong or of another node; see `lotus auth api-info --perm admin`".to_owned())
-            }
+            Self::Unauthorized { .. } => Some(
+                "the token is wrong or of another node; see `lotus auth api-info --perm admin`".to_owned(),
+            ),
             Self::Permission { message, .. } => {
                 let permission = message.split("need '").nth(1).and_then(|rest| rest.split('\'').next());
                 Some(match permission {
-                    Some(permission) => format!("make a token with `lotus auth create-token --perm {permission}`"),
+                    Some(permission) => {
+                        format!("make a token with `lotus auth create-token --perm {permission}`")
+                    }
                     None => "the token lacks a permission".to_owned(),
                 })
             }

@@ -41,10 +41,8 @@ impl FullNode {
 
     /// What our token may do, checked by the node itself (permission `read`).
     pub async fn permissions(&self, token: &str) -> Result<Vec<String>, LotusError> {
-        let list: List<String> = self
-            .client
-            .call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick)
-            .await?;
+        let list: List<String> =
+            self.client.call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick).await?;
         Ok(list.0)
     }
 
@@ -72,8 +70,10 @@ impl FullNode {
     /// Bytes of datacap left; `None` for a client that has none (permission `read`).
     pub async fn datacap(&self, wallet: &str) -> Result<Option<u128>, LotusError> {
         let params = vec![json!(wallet), head()];
-        let text: Option<String> =
-            self.client.call("Filecoin.StateVerifiedClientStatus", params, self.client.timeouts.quick).await?;
+        let text: Option<String> = self
+            .client
+            .call("Filecoin.StateVerifiedClientStatus", params, self.client.timeouts.quick)
+            .await?;
         Ok(text.and_then(|text| text.parse().ok()))
     }
 
@@ -90,9 +90,15 @@ impl FullNode {
     }
 
     /// What the network allows as provider collateral (permission `read`).
-    pub async fn collateral_bounds(&self, padded_size: u64, verified: bool) -> Result<CollateralBounds, LotusError> {
+    pub async fn collateral_bounds(
+        &self,
+        padded_size: u64,
+        verified: bool,
+    ) -> Result<CollateralBounds, LotusError> {
         let params = vec![json!(padded_size), json!(verified), head()];
-        self.client.call("Filecoin.StateDealProviderCollateralBounds", params, self.client.timeouts.quick).await
+        self.client
+            .call("Filecoin.StateDealProviderCollateralBounds", params, self.client.timeouts.quick)
+            .await
     }
 
     /// Whether the node has a way to publish deals, found out without publishing one: a call without
@@ -113,7 +119,11 @@ impl FullNode {
 
     /// Makes a deal; the answer is its proposal CID. `ClientStartDeal` needs `admin` and answers before
     /// the provider knows; `ClientStatelessDeal` needs `write` and answers when the provider waits for data.
-    pub async fn publish(&self, method: PublishMethod, params: &StartDealParams) -> Result<CidLink, LotusError> {
+    pub async fn publish(
+        &self,
+        method: PublishMethod,
+        params: &StartDealParams,
+    ) -> Result<CidLink, LotusError> {
         let name = publish_method_name(method);
         let value = serde_json::to_value(params).map_err(|source| LotusError::Decode {
             method: name,
@@ -146,7 +156,8 @@ impl FullNode {
     /// Tells the node of a CAR on its own disk: it reads only the header (permission `admin`).
     pub async fn import_car(&self, path: &str) -> Result<(), LotusError> {
         let params = vec![json!({"Path": path, "IsCAR": true})];
-        let _imported: Value = self.client.call("Filecoin.ClientImport", params, self.client.timeouts.list).await?;
+        let _imported: Value =
+            self.client.call("Filecoin.ClientImport", params, self.client.timeouts.list).await?;
         Ok(())
     }
 }

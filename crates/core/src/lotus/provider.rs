@@ -44,10 +44,8 @@ impl Provider {
 
     /// What our token may do, checked by the node itself (permission `read`).
     pub async fn permissions(&self, token: &str) -> Result<Vec<String>, LotusError> {
-        let list: List<String> = self
-            .client
-            .call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick)
-            .await?;
+        let list: List<String> =
+            self.client.call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick).await?;
         Ok(list.0)
     }
 
@@ -68,13 +66,19 @@ impl Provider {
     ///
     /// Success says only that the bytes fit the deal. Whether the deal moved on is seen in its state:
     /// in any state but "waiting for data" the same call succeeds without effect (lotus-contract §3.2).
-    pub async fn import(&self, method: ImportMethod, deal: &ProposalCid, path: &str) -> Result<(), LotusError> {
+    pub async fn import(
+        &self,
+        method: ImportMethod,
+        deal: &ProposalCid,
+        path: &str,
+    ) -> Result<(), LotusError> {
         let name = match method {
             ImportMethod::Market => "Filecoin.MarketImportDealData",
             ImportMethod::Deals => "Filecoin.DealsImportData",
         };
-        let link = serde_json::to_value(CidLink::new(deal)).unwrap_or(Value::Null);
-        let _void: Value = self.client.call(name, vec![link, json!(path)], self.client.timeouts.import).await?;
+        let link = serde_json::to_value(CidLink::new(deal.as_str())).unwrap_or(Value::Null);
+        let _void: Value =
+            self.client.call(name, vec![link, json!(path)], self.client.timeouts.import).await?;
         Ok(())
     }
 }

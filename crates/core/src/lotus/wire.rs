@@ -15,13 +15,15 @@ pub struct CidLink {
 
 impl CidLink {
     /// A link to this CID.
-    pub fn new(cid: impl ToString) -> Self {
-        Self { cid: cid.to_string() }
+    pub fn new(cid: impl Into<String>) -> Self {
+        Self { cid: cid.into() }
     }
 }
 
 /// Go writes empty slices as `null`.
-fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     Ok(Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default())
 }
 

@@ -202,7 +202,8 @@ impl FromStr for AttoFil {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || ParseFilError(text.to_owned());
         let lower = text.trim().to_ascii_lowercase();
-        let (number, in_atto) = if let Some(n) = lower.strip_suffix("attofil").or(lower.strip_suffix("afil")) {
+        let (number, in_atto) = if let Some(n) = lower.strip_suffix("attofil").or(lower.strip_suffix("afil"))
+        {
             (n.trim(), true)
         } else {
             (lower.strip_suffix("fil").unwrap_or(&lower).trim(), false)
@@ -221,7 +222,8 @@ impl FromStr for AttoFil {
         }
         let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| error())? };
         let fraction: u128 = format!("{fraction:0<18}").parse().map_err(|_| error())?;
-        let atto = whole.checked_mul(Self::PER_FIL).and_then(|w| w.checked_add(fraction)).ok_or_else(error)?;
+        let atto =
+            whole.checked_mul(Self::PER_FIL).and_then(|w| w.checked_add(fraction)).ok_or_else(error)?;
         Ok(Self(atto))
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use carferry_car::PayloadCid;
 
-/// CID of a signed deal proposal, the deal's key at client and provider: always CIDv1, dag-cbor, sha2-256
+/// CID of a signed deal proposal, the deal's key at client and provider: always `CIDv1`, dag-cbor, sha2-256
 /// (`bafyrei…`). Source: lotus-contract, go-fil-markets v1.28.3 `storagemarket/impl/client.go`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProposalCid(String);

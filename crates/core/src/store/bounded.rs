@@ -36,8 +36,14 @@ impl Store {
 }
 
 /// Reads one stored document; the error names it.
-pub(super) fn decode<T: DeserializeOwned>(collection: &'static str, document: Document) -> Result<T, StoreError> {
+pub(super) fn decode<T: DeserializeOwned>(
+    collection: &'static str,
+    document: Document,
+) -> Result<T, StoreError> {
     let id = document.get("_id").map_or_else(|| "without _id".to_owned(), Bson::to_string);
-    bson::deserialize_from_document(document)
-        .map_err(|source| StoreError::BadDocument { collection, id, source: Box::new(source) })
+    bson::deserialize_from_document(document).map_err(|source| StoreError::BadDocument {
+        collection,
+        id,
+        source: Box::new(source),
+    })
 }

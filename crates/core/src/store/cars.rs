@@ -16,7 +16,8 @@ impl Store {
     ///
     /// What kept the database from answering.
     pub async fn record_car(&self, car: &CarDoc) -> Result<(), StoreError> {
-        let key = doc! { "inputpath": &car.inputpath, "outputpath": &car.outputpath, "filecid": &car.filecid };
+        let key =
+            doc! { "inputpath": &car.inputpath, "outputpath": &car.outputpath, "filecid": &car.filecid };
         let mut fields = bson::serialize_to_document(car).map_err(|source| StoreError::BadDocument {
             collection: COLLECTION,
             id: "new".to_owned(),
@@ -54,9 +55,8 @@ impl Store {
         let filter = doc! {
             "inputpath": input, "outputpath": output, "host": host, "replacedtime": { "$exists": false }
         };
-        let found = self
-            .bounded("cars find", self.cars.find_one(filter).sort(doc! { "updatedtime": -1 }))
-            .await?;
+        let found =
+            self.bounded("cars find", self.cars.find_one(filter).sort(doc! { "updatedtime": -1 })).await?;
         found.map(|document| decode(COLLECTION, document)).transpose()
     }
 

@@ -44,7 +44,8 @@ pub struct DealCounts {
 impl Store {
     /// All deals recorded for these payload CIDs.
     pub async fn deals_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<StoredDeal>, StoreError> {
-        let fields = doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1 };
+        let fields =
+            doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1 };
         let find = self.deals.find(doc! { "filecid": { "$in": payload_cids } }).projection(fields);
         let cursor = self.bounded("deals find", find).await?;
         Ok(self.drain("deals find", cursor).await?.iter().map(reduce).collect())
@@ -77,8 +78,10 @@ impl Store {
         let intents = doc! { "wallet": wallet, "verified": true, "state": "intended" };
         let mut unpadded = 0_u128;
         for (collection, filter) in [(&self.deals, deals), (&self.intents, intents)] {
-            let pipeline =
-                [doc! { "$match": filter }, doc! { "$group": { "_id": null, "bytes": { "$sum": "$dealsizebytes" } } }];
+            let pipeline = [
+                doc! { "$match": filter },
+                doc! { "$group": { "_id": null, "bytes": { "$sum": "$dealsizebytes" } } },
+            ];
             let cursor = self.bounded("datacap in flight", collection.aggregate(pipeline)).await?;
             let sums = self.drain("datacap in flight", cursor).await?;
             let bytes = sums.first().and_then(|sum| sum.get("bytes")).and_then(stored::integer).unwrap_or(0);
@@ -96,7 +99,8 @@ impl Store {
     /// Deals of this wallet whose state can still change.
     pub async fn deals_to_track(&self, wallet: &str) -> Result<Vec<OfflineDealDoc>, StoreError> {
         let finals = numbers(&DealStatus::FINAL);
-        let filter = doc! { "wallet": wallet, "dealcid": { "$type": "string" }, "status": { "$nin": finals } };
+        let filter =
+            doc! { "wallet": wallet, "dealcid": { "$type": "string" }, "status": { "$nin": finals } };
         let fields = doc! {
             "dealcid": 1, "miner": 1, "filecid": 1, "status": 1, "statusmsg": 1, "method": 1, "dealid": 1,
             "startepoch": 1, "duration": 1, "isdeal": 1, "provider": 1,

@@ -96,7 +96,9 @@ impl StoreError {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::BadUri { .. } => "write mongodb.uri as mongodb://user:password@host:27017/?replicaSet=rs0, with special characters of the password percent-encoded",
+            Self::BadUri { .. } => {
+                "write mongodb.uri as mongodb://user:password@host:27017/?replicaSet=rs0, with special characters of the password percent-encoded"
+            }
             Self::Unreachable { source, .. } => {
                 let words = source.to_string();
                 if words.contains("close_notify") || words.contains("unexpected end of file") {
@@ -109,9 +111,15 @@ impl StoreError {
                     "is mongod running, is the host name right, does replicaSet= name the set?"
                 }
             }
-            Self::Refused { .. } => "check user, password, authSource and the role of this user (README, \"Least privilege\")",
-            Self::NotReplicaSet => "start mongod with --replSet rs0 and run rs.initiate(); change streams need a replica set, one member is enough",
-            Self::Timeout { .. } => "the server is slow or the network drops packets; nothing is lost, the call is repeated",
+            Self::Refused { .. } => {
+                "check user, password, authSource and the role of this user (README, \"Least privilege\")"
+            }
+            Self::NotReplicaSet => {
+                "start mongod with --replSet rs0 and run rs.initiate(); change streams need a replica set, one member is enough"
+            }
+            Self::Timeout { .. } => {
+                "the server is slow or the network drops packets; nothing is lost, the call is repeated"
+            }
             _ => return None,
         };
         Some(text.to_owned())

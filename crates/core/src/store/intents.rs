@@ -22,11 +22,12 @@ impl Store {
     /// Writes an intent. `false`: another agent took this number, so it planned at the same moment; read
     /// again and decide anew.
     pub async fn insert_intent(&self, intent: &NewIntent) -> Result<bool, StoreError> {
-        let mut document = bson::serialize_to_document(&intent.0).map_err(|source| StoreError::BadDocument {
-            collection: COLLECTION,
-            id: intent.0.id.clone(),
-            source: Box::new(source),
-        })?;
+        let mut document =
+            bson::serialize_to_document(&intent.0).map_err(|source| StoreError::BadDocument {
+                collection: COLLECTION,
+                id: intent.0.id.clone(),
+                source: Box::new(source),
+            })?;
         for managed in ["_id", "createdtime", "updatedtime"] {
             document.remove(managed);
         }
@@ -109,10 +110,8 @@ impl Store {
             .collect();
         set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
         set.insert("updatedtime", doc! { "$ifNull": ["$updatedtime", "$$NOW"] });
-        let upsert = self
-            .deals
-            .update_one(doc! { "dealcid": deal.as_str() }, vec![doc! { "$set": set }])
-            .upsert(true);
+        let upsert =
+            self.deals.update_one(doc! { "dealcid": deal.as_str() }, vec![doc! { "$set": set }]).upsert(true);
         self.bounded("offlinedeals upsert", upsert).await?;
 
         self.settle_intent(intent, IntentState::Confirmed, Some(deal), None).await
@@ -150,6 +149,11 @@ impl Store {
         let filter = doc! { "_id": &intent.id, "state": "intended" };
         self.bounded("intent settle", self.intents.update_one(filter, vec![doc! { "$set": set }])).await?;
         Ok(())
+    }
+
+    /// How many intents wait to be settled, of all agents.
+    pub async fn open_intent_count(&self) -> Result<u64, StoreError> {
+        self.bounded("intents count", self.intents.count_documents(doc! { "state": "intended" })).await
     }
 
     /// Notes that an intent is still being worked on, so that no other agent takes it for abandoned.

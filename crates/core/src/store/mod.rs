@@ -85,7 +85,8 @@ impl Store {
         watch_options.retry_reads = Some(false);
 
         let database = Client::with_options(client_options).map_err(bad_uri)?.database(&options.database);
-        let watch_database = Client::with_options(watch_options).map_err(bad_uri)?.database(&options.database);
+        let watch_database =
+            Client::with_options(watch_options).map_err(bad_uri)?.database(&options.database);
         Ok(Self {
             cars: database.collection("cars"),
             deals: database.collection("offlinedeals"),

@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Store, error::StoreError};
-use crate::{error_chain::ErrorChain, runtime::{Backoff, BackoffPolicy}};
+use crate::{
+    error_chain::ErrorChain,
+    runtime::{Backoff, BackoffPolicy},
+};
 
 /// Why the watch wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,9 @@ impl Store {
             }
             let pause = backoff.next_delay();
             match reason {
-                Ok(ended) => info!(reason = ended, pause_ms = pause.as_millis(), "change stream ended, opening anew"),
+                Ok(ended) => {
+                    info!(reason = ended, pause_ms = pause.as_millis(), "change stream ended, opening anew");
+                }
                 Err(error) if error.is_configuration() => warn!(
                     reason = %ErrorChain(&error),
                     hint = error.hint().unwrap_or_default(),

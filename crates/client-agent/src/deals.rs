@@ -1,0 +1,268 @@
+//! `makedeals`, `track`, `run`: passes of [`crate::propose`] and [`crate::track`], once or for ever.
+
+use std::{convert::Infallible, time::Duration};
+
+use carferry_core::{
+    config::Secret,
+    error_chain::ErrorChain,
+    lotus::{Client, FullNode, endpoint::resolve_full_node},
+    model::PublishMethod,
+    printer::{ExitStatus, Printer},
+    runtime::{Backoff, BackoffPolicy, Shutdown, Supervisor},
+    store::Store,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    cli::{MakedealsArgs, RunArgs, TrackArgs},
+    config::{Collateral, Config, PublishChoice},
+    propose::{
+        Mode, ProposeError, Proposer, Report, Terms,
+        policy::{Limits, Target},
+        preflight::MethodChoice,
+    },
+    report,
+    stop::Stop,
+    track::{TrackError, Tracker},
+};
+
+/// How often a finished pass looks whether its lanes are empty.
+const IDLE_LOOK: Duration = Duration::from_millis(50);
+
+/// Publishes every deal that is wanted now, then ends.
+///
+/// # Errors
+///
+/// [`Stop`] when no deal can be made at all.
+pub async fn makedeals(
+    args: &MakedealsArgs,
+    config: &Config,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, Stop> {
+    let (store, node) = connect(config).await?;
+    let mode = if args.dry_run { Mode::DryRun } else { Mode::Publish };
+    if mode == Mode::Publish {
+        store.ensure_indexes().await?;
+    }
+    let stop = shutdown.token().clone();
+    let mut proposer = proposer(config, &store, &node, stop.clone())?;
+    let mut whole = proposer.pass(mode).await?;
+    if mode == Mode::Publish {
+        // Lanes take so many at a time; what found them full is planned again when they have run empty.
+        loop {
+            while !proposer.is_idle() && !stop.is_cancelled() {
+                tokio::time::sleep(IDLE_LOOK).await;
+            }
+            if stop.is_cancelled() || !whole.found_busy_lanes() {
+                break;
+            }
+            whole.held.clear();
+            whole.cars = 0;
+            let next = proposer.pass(mode).await?;
+            whole.cars = next.cars;
+            whole.absorb(next);
+        }
+        whole.absorb(proposer.finish().await);
+    }
+    if args.json {
+        out.json(&whole)?;
+    } else {
+        out.text(report::plan_text(&whole, mode))?;
+    }
+    Ok(if whole.is_clean() { ExitStatus::Success } else { ExitStatus::UserError })
+}
+
+/// Keeps the states of deals true, once or until told to stop.
+///
+/// # Errors
+///
+/// [`Stop`] when the configuration does not suffice, or with `--once` when node or database fail.
+pub async fn track(
+    args: &TrackArgs,
+    config: &Config,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, Stop> {
+    let (store, node) = connect(config).await?;
+    let wallet = config.deal_terms()?.wallet.to_string();
+    let mut tracker = Tracker::new(store, node, wallet);
+    if args.once {
+        let done = tracker.pass().await?;
+        if args.json {
+            out.json(&done)?;
+        } else {
+            out.line(format_args!(
+                "{} deals followed, {} changed, {} unknown to this node, {} not looked up",
+                done.followed, done.changed, done.unknown, done.failed
+            ))?;
+        }
+        return Ok(ExitStatus::Success);
+    }
+    follow(tracker, config.setting.deal_timeout, shutdown.token().clone()).await;
+    Ok(ExitStatus::Success)
+}
+
+/// The daemon: new CARs become deals as limits free up, deals are tracked.
+///
+/// # Errors
+///
+/// [`Stop`] when the configuration does not suffice, or a task failed by a bug.
+pub async fn run(
+    args: &RunArgs,
+    config: &Config,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, Stop> {
+    if args.dry_run {
+        let plan_only = MakedealsArgs { dry_run: true, json: args.json };
+        return makedeals(&plan_only, config, shutdown, out).await;
+    }
+    let (store, node) = connect(config).await?;
+    let stop = shutdown.token().clone();
+    let proposer = proposer(config, &store, &node, stop.clone())?;
+    let tracker = Tracker::new(store.clone(), node, config.deal_terms()?.wallet.to_string());
+    info!(agent = %config.agent_name(), database = store.database_name(), "client-agent runs");
+    let mut tasks = Supervisor::new();
+    let (plan_every, track_every) = (config.setting.plan_interval, config.setting.deal_timeout);
+    let planning = publish(proposer, store, plan_every, stop.clone());
+    tasks.spawn("publishing deals", async move {
+        planning.await;
+        Ok::<(), Infallible>(())
+    });
+    tasks.spawn("tracking deals", async move {
+        follow(tracker, track_every, stop).await;
+        Ok::<(), Infallible>(())
+    });
+    match tasks.run(shutdown, config.setting.grace_period).await {
+        Ok(()) => Ok(ExitStatus::Success),
+        Err(error) => Err(Stop::failure(&error)),
+    }
+}
+
+/// Passes until told to stop; what fails is said once per kind of trouble and tried again.
+async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: CancellationToken) {
+    let mut backoff = Backoff::new(BackoffPolicy::default());
+    let mut indexed = false;
+    while !stop.is_cancelled() {
+        if !indexed {
+            match store.ensure_indexes().await {
+                Ok(_report) => indexed = true,
+                Err(error) => warn!(reason = %ErrorChain(&error), "indexes could not be looked at"),
+            }
+        }
+        let pause = match proposer.pass(Mode::Publish).await {
+            Ok(report) => {
+                say(&report);
+                backoff.reset();
+                every
+            }
+            Err(error) => {
+                warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "no deals can be published now");
+                every.min(backoff.next_delay())
+            }
+        };
+        sleep(pause, &stop).await;
+    }
+    let rest = proposer.finish().await;
+    say(&rest);
+}
+
+fn say(report: &Report) {
+    for problem in &report.car_problems {
+        warn!(problem = %problem, "no deal for this CAR now");
+    }
+    if !report.deals.is_empty() || !report.miners.is_empty() {
+        let planned: u64 = report.miners.values().map(|total| total.deals).sum();
+        info!(cars = report.cars, planned, ended = report.deals.len(), "publishing pass");
+    }
+}
+
+async fn follow(mut tracker: Tracker, every: Duration, stop: CancellationToken) {
+    let mut backoff = Backoff::new(BackoffPolicy::default());
+    while !stop.is_cancelled() {
+        let pause = match tracker.pass().await {
+            Ok(_report) => {
+                backoff.reset();
+                every
+            }
+            Err(error) => {
+                warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "deals cannot be followed now");
+                every.min(backoff.next_delay())
+            }
+        };
+        sleep(pause, &stop).await;
+    }
+}
+
+async fn sleep(pause: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(pause) => {}
+    }
+}
+
+async fn connect(config: &Config) -> Result<(Store, FullNode), Stop> {
+    let endpoint = resolve_full_node(&config.lotus, &|name| std::env::var(name).ok())
+        .map_err(|error| Stop::user(&error))?;
+    let token = endpoint.token.as_ref().map(Secret::expose);
+    let client = Client::new(endpoint.url.as_str(), token, config.call_timeouts())?;
+    let store = Store::open(&config.store_options()?).await?;
+    Ok((store, FullNode::new(client)))
+}
+
+fn proposer(
+    config: &Config,
+    store: &Store,
+    node: &FullNode,
+    stop: CancellationToken,
+) -> Result<Proposer, Stop> {
+    let deal_terms = config.deal_terms()?;
+    let setting = &config.setting;
+    let terms = Terms {
+        wallet: deal_terms.wallet.to_string(),
+        duration: deal_terms.duration,
+        start_delay_epochs: setting.start_delay.epochs(),
+        provider_collateral: match setting.provider_collateral {
+            Collateral::Auto => None,
+            Collateral::Amount(amount) => Some(amount),
+        },
+        verified: setting.verified,
+        fast_retrieval: setting.fast_retrieval,
+        method: match setting.publish_method {
+            PublishChoice::Auto => MethodChoice::Auto,
+            PublishChoice::Stateless => MethodChoice::Only(PublishMethod::Stateless),
+            PublishChoice::Start => MethodChoice::Only(PublishMethod::Start),
+        },
+        groups: setting.groups.clone(),
+        car_paths: setting.car_paths.clone(),
+        owner: config.agent_name(),
+    };
+    let targets = deal_terms
+        .miners
+        .iter()
+        .map(|miner| Target { miner: miner.miner.to_string(), price: miner.price })
+        .collect();
+    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let limits = Limits {
+        replicas_max: count(setting.max_deal_nums),
+        deals_per_payload_and_miner_max: count(setting.miner_max_deals),
+        open_deals_per_miner_max: setting.max_open_deals_per_miner.map(u64::from),
+        deals_per_pass_max: setting.max_deals_per_run.map(u64::from),
+        failures_max: count(setting.max_failed_deals),
+    };
+    Ok(Proposer::new(store.clone(), node.clone(), terms, targets, limits, stop))
+}
+
+impl From<ProposeError> for Stop {
+    fn from(error: ProposeError) -> Self {
+        Self::user_or_failure(&error, error.hint())
+    }
+}
+
+impl From<TrackError> for Stop {
+    fn from(error: TrackError) -> Self {
+        Self::user_or_failure(&error, error.hint())
+    }
+}

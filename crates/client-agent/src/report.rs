@@ -1,0 +1,189 @@
+//! What people read: the plan of `makedeals`, the state of things of `status`.
+
+use std::fmt::Write as _;
+
+use carferry_core::{
+    model::OfflineDealDoc,
+    printer::{ExitStatus, Printer},
+    store::{DealCounts, Store},
+};
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use crate::{
+    cli::StatusArgs,
+    config::Config,
+    propose::{DealState, Mode, Report},
+    stop::Stop,
+};
+
+/// Troubled deals that `status` lists.
+const TROUBLED_MAX: i64 = 20;
+
+/// A pass for people.
+pub(crate) fn plan_text(report: &Report, mode: Mode) -> String {
+    let mut text = String::new();
+    if !report.miners.is_empty() {
+        let mut table = table(["miner", "deals", "piece bytes", "price at most", "method"]);
+        for (miner, total) in &report.miners {
+            table.add_row([
+                miner.clone(),
+                total.deals.to_string(),
+                bytes(total.bytes),
+                total.price.clone(),
+                total.method.unwrap_or_default().to_owned(),
+            ]);
+        }
+        line(&mut text, table.trim_fmt());
+    }
+    let count = |state| report.count(state);
+    match mode {
+        Mode::DryRun => line(
+            &mut text,
+            format!(
+                "dry run: {} deals would be published for {} CARs",
+                count(DealState::Planned),
+                report.cars
+            ),
+        ),
+        Mode::Publish => line(
+            &mut text,
+            format!(
+                "{} deals published, {} found from earlier runs, {} refused, {} not confirmed yet, {} given up; {} CARs looked at",
+                count(DealState::Published),
+                count(DealState::Settled),
+                count(DealState::Refused),
+                count(DealState::Unsettled),
+                count(DealState::Abandoned),
+                report.cars
+            ),
+        ),
+    }
+    for deal in &report.deals {
+        if matches!(deal.state, DealState::Refused | DealState::Unsettled | DealState::Abandoned) {
+            let detail = deal.detail.as_deref().unwrap_or_default();
+            line(&mut text, format!("  {} with {}: {detail}", deal.payload_cid, deal.miner));
+        }
+    }
+    for (miner, problem) in &report.miner_problems {
+        line(&mut text, format!("  {miner} gets no deals: {problem}"));
+    }
+    for problem in &report.car_problems {
+        line(&mut text, format!("  {problem}"));
+    }
+    if report.more_car_problems > 0 {
+        line(&mut text, format!("  and {} more like these", report.more_car_problems));
+    }
+    for (reason, count) in &report.held {
+        line(&mut text, format!("  held back {count} times: {reason}"));
+    }
+    text
+}
+
+/// What `status --json` prints.
+#[derive(Debug, Serialize)]
+struct Status {
+    cars: u64,
+    #[serde(rename = "carpiecebytes")]
+    car_piece_bytes: i64,
+    deals: Vec<DealCounts>,
+    #[serde(rename = "openintents")]
+    open_intents: u64,
+    troubled: Vec<Troubled>,
+}
+
+#[derive(Debug, Serialize)]
+struct Troubled {
+    deal: String,
+    miner: String,
+    #[serde(rename = "filecid")]
+    payload_cid: String,
+    why: String,
+}
+
+/// Prints how things stand: CARs, deals by miner and state, what is stuck and why.
+///
+/// # Errors
+///
+/// [`Stop`] when the database does not answer.
+pub async fn status(args: &StatusArgs, config: &Config, out: &mut Printer) -> Result<ExitStatus, Stop> {
+    let store = Store::open(&config.store_options()?).await?;
+    let (cars, car_piece_bytes) = store.car_totals().await?;
+    let status = Status {
+        cars,
+        car_piece_bytes,
+        deals: store.deal_counts().await?,
+        open_intents: store.open_intent_count().await?,
+        troubled: store.troubled_deals(TROUBLED_MAX).await?.iter().map(troubled).collect(),
+    };
+    if args.json {
+        out.json(&status)?;
+    } else {
+        out.text(status_text(&status))?;
+    }
+    Ok(ExitStatus::Success)
+}
+
+fn troubled(deal: &OfflineDealDoc) -> Troubled {
+    let import = deal.import.as_ref().filter(|_| deal.isdeal == Some(0));
+    let why = import
+        .and_then(|import| import.reason.clone())
+        .map(|reason| format!("import: {reason}"))
+        .or_else(|| deal.statusmsg.clone())
+        .unwrap_or_default();
+    Troubled {
+        deal: deal.dealcid.as_deref().unwrap_or("without dealcid").chars().take(80).collect(),
+        miner: deal.miner.clone().unwrap_or_default(),
+        payload_cid: deal.filecid.clone().unwrap_or_default(),
+        why,
+    }
+}
+
+fn status_text(status: &Status) -> String {
+    let mut text = String::new();
+    let piece_bytes = u64::try_from(status.car_piece_bytes).unwrap_or(0);
+    line(&mut text, format!("{} CARs, {} of pieces", status.cars, bytes(piece_bytes)));
+    if status.deals.is_empty() {
+        line(&mut text, "no deals yet");
+    } else {
+        let mut deals = table(["miner", "imported", "state", "deals", "piece bytes (unpadded)"]);
+        for group in &status.deals {
+            deals.add_row([
+                group.miner.clone(),
+                if group.isdeal == 1 { "yes" } else { "no" }.to_owned(),
+                format!("{} {}", group.status, group.statusname),
+                group.deals.to_string(),
+                bytes(u64::try_from(group.bytes).unwrap_or(0)),
+            ]);
+        }
+        line(&mut text, deals.trim_fmt());
+    }
+    if status.open_intents > 0 {
+        line(
+            &mut text,
+            format!("{} proposals are not confirmed yet; the next pass settles them", status.open_intents),
+        );
+    }
+    if !status.troubled.is_empty() {
+        line(&mut text, "stuck:");
+        for deal in &status.troubled {
+            line(&mut text, format!("  {} with {}: {}", deal.deal, deal.miner, deal.why));
+        }
+    }
+    text
+}
+
+fn table<const N: usize>(head: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(head);
+    table
+}
+
+fn line(text: &mut String, what: impl std::fmt::Display) {
+    let _infallible = writeln!(text, "{what}");
+}
+
+/// Bytes for people, in binary units.
+fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
