@@ -30,7 +30,7 @@ async fn deals_arrive_through(road: &Road, trouble: impl AsyncFn(usize)) -> Vec<
 }
 
 async fn assert_each_imported_once(road: &Road, deals: &[String]) {
-    let deadline = Duration::from_secs(60);
+    let deadline = Duration::from_secs(120);
     eventually!(
         within deadline,
         match road.imported_count().await {

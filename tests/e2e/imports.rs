@@ -26,7 +26,7 @@ async fn two_agents_racing_for_200_deals_import_each_once() {
         road.record(car, deal, MINER).await.unwrap();
     }
     eventually_eq!(
-        within Duration::from_secs(60), road.imported_count().await.unwrap(), 200, "all deals are imported"
+        within Duration::from_secs(120), road.imported_count().await.unwrap(), 200, "all deals are imported"
     );
     for agent in agents {
         agent.end().await.unwrap();
