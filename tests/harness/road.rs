@@ -15,7 +15,8 @@ use anyhow::Context as _;
 use bson::{Document, doc};
 use carferry_core::{
     lotus::{
-        CallTimeouts, Client, FullNode,
+        CallTimeouts, Client, FullNode, Provider,
+        provider::ImportMethod,
         wire::{CidLink, DataRef, StartDealParams},
     },
     model::PublishMethod,
@@ -101,8 +102,13 @@ impl Road {
         cars::make(&self.new_path("content"), content.repeat(times).as_bytes())
     }
 
-    /// Proposes a deal over a CAR; the answer is its proposal CID.
+    /// Proposes a deal over a CAR; the answer is its proposal CID, once the provider waits for the data.
     pub async fn propose(&self, car: &Car, miner: &str) -> anyhow::Result<String> {
+        self.propose_by(PublishMethod::Stateless, car, miner).await
+    }
+
+    /// As [`Road::propose`] by either method; `ClientStartDeal` answers before the provider knows.
+    pub async fn propose_by(&self, method: PublishMethod, car: &Car, miner: &str) -> anyhow::Result<String> {
         let params = StartDealParams {
             data: DataRef {
                 transfer_type: "manual".to_owned(),
@@ -120,7 +126,7 @@ impl Road {
             fast_retrieval: true,
             verified_deal: false,
         };
-        Ok(self.full_node.publish(PublishMethod::Stateless, &params).await?.cid)
+        Ok(self.full_node.publish(method, &params).await?.cid)
     }
 
     /// Writes a CAR and a deal over it into the database, as client-agent does.
@@ -161,6 +167,14 @@ impl Road {
         let proposals = (0..count)
             .map(|number| async move { self.proposed(&format!("content of file {number} ")).await });
         stream::iter(proposals).buffer_unordered(PROPOSALS_AT_ONCE).try_collect().await
+    }
+
+    /// Imports a CAR as an operator does, past all agents.
+    pub async fn import_by_hand(&self, deal: &str, car: &Car) -> anyhow::Result<()> {
+        let token = self.sim.token(Permission::Admin);
+        let client = Client::new(&self.sim.miner_url(MINER), Some(&token), CallTimeouts::default())?;
+        let path = car.path.to_str().context("the path is no UTF-8")?;
+        Ok(Provider::new(client).import(ImportMethod::Deals, &deal.parse()?, path).await?)
     }
 
     /// The document of a deal, if there is one.

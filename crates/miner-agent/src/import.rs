@@ -103,7 +103,14 @@ impl Importer {
             Ok(proposal_cid) => proposal_cid,
             Err(error) => return settled(failed(format!("`dealcid` cannot be used: {error}"))),
         };
-        let listing = match self.market.recent_listing().await {
+        let mut listed = self.market.recent_listing().await;
+        // Recorded after that listing, perhaps. One that stays unknown is not worth a listing at each look.
+        let is_first_look = deal.import.is_none();
+        if is_first_look && listed.as_ref().is_ok_and(|listing| listing.deal(proposal_cid.as_str()).is_none())
+        {
+            listed = self.market.fresh_listing().await;
+        }
+        let listing = match listed {
             Ok(listing) => listing,
             Err(error) => return Ok(Assessment::NodeTrouble(self.node_trouble(&error))),
         };

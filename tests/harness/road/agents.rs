@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Road;
+use super::{MINER, Road};
 use crate::{helper, tied};
 
 /// A log filter (`debug`, say) for agents inside the test's process, whose logs nobody sees otherwise.
@@ -110,12 +110,10 @@ pub fn spawn(mut command: Command, log: &Path) -> anyhow::Result<Process> {
 }
 
 impl Road {
-    /// A configuration of miner-agent for all miners here, with times that suit tests.
-    pub fn import_yaml(&self) -> anyhow::Result<PathBuf> {
+    /// A configuration of miner-agent for these miners, with times that suit tests.
+    pub fn import_yaml(&self, miners: &[&str]) -> anyhow::Result<PathBuf> {
         let token = self.sim.token(Permission::Write);
-        let miners: Vec<_> = self
-            .sim
-            .miners()
+        let miners: Vec<_> = miners
             .iter()
             .map(|miner| {
                 format!("{{miner: {miner}, endpoint: '{}', token: '{token}'}}", self.sim.miner_url(miner))
@@ -134,25 +132,30 @@ impl Road {
         Ok(file)
     }
 
-    /// Starts a miner-agent inside this process.
+    /// Starts a miner-agent for [`MINER`] inside this process.
     pub fn miner_agent(&self) -> anyhow::Result<MinerAgent> {
         self.miner_agent_with(&[])
     }
 
     /// The same with some keys (`setting.lease`) set otherwise.
     pub fn miner_agent_with(&self, keys: &[(&str, &str)]) -> anyhow::Result<MinerAgent> {
+        self.miner_agent_for(&[MINER], keys)
+    }
+
+    /// The same for other miners.
+    pub fn miner_agent_for(&self, miners: &[&str], keys: &[(&str, &str)]) -> anyhow::Result<MinerAgent> {
         let keys: Vec<_> = keys.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
-        let config = miner_agent::Config::load(Some(&self.import_yaml()?), Vec::new(), &keys)?;
+        let config = miner_agent::Config::load(Some(&self.import_yaml(miners)?), Vec::new(), &keys)?;
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();
         task.spawn(miner_agent::run_agent(config, stop.clone()));
         Ok(MinerAgent { stop, task })
     }
 
-    /// Starts a miner-agent as a process of its own.
+    /// Starts a miner-agent for [`MINER`] as a process of its own.
     pub fn miner_agent_process(&self) -> anyhow::Result<Process> {
         let mut command = miner_agent_command()?;
-        command.arg("run").arg("-c").arg(self.import_yaml()?);
+        command.arg("run").arg("-c").arg(self.import_yaml(&[MINER])?);
         spawn(command, &self.new_path("miner-agent.log"))
     }
 }

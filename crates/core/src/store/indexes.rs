@@ -19,6 +19,13 @@ pub struct IndexReport {
     pub missing: Vec<(String, String)>,
 }
 
+/// What to do about a missing index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Create,
+    Report,
+}
+
 struct Wanted {
     name: &'static str,
     keys: Document,
@@ -36,6 +43,19 @@ impl Store {
     ///
     /// When the server cannot be asked at all.
     pub async fn ensure_indexes(&self) -> Result<IndexReport, StoreError> {
+        self.indexes(Missing::Create).await
+    }
+
+    /// Says which of them are missing; creates none.
+    ///
+    /// # Errors
+    ///
+    /// When the server cannot be asked at all.
+    pub async fn check_indexes(&self) -> Result<IndexReport, StoreError> {
+        self.indexes(Missing::Report).await
+    }
+
+    async fn indexes(&self, missing: Missing) -> Result<IndexReport, StoreError> {
         let mut report = IndexReport::default();
         let cars = [
             wanted("carferry_source", doc! { "inputpath": 1, "outputpath": 1, "filecid": 1 }).unique(),
@@ -57,9 +77,9 @@ impl Store {
             wanted("carferry_filecid", doc! { "filecid": 1 }),
             wanted("carferry_state", doc! { "state": 1, "owner": 1 }),
         ];
-        self.ensure_on(&self.cars, &cars, &mut report).await?;
-        self.ensure_on(&self.deals, &deals, &mut report).await?;
-        self.ensure_on(&self.intents, &intents, &mut report).await?;
+        self.ensure_on(&self.cars, &cars, missing, &mut report).await?;
+        self.ensure_on(&self.deals, &deals, missing, &mut report).await?;
+        self.ensure_on(&self.intents, &intents, missing, &mut report).await?;
         Ok(report)
     }
 
@@ -67,6 +87,7 @@ impl Store {
         &self,
         collection: &Collection<Document>,
         wanted: &[Wanted],
+        missing: Missing,
         report: &mut IndexReport,
     ) -> Result<(), StoreError> {
         let existing = self.existing_keys(collection).await?;
@@ -75,6 +96,10 @@ impl Store {
                 continue;
             }
             let label = format!("{}.{}", collection.name(), index.name);
+            if missing == Missing::Report {
+                report.missing.push((label, "made at the next start of an agent".to_owned()));
+                continue;
+            }
             let options = IndexOptions::builder()
                 .name(index.name.to_owned())
                 .unique(index.unique.then_some(true))

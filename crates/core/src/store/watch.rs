@@ -63,7 +63,7 @@ impl Store {
             let pause = backoff.next_delay();
             match reason {
                 Ok(ended) => {
-                    info!(reason = ended, pause_ms = pause.as_millis(), "change stream ended, opening anew")
+                    info!(reason = ended, pause_ms = pause.as_millis(), "change stream ended, opening anew");
                 }
                 Err(error) if error.is_configuration() => warn!(
                     reason = %ErrorChain(&error),

@@ -1,0 +1,242 @@
+//! Deals that wait in the database are imported, each once, whatever the order of things.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use bson::{Document, doc};
+use carferry_core::model::PublishMethod;
+use futures::TryStreamExt as _;
+use harness::{
+    eventually, eventually_eq,
+    road::{MINER, Road},
+};
+use lotus_sim::{LotusVersion, MinerConfig, SimConfig};
+
+const IMPORT: &str = "Filecoin.MarketImportDealData";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_racing_for_200_deals_import_each_once() {
+    let road = Road::open().await.unwrap();
+    let deals = road.many_proposed(200).await.unwrap();
+    let (before, while_running) = deals.split_at(100);
+    for (car, deal) in before {
+        road.record(car, deal, MINER).await.unwrap();
+    }
+    let agents = [road.miner_agent().unwrap(), road.miner_agent().unwrap()];
+    for (car, deal) in while_running {
+        road.record(car, deal, MINER).await.unwrap();
+    }
+    eventually_eq!(
+        within Duration::from_secs(60), road.imported_count().await.unwrap(), 200, "all deals are imported"
+    );
+    for agent in agents {
+        agent.end().await.unwrap();
+    }
+
+    for (_, deal) in &deals {
+        let counts = road.sim.import_counts(deal);
+        assert_eq!((counts.started, counts.succeeded, counts.effective), (1, 1, 1), "{deal}");
+    }
+    assert_eq!((road.sim.count(IMPORT), road.sim.temp_files_leaked()), (200, 0));
+    assert!(road.sim.max_concurrent_imports_seen(MINER) <= 2, "one at a time for each agent");
+    let documents: Vec<Document> = road.deals().find(doc! {}).await.unwrap().try_collect().await.unwrap();
+    for document in &documents {
+        let import = document.get_document("import").unwrap();
+        assert_eq!(document.get_i32("isdeal").ok(), Some(1), "{document}");
+        assert_eq!(import.get_str("state").ok(), Some("done"), "{document}");
+        assert!(import.get_datetime("importedtime").is_ok(), "{document}");
+        assert!(!document.contains_key("claim"), "{document}");
+    }
+    assert_eq!(documents.len(), 200);
+}
+
+#[tokio::test]
+async fn deals_from_before_the_agent_are_imported_earliest_start_first() {
+    let road = Road::open().await.unwrap();
+    let mut recorded = Vec::new();
+    for name in ["first", "second", "third"] {
+        recorded.push(road.recorded(name).await.unwrap());
+        road.sim.advance_epochs(20);
+    }
+    // The first to be recorded starts last in the eyes of the database.
+    let last = &recorded[0].1;
+    let later = doc! { "$inc": { "startepoch": 1000_i64 } };
+    road.deals().update_one(doc! { "dealcid": last }, later).await.unwrap();
+    let agent = road.miner_agent().unwrap();
+    eventually_eq!(road.imported_count().await.unwrap(), 3, "all deals are imported");
+    agent.end().await.unwrap();
+
+    let imported: Vec<String> = road
+        .sim
+        .calls()
+        .into_iter()
+        .filter(|call| call.method == IMPORT)
+        .map(|call| call.params[0]["/"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(imported, [&recorded[1].1, &recorded[2].1, &recorded[0].1].map(String::as_str));
+}
+
+#[tokio::test]
+async fn deal_that_arrives_is_imported_by_its_event_not_by_the_scan() {
+    let road = Road::open().await.unwrap();
+    let (_, first) = road.recorded("first").await.unwrap();
+    // Neither a scan nor a second look would come in time.
+    let keys = [("setting.scanInterval", "1h"), ("setting.waitInterval", "1h")];
+    let agent = road.miner_agent_with(&keys).unwrap();
+    eventually!(road.is_imported(&first).await.unwrap(), "the agent works");
+    for name in ["second", "third"] {
+        let (_, deal) = road.recorded(name).await.unwrap();
+        eventually!(within Duration::from_secs(10), road.is_imported(&deal).await.unwrap(), "{name} is imported");
+        assert_eq!(road.sim.imports_for(&deal), 1);
+    }
+    agent.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn deal_that_the_provider_rejects_fails_with_its_reason() {
+    // v1.5 sends a proposal off without the root at hand, and learns of the rejection later.
+    let road =
+        Road::open_with(SimConfig { version: LotusVersion::V1_5, ..SimConfig::default() }).await.unwrap();
+    let agent = road.miner_agent().unwrap();
+    let car = road.car("rejected").unwrap();
+    road.sim.reject_next(MINER, "no offline deals on sundays");
+    let rejected = road.propose_by(PublishMethod::Start, &car, MINER).await.unwrap();
+    road.record(&car, &rejected, MINER).await.unwrap();
+    eventually_eq!(road.import_field(&rejected, "state").await.unwrap(), "failed", "the deal fails");
+    let reason = road.import_field(&rejected, "reason").await.unwrap();
+    assert!(reason.contains("no offline deals on sundays"), "{reason}");
+
+    let fine = road.car("accepted").unwrap();
+    let accepted = road.propose_by(PublishMethod::Start, &fine, MINER).await.unwrap();
+    road.record(&fine, &accepted, MINER).await.unwrap();
+    eventually!(road.is_imported(&accepted).await.unwrap(), "the next deal is imported");
+    agent.end().await.unwrap();
+    assert_eq!((road.sim.imports_for(&rejected), road.sim.imports_for(&accepted)), (0, 1));
+    let document = road.deal(&rejected).await.unwrap().unwrap();
+    assert_eq!(document.get_i32("isdeal").ok(), Some(0), "{document}");
+    assert!(!document.contains_key("claim"), "{document}");
+}
+
+#[tokio::test]
+async fn deal_whose_start_cannot_be_met_is_not_imported() {
+    let road = Road::open().await.unwrap();
+    let (_, late) = road.recorded("late").await.unwrap();
+    // 400 epochs are left, and sealing takes 480.
+    road.sim.advance_epochs(4600);
+    let (_, in_time) = road.recorded("in time").await.unwrap();
+    let agent = road.miner_agent().unwrap();
+    eventually_eq!(road.import_field(&late, "state").await.unwrap(), "failed", "the late deal fails");
+    eventually!(road.is_imported(&in_time).await.unwrap(), "the other is imported");
+    agent.end().await.unwrap();
+    let reason = road.import_field(&late, "reason").await.unwrap();
+    assert!(reason.contains("start epoch") && reason.contains("480 needed"), "{reason}");
+    assert_eq!((road.sim.imports_for(&late), road.sim.imports_for(&in_time)), (0, 1));
+    assert!(!road.is_imported(&late).await.unwrap());
+}
+
+#[tokio::test]
+async fn deal_imported_by_hand_is_closed_without_a_call() {
+    let road = Road::open().await.unwrap();
+    let (car, deal) = road.recorded("by hand").await.unwrap();
+    road.import_by_hand(&deal, &car).await.unwrap();
+    let agent = road.miner_agent().unwrap();
+    eventually!(road.is_imported(&deal).await.unwrap(), "the deal is closed");
+    agent.end().await.unwrap();
+    assert_eq!(road.sim.imports_for(&deal), 1, "the hand's own");
+}
+
+#[tokio::test]
+async fn agent_serves_all_its_miners_and_nobody_elses() {
+    let miners: Vec<_> = ["f01000", "f01001", "f01002"].map(MinerConfig::new).into();
+    let road = Road::open_with(SimConfig { miners, ..SimConfig::default() }).await.unwrap();
+    let car = road.car("for three").unwrap();
+    road.cars().insert_one(car.document()).await.unwrap();
+    let mut deals = BTreeMap::new();
+    for miner in road.sim.miners() {
+        let deal = road.propose(&car, &miner).await.unwrap();
+        road.record_deal(&car, &deal, &miner).await.unwrap();
+        deals.insert(miner, deal);
+    }
+    let agent = road.miner_agent_for(&["f01000", "f01001"], &[]).unwrap();
+    eventually_eq!(road.imported_count().await.unwrap(), 2, "two miners' deals are imported");
+    agent.end().await.unwrap();
+    let imports: Vec<_> = deals.values().map(|deal| road.sim.imports_for(deal)).collect();
+    assert_eq!(imports, [1, 1, 0]);
+    let untouched = road.deal(&deals["f01002"]).await.unwrap().unwrap();
+    assert!(!untouched.contains_key("claim") && !untouched.contains_key("import"), "{untouched}");
+    assert_eq!(untouched.get_i32("isdeal").ok(), Some(0));
+}
+
+/// What the first prototype left behind: doubles, local times without a zone, missing fields, the error
+/// text of a command where a proposal CID belongs, deals without a CAR.
+#[tokio::test]
+async fn database_of_the_prototype_is_read_without_loss() {
+    let road = Road::open().await.unwrap();
+    let unique = |keys: Document| {
+        let options = mongodb::options::IndexOptions::builder().unique(true).build();
+        mongodb::IndexModel::builder().keys(keys).options(options).build()
+    };
+    let car_keys = doc! { "inputpath": 1, "outputpath": 1, "filecid": 1 };
+    road.cars().create_index(unique(car_keys)).await.unwrap();
+    road.deals().create_index(unique(doc! { "dealcid": 1 })).await.unwrap();
+
+    let (car, deal) = road.proposed("prototype").await.unwrap();
+    let (lost_car, without_car) = road.proposed("without a document in cars").await.unwrap();
+    let (_, done) = road.proposed("closed long ago").await.unwrap();
+    // The prototype wrote its host's clock, here eight hours ahead of UTC.
+    let local = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 8 * 3_600_000);
+    let car_document = doc! {
+        "inputpath": car.source.to_str().unwrap(), "outputpath": car.path.to_str().unwrap(),
+        "filecid": &car.payload_cid, "piececid": &car.piece_cid, "group": "Fedora",
+        "filesizebytes": 200.0, "dealsizebytes": 254.0, "createdtime": local, "shelf": { "row": 7.5 },
+    };
+    let wanted = doc! {
+        "filecid": &car.payload_cid, "dealcid": &deal, "miner": MINER, "price": 0.0,
+        "duration": 521_279.0, "isdeal": 0.0, "status": 18.0, "statusmsg": "WaitingForData",
+        "createdtime": local, "updatedtime": "2021-03-05 18:11:12.345678",
+        "note": ["kept", { "as": "it is" }], "checked": 3.5,
+    };
+    let error_text = "ERROR: failed to start deal: wallet: key not found\nUSAGE: lotus client deal";
+    let others = [
+        doc! { "filecid": &lost_car.payload_cid, "dealcid": &without_car, "miner": MINER, "isdeal": 0.0 },
+        doc! { "filecid": &car.payload_cid, "dealcid": error_text, "miner": MINER, "isdeal": 0.0 },
+        doc! { "miner": MINER, "isdeal": 0.0 },
+        doc! { "filecid": &car.payload_cid, "dealcid": &done, "miner": MINER, "isdeal": 1.0, "status": 7.0 },
+    ];
+    road.cars().insert_one(&car_document).await.unwrap();
+    road.deals().insert_one(&wanted).await.unwrap();
+    road.deals().insert_many(&others).await.unwrap();
+
+    let agent = road.miner_agent().unwrap();
+    eventually!(road.is_imported(&deal).await.unwrap(), "the deal of the prototype is imported");
+    eventually_eq!(road.import_field(error_text, "state").await.unwrap(), "failed", "error text is no deal");
+    eventually_eq!(road.import_field(&without_car, "state").await.unwrap(), "waiting", "no CAR, no failure");
+    let nameless = || async {
+        let found = road.deals().find_one(doc! { "dealcid": { "$exists": false } }).await.unwrap().unwrap();
+        found.get_document("import").is_ok_and(|import| import.get_str("state").ok() == Some("failed"))
+    };
+    eventually!(nameless().await, "a deal without a CID fails");
+    assert!(road.import_field(&without_car, "reason").await.unwrap().contains("no document in `cars`"));
+    assert!(road.import_field(error_text, "reason").await.unwrap().contains("dealcid"));
+
+    // Once its document is there, it is a deal like others.
+    road.cars().insert_one(lost_car.document()).await.unwrap();
+    eventually!(road.is_imported(&without_car).await.unwrap(), "the CAR is known now");
+    agent.end().await.unwrap();
+    let imports = [&deal, &without_car, &done].map(|deal| road.sim.imports_for(deal));
+    assert_eq!(imports, [1, 1, 0]);
+
+    let written = ["isdeal", "updatedtime", "status", "statusmsg"];
+    let after = road.deal(&deal).await.unwrap().unwrap();
+    for (name, value) in wanted.iter().filter(|(name, _)| !written.contains(&name.as_str())) {
+        assert_eq!(after.get(name), Some(value), "{name} of {after}");
+    }
+    let mut car_after = road.cars().find_one(doc! { "group": "Fedora" }).await.unwrap().unwrap();
+    car_after.remove("_id");
+    assert_eq!(car_after, car_document, "the CAR's document is none of miner-agent's business");
+    let mut done_after = road.deal(&done).await.unwrap().unwrap();
+    for own in ["_id", "provider"] {
+        done_after.remove(own);
+    }
+    assert_eq!(done_after, others[3], "a closed deal stays as it is");
+    assert!(fs::exists(&car.path).unwrap());
+}
