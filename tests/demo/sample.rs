@@ -172,7 +172,6 @@ fn walk(folder: &Path, room: usize, found: &mut dyn FnMut(PathBuf, u64)) -> io::
                 folders.push(entry.path());
             } else if kind.is_file()
                 && let Ok(file) = entry.metadata()
-                && file.len() > 0
             {
                 if room == 0 {
                     return Ok(());

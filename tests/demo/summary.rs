@@ -113,8 +113,9 @@ impl Summary {
             ]);
         }
         let sum = |part: fn(&CarLine) -> i64| size(self.cars.iter().map(part).sum());
-        let deals: usize = self.cars.iter().map(|car| car.deals).sum();
-        let active: usize = self.cars.iter().map(|car| car.deals_active).sum();
+        // Not the sum of the column: files with the same bytes share their deals.
+        let deals: usize = self.miners.iter().map(|miner| miner.deals).sum();
+        let active: usize = self.miners.iter().map(|miner| miner.deals_active).sum();
         table.add_row([
             format!("{} CARs", self.cars.len()),
             sum(|car| car.file_bytes),
