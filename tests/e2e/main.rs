@@ -1,12 +1,18 @@
 //! The road of the data end to end, on real mongods and a simulated Lotus.
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod deals;
+#[cfg(test)]
+mod failover;
 #[cfg(test)]
 mod harness_itself;
 #[cfg(test)]
 mod import_trouble;
 #[cfg(test)]
 mod imports;
+#[cfg(test)]
+mod pack;
 #[cfg(test)]
 mod quirks;

@@ -137,15 +137,28 @@ impl Road {
 
     /// Writes the deal alone.
     pub async fn record_deal(&self, car: &Car, deal: &str, miner: &str) -> anyhow::Result<()> {
+        self.deals().insert_one(self.deal_document(car, deal, miner)?).await?;
+        Ok(())
+    }
+
+    /// As [`Road::record`], for a database in trouble: may be repeated until it succeeds.
+    pub async fn record_once(&self, car: &Car, deal: &str, miner: &str) -> anyhow::Result<()> {
+        let key = doc! { "outputpath": car.path.display().to_string() };
+        let insert = doc! { "$setOnInsert": car.document() };
+        self.cars().update_one(key, insert).upsert(true).await?;
+        let insert = doc! { "$setOnInsert": self.deal_document(car, deal, miner)? };
+        self.deals().update_one(doc! { "dealcid": deal }, insert).upsert(true).await?;
+        Ok(())
+    }
+
+    fn deal_document(&self, car: &Car, deal: &str, miner: &str) -> anyhow::Result<Document> {
         let start_epoch = self.sim.deal(deal).context("the simulator has no such deal")?.start_epoch;
         let size = i64::try_from(car.deal_size_bytes)?;
-        let document = doc! {
+        Ok(doc! {
             "filecid": &car.payload_cid, "dealcid": deal, "miner": miner, "isdeal": 0, "status": 18,
             "piececid": &car.piece_cid, "dealsizebytes": size, "startepoch": start_epoch,
             "createdtime": bson::DateTime::now(),
-        };
-        self.deals().insert_one(document).await?;
-        Ok(())
+        })
     }
 
     /// A deal that was proposed and accepted, and stands in no database.
@@ -192,10 +205,14 @@ impl Road {
         Ok(self.deals().count_documents(doc! { "isdeal": 1 }).await?)
     }
 
+    /// A deal's `import`; empty if there is none.
+    pub async fn import_of(&self, deal: &str) -> anyhow::Result<Document> {
+        let document = self.deal(deal).await?.unwrap_or_default();
+        Ok(document.get_document("import").cloned().unwrap_or_default())
+    }
+
     /// A field of a deal's `import`, as text; empty if there is none.
     pub async fn import_field(&self, deal: &str, name: &str) -> anyhow::Result<String> {
-        let document = self.deal(deal).await?;
-        let import = document.as_ref().and_then(|document| document.get_document("import").ok());
-        Ok(import.and_then(|import| import.get_str(name).ok()).unwrap_or_default().to_owned())
+        Ok(self.import_of(deal).await?.get_str(name).unwrap_or_default().to_owned())
     }
 }

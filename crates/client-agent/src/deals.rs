@@ -1,6 +1,6 @@
 //! `makedeals`, `track`, `run`: passes of [`crate::propose`] and [`crate::track`], once or for ever.
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
 use carferry_core::{
     config::Secret,
@@ -145,6 +145,7 @@ pub async fn run(
 async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: CancellationToken) {
     let mut backoff = Backoff::new(BackoffPolicy::default());
     let mut indexed = false;
+    let mut said = BTreeSet::new();
     while !stop.is_cancelled() {
         if !indexed {
             match store.ensure_indexes().await {
@@ -154,7 +155,7 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
         }
         let pause = match proposer.pass(Mode::Publish).await {
             Ok(report) => {
-                say(&report);
+                say(&report, &mut said);
                 backoff.reset();
                 every
             }
@@ -166,12 +167,16 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
         sleep(pause, &stop).await;
     }
     let rest = proposer.finish().await;
-    say(&rest);
+    say(&rest, &mut said);
 }
 
-fn say(report: &Report) {
+/// Logs a pass; a problem that stays is said once.
+fn say(report: &Report, said: &mut BTreeSet<String>) {
+    said.retain(|problem| report.car_problems.contains(problem));
     for problem in &report.car_problems {
-        warn!(problem = %problem, "no deal for this CAR now");
+        if said.insert(problem.clone()) {
+            warn!(problem = %problem, "no deal for this CAR now");
+        }
     }
     if !report.deals.is_empty() || !report.miners.is_empty() {
         let planned: u64 = report.miners.values().map(|total| total.deals).sum();

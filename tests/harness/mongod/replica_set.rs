@@ -221,9 +221,16 @@ impl ReplicaSet {
             let command = if is_alone {
                 doc! { "replSetStepDown": 1, "secondaryCatchUpPeriodSecs": 0, "force": true }
             } else {
-                doc! { "replSetStepDown": 10, "secondaryCatchUpPeriodSecs": 5 }
+                doc! { "replSetStepDown": 5, "secondaryCatchUpPeriodSecs": 2 }
             };
-            set.admin(primary, command)?;
+            // Refused while the others lag, or have stepped down themselves a moment ago.
+            let deadline = Instant::now() + PRIMARY_TIMEOUT;
+            while let Err(refusal) = set.admin(primary, command.clone()) {
+                if Instant::now() > deadline {
+                    return Err(refusal);
+                }
+                thread::sleep(POLL);
+            }
             set.wait_for_other_primary(Some(primary).filter(|_| !is_alone))
         })
         .await?

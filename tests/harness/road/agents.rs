@@ -63,6 +63,11 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Whether it has said this on standard error.
+    pub fn has_logged(&self, text: &str) -> anyhow::Result<bool> {
+        Ok(fs::read_to_string(&self.log)?.contains(text))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("no process ID")?;

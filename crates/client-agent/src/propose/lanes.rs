@@ -24,6 +24,8 @@ use super::{
 const LANE_CAPACITY: usize = 64;
 /// How often a long call tells the others that its intent is still worked on.
 const TOUCH_EVERY: Duration = Duration::from_secs(600);
+/// After a stop, how long a call under way may still take; then its intent is left for the next start.
+const ABANDON_AFTER: Duration = Duration::from_secs(5);
 /// Pauses between tries to write an outcome down, while the database is away.
 const WRITE_RETRY: Duration = Duration::from_secs(2);
 
@@ -119,6 +121,10 @@ async fn one(shared: &Shared, intent: &IntentDoc) {
     let outcome = loop {
         tokio::select! {
             outcome = &mut call => break outcome,
+            () = stopped(&shared.stop) => {
+                info!(payload_cid = %intent.filecid, miner = %intent.miner, "proposal left to the next start");
+                return;
+            }
             _ = touch.tick() => {
                 if let Err(error) = shared.store.touch_intent(intent).await {
                     warn!(reason = %ErrorChain(&error), "intent could not be touched");
@@ -157,6 +163,11 @@ async fn one(shared: &Shared, intent: &IntentDoc) {
         }
     };
     lock(&shared.report).deals.push(line);
+}
+
+async fn stopped(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(ABANDON_AFTER).await;
 }
 
 /// Writes an outcome, again and again while the database is away. `false` when told to stop first: the

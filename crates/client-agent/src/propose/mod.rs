@@ -17,7 +17,7 @@ mod report;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid};
@@ -27,6 +27,7 @@ use carferry_core::{
     model::{AttoFil, CarDoc, ChainEpoch, DealDuration, IntentDoc, IntentId, IntentState, PublishMethod},
     store::{NewIntent, Store, StoreError},
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -105,7 +106,11 @@ pub struct Proposer {
     limits: Limits,
     lanes: Lanes,
     decided: Option<(bool, bool)>,
+    asked: BTreeMap<String, (Instant, MinerFacts)>,
 }
+
+/// How long a provider's terms are taken for true: asking means a stream to the provider.
+const TERMS_LAST: Duration = Duration::from_secs(600);
 
 /// What one pass knows.
 struct Pass {
@@ -141,7 +146,7 @@ impl Proposer {
     ) -> Self {
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
         let lanes = Lanes::new(store.clone(), publisher, stop);
-        Self { store, node, terms, targets, limits, lanes, decided: None }
+        Self { store, node, terms, targets, limits, lanes, decided: None, asked: BTreeMap::new() }
     }
 
     /// Settles open intents, then plans and publishes what is wanted. Publishing goes on in the lanes when
@@ -254,15 +259,16 @@ impl Proposer {
     }
 
     /// Terms of every provider, asked side by side: one that does not answer costs the others nothing.
-    async fn ask_miners(&self, report: &mut Report) -> BTreeMap<String, MinerFacts> {
-        let asked = self.targets.iter().map(|target| async {
+    async fn ask_miners(&mut self, report: &mut Report) -> BTreeMap<String, MinerFacts> {
+        self.asked.retain(|_, (when, _)| when.elapsed() < TERMS_LAST);
+        let unknown = self.targets.iter().filter(|target| !self.asked.contains_key(&target.miner));
+        let asked = unknown.map(|target| async {
             (target.miner.clone(), preflight::miner_facts(&self.node, &target.miner).await)
         });
-        let mut found = BTreeMap::new();
         for (miner, answer) in futures::future::join_all(asked).await {
             match answer {
                 Ok(facts) => {
-                    found.insert(miner, facts);
+                    self.asked.insert(miner, (Instant::now(), facts));
                 }
                 Err(problem) => {
                     warn!(miner = %miner, reason = %problem, "miner gets no deals now");
@@ -270,7 +276,7 @@ impl Proposer {
                 }
             }
         }
-        found
+        self.asked.iter().map(|(miner, (_, facts))| (miner.clone(), facts.clone())).collect()
     }
 
     async fn plan(&mut self, pass: &mut Pass) -> Result<(), ProposeError> {

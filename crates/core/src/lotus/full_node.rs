@@ -106,13 +106,17 @@ impl FullNode {
     ///
     /// # Errors
     ///
-    /// Whatever else stands in the way (no connection, no permission).
+    /// Whatever else stands in the way (no connection, a wrong token). A missing permission does not: the
+    /// method exists, and publishing says what it needs.
     pub async fn has_method(&self, method: PublishMethod) -> Result<bool, LotusError> {
         let answer: Result<Value, LotusError> =
             self.client.call(publish_method_name(method), vec![], self.client.timeouts.quick).await;
         match answer {
             Err(LotusError::MethodNotFound { .. }) => Ok(false),
-            Ok(_) | Err(LotusError::Application { code: INVALID_PARAMS, .. }) => Ok(true),
+            Ok(_)
+            | Err(LotusError::Application { code: INVALID_PARAMS, .. } | LotusError::Permission { .. }) => {
+                Ok(true)
+            }
             Err(other) => Err(other),
         }
     }

@@ -1,0 +1,118 @@
+//! Agents that are killed, frozen or asked to end while the node works on their import.
+
+use std::time::Duration;
+
+use harness::{
+    eventually, eventually_eq,
+    road::{MINER, Road},
+};
+use lotus_sim::{DealState, Fault, FaultKind, SimConfig, Timings};
+use rustix::process::Signal;
+
+const IMPORT: &str = "Filecoin.MarketImportDealData";
+
+/// A node that takes its time over the commitment: by then, a caller that leaves changes nothing.
+fn slow_node(time: Duration) -> SimConfig {
+    SimConfig { timings: Timings { import_commp: time, ..Timings::default() }, ..SimConfig::default() }
+}
+
+async fn has_called(road: &Road, deal: &str) -> bool {
+    let document = road.deal(deal).await.unwrap().unwrap();
+    let noted = document.get_document("import").is_ok_and(|import| import.contains_key("calledtime"));
+    noted && road.sim.imports_for(deal) == 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn import_of_a_killed_agent_is_finished_by_the_next_without_a_second_call() {
+    let road = Road::open_with(slow_node(Duration::from_secs(2))).await.unwrap();
+    let (_, deal) = road.recorded("killed").await.unwrap();
+    let mut agent = road.miner_agent_process().unwrap();
+    eventually!(has_called(&road, &deal).await, "the call is under way");
+    // The copy is made at once; the node is at the commitment when its file is whole.
+    eventually!(staged(&road), "the node has its copy");
+    agent.kill9().unwrap();
+    assert_eq!(road.sim.deal(&deal).unwrap().provider.unwrap().state, DealState::WaitingForData);
+
+    let next = road.miner_agent_with(&[("setting.confirmTimeout", "10s")]).unwrap();
+    eventually!(road.is_imported(&deal).await.unwrap(), "the next agent closes the deal");
+    next.end().await.unwrap();
+    let counts = road.sim.import_counts(&deal);
+    assert_eq!((counts.started, counts.effective), (1, 1), "{counts:?}");
+    assert_eq!(road.sim.temp_files_leaked(), 0);
+    assert!(!road.deal(&deal).await.unwrap().unwrap().contains_key("claim"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_killed_after_the_work_leaves_only_the_closing_to_the_next() {
+    let road = Road::open().await.unwrap();
+    let (_, deal) = road.recorded("answer withheld").await.unwrap();
+    road.sim.inject(Fault::on(IMPORT, FaultKind::HangAfterWork));
+    let mut agent = road.miner_agent_process().unwrap();
+    eventually_eq!(road.sim.import_counts(&deal).effective, 1, "the node has done its work");
+    agent.kill9().unwrap();
+    assert!(!road.is_imported(&deal).await.unwrap(), "nobody could know");
+
+    let next = road.miner_agent().unwrap();
+    eventually!(road.is_imported(&deal).await.unwrap(), "the next agent closes the deal");
+    next.end().await.unwrap();
+    assert_eq!(road.sim.imports_for(&deal), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn import_lost_with_the_killed_agent_is_made_by_the_next() {
+    let road = Road::open().await.unwrap();
+    let (_, deal) = road.recorded("lost").await.unwrap();
+    road.sim.inject(Fault::on(IMPORT, FaultKind::Hang).times(1));
+    let mut agent = road.miner_agent_process().unwrap();
+    eventually_eq!(road.sim.count(IMPORT), 1, "the call is under way");
+    agent.kill9().unwrap();
+
+    let next = road.miner_agent_with(&[("setting.confirmTimeout", "500ms")]).unwrap();
+    eventually!(road.is_imported(&deal).await.unwrap(), "the next agent imports the deal");
+    next.end().await.unwrap();
+    let counts = road.sim.import_counts(&deal);
+    assert_eq!((road.sim.count(IMPORT), counts.started, counts.effective), (2, 1, 1), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_agent_wakes_to_a_closed_deal_and_writes_nothing() {
+    let road = Road::open_with(slow_node(Duration::from_secs(2))).await.unwrap();
+    let (_, deal) = road.recorded("frozen").await.unwrap();
+    let mut frozen = road.miner_agent_process().unwrap();
+    eventually!(has_called(&road, &deal).await, "the call is under way");
+    frozen.signal(Signal::STOP).unwrap();
+
+    let other = road.miner_agent_with(&[("setting.confirmTimeout", "10s")]).unwrap();
+    eventually!(road.is_imported(&deal).await.unwrap(), "the other agent closes the deal");
+    let closed = road.import_of(&deal).await.unwrap();
+    frozen.signal(Signal::CONT).unwrap();
+    eventually!(frozen.has_logged("the lease was lost").unwrap(), "the frozen agent finds out");
+    assert_eq!(road.import_of(&deal).await.unwrap(), closed, "the deal stands as the other left it");
+
+    // It is of use again.
+    other.end().await.unwrap();
+    let (_, next) = road.recorded("after the freeze").await.unwrap();
+    eventually!(road.is_imported(&next).await.unwrap(), "the agent that was frozen goes on");
+    assert_eq!((road.sim.imports_for(&deal), road.sim.imports_for(&next)), (1, 1));
+    assert!(frozen.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_that_is_asked_to_end_finishes_its_import_first() {
+    let road = Road::open_with(slow_node(Duration::from_secs(1))).await.unwrap();
+    let (_, deal) = road.recorded("under way").await.unwrap();
+    let mut agent = road.miner_agent_process().unwrap();
+    eventually!(has_called(&road, &deal).await, "the call is under way");
+    agent.signal(Signal::TERM).unwrap();
+    let (_, too_late) = road.recorded("too late").await.unwrap();
+    eventually!(!agent.is_running(), "the agent ends");
+    assert!(road.is_imported(&deal).await.unwrap());
+    assert_eq!((road.sim.imports_for(&deal), road.sim.imports_for(&too_late)), (1, 0));
+    let untouched = road.deal(&too_late).await.unwrap().unwrap();
+    assert!(!untouched.contains_key("claim") && !untouched.contains_key("import"), "{untouched}");
+}
+
+fn staged(road: &Road) -> bool {
+    let folder = std::fs::read_dir(road.sim.staging_dir(MINER));
+    folder.into_iter().flatten().flatten().any(|entry| entry.metadata().is_ok_and(|file| file.len() > 0))
+}
