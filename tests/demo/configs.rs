@@ -196,6 +196,6 @@ mod tests {
             .collect();
         let miners: Vec<usize> = loaded.iter().map(|config| config.miners.len()).collect();
         assert_eq!(miners, [2, 1]);
-        assert_eq!(loaded[0].roots.as_slice(), std::slice::from_ref(&cars));
+        assert_eq!(loaded[0].roots, std::slice::from_ref(&cars));
     }
 }

@@ -31,7 +31,7 @@ use clap::{Parser, ValueEnum};
 /// Builds client-agent, miner-agent and lotus-sim, gets a mongod, starts a replica set of three and a
 /// simulated Lotus with three miners, and cleans up after itself.
 #[derive(Debug, Parser)]
-#[command(name = "cargo demo", version, max_term_width = 100)]
+#[command(name = "demo", bin_name = "cargo demo", version, max_term_width = 100)]
 struct Arguments {
     /// Folder whose files are packed [default: a sample of files of this machine].
     #[arg(long, value_name = "DIR")]

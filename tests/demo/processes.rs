@@ -172,9 +172,8 @@ mod tests {
 
     #[test]
     fn tail_has_the_last_lines_cut_to_a_readable_length() {
-        let lines: Vec<_> = (0..40).map(|n| format!("line {n} {}", "é".repeat(300))).collect();
-        let text = lines.join("\n");
-        let tail = tail(&text);
+        let lines: Vec<String> = (0..40).map(|n| format!("line {n} {}", "é".repeat(300))).collect();
+        let tail = tail(&lines.join("\n"));
         assert_eq!(tail.lines().count(), TAIL_LINES);
         assert!(tail.starts_with("line 25 ") && tail.lines().all(|line| line.ends_with('…')));
     }

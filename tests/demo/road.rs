@@ -121,6 +121,10 @@ async fn steps(
     started: &mut Started,
 ) -> anyhow::Result<Summary> {
     let mut log = Log::new();
+    if let Some(input) = &arguments.input {
+        // Better now than after minutes of building.
+        input.canonicalize().with_context(|| format!("cannot use --input {}", input.display()))?;
+    }
 
     log.begin("Building client-agent, miner-agent and lotus-sim (cargo build)");
     let programs = Programs::build().await?;

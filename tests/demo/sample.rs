@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 const FILES: u32 = 26;
 /// The largest file's part of the whole: 120 of 300 MiB.
 const LARGEST_PERCENT: u64 = 40;
-/// Each further file has this part of the one before it, down to a few hundred bytes.
+/// Each further file has this part of the one before it.
 const NEXT_PERCENT: u64 = 60;
+/// The smallest file: a little less, and its piece would be smaller than miners take.
+const SMALLEST: u64 = 300;
 /// A file this much smaller or larger than wanted is taken as it is. Such ranges do not meet, so no
 /// two files of the sample have the same size, nor the same bytes.
 const TOLERANCE_PERCENT: u64 = 20;
@@ -89,7 +91,7 @@ pub(crate) fn gather(folder: &Path, bytes: u64, stop: &CancellationToken) -> any
 fn sizes(bytes: u64) -> Vec<u64> {
     let largest = bytes / 100 * LARGEST_PERCENT;
     std::iter::successors(Some(largest), |size| Some(size * NEXT_PERCENT / 100))
-        .take_while(|size| *size > 0)
+        .take_while(|size| *size >= SMALLEST)
         .take(usize::try_from(FILES).unwrap_or(usize::MAX))
         .collect()
 }
@@ -170,7 +172,6 @@ fn walk(folder: &Path, room: usize, found: &mut dyn FnMut(PathBuf, u64)) -> io::
                 folders.push(entry.path());
             } else if kind.is_file()
                 && let Ok(file) = entry.metadata()
-                && file.len() > 0
             {
                 if room == 0 {
                     return Ok(());
@@ -193,11 +194,12 @@ mod tests {
 
     #[test]
     fn sizes_fall_from_a_hundred_mebibytes_to_a_few_hundred_bytes() {
-        let sizes = sizes(300 << 20);
-        assert_eq!(sizes.len(), 26);
-        assert!(sizes[0] > 100 << 20 && (200..1000).contains(&sizes[25]), "{sizes:?}");
-        let sum: u64 = sizes.iter().sum();
+        let of_default = sizes(300 << 20);
+        assert_eq!(of_default.len(), 26);
+        assert!(of_default[0] > 100 << 20 && (200..1000).contains(&of_default[25]), "{of_default:?}");
+        let sum: u64 = of_default.iter().sum();
         assert!(sum.abs_diff(300 << 20) < 1 << 20, "{sum}");
+        assert!(sizes(1 << 20).iter().all(|size| *size >= SMALLEST));
     }
 
     #[test]

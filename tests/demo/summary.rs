@@ -7,7 +7,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::watching::is_active;
+use crate::watching::{is_active, is_large_enough};
 
 /// CARs beyond these are in the JSON only.
 const ROWS_MAX: usize = 60;
@@ -31,6 +31,8 @@ struct CarLine {
     padded_piece_bytes: i64,
     deals: usize,
     deals_active: usize,
+    /// Its piece is smaller than the miners take.
+    too_small: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,12 +105,17 @@ impl Summary {
                 shortened(&car.payload_cid, 7, 6),
                 shortened(&car.piece_cid, 7, 6),
                 size(car.padded_piece_bytes),
-                format!("{} of {}", car.deals_active, car.deals),
+                if car.too_small {
+                    "too small".to_owned()
+                } else {
+                    format!("{} of {}", car.deals_active, car.deals)
+                },
             ]);
         }
         let sum = |part: fn(&CarLine) -> i64| size(self.cars.iter().map(part).sum());
-        let deals: usize = self.cars.iter().map(|car| car.deals).sum();
-        let active: usize = self.cars.iter().map(|car| car.deals_active).sum();
+        // Not the sum of the column: files with the same bytes share their deals.
+        let deals: usize = self.miners.iter().map(|miner| miner.deals).sum();
+        let active: usize = self.miners.iter().map(|miner| miner.deals_active).sum();
         table.add_row([
             format!("{} CARs", self.cars.len()),
             sum(|car| car.file_bytes),
@@ -154,6 +161,7 @@ impl CarLine {
             padded_piece_bytes: car.piecesizebytes.unwrap_or(0),
             deals: own.len(),
             deals_active: own.iter().filter(|deal| is_active(deal)).count(),
+            too_small: !is_large_enough(car),
         }
     }
 }
@@ -241,7 +249,7 @@ mod tests {
             inputpath: Some("/in/sub/a.bin".into()),
             filecid: Some("bafk".into()),
             filesizebytes: Some(100),
-            piecesizebytes: Some(128),
+            piecesizebytes: Some(256),
             ..CarDoc::default()
         };
         let deals = [

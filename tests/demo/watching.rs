@@ -117,6 +117,11 @@ pub(crate) async fn cars(store: &Store) -> anyhow::Result<Vec<CarDoc>> {
     }
 }
 
+/// Whether the miners take a piece of this size; lotus-sim's ask is Lotus' own, 256 bytes at least.
+pub(crate) fn is_large_enough(car: &CarDoc) -> bool {
+    car.piecesizebytes.is_some_and(|bytes| bytes >= 256)
+}
+
 /// Every deal.
 pub(crate) async fn deals(store: &Store) -> anyhow::Result<Vec<OfflineDealDoc>> {
     Ok(store.all_deals(DEALS_MAX).await?)
@@ -130,7 +135,8 @@ pub(crate) async fn until_active(
     agents: &mut [Process],
     patience: Duration,
 ) -> anyhow::Result<Times> {
-    let payloads: BTreeSet<String> = cars.iter().filter_map(|car| car.filecid.clone()).collect();
+    let payloads: BTreeSet<String> =
+        cars.iter().filter(|car| is_large_enough(car)).filter_map(|car| car.filecid.clone()).collect();
     let payloads: Vec<String> = payloads.into_iter().collect();
     let wanted = u64::try_from(payloads.len() * miners.len())?;
     let started = Instant::now();

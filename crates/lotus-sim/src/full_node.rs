@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use cid::Cid;
+use crate::ids::Cid;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 

@@ -6,10 +6,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cid::Cid;
 use data_encoding::{BASE32_NOPAD, BASE64_NOPAD, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+/// A CID as go-cid takes it: the roots of files of two chunks are inlined, with digests of up to 126 bytes, where
+/// the `cid` crate's own type ends at 64.
+pub(crate) type Cid = cid::CidGeneric<128>;
 
 /// attoFIL in a FIL.
 pub const ATTO_PER_FIL: u128 = 1_000_000_000_000_000_000;
@@ -207,6 +210,15 @@ mod tests {
         ] {
             assert_eq!(Address::parse(text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn inlined_roots_are_cids() {
+        // CIDv1, dag-pb, identity, 126 bytes: the longest root that Lotus inlines.
+        let bytes = [[0x01, 0x70, 0x00, 126].as_slice(), &[7; 126]].concat();
+        let text = format!("b{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase());
+        let root = cid_from_json(&json!({ "/": text })).unwrap().unwrap();
+        assert_eq!((cid_json(&root), root.to_bytes()), (json!({ "/": text }), bytes));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cid::Cid;
+use crate::ids::Cid;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LotusVersion;

@@ -3,7 +3,7 @@
 //! What lives here: fields by name in any case, missing ones zero, amounts as decimal strings. What does not:
 //! shapes of any one call.
 
-use cid::Cid;
+use crate::ids::Cid;
 use serde_json::{Map, Value};
 
 use crate::ids::cid_from_json;

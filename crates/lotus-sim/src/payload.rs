@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::ids::Cid;
 use carferry_car::{BuildOptions, NoProgress, build_car, piece_of};
-use cid::Cid;
 
 use crate::ids::sha256;
 
@@ -58,7 +58,7 @@ pub(crate) fn pad_commitment(cid: &Cid, from: u64, to: u64) -> Cid {
         zero = join(&zero, &zero);
         size *= 2;
     }
-    let hash = cid::multihash::Multihash::<64>::wrap(cid.hash().code(), &node).expect("32 bytes fit in 64");
+    let hash = cid::multihash::Multihash::wrap(cid.hash().code(), &node).expect("32 bytes fit");
     Cid::new_v1(cid.codec(), hash)
 }
 

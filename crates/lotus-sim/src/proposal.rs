@@ -3,7 +3,7 @@
 //! What lives here: reading the parameters, the client's checks of §2.4, the encoding whose hash is the
 //! proposal CID. What does not: the road of the deal afterwards.
 
-use cid::Cid;
+use crate::ids::Cid;
 use serde_json::{Value, json};
 
 use crate::config::LotusVersion;
@@ -228,7 +228,7 @@ impl Proposal {
         cbor_amount(&mut bytes, self.provider_collateral);
         cbor_amount(&mut bytes, 0);
         cbor_bytes(&mut bytes, &self.signature());
-        let hash = cid::multihash::Multihash::<64>::wrap(0x12, &sha256(&bytes)).expect("32 bytes fit in 64");
+        let hash = cid::multihash::Multihash::wrap(0x12, &sha256(&bytes)).expect("32 bytes fit");
         Cid::new_v1(0x71, hash).to_string()
     }
 

@@ -130,7 +130,7 @@ pub(crate) struct ChainDeal {
 #[derive(Debug)]
 pub(crate) struct ClientImport {
     pub(crate) id: u64,
-    pub(crate) root: cid::Cid,
+    pub(crate) root: crate::ids::Cid,
     pub(crate) path: String,
     /// The CAR with its blocks: the file itself, or one made of it.
     pub(crate) car_path: String,
