@@ -313,17 +313,10 @@ impl Importer {
 
     /// For what may never come: looked for less often with time.
     fn waiting_by_age(&self, deal: &OfflineDealDoc, reason: String) -> ImportOutcome {
-        // The database's clock, as far as the deal tells it: the lease was just given, and ends that much later.
-        let age = deal
-            .claim
-            .as_ref()
-            .and_then(|claim| claim.until)
-            .zip(deal.createdtime)
-            .map(|(until, created)| until.timestamp_millis().saturating_sub(created.timestamp_millis()))
-            .and_then(|millis| u64::try_from(millis).ok())
-            .map_or(Duration::ZERO, |millis| {
-                Duration::from_millis(millis).saturating_sub(self.setting.lease)
-            });
+        let until = deal.claim.as_ref().and_then(|claim| claim.until);
+        let age = until.zip(deal.createdtime).map_or(Duration::ZERO, |(until, created)| {
+            policy::age_at_claim(created.timestamp_millis(), until.timestamp_millis(), self.setting.lease)
+        });
         let after = self.pauses().by_age(age, self.setting.wait_interval);
         ImportOutcome::Waiting { reason, after: jittered(after) }
     }

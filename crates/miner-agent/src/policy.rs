@@ -123,6 +123,13 @@ pub fn missed_start(start: ChainEpoch, head: ChainEpoch, margin_epochs: i64) -> 
     }
 }
 
+/// How old a deal was when it was claimed, by the database's clock as far as the deal tells it: a lease that was
+/// just given ends that much later. Times in milliseconds since 1970.
+pub fn age_at_claim(created: i64, lease_until: i64, lease: Duration) -> Duration {
+    let until_end = u64::try_from(lease_until.saturating_sub(created)).unwrap_or(0);
+    Duration::from_millis(until_end).saturating_sub(lease)
+}
+
 /// Bounds of the pauses between tries of one deal.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPauses {
@@ -160,6 +167,13 @@ mod tests {
             "Message": message,
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn age_of_a_deal_leaves_the_lease_out() {
+        let lease = Duration::from_secs(60);
+        assert_eq!(age_at_claim(1_000, 61_250, lease), Duration::from_millis(250));
+        assert_eq!(age_at_claim(1_000, 60_000, lease), Duration::ZERO);
     }
 
     #[test]
