@@ -219,7 +219,7 @@ async fn steps(
     Ok(Summary::new(&input, &cars, &deals, log.stages, log.began.elapsed()))
 }
 
-/// How [`mongod::binary`] came to it.
+/// How [`mongod::binary()`] came to it.
 fn origin(mongod: &Path) -> &'static str {
     if std::env::var_os(mongod::binary::MONGOD_VARIABLE).is_some_and(|named| Path::new(&named) == mongod) {
         "named by CARFERRY_MONGOD"

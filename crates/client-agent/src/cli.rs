@@ -53,13 +53,13 @@ pub struct MakecarsArgs {
     /// Folder for the CARs: `<relative path>.car`. Made if it does not exist.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: PathBuf,
-    /// Name of the data set [default: the file's name before `_<digits>.<ext>`, else the input folder's name].
+    /// Name of the data set (default: the file's name before `_<digits>.<ext>`, else the input folder's name).
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
     /// DAG parameters.
     #[arg(long, value_name = "PROFILE", default_value_t = Profile::Lotus, value_parser = profile_parser())]
     pub profile: Profile,
-    /// Threads that pack [default: one a processor].
+    /// Threads that pack (default: one a processor).
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// One JSON line per file on standard output.
@@ -150,7 +150,7 @@ pub struct GenerateCarArgs {
     /// Largest piece the CAR may need: 32GiB or 64GiB.
     #[arg(long, value_name = "SIZE", default_value = "32GiB", value_parser = parse_max_piece)]
     pub max_piece: PaddedPieceSize,
-    /// Threads that read and hash [default: one a processor].
+    /// Threads that read and hash (default: one a processor).
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// Replace an existing file.
