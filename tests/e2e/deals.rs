@@ -240,11 +240,21 @@ async fn a_lost_answer_of_stateless_deal_is_the_same_deal_when_repeated() -> any
 
 #[tokio::test]
 async fn two_agents_that_plan_at_once_keep_to_the_limits() -> anyhow::Result<()> {
+    plan_at_once("box-2").await
+}
+
+/// As when somebody runs `makedeals` by hand beside the daemon of the same box.
+#[tokio::test]
+async fn two_processes_of_one_name_that_plan_at_once_keep_to_the_limits() -> anyhow::Result<()> {
+    plan_at_once("box-1").await
+}
+
+async fn plan_at_once(other_owner: &str) -> anyhow::Result<()> {
     let road = Road::open_with(two_miners()).await?;
     let cars = write_cars(&road, 25).await?;
     let one = DataPrep::of(&road, MethodChoice::Auto).await?;
     let mut other = DataPrep::of(&road, MethodChoice::Auto).await?;
-    other.terms.owner = "box-2".to_owned();
+    other.terms.owner = other_owner.to_owned();
     let (first, second) = tokio::join!(one.pass(), other.pass());
     let (first, second) = (first?, second?);
     one.pass().await?;

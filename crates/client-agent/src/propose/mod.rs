@@ -164,8 +164,14 @@ impl Proposer {
             self.settle(&node, &mut report).await?;
         }
         let miners = self.ask_miners(&mut report).await;
-        let ledger = Ledger::new(self.store.open_deals_per_miner().await?);
-        let (funds_left, datacap_left) = (node.funds, node.datacap);
+        let mut ledger = Ledger::new(self.store.open_deals_per_miner().await?);
+        let mut funds_left = node.funds;
+        for intent in self.store.intended(&self.terms.wallet).await? {
+            ledger.add_open(&intent.miner);
+            let price = AttoFil::from_lotus(&intent.priceattofil).unwrap_or_default();
+            funds_left = funds_left.minus(self.cost_max(price));
+        }
+        let datacap_left = node.datacap;
         let datacap_left = match datacap_left {
             Some(left) => Some(left.saturating_sub(self.store.datacap_in_flight(&self.terms.wallet).await?)),
             None => None,
@@ -221,10 +227,19 @@ impl Proposer {
         } else {
             Vec::new()
         };
+        // Every intent that one of those deals may belong to, of all agents and of our lanes too; read after
+        // the list, so that none is missing.
+        let payloads: Vec<String> = open.iter().map(|intent| intent.filecid.clone()).collect();
+        let mut unsettled = self.store.intents_of_payloads(&payloads).await?;
+        unsettled
+            .retain(|intent| intent.state == IntentState::Intended && intent.method == PublishMethod::Start);
         for intent in &open {
-            let candidates: Vec<&DealInfo> =
-                unrecorded.iter().filter(|deal| publish::is_deal_of(intent, deal)).collect();
-            let rivals = open
+            let candidates: Vec<&DealInfo> = if intent.method == PublishMethod::Start {
+                unrecorded.iter().filter(|deal| publish::is_deal_of(intent, deal)).collect()
+            } else {
+                Vec::new()
+            };
+            let rivals = unsettled
                 .iter()
                 .filter(|other| candidates.first().is_some_and(|deal| publish::is_deal_of(other, deal)))
                 .count();
@@ -305,11 +320,13 @@ impl Proposer {
     async fn plan_page(&mut self, pass: &mut Pass, cars: Vec<CarDoc>) -> Result<(), ProposeError> {
         let payloads: Vec<String> = cars.iter().filter_map(|car| car.filecid.clone()).collect();
         let mut pictures: HashMap<String, Picture> = HashMap::new();
-        for deal in self.store.deals_of_payloads(&payloads).await? {
-            pictures.entry(deal.payload_cid.clone()).or_default().deals.push(deal);
-        }
+        // Intents first: one that is confirmed by now has its deal in what is read after it. The other way
+        // round a deal confirmed in between would be in neither, and be made again.
         for intent in self.store.intents_of_payloads(&payloads).await? {
             pictures.entry(intent.filecid.clone()).or_default().intents.push(intent);
+        }
+        for deal in self.store.deals_of_payloads(&payloads).await? {
+            pictures.entry(deal.payload_cid.clone()).or_default().deals.push(deal);
         }
         let mut planned: std::collections::HashSet<String> = std::collections::HashSet::new();
         for car in cars {
@@ -354,7 +371,7 @@ impl Proposer {
         for (_miner, reason) in held {
             *pass.report.held.entry(reason.as_str()).or_insert(0) += 1;
         }
-        let mut number = u32::try_from(picture.intents.len()).unwrap_or(u32::MAX);
+        let mut number = picture.intents.iter().filter_map(|intent| number_of(&intent.id)).max().unwrap_or(0);
         let mut starts: Vec<(String, i64)> =
             picture.intents.iter().map(|intent| (intent.miner.clone(), intent.startepoch)).collect();
         for target in wanted {
@@ -369,7 +386,6 @@ impl Proposer {
                 pass.report.car_problem(problem);
                 continue;
             }
-            number = number.saturating_add(1);
             let start =
                 free_start(pass.node.head.plus(self.terms.start_delay_epochs), &target.miner, &starts);
             starts.push((target.miner.clone(), start.get()));
@@ -380,6 +396,7 @@ impl Proposer {
                     continue;
                 }
             };
+            number = number.saturating_add(1);
             let intent = self.intent(car, &target, number, start, collateral, method);
             self.tally(pass, car, &target, method);
             if pass.mode == Mode::DryRun {
@@ -494,6 +511,11 @@ impl Proposer {
             updatedtime: None,
         }
     }
+}
+
+/// The number in an intent's id.
+fn number_of(id: &str) -> Option<u32> {
+    id.rsplit_once('#')?.1.parse().ok()
 }
 
 fn line_of(intent: &IntentDoc, state: DealState, detail: Option<String>) -> DealLine {

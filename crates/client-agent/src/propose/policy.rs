@@ -97,12 +97,17 @@ impl Ledger {
         self.planned
     }
 
+    /// Counts a proposal that is under way.
+    pub fn add_open(&mut self, miner: &str) {
+        *self.open_per_miner.entry(miner.to_owned()).or_insert(0) += 1;
+    }
+
     fn open_with(&self, miner: &str) -> u64 {
         self.open_per_miner.get(miner).copied().unwrap_or(0)
     }
 
     fn take(&mut self, miner: &str) {
-        *self.open_per_miner.entry(miner.to_owned()).or_insert(0) += 1;
+        self.add_open(miner);
         self.planned += 1;
     }
 }
@@ -178,7 +183,7 @@ pub fn decide(
 
 /// The providers of every deal that counts: recorded and not dead, or intended and not yet recorded.
 fn live_miners(picture: &Picture) -> impl Iterator<Item = &str> {
-    let recorded = picture.deals.iter().filter(|deal| deal.status.is_live()).map(|deal| deal.miner.as_str());
+    let recorded = picture.deals.iter().filter(|deal| deal.is_live()).map(|deal| deal.miner.as_str());
     let intended = picture
         .intents
         .iter()
@@ -235,6 +240,7 @@ mod tests {
             miner: miner.into(),
             status: DealStatus::from_lotus(status),
             imported: false,
+            provider_status: None,
             intent: None,
             updated: Some(bson::DateTime::from_millis(0)),
         }
@@ -286,6 +292,18 @@ mod tests {
         let limits = Limits { replicas_max: 3, ..LIMITS };
         let decision = decide(&picture, &targets(&["a", "b"]), &limits, &mut Ledger::default(), at(10_000));
         assert_eq!(names(&decision), ["b"]);
+    }
+
+    #[test]
+    fn a_deal_that_its_provider_goes_on_with_is_a_replica_whatever_the_client_says() {
+        for (at_provider, wanted) in [(29, 0), (7, 0), (18, 1), (26, 1)] {
+            let mut given_up = deal("a", 26);
+            given_up.provider_status = Some(DealStatus::from_lotus(at_provider));
+            let picture = Picture { deals: vec![given_up], intents: vec![] };
+            let limits = Limits { replicas_max: 1, ..LIMITS };
+            let decision = decide(&picture, &targets(&["b"]), &limits, &mut Ledger::default(), at(0));
+            assert_eq!(decision.wanted.len(), wanted, "{at_provider}");
+        }
     }
 
     #[test]

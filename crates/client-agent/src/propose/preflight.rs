@@ -6,7 +6,7 @@ use carferry_car::{PaddedPieceSize, PieceSizeError, UnpaddedPieceSize};
 use carferry_core::{
     lotus::{
         FullNode, LotusError,
-        wire::{MinerInfo, StorageAsk},
+        wire::{MinerInfo, StorageAsk, TipSet},
     },
     model::{AttoFil, ChainEpoch, DealDuration, PublishMethod},
 };
@@ -115,7 +115,7 @@ impl PreflightError {
 
 /// How old the head may be. Lotus' own `sync wait` calls a node synced when the head is younger than
 /// a few epochs; ten minutes allow for null rounds and clock skew.
-const HEAD_AGE_MAX: Duration = Duration::from_secs(600);
+pub(crate) const HEAD_AGE_MAX: Duration = Duration::from_secs(600);
 /// Providers refuse deals that end later than 540 days from now
 /// (go-fil-markets v1.28.3 `storagemarket/impl/providerstates/provider_states.go:110-119`).
 const END_MAX: i64 = 1_555_200;
@@ -151,11 +151,8 @@ pub async fn node_facts(
     let version = node.version().await?.version;
     let head = node.chain_head().await?;
     let height = ChainEpoch::new(head.height);
-    if let Some(timestamp) = head.blocks.first().and_then(|block| u64::try_from(block.timestamp).ok()) {
-        let age = now.duration_since(UNIX_EPOCH + Duration::from_secs(timestamp)).unwrap_or_default();
-        if age > HEAD_AGE_MAX {
-            return Err(PreflightError::NotSynced { endpoint, height, behind_seconds: age.as_secs() });
-        }
+    if let Some(age) = head_age(&head, now).filter(|age| *age > HEAD_AGE_MAX) {
+        return Err(PreflightError::NotSynced { endpoint, height, behind_seconds: age.as_secs() });
     }
     let can_start = node.has_method(PublishMethod::Start).await?;
     let can_stateless = node.has_method(PublishMethod::Stateless).await?;
@@ -187,6 +184,12 @@ pub async fn node_facts(
         None
     };
     Ok(NodeFacts { version, head: height, can_start, can_stateless, funds, datacap })
+}
+
+/// How old a head is by our clock; `None` where it carries no time.
+pub(crate) fn head_age(head: &TipSet, now: SystemTime) -> Option<Duration> {
+    let seconds = u64::try_from(head.blocks.first()?.timestamp).ok()?;
+    Some(now.duration_since(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap_or_default())
 }
 
 async fn funds_of(node: &FullNode, wallet: &str) -> Result<AttoFil, LotusError> {

@@ -6,7 +6,10 @@
 
 mod reconcile;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use carferry_core::{
     error_chain::ErrorChain,
@@ -19,6 +22,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::propose::preflight;
 use reconcile::OnChain;
 
 /// How often an active stateless deal is looked up on chain: it changes only when slashed or at its end.
@@ -116,7 +120,16 @@ impl Tracker {
     }
 
     async fn on_chain(&mut self, deals: &[OfflineDealDoc]) -> Result<(Vec<StatusChange>, u64), TrackError> {
-        let head = ChainEpoch::new(self.node.chain_head().await?.height);
+        let tipset = self.node.chain_head().await?;
+        if preflight::head_age(&tipset, SystemTime::now()).is_some_and(|age| age > preflight::HEAD_AGE_MAX) {
+            // What a node that is behind does not know of a deal is no news of the deal.
+            warn!(
+                endpoint = self.node.endpoint(),
+                "the node is behind the chain: deals are not judged by it now"
+            );
+            return Ok((Vec::new(), count(deals.len())));
+        }
+        let head = ChainEpoch::new(tipset.height);
         let now = Instant::now();
         let active = i64::try_from(DealStatus::ACTIVE.get()).unwrap_or(0);
         let asked: Vec<&OfflineDealDoc> = deals
@@ -147,7 +160,12 @@ impl Tracker {
             None => None,
             Some(deal_id) => match self.node.market_deal(deal_id).await {
                 Ok(market) => Some(OnChain::Found(Box::new(market))),
-                Err(error) if error.message().is_some_and(|words| words.contains("not found")) => {
+                // The node's own sentence for this deal; "block not found" and the like say nothing of it.
+                Err(error)
+                    if error
+                        .message()
+                        .is_some_and(|words| words.contains(&format!("deal {deal_id} not found"))) =>
+                {
                     Some(OnChain::Gone)
                 }
                 Err(error) => {

@@ -103,6 +103,11 @@ pub(super) fn from_chain(
             change(deal, DealStatus::ERROR, words(DealStatus::ERROR, message), deal_id)
         }
         Some(OnChain::Gone) | None => match provider_says {
+            Some(status) if deal.isdeal != Some(1) && is_too_late(deal, head) && !has_data(status) => {
+                // The provider would wait for ever, and could not publish the deal any more.
+                let message = "the start epoch has passed without the data";
+                change(deal, DealStatus::ERROR, words(DealStatus::ERROR, message), deal_id)
+            }
             Some(status) => change(deal, status, words(status, provider_message), deal_id),
             None if started => {
                 let status = recorded_status(deal).unwrap_or(DealStatus::UNKNOWN);
@@ -113,6 +118,17 @@ pub(super) fn from_chain(
             None => None,
         },
     }
+}
+
+/// Epochs past the start after which a view of the provider cannot be merely old.
+const VIEW_MARGIN: i64 = 60;
+
+fn is_too_late(deal: &OfflineDealDoc, head: ChainEpoch) -> bool {
+    deal.startepoch.is_some_and(|start| head > ChainEpoch::new(start).plus(VIEW_MARGIN))
+}
+
+fn has_data(status: DealStatus) -> bool {
+    !matches!(status.phase(), DealPhase::Proposed | DealPhase::AwaitsData)
 }
 
 #[cfg(test)]
@@ -193,6 +209,16 @@ mod tests {
             let change = from_chain(&recorded, Some(&OnChain::Gone), ChainEpoch::new(head));
             assert_eq!(change.map(|c| c.status.get()), status, "{head}");
         }
+    }
+
+    #[test]
+    fn a_deal_whose_data_never_came_fails_after_its_start() {
+        let waiting = with_view(18, 18, 0);
+        assert_eq!(from_chain(&waiting, None, ChainEpoch::new(1010)).map(|c| c.status.get()), Some(18));
+        let late = from_chain(&waiting, None, ChainEpoch::new(1100)).unwrap();
+        assert_eq!(late.status, DealStatus::ERROR);
+        let imported = OfflineDealDoc { isdeal: Some(1), ..waiting };
+        assert_ne!(from_chain(&imported, None, ChainEpoch::new(1100)).map(|c| c.status.get()), Some(26));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 use mongodb::options::ReturnDocument;
 use tracing::warn;
 
-use super::{Store, bounded::decode, error::StoreError};
+use super::{Store, bounded::decode, deals::dead_states, error::StoreError};
 use crate::model::{DealId, DealStatus, OfflineDealDoc};
 
 const COLLECTION: &str = "offlinedeals";
@@ -211,7 +211,9 @@ impl Store {
     /// How long until the next deal of this miner comes due; `None` if none is waiting for its time.
     pub async fn next_due(&self, miner: &str) -> Result<Option<Duration>, StoreError> {
         let pipeline = [
-            doc! { "$match": { "miner": miner, "isdeal": 0, "import.state": { "$ne": "failed" } } },
+            doc! { "$match": {
+                "miner": miner, "isdeal": 0, "import.state": { "$ne": "failed" }, "status": { "$nin": dead_states() },
+            } },
             doc! { "$project": { "due": { "$max": ["$import.nexttry", "$claim.until"] } } },
             doc! { "$match": { "due": { "$type": "date" } } },
             doc! { "$group": { "_id": null, "due": { "$min": "$due" } } },
@@ -323,6 +325,8 @@ fn due_filter(moment: &Bson) -> Document {
     doc! {
         "isdeal": 0,
         "import.state": { "$ne": "failed" },
+        // Given up by the client: it may have been replaced already, and importing it would store both.
+        "status": { "$nin": dead_states() },
         "$expr": { "$and": [
             { "$lt": ["$claim.until", NOW] },
             { "$lte": ["$import.nexttry", moment] },

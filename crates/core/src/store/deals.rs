@@ -3,7 +3,7 @@
 use bson::{DateTime, Document, doc};
 
 use super::{Store, bounded::decode, error::StoreError};
-use crate::model::{DealStatus, OfflineDealDoc, stored};
+use crate::model::{DealPhase, DealStatus, OfflineDealDoc, stored};
 
 const COLLECTION: &str = "offlinedeals";
 
@@ -18,10 +18,23 @@ pub struct StoredDeal {
     pub status: DealStatus,
     /// Whether the provider has the data.
     pub imported: bool,
+    /// The deal's state at its provider, where miner-agent has seen it.
+    pub provider_status: Option<DealStatus>,
     /// The intent it was made from; `None` for deals of the prototype.
     pub intent: Option<String>,
     /// When the record last changed.
     pub updated: Option<DateTime>,
+}
+
+impl StoredDeal {
+    /// Whether the deal counts as a replica. A client's node may give a deal up that its provider goes on
+    /// with (lotus-contract §4.2): then the provider's word counts.
+    pub fn is_live(&self) -> bool {
+        let goes_on =
+            |status: DealStatus| matches!(status.phase(), DealPhase::Progressing | DealPhase::Active);
+        self.status.is_live()
+            || (self.status == DealStatus::ERROR && self.provider_status.is_some_and(goes_on))
+    }
 }
 
 /// Deals of one miner in one state.
@@ -44,8 +57,7 @@ pub struct DealCounts {
 impl Store {
     /// All deals recorded for these payload CIDs.
     pub async fn deals_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<StoredDeal>, StoreError> {
-        let fields =
-            doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1 };
+        let fields = doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1 };
         let find = self.deals.find(doc! { "filecid": { "$in": payload_cids } }).projection(fields);
         let cursor = self.bounded("deals find", find).await?;
         Ok(self.drain("deals find", cursor).await?.iter().map(reduce).collect())
@@ -162,6 +174,13 @@ fn reduce(document: &Document) -> StoredDeal {
             number("status").and_then(|status| u64::try_from(status).ok()).unwrap_or(0),
         ),
         imported: number("isdeal") == Some(1),
+        provider_status: document
+            .get_document("provider")
+            .ok()
+            .and_then(|view| view.get("status"))
+            .and_then(stored::integer)
+            .and_then(|status| u64::try_from(status).ok())
+            .map(DealStatus::from_lotus),
         intent: document.get_str("intent").ok().map(str::to_owned),
         updated: document.get_datetime("updatedtime").ok().copied(),
     }
@@ -187,7 +206,7 @@ fn numbers(states: &[DealStatus]) -> Vec<i64> {
 }
 
 /// States in which a deal is no replica and awaits nothing.
-fn dead_states() -> Vec<i64> {
+pub(super) fn dead_states() -> Vec<i64> {
     let mut states = numbers(&DealStatus::FAILED);
     states.extend(numbers(&[DealStatus::EXPIRED]));
     states

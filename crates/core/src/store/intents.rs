@@ -44,6 +44,8 @@ impl Store {
             "miner": &intent.0.miner,
             "startepoch": intent.0.startepoch,
             "state": "intended",
+            // Never true of a stored intent: a number that is taken, by whomever, is a duplicate key.
+            "createdtime": { "$exists": false },
         };
         let update = vec![doc! { "$set": set }];
         match self.bounded("intent insert", self.intents.update_one(filter, update).upsert(true)).await {
@@ -149,6 +151,13 @@ impl Store {
         let filter = doc! { "_id": &intent.id, "state": "intended" };
         self.bounded("intent settle", self.intents.update_one(filter, vec![doc! { "$set": set }])).await?;
         Ok(())
+    }
+
+    /// Intents of this wallet that wait to be settled or are under way, of all agents.
+    pub async fn intended(&self, wallet: &str) -> Result<Vec<IntentDoc>, StoreError> {
+        let find = self.intents.find(doc! { "state": "intended", "wallet": wallet });
+        let cursor = self.bounded("intents find", find).await?;
+        self.drain("intents find", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
     }
 
     /// How many intents wait to be settled, of all agents.
