@@ -14,11 +14,14 @@
 mod assemble;
 mod carv1;
 mod cids;
+mod crew;
+mod holes;
 mod kernels;
 mod limits;
 mod piece;
 mod profile;
 mod progress;
+mod turns;
 mod units;
 mod unixfs;
 mod verify;
@@ -29,9 +32,11 @@ pub use assemble::{
 };
 pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
+pub use crew::Crew;
 #[doc(hidden)]
 pub use kernels::bench;
 pub use kernels::kernel_name;
+pub use piece::file::piece_of_file;
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};
 pub use progress::{NoProgress, Progress};

@@ -170,6 +170,9 @@ pub struct FilesArgs {
     /// The files.
     #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
+    /// Threads that hash (default: one a processor).
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
     /// One JSON line per file on standard output.
     #[arg(long)]
     pub json: bool,

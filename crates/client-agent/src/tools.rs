@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carferry_car::{
-    BuildError, BuildOptions, BuiltCar, PaddedPieceSize, PieceCid, PieceError, build_car, piece_of, plan_car,
-    verify_car,
+    BuildError, BuildOptions, BuiltCar, Crew, PaddedPieceSize, PieceCid, PieceError, build_car,
+    piece_of_file, plan_car, verify_car,
 };
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
@@ -17,7 +17,6 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use crate::cli::{FilesArgs, GenerateCarArgs};
-use crate::pack::processors;
 use crate::pack::progress::{Meter, Screen};
 use crate::stop::Stop;
 
@@ -161,13 +160,11 @@ pub async fn generate_car(
     let plan = plan.map_err(|error| Stop::user(&error))?;
     let meter = Meter::new(plan.source_bytes, plan.files, shutdown.token().clone());
     let shown = screen.show(&meter, args.no_progress);
-    let options = BuildOptions {
-        params: args.profile.params(),
-        max_piece: args.max_piece,
-        threads: args.jobs.unwrap_or_else(processors),
-    };
+    let options = BuildOptions { params: args.profile.params(), max_piece: args.max_piece };
+    let crew = args.jobs.map_or_else(Crew::of_processors, Crew::new);
     let (input, output, force) = (args.input.clone(), args.output.clone(), args.force);
-    let built = in_background(shutdown, move || build(&input, &output, &options, force, &meter)).await?;
+    let built =
+        in_background(shutdown, move || build(&crew, &input, &output, &options, force, &meter)).await?;
     drop(shown);
     let car = built.map_err(|error| Stop::user(&error))?;
     let line = Line {
@@ -182,6 +179,7 @@ pub async fn generate_car(
 }
 
 fn build(
+    crew: &Crew,
     input: &Path,
     output: &Path,
     options: &BuildOptions,
@@ -201,7 +199,7 @@ fn build(
     // Of a run that was killed here.
     fsx::sweep_stale_temps(folder)?;
     let (file, temp) = fsx::create_temp_beside(output)?;
-    let car = build_car(input, &file, options, meter)?;
+    let car = build_car(crew, input, &file, options, meter)?;
     drop(file);
     temp.publish()?;
     Ok(car)
@@ -235,9 +233,9 @@ pub async fn verify(
     for_each_file(args, screen, shutdown, out, check_of).await
 }
 
-fn commp_of(file: &Path, meter: &Meter) -> Line {
+fn commp_of(crew: &Crew, file: &Path, meter: &Meter) -> Line {
     let line = Line::new(file);
-    let piece = File::open(file).map_err(PieceError::Read).and_then(|open| piece_of(open, meter));
+    let piece = File::open(file).map_err(PieceError::Read).and_then(|open| piece_of_file(crew, &open, meter));
     let v2 = piece.and_then(|piece| Ok((piece.piece_cid.v2(piece.payload_size)?, piece)));
     match v2 {
         Ok((v2, piece)) => Line {
@@ -249,9 +247,9 @@ fn commp_of(file: &Path, meter: &Meter) -> Line {
     }
 }
 
-fn check_of(file: &Path, meter: &Meter) -> Line {
+fn check_of(crew: &Crew, file: &Path, meter: &Meter) -> Line {
     let line = Line::new(file);
-    match verify_car(file, meter) {
+    match verify_car(crew, file, meter) {
         Ok(car) => Line {
             payloadcid: Some(car.payload_cid.to_string()),
             carsizebytes: Some(car.payload_size.get()),
@@ -269,16 +267,18 @@ async fn for_each_file(
     screen: &Screen,
     shutdown: &Shutdown,
     out: &mut Printer,
-    each: fn(&Path, &Meter) -> Line,
+    each: fn(&Crew, &Path, &Meter) -> Line,
 ) -> Result<ExitStatus, Stop> {
     let bytes = args.files.iter().filter_map(|file| Some(file.metadata().ok()?.len())).sum();
     let files = u64::try_from(args.files.len()).unwrap_or(u64::MAX);
     let meter = Meter::new(bytes, files, shutdown.token().clone());
     let shown = screen.show(&meter, args.no_progress);
+    let crew = Arc::new(args.jobs.map_or_else(Crew::of_processors, Crew::new));
     let mut status = ExitStatus::Success;
     for file in &args.files {
         let (path, counter) = (file.clone(), Arc::clone(&meter));
-        let line = in_background(shutdown, move || each(&path, &counter)).await?;
+        let crew = Arc::clone(&crew);
+        let line = in_background(shutdown, move || each(&crew, &path, &counter)).await?;
         meter.file_done();
         if line.error.is_some() {
             status = ExitStatus::UserError;

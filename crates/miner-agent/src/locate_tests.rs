@@ -16,7 +16,8 @@ fn built(content: &[u8]) -> Built {
     fs::write(&source, content).unwrap();
     let out = File::create(&target).unwrap();
     let options = carferry_car::BuildOptions::default();
-    let car = carferry_car::build_car(&source, &out, &options, &carferry_car::NoProgress).unwrap();
+    let crew = carferry_car::Crew::alone();
+    let car = carferry_car::build_car(&crew, &source, &out, &options, &carferry_car::NoProgress).unwrap();
     Built { bytes: fs::read(&target).unwrap(), root: car.payload_cid }
 }
 

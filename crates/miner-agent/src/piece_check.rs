@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{File, Metadata},
-    io::{self, Read},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use carferry_car::{PieceCid, PieceError, Progress, UnpaddedPieceSize, piece_of};
+use carferry_car::{Crew, PieceCid, PieceError, Progress, UnpaddedPieceSize, piece_of_file};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -66,13 +66,15 @@ impl PieceChecker {
             return Ok(PieceVerdict::Piece(*known));
         }
         let file = File::open(path)?;
-        let zeros = piece_size.map_or(0, |piece_size| piece_size.get().saturating_sub(metadata.len()));
         let progress = LoggedProgress::new(path, metadata.len(), &self.stopped);
-        let piece =
-            piece_of((&file).chain(io::repeat(0).take(zeros)), &progress).map_err(|error| match error {
-                PieceError::Read(error) => error,
-                other => io::Error::other(other),
-            })?;
+        // One thread: beside it, this machine seals and proves.
+        let piece = match piece_of_file(&Crew::alone(), &file, &progress) {
+            Ok(piece) => piece,
+            Err(PieceError::Changed) => return Ok(PieceVerdict::Changed),
+            Err(PieceError::Read(error)) => return Err(error),
+            Err(other) => return Err(io::Error::other(other)),
+        };
+        let piece_cid = piece_size.map_or(piece.piece_cid, |size| piece.piece_cid_in(size.padded()));
         if identity_of(&file.metadata()?, piece_size) != identity {
             return Ok(PieceVerdict::Changed);
         }
@@ -80,8 +82,8 @@ impl PieceChecker {
         if known.len() >= REMEMBERED_MAX {
             known.clear();
         }
-        known.insert(identity, piece.piece_cid);
-        Ok(PieceVerdict::Piece(piece.piece_cid))
+        known.insert(identity, piece_cid);
+        Ok(PieceVerdict::Piece(piece_cid))
     }
 }
 

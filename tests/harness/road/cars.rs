@@ -6,7 +6,7 @@ use std::{
 };
 
 use bson::{Document, doc};
-use carferry_car::{BuildOptions, NoProgress, build_car};
+use carferry_car::{BuildOptions, Crew, NoProgress, build_car};
 
 /// A CAR on disk.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub(super) fn make(source: &Path, content: &[u8]) -> anyhow::Result<Car> {
     fs::write(source, content)?;
     let path = source.with_extension("car");
     let file = File::create_new(&path)?;
-    let built = build_car(source, &file, &BuildOptions::default(), &NoProgress)?;
+    let built = build_car(&Crew::alone(), source, &file, &BuildOptions::default(), &NoProgress)?;
     Ok(Car {
         source: source.to_owned(),
         path,

@@ -4,15 +4,17 @@
 //! node. Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
 
 use std::fs::File;
+use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Advice, OFlags, fadvise};
 
 use super::{BuildError, SourceChange};
+use crate::holes::{is_hole, may_have_holes};
 use crate::profile::DagParams;
 use crate::units::len64;
 use crate::unixfs::dir::{Content, Directory, Entry, Stamp};
@@ -86,14 +88,22 @@ impl Leaf {
         let start = self.at + self.prefix_len;
         start..start + self.len
     }
+
+    /// Whether it is zeros that were never written, so that it need not be read.
+    ///
+    /// The end of the file is looked at all the same, when the file's leaves are done.
+    pub(crate) fn is_hole(&self) -> bool {
+        self.source.sparse && self.len > 0 && is_hole(&self.source.file, self.offset, len64(self.len))
+    }
 }
 
 /// An open file, and how it looked when it was found.
 #[derive(Debug)]
 pub(crate) struct Source {
-    pub(crate) file: File,
+    file: File,
     pub(crate) path: PathBuf,
     stamp: Stamp,
+    sparse: bool,
 }
 
 /// Where the walk stands.
@@ -241,9 +251,14 @@ impl Source {
             // Only advice: a file system that takes none is read all the same.
             let _ = fadvise(&file, 0, None, Advice::Sequential);
         }
-        let source = Self { file, path: path.to_owned(), stamp };
-        source.check()?;
-        Ok(source)
+        let metadata = file.metadata().map_err(|error| BuildError::reading(path, error))?;
+        check_stamp(path, stamp, Stamp::of(&metadata))?;
+        Ok(Self { file, path: path.to_owned(), stamp, sparse: may_have_holes(&metadata) })
+    }
+
+    /// Reads from a place in the file, as far as one call goes.
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
     }
 
     /// Checks that the file still looks as it did when it was found.

@@ -1,6 +1,11 @@
-//! A CAR read from front to back, section by section, refusing every cut.
+//! A CAR read from front to back, in batches of whole sections, refusing every cut.
 //!
 //! A CAR may end only between two sections: an end inside a frame length, a CID or a block is an error.
+//!
+//! ```text
+//! CAR      |header|section|section|section|section|section|
+//! batches  |<------- 0 ------->|<----- 1 ----->|<-- 2 --->|     every byte is in one of them
+//! ```
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -11,12 +16,10 @@ use crate::cids::{CidError, PayloadCid, split_cid};
 use crate::limits::{HEADER_BYTES_MAX, SECTION_BYTES_MAX};
 use crate::units::len64;
 
-/// Bytes that are read at once: the next batch and what is left of the one before.
-const READ_BYTES: usize = BATCH_BYTES + (2 << 20);
-/// Bytes of blocks that make a batch, unless the last of them is longer: sixteen leaves of 1 MiB.
-const BATCH_BYTES: usize = 16 << 20;
-/// Sections of a batch at most.
-const BATCH_SECTIONS: usize = 1024;
+/// Bytes that are read for a batch: sixteen sections with leaves of 1 MiB, and some of the next.
+const READ_BYTES: usize = (16 << 20) + (64 << 10);
+/// Sections of a batch at most: bounds what many tiny ones keep in memory.
+const BATCH_SECTIONS: usize = 1 << 16;
 /// Bytes of the longest frame length.
 const VARINT_BYTES_MAX: usize = 10;
 
@@ -45,159 +48,214 @@ pub(crate) struct Section<'a> {
     pub(crate) block: &'a [u8],
 }
 
-/// Where in the buffer a section's CID and block are.
-type Found = (Range<usize>, Range<usize>);
-
-/// Reads a CAR; every byte of the source also goes to `tap`, in order and once.
-pub(crate) struct Reader<R, T> {
-    source: R,
-    tap: T,
+/// Whole sections, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Its number, from 0 on.
+    pub(crate) turn: u64,
+    /// Where in the CAR it starts.
+    pub(crate) offset: u64,
     buffer: Vec<u8>,
-    /// What of the buffer is still to be read.
-    start: usize,
-    end: usize,
-    /// Offset in the CAR of `start`.
-    offset: u64,
+    /// What of the buffer belongs to it.
+    len: usize,
+    places: Vec<Place>,
+    /// What comes after its sections, if that is nothing that can be read.
+    pub(crate) failure: Option<ReadError>,
 }
 
-impl<R: Read, T: FnMut(&[u8])> Reader<R, T> {
-    pub(crate) fn new(source: R, tap: T) -> Self {
-        Self { source, tap, buffer: Vec::new(), start: 0, end: 0, offset: 0 }
+/// Where in the buffer a section is.
+#[derive(Debug)]
+struct Place {
+    start: usize,
+    cid: Range<usize>,
+    block: Range<usize>,
+}
+
+impl Batch {
+    /// All bytes of the CAR that belong to it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
     }
 
-    /// Where the next section starts.
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
+    /// Where the section after it starts.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + len64(self.len)
     }
 
-    /// The root in the header.
-    pub(crate) fn header(&mut self) -> Result<PayloadCid, ReadError> {
-        let (prefix, length) = self.frame(HEADER_BYTES_MAX)?.ok_or(ReadError::Truncated)?;
-        let root =
-            header::decode(&self.buffer[self.start + prefix..][..length]).map_err(ReadError::Header)?;
-        self.consume(prefix + length);
-        Ok(root)
+    pub(crate) fn sections(&self) -> impl ExactSizeIterator<Item = Section<'_>> {
+        self.places.iter().map(|place| Section {
+            offset: self.offset + len64(place.start),
+            cid: &self.buffer[place.cid.clone()],
+            block: &self.buffer[place.block.clone()],
+        })
+    }
+}
+
+/// Cuts a CAR into batches.
+#[derive(Debug)]
+pub(crate) struct Reader<R> {
+    source: R,
+    /// What was read but belongs to the next batch.
+    carried: Vec<u8>,
+    /// Length of the header at the front of `carried`, until the first batch is read.
+    header_len: usize,
+    offset: u64,
+    turn: u64,
+    ended: bool,
+}
+
+/// What is at the front of some bytes.
+enum Frame {
+    /// A frame: length of its length, and length of what follows.
+    Whole(usize, usize),
+    /// The start of one that has at least so many bytes.
+    Part(usize),
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads the header, and no further; returns the root.
+    pub(crate) fn open(mut source: R) -> Result<(Self, PayloadCid), ReadError> {
+        let mut carried = Vec::new();
+        let mut wanted = 1;
+        let (prefix, length) = loop {
+            if !fill(&mut source, &mut carried, wanted)? {
+                return Err(ReadError::Truncated);
+            }
+            match frame(&carried, HEADER_BYTES_MAX)? {
+                Frame::Whole(prefix, length) => break (prefix, length),
+                Frame::Part(least) => wanted = least,
+            }
+        };
+        let root = header::decode(&carried[prefix..prefix + length]).map_err(ReadError::Header)?;
+        let header_len = prefix + length;
+        Ok((Self { source, carried, header_len, offset: 0, turn: 0, ended: false }, root))
     }
 
-    /// The next sections, none at the end of the CAR, and the error that comes after them.
-    pub(crate) fn batch(&mut self) -> (Vec<Section<'_>>, Option<ReadError>) {
-        let mut places = Vec::new();
-        let mut block_bytes = 0;
-        let mut failure = self.top_up().err();
-        while failure.is_none() && block_bytes < BATCH_BYTES && places.len() < BATCH_SECTIONS {
-            let offset = self.offset;
-            match self.section(places.is_empty()) {
-                Ok(Some((cid, block))) => {
-                    block_bytes += block.len();
-                    places.push((offset, cid, block));
+    /// Fills a batch anew; `false` if there is no more to read.
+    ///
+    /// A failure comes with the sections before it, and is the end.
+    pub(crate) fn next(&mut self, batch: &mut Batch) -> bool {
+        if self.ended {
+            return false;
+        }
+        let header_len = std::mem::take(&mut self.header_len);
+        batch.turn = self.turn;
+        batch.offset = self.offset;
+        batch.places.clear();
+        batch.len = header_len;
+        batch.failure = self.read_sections(batch).err();
+        self.turn += 1;
+        self.offset = batch.end();
+        self.ended |= batch.failure.is_some();
+        true
+    }
+
+    fn read_sections(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let mut source = Filling::start(&mut batch.buffer, &self.carried, &mut self.source);
+        self.carried.clear();
+        let mut result = source.read_to(READ_BYTES);
+        while result.is_ok() && batch.places.len() < BATCH_SECTIONS {
+            let rest = source.filled_from(batch.len);
+            if rest.is_empty() && source.ended {
+                self.ended = true;
+                break;
+            }
+            match frame(rest, SECTION_BYTES_MAX) {
+                Ok(Frame::Whole(prefix, length)) => {
+                    let body = batch.len + prefix..batch.len + prefix + length;
+                    match split_cid(&rest[prefix..prefix + length]) {
+                        Ok((_, cid_len)) => {
+                            let block = body.start + cid_len;
+                            batch.places.push(Place {
+                                start: batch.len,
+                                cid: body.start..block,
+                                block: block..body.end,
+                            });
+                            batch.len = body.end;
+                        }
+                        Err(error) => result = Err(ReadError::Cid(error)),
+                    }
                 }
-                Ok(None) => break,
-                Err(error) => failure = Some(error),
+                Ok(Frame::Part(_)) if source.ended => result = Err(ReadError::Truncated),
+                // The batch ends before it, unless it would be empty.
+                Ok(Frame::Part(_)) if !batch.places.is_empty() => break,
+                Ok(Frame::Part(least)) => result = source.read_to(batch.len + least),
+                Err(error) => result = Err(error),
             }
         }
-        let section = |(offset, cid, block): (u64, Range<usize>, Range<usize>)| Section {
-            offset,
-            cid: &self.buffer[cid],
-            block: &self.buffer[block],
-        };
-        (places.into_iter().map(section).collect(), failure)
+        self.carried.extend_from_slice(source.filled_from(batch.len));
+        result
+    }
+}
+
+/// A buffer that is being filled; it keeps its length from batch to batch, so that it is cleared once only.
+struct Filling<'a, R> {
+    buffer: &'a mut Vec<u8>,
+    filled: usize,
+    source: &'a mut R,
+    ended: bool,
+}
+
+impl<'a, R: Read> Filling<'a, R> {
+    fn start(buffer: &'a mut Vec<u8>, carried: &[u8], source: &'a mut R) -> Self {
+        if buffer.len() < carried.len() {
+            buffer.resize(carried.len(), 0);
+        }
+        buffer[..carried.len()].copy_from_slice(carried);
+        Self { buffer, filled: carried.len(), source, ended: false }
     }
 
-    /// Where in the buffer the next section's CID and block are, if it is there; `None` also at the end.
-    fn section(&mut self, may_read: bool) -> Result<Option<Found>, ReadError> {
-        if !may_read && !self.has_whole_frame() {
-            return Ok(None);
-        }
-        let Some((prefix, length)) = self.frame(SECTION_BYTES_MAX)? else { return Ok(None) };
-        let frame = self.start + prefix..self.start + prefix + length;
-        let (_, cid_len) = split_cid(&self.buffer[frame.clone()]).map_err(ReadError::Cid)?;
-        self.consume(prefix + length);
-        let block = frame.start + cid_len;
-        Ok(Some((frame.start..block, block..frame.end)))
-    }
-
-    /// Whether the next frame can be had without reading; a malformed one cannot.
-    fn has_whole_frame(&self) -> bool {
-        varint::read(&self.buffer[self.start..self.end])
-            .is_some_and(|(length, rest)| length > 0 && length <= len64(rest.len()))
-    }
-
-    /// Brings the whole next frame into the buffer: length of its length, and length of what follows.
-    fn frame(&mut self, length_max: u64) -> Result<Option<(usize, usize)>, ReadError> {
-        // What is there must not move: sections of a batch lie before it.
-        if !self.has_whole_frame() {
-            self.fill(VARINT_BYTES_MAX)?;
-        }
-        let available = &self.buffer[self.start..self.end];
-        if available.is_empty() {
-            return Ok(None);
-        }
-        let Some((length, rest)) = varint::read(available) else {
-            let cut = available.len() < VARINT_BYTES_MAX && available.iter().all(|byte| byte & 0x80 != 0);
-            return Err(if cut { ReadError::Truncated } else { ReadError::BadLength });
-        };
-        let prefix = available.len() - rest.len();
-        match length {
-            0 => Err(ReadError::Empty),
-            length if length > length_max => Err(ReadError::TooLong(length)),
-            length => {
-                let length = usize::try_from(length).map_err(|_| ReadError::TooLong(length))?;
-                self.fill(prefix + length)?;
-                if self.end - self.start < prefix + length {
-                    return Err(ReadError::Truncated);
-                }
-                Ok(Some((prefix, length)))
-            }
-        }
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.start += count;
-        self.offset += len64(count);
+    fn filled_from(&self, start: usize) -> &[u8] {
+        &self.buffer[start..self.filled]
     }
 
     /// Reads until so many bytes are there, or the source ends.
-    fn fill(&mut self, wanted: usize) -> Result<(), ReadError> {
-        if self.end - self.start >= wanted {
-            return Ok(());
-        }
-        self.make_room(wanted);
-        while self.end < wanted && self.read_once()? {}
-        Ok(())
-    }
-
-    /// Reads what fits into the buffer, once.
-    fn top_up(&mut self) -> Result<(), ReadError> {
-        self.make_room(0);
-        self.read_once().map(drop)
-    }
-
-    /// Brings what is left to the front of a buffer of at least this length.
-    fn make_room(&mut self, wanted: usize) {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        if self.buffer.is_empty() {
-            // Pages that are never read into cost nothing.
-            self.buffer = vec![0; READ_BYTES];
-        }
+    fn read_to(&mut self, wanted: usize) -> Result<(), ReadError> {
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
         }
+        while self.filled < wanted && !self.ended {
+            let count = read(self.source, &mut self.buffer[self.filled..wanted])?;
+            self.filled += count;
+            self.ended = count == 0;
+        }
+        Ok(())
     }
+}
 
-    /// Whether there was more to read, or no room for it.
-    fn read_once(&mut self) -> Result<bool, ReadError> {
-        loop {
-            match self.source.read(&mut self.buffer[self.end..]) {
-                Ok(count) => {
-                    (self.tap)(&self.buffer[self.end..self.end + count]);
-                    self.end += count;
-                    return Ok(count > 0);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(ReadError::Io(error)),
-            }
+/// What some bytes start with.
+fn frame(bytes: &[u8], length_max: u64) -> Result<Frame, ReadError> {
+    let Some((length, rest)) = varint::read(bytes) else {
+        let cut = bytes.len() < VARINT_BYTES_MAX && bytes.iter().all(|byte| byte & 0x80 != 0);
+        return if cut { Ok(Frame::Part(bytes.len() + 1)) } else { Err(ReadError::BadLength) };
+    };
+    if length == 0 {
+        return Err(ReadError::Empty);
+    }
+    let length_bytes = usize::try_from(length).ok().filter(|_| length <= length_max);
+    let length = length_bytes.ok_or(ReadError::TooLong(length))?;
+    let prefix = bytes.len() - rest.len();
+    Ok(if rest.len() < length { Frame::Part(prefix + length) } else { Frame::Whole(prefix, length) })
+}
+
+/// Appends to some bytes until they are so many; `false` if the source ends before.
+fn fill(source: &mut impl Read, bytes: &mut Vec<u8>, wanted: usize) -> Result<bool, ReadError> {
+    let mut filled = bytes.len();
+    bytes.resize(wanted, 0);
+    while filled < wanted {
+        match read(source, &mut bytes[filled..])? {
+            0 => return Ok(false),
+            count => filled += count,
+        }
+    }
+    Ok(true)
+}
+
+fn read(source: &mut impl Read, buffer: &mut [u8]) -> Result<usize, ReadError> {
+    loop {
+        match source.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map_err(ReadError::Io),
         }
     }
 }

@@ -109,7 +109,7 @@ impl PieceAssembler {
     }
 
     /// Takes in the digests of neighbouring windows.
-    fn put(&self, window: u64, digests: &[Digest]) {
+    pub(super) fn put(&self, window: u64, digests: &[Digest]) {
         let mut row = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
         for (window, digest) in (window..).zip(digests) {
             row.put(window, digest);

@@ -7,10 +7,11 @@
 //! tree            \__ ... _____/                      zero subtrees come from a table
 //! ```
 //!
-//! What lives here: the commitment of a stream ([`Commitment`]) and of bytes that arrive in any order
-//! ([`assembler::PieceAssembler`]). What does not: CIDs of blocks, CARs.
+//! What lives here: the commitment of a stream ([`Commitment`]), of a file ([`file::piece_of_file`]) and of bytes
+//! that arrive in any order ([`assembler::PieceAssembler`]). What does not: CIDs of blocks, CARs.
 
 pub(crate) mod assembler;
+pub(crate) mod file;
 pub(crate) mod fr32;
 #[cfg(test)]
 pub(crate) mod reference;
@@ -23,7 +24,7 @@ use crate::kernels::{self, DIGEST, Rows};
 use crate::progress::Progress;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use fr32::{QUAD_PADDED, QUAD_RAW};
-use tree::{Digest, GrowingTree, fold_row};
+use tree::{Digest, GrowingTree, fold_row, parent, zero_digest};
 
 /// Level of a window's digest: 32 KiB of padded bytes.
 pub(crate) const WINDOW_LEVEL: usize = 10;
@@ -44,12 +45,27 @@ pub struct PieceInfo {
     pub padded_piece_size: PaddedPieceSize,
 }
 
+impl PieceInfo {
+    /// The commitment of the same bytes, extended by zeros to fill a larger piece; that of a piece no larger than
+    /// its own is its own.
+    pub fn piece_cid_in(&self, padded_piece_size: PaddedPieceSize) -> PieceCid {
+        let mut commitment = *self.piece_cid.commitment();
+        for level in level_of(self.padded_piece_size)..level_of(padded_piece_size) {
+            commitment = parent(&commitment, zero_digest(level));
+        }
+        PieceCid::from_commitment(commitment)
+    }
+}
+
 /// Why a piece has no commitment.
 #[derive(Debug, thiserror::Error)]
 pub enum PieceError {
     /// The source cannot be read.
     #[error("cannot read the bytes of the piece")]
     Read(#[source] io::Error),
+    /// The file has not the length that it had.
+    #[error("the file changed while it was read")]
+    Changed,
     /// No piece is that large.
     #[error(transparent)]
     Size(#[from] PieceSizeError),

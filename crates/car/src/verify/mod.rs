@@ -1,5 +1,10 @@
 //! Reads a CAR back: frames, hashes, root, links and commitment, in one pass.
 //!
+//! ```text
+//! reader ──► batch ──► hash blocks, commitment ──► graph (in order)
+//! one at a time           any thread               one at a time
+//! ```
+//!
 //! The bytes of a block are forgotten once they are hashed; what stays is the set of CIDs. Links are followed
 //! in dag-pb blocks, the only ones with links that this crate writes; blocks of other codecs are hashed only.
 
@@ -7,17 +12,24 @@ mod graph;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{Advice, fadvise};
 
 use crate::carv1::header::HeaderError;
-use crate::carv1::reader::{ReadError, Reader, Section};
+use crate::carv1::reader::{Batch, ReadError, Reader, Section};
 use crate::cids::{
     CidError, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, PayloadCid, PieceCid, split_cid,
 };
+use crate::crew::Crew;
 use crate::kernels::hash_blocks;
-use crate::piece::Commitment;
+use crate::piece::Scratch;
+use crate::piece::assembler::PieceAssembler;
 use crate::profile::BlockHash;
 use crate::progress::Progress;
+use crate::turns::Turns;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use crate::unixfs::pb;
 use graph::Graph;
@@ -162,9 +174,12 @@ fn impossible_length(length: Option<u64>) -> String {
 /// # Errors
 ///
 /// [`VerifyError`]: the first thing wrong in the order of the file; what is missing only after all of it.
-pub fn verify_car(path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, VerifyError> {
+pub fn verify_car(crew: &Crew, path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, VerifyError> {
     let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
-    verify(File::open(path).map_err(unreadable)?, path, progress)
+    let file = File::open(path).map_err(unreadable)?;
+    // Only advice: a file system that takes none is read all the same.
+    let _ = fadvise(&file, 0, None, Advice::Sequential);
+    verify(crew, file, path, progress)
 }
 
 /// The root of a CAR from its header alone; nothing else is checked.
@@ -174,46 +189,35 @@ pub fn verify_car(path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, V
 /// [`VerifyError`] about the file or its header.
 pub fn read_car_root(path: &Path) -> Result<PayloadCid, VerifyError> {
     let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
-    let mut reader =
-        Reader::new(File::open(path).map_err(unreadable)?.take(HEADER_READ_BYTES), |_: &[u8]| {});
-    reader.header().map_err(|error| at(0, path, error))
+    let file = File::open(path).map_err(unreadable)?;
+    let (_, root) = Reader::open(file.take(HEADER_READ_BYTES)).map_err(|error| at(0, path, error))?;
+    Ok(root)
 }
 
 /// Enough for every header with one root, so that the rest of a large file is left alone.
 const HEADER_READ_BYTES: u64 = 64 << 10;
 
-fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, VerifyError> {
-    let mut commitment = Commitment::new();
-    let mut reader = Reader::new(source, |bytes: &[u8]| {
-        commitment.update(bytes);
-        progress.advance(len64(bytes.len()));
-    });
-    let payload_cid = reader.header().map_err(|error| at(0, path, error))?;
+fn verify(
+    crew: &Crew,
+    source: impl Read + Send,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<VerifiedCar, VerifyError> {
+    let (reader, payload_cid) = Reader::open(source).map_err(|error| at(0, path, error))?;
     let mut graph = Graph::default();
     let root = graph.link(payload_cid.as_bytes(), 0)?;
     graph.reach(root);
-    let mut block_count = 0;
-    loop {
-        if progress.is_cancelled() {
-            return Err(VerifyError::Cancelled);
-        }
-        let (sections, failure) = reader.batch();
-        let is_end = sections.is_empty();
-        let hashes = check_hashes(&sections);
-        for (section, hash) in sections.iter().zip(hashes) {
-            hash?;
-            graph.add(section)?;
-        }
-        block_count += len64(sections.len());
-        if let Some(error) = failure {
-            return Err(at(reader.offset(), path, error));
-        }
-        if is_end {
-            break;
-        }
-    }
+    let check = Check {
+        path,
+        progress,
+        reader: Mutex::new(reader),
+        turns: Turns::new(Found { graph, block_count: 0, payload_bytes: 0 }),
+        piece: PieceAssembler::default(),
+    };
+    crew.work(usize::MAX, Hand::default, |hand| check.step(hand));
+    let Found { graph, block_count, payload_bytes } = check.turns.finish()?;
     let (unreachable_blocks, inlined_without_section) = graph.finish(root, &payload_cid)?;
-    let piece = commitment.finish()?;
+    let piece = check.piece.finish(PayloadSize::new(payload_bytes))?;
     Ok(VerifiedCar {
         payload_cid,
         piece_cid: piece.piece_cid,
@@ -225,17 +229,72 @@ fn verify(source: impl Read, path: &Path, progress: &dyn Progress) -> Result<Ver
     })
 }
 
+/// What the threads that check one CAR share.
+struct Check<'a, R> {
+    path: &'a Path,
+    progress: &'a dyn Progress,
+    reader: Mutex<Reader<R>>,
+    turns: Turns<Found, VerifyError>,
+    piece: PieceAssembler,
+}
+
+/// What is known of the CAR so far.
+struct Found {
+    graph: Graph,
+    block_count: u64,
+    payload_bytes: u64,
+}
+
+/// What one thread keeps between batches.
+#[derive(Default)]
+struct Hand {
+    batch: Batch,
+    scratch: Scratch,
+}
+
+impl<R: Read> Check<'_, R> {
+    /// Checks the next batch.
+    fn step(&self, hand: &mut Hand) -> ControlFlow<()> {
+        let _end = self.turns.end_on_panic();
+        if self.turns.have_ended() {
+            return ControlFlow::Break(());
+        }
+        if self.progress.is_cancelled() {
+            self.turns.fail(VerifyError::Cancelled);
+            return ControlFlow::Break(());
+        }
+        let Hand { batch, scratch } = hand;
+        if !self.reader.lock().unwrap_or_else(PoisonError::into_inner).next(batch) {
+            return ControlFlow::Break(());
+        }
+        let verdicts = check_hashes(batch);
+        self.piece.feed(batch.offset, batch.bytes(), scratch);
+        self.progress.advance(len64(batch.bytes().len()));
+        let failure = batch.failure.take();
+        let in_order = self.turns.take(batch.turn, |found| {
+            for (section, verdict) in batch.sections().zip(verdicts) {
+                verdict?;
+                found.graph.add(&section)?;
+            }
+            found.block_count += len64(batch.sections().len());
+            found.payload_bytes = batch.end();
+            failure.map_or(Ok(()), |error| Err(at(batch.end(), self.path, error)))
+        });
+        if in_order.is_some() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}
+
 /// Doors for fuzzing alone.
 pub mod fuzz {
     use std::path::Path;
 
-    use super::{VerifiedCar, VerifyError, pb};
+    use super::{Crew, VerifiedCar, VerifyError, pb};
     use crate::progress::NoProgress;
 
     /// Takes bytes for a CAR.
     #[expect(clippy::missing_errors_doc, reason = "for fuzzing alone")]
     pub fn verify(bytes: &[u8]) -> Result<VerifiedCar, VerifyError> {
-        super::verify(bytes, Path::new("the fuzzer's bytes"), &NoProgress)
+        super::verify(&Crew::alone(), bytes, Path::new("the fuzzer's bytes"), &NoProgress)
     }
 
     /// Takes bytes for a dag-pb block and counts its links.
@@ -261,16 +320,16 @@ fn named(cid: &[u8]) -> PayloadCid {
 }
 
 /// The verdict on each section's hash. All blocks of one hash function are hashed together.
-fn check_hashes(sections: &[Section<'_>]) -> Vec<Result<(), VerifyError>> {
+fn check_hashes(batch: &Batch) -> Vec<Result<(), VerifyError>> {
     let digests = [BlockHash::Blake2b256, BlockHash::Sha2_256].map(|hash| {
-        let is_wanted = |section: &&Section<'_>| {
+        let is_wanted = |section: &Section<'_>| {
             split_cid(section.cid).is_ok_and(|(parts, _)| block_hash(parts.hash) == Some(hash))
         };
-        let blocks: Vec<&[u8]> = sections.iter().filter(is_wanted).map(|section| section.block).collect();
+        let blocks: Vec<&[u8]> = batch.sections().filter(is_wanted).map(|section| section.block).collect();
         hash_blocks(hash, &blocks).into_iter()
     });
     let [mut blake2b, mut sha2] = digests;
-    let mut check = |section: &Section<'_>| {
+    let check = |section: Section<'_>| {
         let offset = section.offset;
         let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
         let matches = match block_hash(parts.hash) {
@@ -283,7 +342,7 @@ fn check_hashes(sections: &[Section<'_>]) -> Vec<Result<(), VerifyError>> {
         };
         if matches { Ok(()) } else { Err(VerifyError::WrongHash { offset, cid: named(section.cid) }) }
     };
-    sections.iter().map(&mut check).collect()
+    batch.sections().map(check).collect()
 }
 
 fn block_hash(code: u64) -> Option<BlockHash> {

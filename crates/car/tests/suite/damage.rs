@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use carferry_car::{
-    BlockHash, DagParams, NoProgress, PayloadCid, PieceCid, PieceCidV2, VerifiedCar, VerifyError,
+    BlockHash, Crew, DagParams, NoProgress, PayloadCid, PieceCid, PieceCidV2, VerifiedCar, VerifyError,
     read_car_root, verify_car,
 };
 use proptest::prelude::*;
@@ -32,12 +32,12 @@ fn sample(folder: &Path, params: DagParams) -> (Vec<u8>, VerifiedCar) {
     fs::write(input.join("empty"), []).unwrap();
     std::os::unix::fs::symlink("a/short", input.join("link")).unwrap();
     pack(&input, &car, params, 1);
-    (fs::read(&car).unwrap(), verify_car(&car, &NoProgress).unwrap())
+    (fs::read(&car).unwrap(), verify_car(&Crew::alone(), &car, &NoProgress).unwrap())
 }
 
 fn verdict(path: &Path, bytes: &[u8]) -> Result<VerifiedCar, VerifyError> {
     fs::write(path, bytes).unwrap();
-    verify_car(path, &NoProgress)
+    verify_car(&Crew::alone(), path, &NoProgress)
 }
 
 /// Whether a damaged CAR is seen to be one: by an error with a place, or, where a block is whole inside its CID
@@ -181,7 +181,7 @@ fn the_root_is_read_without_the_rest() {
     let path = folder.path().join("header");
     fs::write(&path, &car[..=usize::from(car[0])]).unwrap();
     assert_eq!(read_car_root(&path).unwrap(), whole.payload_cid);
-    assert!(matches!(verify_car(&path, &NoProgress), Err(VerifyError::MissingRoot { .. })));
+    assert!(matches!(verify_car(&Crew::alone(), &path, &NoProgress), Err(VerifyError::MissingRoot { .. })));
     assert!(matches!(read_car_root(&folder.path().join("none")), Err(VerifyError::Unreadable { .. })));
 }
 

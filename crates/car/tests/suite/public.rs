@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use carferry_car::{
-    BlockHash, BuildError, BuildOptions, DagParams, NoProgress, PayloadSize, Unsupported, build_car,
+    BlockHash, BuildError, BuildOptions, Crew, DagParams, NoProgress, PayloadSize, Unsupported, build_car,
     piece_of, plan_car, verify_car,
 };
 use serde_json::Value;
@@ -60,7 +60,8 @@ fn check_vector(public: &Value, vector: &Value, input: &Path, car: &Path, thread
 /// The CAR is also what the reader of this crate takes for whole.
 fn check_verifies(vector: &Value, car: &Path) {
     let name = format!("{} with {}", text(vector, "input"), text(vector, "set"));
-    let verified = verify_car(car, &NoProgress).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let verified =
+        verify_car(&Crew::alone(), car, &NoProgress).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!(verified.payload_cid.to_string(), text(vector, "root"), "root of {name}");
     assert_eq!(verified.piece_cid.to_string(), text(vector, "piece_cid"), "piece of {name}");
     assert_eq!(verified.block_count, number(vector, "blocks"), "blocks of {name}");
@@ -122,7 +123,7 @@ fn check_inputs(wanted: impl Fn(u64) -> bool, threads: usize) -> (usize, usize, 
 
 fn check_refused(path: &Path, car: &Path) {
     let output = File::create(car).unwrap();
-    let error = build_car(path, &output, &BuildOptions::default(), &NoProgress).unwrap_err();
+    let error = build_car(&Crew::alone(), path, &output, &BuildOptions::default(), &NoProgress).unwrap_err();
     assert!(
         matches!(
             &error,
@@ -176,7 +177,7 @@ fn cars_do_not_depend_on_the_number_of_threads() {
     for set in ["lotus", "unixfs-v1-2025", "ipfs-256k-174"] {
         let one = folder.path().join("one.car");
         let built = pack(&input, &one, params(&public, set), 1);
-        let verified = verify_car(&one, &NoProgress).unwrap();
+        let verified = verify_car(&Crew::alone(), &one, &NoProgress).unwrap();
         assert_eq!(verified.piece_cid, built.piece_cid, "{set}");
         assert!(built.payload_size.get() < 40 << 20, "repeated chunks are written once with {set}");
         for threads in [2, 7] {

@@ -5,8 +5,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use carferry_car::{
-    BuildOptions, CidError, Commitment, HeaderError, NoProgress, PaddedPieceSize, PayloadCid, PayloadSize,
-    PieceCid, PieceCidV2, PieceInfo, Profile, VerifyError, build_car, piece_of, read_car_root, verify_car,
+    BuildOptions, CidError, Commitment, Crew, HeaderError, NoProgress, PaddedPieceSize, PayloadCid,
+    PayloadSize, PieceCid, PieceCidV2, PieceInfo, Profile, VerifyError, build_car, piece_of, read_car_root,
+    verify_car,
 };
 use cid::multibase::Base;
 use serde_json::Value;
@@ -185,7 +186,7 @@ fn car_files_of_other_projects() {
         fs::write(&path, &bytes).unwrap();
         let source = text(vector, "source");
         assert_eq!(piece(&bytes).piece_cid.to_string(), text(vector, "piece_cid"), "{source}");
-        let verified = verify_car(&path, &NoProgress);
+        let verified = verify_car(&Crew::alone(), &path, &NoProgress);
         match source.split(',').next().unwrap().rsplit('/').next().unwrap() {
             name @ ("adl_test.car" | "simple-unixfs.car") => {
                 let verified = verified.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -233,7 +234,10 @@ fn singularitys_padded_car_is_refused_and_has_its_piece() {
     File::options().write(true).open(&car).unwrap().set_len(number(vector, "car_size")).unwrap();
     let piece = piece_of(File::open(&car).unwrap(), &NoProgress).unwrap();
     assert_eq!(piece.piece_cid.to_string(), text(vector, "piece_cid"));
-    assert!(matches!(verify_car(&car, &NoProgress), Err(VerifyError::EmptySection { offset: 100 })));
+    assert!(matches!(
+        verify_car(&Crew::alone(), &car, &NoProgress),
+        Err(VerifyError::EmptySection { offset: 100 })
+    ));
 }
 
 #[test]
@@ -262,12 +266,8 @@ fn roots_of_kubo() {
 /// The root alone: the CAR goes nowhere.
 fn root_of(input: &Path) -> String {
     let nowhere = File::options().write(true).open("/dev/null").unwrap();
-    let options = BuildOptions {
-        params: Profile::UnixfsV1_2025.params(),
-        threads: 2.try_into().unwrap(),
-        ..BuildOptions::default()
-    };
-    build_car(input, &nowhere, &options, &NoProgress).unwrap().payload_cid.to_string()
+    let options = BuildOptions { params: Profile::UnixfsV1_2025.params(), ..BuildOptions::default() };
+    build_car(&Crew::of_processors(), input, &nowhere, &options, &NoProgress).unwrap().payload_cid.to_string()
 }
 
 /// The key stream of RFC 8439 with a zero nonce, counter from 0, and the SHA-256 of the seed as key.

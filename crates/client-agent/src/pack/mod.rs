@@ -15,10 +15,10 @@ pub mod report;
 pub mod scan;
 pub mod worker;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use carferry_car::Crew;
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
 use carferry_core::printer::{ExitStatus, Printer};
@@ -233,20 +233,19 @@ impl Run<'_> {
             return Ok(());
         }
         let stop = self.shutdown.token();
-        let processors = self.args.jobs.unwrap_or_else(processors);
-        let threads = NonZeroUsize::new(processors.get().min(total)).unwrap_or(NonZeroUsize::MIN);
         let meter = Meter::new(planned.source_bytes(), count(total), stop.clone());
         let shown = tally.screen.show(&meter, self.args.no_progress);
         let workshop = Arc::new(Workshop {
             profile: self.rules.profile,
             max_piece: self.max_piece,
-            threads_per_car: NonZeroUsize::new(processors.get() / threads.get()).unwrap_or(NonZeroUsize::MIN),
+            crew: self.args.jobs.map_or_else(Crew::of_processors, Crew::new),
+            folders: Mutex::default(),
             guard: self.store.filter(|_| !self.args.replace).cloned(),
             meter,
         });
-        let (to_workers, jobs) = mpsc::channel(threads.get());
+        let (to_workers, jobs) = mpsc::channel(workshop.crew.places().get());
         let (to_record, outcomes) = mpsc::channel(OUTCOMES_MAX);
-        worker::start(&workshop, threads, jobs, &to_record)?;
+        worker::start(&workshop, jobs, &to_record)?;
         drop(to_record);
 
         let feed = async {
@@ -366,11 +365,6 @@ impl Tally<'_> {
         let well = summary.failed == 0 && summary.not_begun == 0 && !interrupted;
         Ok(if well { ExitStatus::Success } else { ExitStatus::UserError })
     }
-}
-
-/// One thread a processor.
-pub(crate) fn processors() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 fn count(number: usize) -> u64 {

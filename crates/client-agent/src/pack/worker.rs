@@ -1,19 +1,26 @@
-//! Threads that pack: each takes one file at a time, from source to a durable CAR under its final name.
+//! Threads that pack: each takes one file at a time, from source to a finished temporary file; one more makes
+//! them durable under their final names.
 //!
 //! ```text
-//! jobs ─► bounded channel ─► N threads: temp file ─► build ─► may it replace? ─► publish ─► outcomes
+//! jobs ─► bounded channel ─► N threads: temp file ─► build ─► may it replace? ─► publisher ─► outcomes
 //! ```
+//!
+//! The publisher takes all that is finished when it comes to it: a single large CAR at once, small ones by the
+//! hundred, because making a file durable costs waiting, and a hundred wait as long as one.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::io;
-use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use carferry_car::{BuildError, BuildOptions, BuiltCar, PaddedPieceSize, Profile, build_car, read_car_root};
+use carferry_car::{
+    BuildError, BuildOptions, BuiltCar, Crew, PaddedPieceSize, Profile, build_car, read_car_root,
+};
 use carferry_core::error_chain::ErrorChain;
-use carferry_core::fsx;
+use carferry_core::fsx::{self, TempGuard};
 use carferry_core::runtime::{Backoff, BackoffPolicy};
 use carferry_core::store::{Store, StoreError};
 use tokio::runtime::Handle;
@@ -30,8 +37,10 @@ pub struct Workshop {
     pub profile: Profile,
     /// The largest piece.
     pub max_piece: PaddedPieceSize,
-    /// Threads for one CAR: more than one where there are fewer files than processors.
-    pub threads_per_car: NonZeroUsize,
+    /// Threads for all CARs together: a large one uses those that the others leave.
+    pub crew: Crew,
+    /// Folders that are known to be there.
+    pub folders: Mutex<BTreeSet<PathBuf>>,
     /// Where deals are looked up before a CAR is replaced; `None`: nobody is asked.
     pub guard: Option<Store>,
     /// Counts bytes, and carries the wish to stop.
@@ -76,27 +85,62 @@ impl PackError {
     }
 }
 
+/// Finished CARs that wait to be published. Each holds a descriptor, of which a process usually has 1024.
+const FINISHED_MAX: usize = 128;
+/// CARs that are published together at most.
+const PUBLISHED_AT_ONCE: usize = 256;
+
+/// A CAR that is complete under a temporary name.
+struct Finished {
+    job: Job,
+    car: BuiltCar,
+    temp: TempGuard,
+}
+
 /// Starts the threads. They end when `jobs` is closed and empty, or the meter is cancelled.
 pub fn start(
     workshop: &Arc<Workshop>,
-    threads: NonZeroUsize,
     jobs: mpsc::Receiver<Job>,
     outcomes: &mpsc::Sender<Outcome>,
 ) -> io::Result<()> {
     let jobs = Arc::new(Mutex::new(jobs));
     let runtime = Handle::current();
-    for number in 1..=threads.get() {
+    let (finished, to_publish) = sync_channel(FINISHED_MAX);
+    for number in 1..=workshop.crew.places().get() {
         let (workshop, jobs, outcomes) = (Arc::clone(workshop), Arc::clone(&jobs), outcomes.clone());
-        let runtime = runtime.clone();
-        std::thread::Builder::new()
+        let (runtime, finished) = (runtime.clone(), finished.clone());
+        thread::Builder::new()
             .name(format!("pack {number}"))
-            .spawn(move || workshop.work(&jobs, &outcomes, &runtime))?;
+            .spawn(move || workshop.work(&jobs, &finished, &outcomes, &runtime))?;
     }
+    let outcomes = outcomes.clone();
+    thread::Builder::new().name("publish".to_owned()).spawn(move || publish(&to_publish, &outcomes))?;
     Ok(())
 }
 
+/// Gives finished CARs their names, until no thread packs any more.
+fn publish(finished: &Receiver<Finished>, outcomes: &mpsc::Sender<Outcome>) {
+    while let Ok(first) = finished.recv() {
+        let batch = [first].into_iter().chain(finished.try_iter()).take(PUBLISHED_AT_ONCE);
+        let (cars, temps): (Vec<_>, Vec<_>) =
+            batch.map(|Finished { job, car, temp }| ((job, car), temp)).unzip();
+        for ((job, car), published) in cars.into_iter().zip(fsx::publish_all(temps)) {
+            let result = published.map(|()| car).map_err(PackError::Output);
+            if outcomes.blocking_send(Outcome { job, result }).is_err() {
+                return;
+            }
+        }
+    }
+}
+
 impl Workshop {
-    fn work(&self, jobs: &Mutex<mpsc::Receiver<Job>>, outcomes: &mpsc::Sender<Outcome>, runtime: &Handle) {
+    fn work(
+        &self,
+        jobs: &Mutex<mpsc::Receiver<Job>>,
+        finished: &SyncSender<Finished>,
+        outcomes: &mpsc::Sender<Outcome>,
+        runtime: &Handle,
+    ) {
         loop {
             let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
             let Some(job) = next else { return };
@@ -104,32 +148,45 @@ impl Workshop {
                 return;
             }
             let meter = FileMeter::new(&self.meter);
-            let result = self.pack(&job, &meter, runtime);
+            let packed = self.pack(&job, &meter, runtime);
             meter.done(job.plan.source_bytes);
-            if outcomes.blocking_send(Outcome { job, result }).is_err() {
+            let handed_on = match packed {
+                Ok((car, temp)) => finished.send(Finished { job, car, temp }).is_ok(),
+                Err(error) => outcomes.blocking_send(Outcome { job, result: Err(error) }).is_ok(),
+            };
+            if !handed_on {
                 return;
             }
         }
     }
 
-    fn pack(&self, job: &Job, meter: &FileMeter<'_>, runtime: &Handle) -> Result<BuiltCar, PackError> {
+    fn pack(
+        &self,
+        job: &Job,
+        meter: &FileMeter<'_>,
+        runtime: &Handle,
+    ) -> Result<(BuiltCar, TempGuard), PackError> {
         if let Some(folder) = job.output.parent() {
-            fs::create_dir_all(folder)
-                .map_err(|error| PackError::Output(fsx::named("cannot make folder", folder, error)))?;
+            self.make_folder(folder).map_err(PackError::Output)?;
         }
         let (file, temp) = fsx::create_temp_beside(&job.output).map_err(PackError::Output)?;
-        let options = BuildOptions {
-            params: self.profile.params(),
-            max_piece: self.max_piece,
-            threads: self.threads_per_car,
-        };
-        let car = build_car(&job.input, &file, &options, meter)?;
+        let options = BuildOptions { params: self.profile.params(), max_piece: self.max_piece };
+        let car = build_car(&self.crew, &job.input, &file, &options, meter)?;
         drop(file);
         if let Some(store) = &self.guard {
             runtime.block_on(self.check_standing(store, job, &car))?;
         }
-        temp.publish().map_err(PackError::Output)?;
-        Ok(car)
+        Ok((car, temp))
+    }
+
+    /// Makes a folder for CARs, once a run.
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        let known = || self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known().contains(folder) {
+            fsx::create_folders(folder)?;
+            known().insert(folder.to_owned());
+        }
+        Ok(())
     }
 
     /// Refuses to take the place of a CAR that deals still wait for.

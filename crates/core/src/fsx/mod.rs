@@ -1,7 +1,13 @@
 //! Files that are there whole or not at all; locks; free space.
 //!
+//! ```text
+//! create_temp_beside ──► write, drop the file ──► TempGuard::publish, or publish_all for many
+//! ```
+//!
 //! Whatever another process may look for under its final name is written under a hidden temporary
 //! name beside it, then published. Errors name the path; the system's own words are their source.
+
+mod publish;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,16 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;
 
-/// Makes a finished temporary file visible under its final name, durably: fsync of the file, rename over
-/// `target`, fsync of the folder.
-///
-/// After an error the target is either the old file or the new one, never a part.
-pub fn publish(file: &File, temp: &Path, target: &Path) -> io::Result<()> {
-    file.sync_all().map_err(|error| named("cannot sync", temp, error))?;
-    #[expect(clippy::disallowed_methods, reason = "this is the durable rename")]
-    fs::rename(temp, target).map_err(|error| named("cannot publish", target, error))?;
-    sync_folder_of(target)
-}
+pub use publish::{all as publish_all, create_folders};
 
 /// Creates an empty file under a hidden temporary name in the folder of `target`.
 ///
@@ -67,11 +64,12 @@ impl TempGuard {
         &self.temp
     }
 
-    /// [`publish`]es the file under its final name. Everything must have been flushed.
-    pub fn publish(mut self) -> io::Result<()> {
-        publish(&self.held, &self.temp, &self.target)?;
-        self.published = true;
-        Ok(())
+    /// Makes the file visible under its final name, durably: sync of the file, rename over the target, sync of
+    /// the folder. Everything must have been flushed.
+    ///
+    /// After an error the target is either the old file or the new one, never a part.
+    pub fn publish(self) -> io::Result<()> {
+        publish::all(vec![self]).pop().unwrap_or(Ok(()))
     }
 }
 
@@ -273,13 +271,6 @@ fn lock_if_stale(path: &Path, pid: Pid) -> io::Result<Option<File>> {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = folder_of(path);
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| named("cannot sync", folder, error))
 }
 
 #[cfg(test)]

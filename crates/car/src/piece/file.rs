@@ -1,0 +1,121 @@
+//! The commitment of a file, by all threads of a crew.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{Advice, fadvise};
+
+use super::assembler::PieceAssembler;
+use super::tree::zero_digest;
+use super::{PieceError, PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, piece_of};
+use crate::crew::Crew;
+use crate::holes::{is_hole, may_have_holes};
+use crate::kernels::WINDOWS_AT_ONCE;
+use crate::progress::Progress;
+use crate::units::{PayloadSize, len64};
+
+/// Bytes that a thread reads and hashes at a time: as many windows as are hashed together.
+const SPAN: usize = WINDOWS_AT_ONCE * WINDOW_RAW;
+/// How far the system reads ahead of the threads. Source: ours, twice what a disk array wants in flight.
+const AHEAD: u64 = 8 << 20;
+
+/// The commitment of a file; other than regular files are read from where they stand to their end.
+///
+/// # Errors
+///
+/// [`PieceError`]; [`PieceError::Changed`] if the file has another length at the end than at the start.
+pub fn piece_of_file(crew: &Crew, file: &File, progress: &dyn Progress) -> Result<PieceInfo, PieceError> {
+    let metadata = file.metadata().map_err(PieceError::Read)?;
+    if !metadata.is_file() {
+        return piece_of(file, progress);
+    }
+    let length = metadata.len();
+    // Only advice: a file system that takes none is read all the same.
+    let _ = fadvise(file, 0, None, Advice::Sequential);
+    let work = Work {
+        file,
+        length,
+        sparse: may_have_holes(&metadata),
+        next: AtomicU64::new(0),
+        piece: PieceAssembler::default(),
+        failure: Mutex::new(None),
+        progress,
+    };
+    let spans = length.div_ceil(len64(SPAN));
+    crew.work(usize::try_from(spans).unwrap_or(usize::MAX), Hand::default, |hand| {
+        work.step(hand).unwrap_or_else(|error| {
+            work.failure().get_or_insert(error);
+            // Nothing is left for the others.
+            work.next.store(length, Ordering::Relaxed);
+            ControlFlow::Break(())
+        })
+    });
+    if let Some(error) = work.failure().take() {
+        return Err(error);
+    }
+    if file.metadata().map_err(PieceError::Read)?.len() != length {
+        return Err(PieceError::Changed);
+    }
+    Ok(work.piece.finish(PayloadSize::new(length))?)
+}
+
+/// What the threads of one file share.
+struct Work<'a> {
+    file: &'a File,
+    length: u64,
+    sparse: bool,
+    /// Where the next span starts.
+    next: AtomicU64,
+    piece: PieceAssembler,
+    failure: Mutex<Option<PieceError>>,
+    progress: &'a dyn Progress,
+}
+
+/// What one thread keeps between spans.
+#[derive(Default)]
+struct Hand {
+    buffer: Vec<u8>,
+    scratch: Scratch,
+}
+
+impl Work<'_> {
+    fn step(&self, hand: &mut Hand) -> Result<ControlFlow<()>, PieceError> {
+        if self.progress.is_cancelled() {
+            return Err(PieceError::Cancelled);
+        }
+        let offset = self.next.fetch_add(len64(SPAN), Ordering::Relaxed);
+        if offset >= self.length {
+            return Ok(ControlFlow::Break(()));
+        }
+        let left = self.length - offset;
+        let count = usize::try_from(left).map_or(SPAN, |left| left.min(SPAN));
+        if self.sparse && count == SPAN && is_hole(self.file, offset, len64(SPAN)) {
+            let window = offset / len64(WINDOW_RAW);
+            self.piece.put(window, &[*zero_digest(WINDOW_LEVEL); WINDOWS_AT_ONCE]);
+        } else {
+            if let Some(ahead) = NonZeroU64::new(len64(SPAN)) {
+                let _ = fadvise(self.file, offset + AHEAD, Some(ahead), Advice::WillNeed);
+            }
+            hand.buffer.resize(SPAN, 0);
+            self.file.read_exact_at(&mut hand.buffer[..count], offset).map_err(|error| {
+                if error.kind() == io::ErrorKind::UnexpectedEof {
+                    PieceError::Changed
+                } else {
+                    PieceError::Read(error)
+                }
+            })?;
+            self.piece.feed(offset, &hand.buffer[..count], &mut hand.scratch);
+        }
+        self.progress.advance(len64(count));
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn failure(&self) -> std::sync::MutexGuard<'_, Option<PieceError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
