@@ -35,7 +35,7 @@ pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
 pub use crew::Crew;
 #[doc(hidden)]
 pub use kernels::bench;
-pub use kernels::kernel_name;
+pub use kernels::{KernelUnavailable, check_kernel_choice, kernel_name};
 pub use piece::file::piece_of_file;
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};

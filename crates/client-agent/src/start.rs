@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use carferry_car::check_kernel_choice;
 use carferry_core::config::sections::{LogFormat, LogSection};
 use carferry_core::config::{Sources, overrides};
 use carferry_core::printer::{ExitStatus, Printer};
@@ -22,6 +23,8 @@ use crate::{deals, doctor, pack, report, tools};
 /// Variables with our prefix that are not configuration keys.
 const RESERVED: &[&str] = &[
     "CARFERRY_CONFIG",
+    // Of crates/car: the inner loops.
+    "CARFERRY_KERNEL",
     // Of the tests and the demonstration, which start agents in their own environment.
     "CARFERRY_MONGOD",
     "CARFERRY_TEST_IDLE_MS",
@@ -51,6 +54,7 @@ pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(command: Command, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
+    check_kernel_choice().map_err(|error| Stop::user_hint(&error, "name one of these, or unset it"))?;
     let mut out = Printer::stdout();
     let screen = Screen::default();
     let given = matches.subcommand().map(|(_, given)| given);

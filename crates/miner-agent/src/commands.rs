@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, ffi::OsString, future::Future, io::Write as _, process::ExitCode};
 
+use carferry_car::check_kernel_choice;
 use carferry_core::{
     error_chain::{Hint, Report},
     printer::{ExitStatus, Printer},
@@ -88,6 +89,7 @@ fn environment(name: &str) -> Option<String> {
 async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, AgentError> {
     let variables = std::env::vars_os()
         .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    check_kernel_choice()?;
     let config = Config::load(cli.config.as_deref(), variables.collect(), flags)?;
     telemetry::init(config.log.format, &config.log.filter)?;
     let mut printer = Printer::stdout();

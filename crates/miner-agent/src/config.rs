@@ -166,7 +166,7 @@ const OWN_KEYS: &[Key] = &[
 ];
 
 /// Variables with our prefix that are no keys.
-pub const RESERVED_VARIABLES: &[&str] = &["CARFERRY_CONFIG"];
+pub const RESERVED_VARIABLES: &[&str] = &["CARFERRY_CONFIG", "CARFERRY_KERNEL"];
 
 /// The section name of a miner's own node, in messages.
 const ENTRY_SECTION: &str = "miners[]";

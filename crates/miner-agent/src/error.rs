@@ -1,5 +1,6 @@
 //! Why the agent, or one of its commands, did not end well.
 
+use carferry_car::KernelUnavailable;
 use carferry_core::{
     config::ConfigError,
     error_chain::Hint,
@@ -33,6 +34,9 @@ pub enum AgentError {
     /// A node's URL or token cannot be sent at all.
     #[error("the node cannot be called")]
     Lotus(#[from] LotusError),
+    /// Inner loops were asked for that are not there.
+    #[error("nothing can be hashed as asked for")]
+    Kernel(#[from] KernelUnavailable),
     /// Logging could not be set up.
     #[error("logging cannot begin")]
     Telemetry(#[from] TelemetryError),
@@ -48,9 +52,11 @@ impl AgentError {
     /// Whose turn it is.
     pub fn exit_status(&self) -> ExitStatus {
         match self {
-            Self::Config(_) | Self::Endpoint { .. } | Self::FullNode(_) | Self::Telemetry(_) => {
-                ExitStatus::UserError
-            }
+            Self::Config(_)
+            | Self::Endpoint { .. }
+            | Self::FullNode(_)
+            | Self::Kernel(_)
+            | Self::Telemetry(_) => ExitStatus::UserError,
             Self::Store(error) if error.is_configuration() => ExitStatus::UserError,
             Self::Store(_) | Self::Lotus(_) | Self::Supervisor(_) | Self::Io(_) => ExitStatus::Failure,
         }
@@ -65,6 +71,7 @@ impl Hint for AgentError {
             Self::Store(error) => error.hint(),
             Self::Lotus(error) => error.hint(),
             Self::Telemetry(error) => error.hint(),
+            Self::Kernel(_) => Some("name one of these, or unset it".to_owned()),
             Self::Supervisor(_) | Self::Io(_) => None,
         }
     }

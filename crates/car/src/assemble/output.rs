@@ -7,17 +7,20 @@
 //!
 //! A direct write wants offset, length and address to be multiples of the block size. The buffers are placed so
 //! that a byte's address and its offset agree in that, so only the two edges of an extent go through the cache.
-//! Edges and direct parts never share a block, so the two ways never see each other's bytes. Where the file
-//! system takes no direct writes (tmpfs, some network file systems), everything goes through the cache.
+//! Edges and direct parts never share a block, so the two ways never see each other's bytes.
+//!
+//! Where the file system takes no direct writes, large parts go through the page cache without staying there
+//! (`RWF_DONTCACHE`, Linux 6.14 and later); where it cannot do that either (tmpfs, some network file systems), they
+//! are synced and dropped every [`FLUSH_BYTES`], so that the last sync is short and other programs keep their cache.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs};
-use rustix::io::Errno;
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate, fstatvfs};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 use crate::units::len64;
 
@@ -25,6 +28,10 @@ use crate::units::len64;
 pub(crate) const BLOCK: usize = 4096;
 /// Below this the page cache is cheaper. Source: ours, not measured finely.
 const DIRECT_BYTES_MIN: usize = 1 << 20;
+/// Bytes that wait in the page cache at most. Source: ours; a second or less of most disks.
+const FLUSH_BYTES: u64 = 64 << 20;
+/// Source: Linux 6.14 include/uapi/linux/fs.h, `RWF_DONTCACHE`; not in rustix 1.1.
+const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// What it means when the greatest length of a CAR does not fit on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +49,10 @@ pub(crate) struct Output<'a> {
     /// The same file again, for direct writes.
     direct: Option<File>,
     direct_works: AtomicBool,
+    /// Whether large parts may be written through the cache without staying there.
+    uncached_works: AtomicBool,
+    /// Bytes that were left to the cache since it was emptied last; not counted for small or special files.
+    in_cache: Option<AtomicU64>,
     reserved: u64,
 }
 
@@ -56,14 +67,22 @@ impl<'a> Output<'a> {
         if metadata.is_file() && length_max >= len64(DIRECT_BYTES_MIN) {
             reserved = reserve(file, length_max, when_full)?;
         }
+        let is_large = metadata.is_file() && length_max >= len64(DIRECT_BYTES_MIN);
         let direct = if reserved < len64(DIRECT_BYTES_MIN) { None } else { reopen_direct(file) };
-        Ok(Self { cached: file, direct_works: AtomicBool::new(direct.is_some()), direct, reserved })
+        Ok(Self {
+            cached: file,
+            direct_works: AtomicBool::new(direct.is_some()),
+            direct,
+            uncached_works: AtomicBool::new(is_large),
+            in_cache: is_large.then(AtomicU64::default),
+            reserved,
+        })
     }
 
     /// Writes bytes to their place.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let Some((before, blocks, after)) = self.split(offset, bytes) else {
-            return self.cached.write_all_at(bytes, offset);
+            return self.write_through(offset, bytes);
         };
         let blocks_at = offset + len64(before.len());
         self.write_blocks(blocks_at, blocks)?;
@@ -112,7 +131,38 @@ impl<'a> Output<'a> {
                 Err(error) => return Err(error),
             }
         }
-        self.cached.write_all_at(&blocks[done..], offset + len64(done))
+        self.write_through(offset + len64(done), &blocks[done..])
+    }
+
+    /// Writes through the page cache, and keeps large parts from filling it.
+    fn write_through(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while bytes.len() - done >= DIRECT_BYTES_MIN && self.uncached_works.load(Ordering::Relaxed) {
+            let part = [IoSlice::new(&bytes[done..])];
+            match pwritev2(self.cached, &part, offset + len64(done), DONT_CACHE) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                    self.uncached_works.store(false, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.cached.write_all_at(&bytes[done..], offset + len64(done))?;
+        self.empty_cache(len64(bytes.len() - done))
+    }
+
+    /// Counts bytes left to the cache; empties it when they are many.
+    fn empty_cache(&self, more: u64) -> io::Result<()> {
+        let Some(in_cache) = &self.in_cache else { return Ok(()) };
+        if in_cache.fetch_add(more, Ordering::Relaxed) + more >= FLUSH_BYTES {
+            in_cache.store(0, Ordering::Relaxed);
+            self.cached.sync_data()?;
+            // Only advice.
+            let _ = fadvise(self.cached, 0, None, Advice::DontNeed);
+        }
+        Ok(())
     }
 }
 
@@ -168,17 +218,16 @@ impl Buffer {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    #[test]
-    fn every_way_of_writing_gives_the_same_bytes() {
-        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    /// Writes with edges, from a block on, misplaced and small; checks what can be read back.
+    fn check_writes(output: &Output<'_>, file: &File) {
         let length = (5 << 20) + 777;
         let wanted: Vec<u8> = (0..=250).cycle().take(length).collect();
-        let output = Output::new(&file, len64(length) + 10_000, WhenFull::Refuse).unwrap();
         let mut buffer = Buffer::default();
         let mut offset = 0;
-        // Direct with edges, direct from a block on, misplaced, small.
         for (count, misplaced) in [((1 << 20) + 99, 0), (3997, 0), (2 << 20, 0), (1 << 20, 5), (1000, 0)] {
             buffer.place(len64(offset + misplaced), count);
             buffer.bytes_mut()[..count].copy_from_slice(&wanted[offset..offset + count]);
@@ -191,6 +240,22 @@ mod tests {
         file.read_exact_at(&mut read, 0).unwrap();
         assert_eq!(file.metadata().unwrap().len(), len64(length));
         assert!(read == wanted);
+    }
+
+    #[test]
+    fn every_way_of_writing_gives_the_same_bytes() {
+        // What each file system can do decides; then each step down by force.
+        for folder in [env!("CARGO_MANIFEST_DIR"), "/dev/shm"].map(Path::new) {
+            for (direct, uncached) in [(true, true), (false, true), (false, false)] {
+                let Ok(file) = tempfile::tempfile_in(folder) else { continue };
+                let output = Output::new(&file, (5 << 20) + 20_000, WhenFull::Refuse).unwrap();
+                output.direct_works.fetch_and(direct, Ordering::Relaxed);
+                output.uncached_works.fetch_and(uncached, Ordering::Relaxed);
+                // Soon full, so that it is emptied.
+                output.in_cache.as_ref().unwrap().store(FLUSH_BYTES - (1 << 20), Ordering::Relaxed);
+                check_writes(&output, &file);
+            }
+        }
     }
 
     #[test]

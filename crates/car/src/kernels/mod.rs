@@ -2,8 +2,9 @@
 //!
 //! What lives here: one set of functions for each kind of processor, each tested against the portable set, and
 //! the one safe door to them. The set is chosen once, by what the processor can do; `CARFERRY_KERNEL` set to
-//! `portable`, `shani`, `avx512` or `armsha2` chooses another for tests and bug reports (a set that the processor cannot run
-//! is not taken). This is the only room with `unsafe`. What does not live here: trees, CIDs, files.
+//! `portable`, `shani`, `avx512` or `armsha2` chooses another for tests and bug reports ([`check_kernel_choice`] says
+//! whether that is one this processor can run). This is the only room with `unsafe`. What does not live here:
+//! trees, CIDs, files.
 
 #[cfg(target_arch = "aarch64")]
 #[expect(unsafe_code, reason = "instructions that the compiler cannot know this processor to have")]
@@ -49,12 +50,39 @@ pub(crate) struct Rows {
     pub(crate) next: Vec<u8>,
 }
 
-static CHOSEN: LazyLock<&Kernel> = LazyLock::new(|| {
-    let wanted = std::env::var("CARFERRY_KERNEL").unwrap_or_default();
-    let mut available = available();
-    let forced = available.iter().position(|kernel| kernel.name == wanted);
-    available.swap_remove(forced.unwrap_or(0))
-});
+static CHOSEN: LazyLock<&Kernel> = LazyLock::new(|| choose(&wanted()).unwrap_or(available()[0]));
+
+/// `CARFERRY_KERNEL` names inner loops that this processor cannot run, or nobody knows.
+#[derive(Debug, thiserror::Error)]
+#[error("CARFERRY_KERNEL is {wanted:?}, but this processor runs only {}", available.join(", "))]
+pub struct KernelUnavailable {
+    /// What it names.
+    pub wanted: String,
+    /// What it could name here, the fastest first.
+    pub available: Vec<&'static str>,
+}
+
+/// Checks that the inner loops that `CARFERRY_KERNEL` asks for are those in use; returns their name.
+///
+/// # Errors
+///
+/// [`KernelUnavailable`]; whoever goes on all the same gets the fastest ones.
+pub fn check_kernel_choice() -> Result<&'static str, KernelUnavailable> {
+    choose(&wanted()).map(|kernel| kernel.name)
+}
+
+fn wanted() -> String {
+    std::env::var("CARFERRY_KERNEL").unwrap_or_default()
+}
+
+fn choose(wanted: &str) -> Result<&'static Kernel, KernelUnavailable> {
+    let available = available();
+    let found = available.iter().find(|kernel| wanted.is_empty() || kernel.name == wanted);
+    found.copied().ok_or_else(|| KernelUnavailable {
+        wanted: wanted.to_owned(),
+        available: available.iter().map(|kernel| kernel.name).collect(),
+    })
+}
 
 /// Name of the inner loops in use: `avx512`, `shani`, `armsha2` or `portable`.
 pub fn kernel_name() -> &'static str {
@@ -198,6 +226,14 @@ mod tests {
 
     fn painted(length: usize) -> Vec<u8> {
         (0..=250).cycle().take(length).collect()
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_there_is_named() {
+        assert_eq!(choose("").unwrap().name, available()[0].name);
+        assert_eq!(choose("portable").unwrap().name, "portable");
+        let error = choose("shaniii").unwrap_err().to_string();
+        assert!(error.contains("\"shaniii\"") && error.contains("portable"), "{error}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::profile::BlockHash;
 
 pub(super) static KERNEL: Kernel = Kernel { name: "portable", hash_nodes, hash_windows, hash_blocks };
 
-fn hash_nodes(output: &mut [u8], input: &[u8]) {
+pub(super) fn hash_nodes(output: &mut [u8], input: &[u8]) {
     for (digest, node) in output.chunks_exact_mut(DIGEST).zip(input.chunks_exact(NODE)) {
         digest.copy_from_slice(&Sha256::digest(node));
         digest[DIGEST - 1] &= 0x3f;

@@ -54,7 +54,7 @@ fn hash_nodes(output: &mut [u8], input: &[u8]) {
     // SAFETY: the features were just found.
     unsafe { hash_in_lanes(lanes, lane_nodes) }
     if rest.len() < WORTH_IT * DIGEST {
-        shani::hash_nodes(rest, rest_nodes);
+        hash_few(rest, rest_nodes);
         return;
     }
     let mut nodes = [0; AT_ONCE * NODE];
@@ -63,6 +63,11 @@ fn hash_nodes(output: &mut [u8], input: &[u8]) {
     // SAFETY: the features were just found.
     unsafe { hash_in_lanes(&mut digests, &nodes) }
     rest.copy_from_slice(&digests[..rest.len()]);
+}
+
+/// Hashes nodes one or two at a time. Skylake and Cascade Lake have AVX-512, but no SHA extensions.
+fn hash_few(output: &mut [u8], input: &[u8]) {
+    if shani::is_available() { shani::hash_nodes(output, input) } else { portable::hash_nodes(output, input) }
 }
 
 fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {

@@ -15,7 +15,7 @@ use super::Kernel;
 /// The sets that this processor can run, the fastest first.
 pub(super) fn available() -> Vec<&'static Kernel> {
     let mut kernels = Vec::new();
-    if avx512::is_available() && shani::is_available() {
+    if avx512::is_available() {
         kernels.push(&avx512::KERNEL);
     }
     if shani::is_available() {
