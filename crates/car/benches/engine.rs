@@ -127,14 +127,15 @@ fn pipeline(criterion: &mut Criterion) {
                     });
                 });
             }
-            if name == "disk" {
+            if name == "disk" && output.exists() {
                 group.bench_function(format!("{profile}/verify"), |bencher| {
                     bencher
                         .iter(|| verify_car(&Crew::alone(), &output, &NoProgress).expect("the CAR is whole"));
                 });
             }
             if name != "nowhere" {
-                fs::remove_file(&output).expect("the output is ours");
+                // Not there if a filter left these benches out.
+                drop(fs::remove_file(&output));
             }
         }
     }

@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn written_zeros_are_data() {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        file.write_all_at(&[0; 1 << 20], 0).unwrap();
+        file.write_all_at(&vec![0; 1 << 20], 0).unwrap();
         file.sync_all().unwrap();
         assert!(!may_have_holes(&file.metadata().unwrap()));
         assert!(!is_hole(&file, 0, 1 << 20));

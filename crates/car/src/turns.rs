@@ -107,7 +107,11 @@ mod tests {
         thread::scope(|scope| {
             for turn in (0..20).rev() {
                 let turns = &turns;
-                scope.spawn(move || turns.take(turn, |taken| Ok(taken.push(turn))));
+                let act = move |taken: &mut Vec<u64>| {
+                    taken.push(turn);
+                    Ok(())
+                };
+                scope.spawn(move || turns.take(turn, act));
             }
         });
         assert_eq!(turns.finish(), Ok((0..20).collect()));
@@ -115,12 +119,12 @@ mod tests {
 
     #[test]
     fn a_failure_ends_the_turns_after_it() {
-        let turns: Turns<Vec<u64>, u64> = Turns::new(Vec::new());
+        let turns: Turns<(), u64> = Turns::new(());
         thread::scope(|scope| {
             for turn in (0..20).rev() {
                 let turns = &turns;
                 scope.spawn(move || {
-                    let act = |taken: &mut Vec<u64>| if turn < 7 { Ok(taken.push(turn)) } else { Err(turn) };
+                    let act = |(): &mut ()| if turn < 7 { Ok(()) } else { Err(turn) };
                     assert_eq!(turns.take(turn, act).is_some(), turn < 7);
                 });
             }

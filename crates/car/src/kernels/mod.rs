@@ -2,9 +2,9 @@
 //!
 //! What lives here: one set of functions for each kind of processor, each tested against the portable set, and
 //! the one safe door to them. The set is chosen once, by what the processor can do; `CARFERRY_KERNEL` set to
-//! `portable`, `shani`, `avx512` or `armsha2` chooses another for tests and bug reports ([`check_kernel_choice`] says
-//! whether that is one this processor can run). This is the only room with `unsafe`. What does not live here:
-//! trees, CIDs, files.
+//! `portable`, `avx2`, `shani`, `avx512` or `armsha2` chooses another for tests and bug reports
+//! ([`check_kernel_choice`] says whether that is one this processor can run). This is the only room with `unsafe`.
+//! What does not live here: trees, CIDs, files.
 
 #[cfg(target_arch = "aarch64")]
 #[expect(unsafe_code, reason = "instructions that the compiler cannot know this processor to have")]
@@ -84,7 +84,7 @@ fn choose(wanted: &str) -> Result<&'static Kernel, KernelUnavailable> {
     })
 }
 
-/// Name of the inner loops in use: `avx512`, `shani`, `armsha2` or `portable`.
+/// Name of the inner loops in use: `avx512`, `shani`, `avx2`, `armsha2` or `portable`.
 pub fn kernel_name() -> &'static str {
     CHOSEN.name
 }
@@ -166,6 +166,8 @@ fn is_zero(bytes: &[u8]) -> bool {
 
 /// The parts of the engine one by one, for benches alone.
 pub mod bench {
+    use std::cell::RefCell;
+
     use super::{DIGEST, Kernel, Rows, available};
     use crate::profile::BlockHash;
 
@@ -192,9 +194,12 @@ pub mod bench {
             (self.0.hash_nodes)(output, input);
         }
 
-        /// Hashes windows.
+        /// Hashes windows; their room is kept between calls, as the pipeline keeps it.
         pub fn hash_windows(self, digests: &mut [u8], windows: &[u8]) {
-            (self.0.hash_windows)(digests, windows, &mut Rows::default());
+            thread_local! {
+                static ROWS: RefCell<Rows> = RefCell::default();
+            }
+            ROWS.with_borrow_mut(|rows| (self.0.hash_windows)(digests, windows, rows));
         }
 
         /// Hashes blocks of one length.

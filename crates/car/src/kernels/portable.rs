@@ -21,6 +21,9 @@ fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
     expand_and_fold(hash_nodes, digests, windows, rows);
 }
 
+/// Windows whose rows are folded together, so that few calls are for short rows; they stay in the second cache.
+const FOLDED: usize = 8;
+
 /// Windows with any function for nodes: expanded first, then folded level by level.
 pub(super) fn expand_and_fold(
     hash_nodes: fn(&mut [u8], &[u8]),
@@ -28,19 +31,23 @@ pub(super) fn expand_and_fold(
     windows: &[u8],
     rows: &mut Rows,
 ) {
-    let padded = WINDOW_RAW / fr32::QUAD_RAW * fr32::QUAD_PADDED;
-    for (digest, window) in digests.chunks_exact_mut(DIGEST).zip(windows.chunks_exact(WINDOW_RAW)) {
-        rows.row.resize(padded, 0);
-        rows.next.resize(padded / 2, 0);
-        fr32::expand(&mut rows.row, window);
-        let mut length = padded;
-        while length > NODE {
+    const PADDED: usize = WINDOW_RAW / fr32::QUAD_RAW * fr32::QUAD_PADDED;
+    const ROW: usize = PADDED / 2;
+    let room = PADDED.max(ROW * FOLDED.min(windows.len() / WINDOW_RAW));
+    rows.row.resize(room, 0);
+    rows.next.resize(room, 0);
+    for (digests, windows) in digests.chunks_mut(FOLDED * DIGEST).zip(windows.chunks(FOLDED * WINDOW_RAW)) {
+        for (row, window) in rows.row.chunks_exact_mut(ROW).zip(windows.chunks_exact(WINDOW_RAW)) {
+            fr32::expand(&mut rows.next[..PADDED], window);
+            hash_nodes(row, &rows.next[..PADDED]);
+        }
+        let mut length = digests.len() / DIGEST * ROW;
+        while length > 2 * digests.len() {
             hash_nodes(&mut rows.next[..length / 2], &rows.row[..length]);
             std::mem::swap(&mut rows.row, &mut rows.next);
-            rows.next.resize(padded, 0);
             length /= 2;
         }
-        hash_nodes(digest, &rows.row[..NODE]);
+        hash_nodes(digests, &rows.row[..length]);
     }
 }
 

@@ -1,4 +1,4 @@
-//! SHA extensions: two nodes interleaved, because one alone waits for `sha256rnds2`.
+//! Two nodes side by side, each with its own message schedule: no time to start up.
 
 use std::arch::x86_64::{
     __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_loadu_si128, _mm_set_epi64x,
@@ -7,32 +7,11 @@ use std::arch::x86_64::{
 };
 
 use crate::kernels::constants::{PADDING_ROUND, ROUND};
-use crate::kernels::{DIGEST, Kernel, NODE, Rows, portable};
+use crate::kernels::{DIGEST, NODE};
 
-pub(super) static KERNEL: Kernel = Kernel {
-    name: "shani",
-    hash_nodes,
-    hash_windows,
-    // The crates behind the portable set use the SHA extensions for single streams themselves.
-    hash_blocks: portable::hash_blocks,
-};
-
-pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("sha") && is_x86_feature_detected!("sse4.1") && is_x86_feature_detected!("ssse3")
-}
-
-pub(super) fn hash_nodes(output: &mut [u8], input: &[u8]) {
-    assert!(is_available(), "chosen only where it can run");
-    // SAFETY: the features were just found.
-    unsafe { hash_all(output, input) }
-}
-
-fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
-    portable::expand_and_fold(hash_nodes, digests, windows, rows);
-}
-
+/// Hashes nodes two by two, and the last one alone.
 #[target_feature(enable = "sha,sse4.1,ssse3")]
-fn hash_all(output: &mut [u8], input: &[u8]) {
+pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
     let mut digests = output.chunks_exact_mut(2 * DIGEST);
     let mut nodes = input.chunks_exact(2 * NODE);
     for (digests, nodes) in (&mut digests).zip(&mut nodes) {
