@@ -21,6 +21,7 @@ mod limits;
 mod piece;
 mod profile;
 mod progress;
+mod readahead;
 mod turns;
 mod units;
 mod unixfs;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use super::layout::{Bytes, Extent, Layout};
-use super::output::{Buffer, Output};
+use super::output::Output;
 use super::walk::{Group, Leaf, Walk};
 use super::{BuildError, SourceChange, output_error};
 use crate::carv1::writer;
@@ -17,6 +17,7 @@ use crate::piece::Scratch;
 use crate::piece::assembler::PieceAssembler;
 use crate::profile::DagParams;
 use crate::progress::Progress;
+use crate::readahead::Buffer;
 use crate::turns::Turns;
 use crate::units::len64;
 use crate::unixfs::dag::Codec;

@@ -22,10 +22,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate, fstatvfs};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
+use crate::readahead::BLOCK;
 use crate::units::len64;
 
-/// The largest block size of disks and file systems in use.
-pub(crate) const BLOCK: usize = 4096;
 /// Below this the page cache is cheaper. Source: ours, not measured finely.
 const DIRECT_BYTES_MIN: usize = 1 << 20;
 /// Bytes that wait in the page cache at most. Source: ours; a second or less of most disks.
@@ -188,39 +187,12 @@ fn reopen_direct(file: &File) -> Option<File> {
     OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
 }
 
-/// Bytes in memory whose place can be chosen to agree with their place in the file.
-#[derive(Debug, Default)]
-pub(crate) struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Buffer {
-    /// Makes room for the bytes of a file from `offset` on.
-    pub(crate) fn place(&mut self, offset: u64, length: usize) {
-        if self.bytes.len() < length + BLOCK {
-            // Not kept: nothing of the old content is wanted.
-            self.bytes = vec![0; length + BLOCK];
-        }
-        let wanted = usize::try_from(offset % len64(BLOCK)).expect("less than a block");
-        let is = self.bytes.as_ptr().addr() % BLOCK;
-        self.start = (BLOCK + wanted - is) % BLOCK;
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::readahead::Buffer;
 
     /// Writes with edges, from a block on, misplaced and small; checks what can be read back.
     fn check_writes(output: &Output<'_>, file: &File) {
@@ -267,15 +239,5 @@ mod tests {
         output.write(0, b"little").unwrap();
         output.finish(6).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 6);
-    }
-
-    #[test]
-    fn buffers_lie_as_their_offsets_do() {
-        let mut buffer = Buffer::default();
-        for offset in [0, 1, 41, 4095, 4096, 4097, 1 << 40] {
-            buffer.place(offset, 10_000);
-            assert_eq!(len64(buffer.bytes().as_ptr().addr() % BLOCK), offset % len64(BLOCK), "{offset}");
-            assert!(buffer.bytes().len() >= 10_000);
-        }
     }
 }

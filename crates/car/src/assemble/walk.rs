@@ -11,11 +11,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, OFlags, fadvise};
+use rustix::fs::OFlags;
 
 use super::{BuildError, SourceChange};
 use crate::holes::{is_hole, may_have_holes};
 use crate::profile::DagParams;
+use crate::readahead::{expect_sequential, read_ahead};
 use crate::units::len64;
 use crate::unixfs::dir::{Content, Directory, Entry, Stamp};
 
@@ -248,8 +249,7 @@ impl Source {
         let file = options.read(true).custom_flags(flags).open(path);
         let file = file.map_err(|error| BuildError::reading(path, error))?;
         if stamp.size > len64(READ_AHEAD_FROM) {
-            // Only advice: a file system that takes none is read all the same.
-            let _ = fadvise(&file, 0, None, Advice::Sequential);
+            expect_sequential(&file);
         }
         let metadata = file.metadata().map_err(|error| BuildError::reading(path, error))?;
         check_stamp(path, stamp, Stamp::of(&metadata))?;
@@ -269,10 +269,9 @@ impl Source {
 
     /// Has the system read what comes after `offset`, while what is before it is worked on.
     pub(crate) fn read_ahead(&self, offset: u64) {
-        if let Some(length) = NonZeroU64::new(len64(GROUP_BYTES))
-            && offset < self.stamp.size
+        if let Some(length) = NonZeroU64::new(self.stamp.size.saturating_sub(offset).min(len64(GROUP_BYTES)))
         {
-            let _ = fadvise(&self.file, offset, Some(length), Advice::WillNeed);
+            read_ahead(&self.file, offset, length);
         }
     }
 

@@ -198,6 +198,10 @@ struct Filling<'a, R> {
 
 impl<'a, R: Read> Filling<'a, R> {
     fn start(buffer: &'a mut Vec<u8>, carried: &[u8], source: &'a mut R) -> Self {
+        if buffer.is_empty() {
+            // Pages that are never read into cost nothing.
+            *buffer = vec![0; READ_BYTES.max(carried.len())];
+        }
         if buffer.len() < carried.len() {
             buffer.resize(carried.len(), 0);
         }

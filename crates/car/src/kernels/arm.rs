@@ -59,12 +59,15 @@ fn hash<const N: usize>(digests: &mut [u8], nodes: &[u8]) {
     for quarter in 0..16 {
         let round = load_words(&ROUND, quarter * 4);
         for (state, words) in states.iter_mut().zip(&mut words) {
-            four_rounds(state, vaddq_u32(words[quarter % 4], round));
-            if quarter < 12 {
-                let [first, second, third, fourth] =
-                    std::array::from_fn(|ahead| words[(quarter + ahead) % 4]);
-                words[quarter % 4] = vsha256su1q_u32(vsha256su0q_u32(first, second), third, fourth);
-            }
+            let [first, second, third, fourth] = *words;
+            four_rounds(state, vaddq_u32(first, round));
+            // The last sixteen rounds need no new words; turning keeps all of them in registers.
+            let next = if quarter < 12 {
+                vsha256su1q_u32(vsha256su0q_u32(first, second), third, fourth)
+            } else {
+                first
+            };
+            *words = [second, third, fourth, next];
         }
     }
     let middles = states.map(|state| [vaddq_u32(state[0], start[0]), vaddq_u32(state[1], start[1])]);

@@ -6,10 +6,10 @@
 //! ([`check_kernel_choice`] says whether that is one this processor can run). This is the only room with `unsafe`.
 //! What does not live here: trees, CIDs, files.
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 #[expect(unsafe_code, reason = "instructions that the compiler cannot know this processor to have")]
 mod arm;
-#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+#[cfg(any(all(target_arch = "aarch64", target_endian = "little"), target_arch = "x86_64"))]
 mod constants;
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -218,9 +218,9 @@ pub mod bench {
 fn available() -> Vec<&'static Kernel> {
     #[cfg(target_arch = "x86_64")]
     let faster = x86::available();
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
     let faster = arm::available();
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little"))))]
     let faster = Vec::new();
     faster.into_iter().chain([&portable::KERNEL]).collect()
 }

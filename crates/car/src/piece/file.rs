@@ -8,8 +8,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Advice, fadvise};
-
 use super::assembler::PieceAssembler;
 use super::tree::zero_digest;
 use super::{PieceError, PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, piece_of};
@@ -17,6 +15,7 @@ use crate::crew::Crew;
 use crate::holes::{is_hole, may_have_holes};
 use crate::kernels::WINDOWS_AT_ONCE;
 use crate::progress::Progress;
+use crate::readahead::{Buffer, expect_sequential, read_ahead};
 use crate::units::{PayloadSize, len64};
 
 /// Bytes that a thread reads and hashes at a time: as many windows as are hashed together.
@@ -35,8 +34,7 @@ pub fn piece_of_file(crew: &Crew, file: &File, progress: &dyn Progress) -> Resul
         return piece_of(file, progress);
     }
     let length = metadata.len();
-    // Only advice: a file system that takes none is read all the same.
-    let _ = fadvise(file, 0, None, Advice::Sequential);
+    expect_sequential(file);
     let work = Work {
         file,
         length,
@@ -79,7 +77,7 @@ struct Work<'a> {
 /// What one thread keeps between spans.
 #[derive(Default)]
 struct Hand {
-    buffer: Vec<u8>,
+    buffer: Buffer,
     scratch: Scratch,
 }
 
@@ -98,18 +96,20 @@ impl Work<'_> {
             let window = offset / len64(WINDOW_RAW);
             self.piece.put(window, &[*zero_digest(WINDOW_LEVEL); WINDOWS_AT_ONCE]);
         } else {
-            if let Some(ahead) = NonZeroU64::new(len64(SPAN)) {
-                let _ = fadvise(self.file, offset + AHEAD, Some(ahead), Advice::WillNeed);
+            let ahead = left.saturating_sub(AHEAD).min(len64(SPAN));
+            if let Some(ahead) = NonZeroU64::new(ahead) {
+                read_ahead(self.file, offset + AHEAD, ahead);
             }
-            hand.buffer.resize(SPAN, 0);
-            self.file.read_exact_at(&mut hand.buffer[..count], offset).map_err(|error| {
+            hand.buffer.place(offset, SPAN);
+            let bytes = &mut hand.buffer.bytes_mut()[..count];
+            self.file.read_exact_at(bytes, offset).map_err(|error| {
                 if error.kind() == io::ErrorKind::UnexpectedEof {
                     PieceError::Changed
                 } else {
                     PieceError::Read(error)
                 }
             })?;
-            self.piece.feed(offset, &hand.buffer[..count], &mut hand.scratch);
+            self.piece.feed(offset, bytes, &mut hand.scratch);
         }
         self.progress.advance(len64(count));
         Ok(ControlFlow::Continue(()))

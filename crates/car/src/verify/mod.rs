@@ -16,8 +16,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Advice, fadvise};
-
 use crate::carv1::header::HeaderError;
 use crate::carv1::reader::{Batch, ReadError, Reader, Section};
 use crate::cids::{
@@ -29,6 +27,7 @@ use crate::piece::Scratch;
 use crate::piece::assembler::PieceAssembler;
 use crate::profile::BlockHash;
 use crate::progress::Progress;
+use crate::readahead::expect_sequential;
 use crate::turns::Turns;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use crate::unixfs::pb;
@@ -177,8 +176,7 @@ fn impossible_length(length: Option<u64>) -> String {
 pub fn verify_car(crew: &Crew, path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, VerifyError> {
     let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
-    // Only advice: a file system that takes none is read all the same.
-    let _ = fadvise(&file, 0, None, Advice::Sequential);
+    expect_sequential(&file);
     verify(crew, file, path, progress)
 }
 

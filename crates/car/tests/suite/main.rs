@@ -7,3 +7,4 @@ mod inputs;
 mod public;
 mod published;
 mod sources;
+mod threads;
