@@ -3,10 +3,10 @@
 //! A sync waits for the disk's journal, and while one waits others can wait for the same commit. So the files of
 //! a batch are synced side by side, renamed, and each folder is synced once for all of its files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -29,18 +29,21 @@ pub fn all(mut guards: Vec<TempGuard>) -> Vec<io::Result<()>> {
             *result = guard.rename();
         }
     }
-    let mut folders: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
-    for (index, guard) in guards.iter().enumerate().filter(|(_, guard)| guard.published) {
-        folders.entry(folder_of(&guard.target).to_owned()).or_default().push(index);
-    }
-    let folders: Vec<_> = folders.into_iter().collect();
-    let synced = side_by_side(&folders, |(folder, _)| sync_folder(folder));
-    for ((_, members), outcome) in folders.iter().zip(synced) {
-        if let Err(error) = outcome {
-            for member in members {
-                // An error has one owner; the others get its likeness.
-                results[*member] = Err(io::Error::new(error.kind(), error.to_string()));
-            }
+    let published = || guards.iter().filter(|guard| guard.published);
+    let folders: Vec<&Path> =
+        published().map(|guard| folder_of(&guard.target)).collect::<BTreeSet<_>>().into_iter().collect();
+    let synced = side_by_side(&folders, |folder| sync_folder(folder));
+    let failed: BTreeMap<&Path, io::Error> = folders
+        .into_iter()
+        .zip(synced)
+        .filter_map(|(folder, result)| Some((folder, result.err()?)))
+        .collect();
+    for (guard, result) in guards.iter().zip(&mut results) {
+        if let Some(error) = failed.get(folder_of(&guard.target))
+            && guard.published
+        {
+            // An error has one owner; each file of the folder gets its likeness.
+            *result = Err(io::Error::new(error.kind(), error.to_string()));
         }
     }
     results
@@ -107,6 +110,7 @@ fn side_by_side<T: Sync>(items: &[T], act: impl Fn(&T) -> io::Result<()> + Sync)
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::fsx::create_temp_beside;
