@@ -57,12 +57,11 @@ impl Crew {
             let mut state = state();
             while step(&mut state).is_continue() {}
         };
-        let mut own = state();
         if threads_max <= 1 || self.places == NonZeroUsize::MIN {
-            while step(&mut own).is_continue() {}
-            return;
+            return repeat();
         }
         thread::scope(|scope| {
+            let mut own = state();
             let mut threads = 1;
             loop {
                 while threads < threads_max

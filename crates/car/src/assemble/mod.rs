@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! walk ──► group ──► read, hash leaves ──► layout (in order) ──► commitment, write
-//!          8 MiB       any thread            one at a time            any thread
+//!         16 MiB       any thread            one at a time            any thread
 //! ```
 //!
 //! Every byte of the source is read once, straight to its place behind its CID, hashed there for the DAG and

@@ -17,7 +17,7 @@ use crate::limits::{HEADER_BYTES_MAX, SECTION_BYTES_MAX};
 use crate::units::len64;
 
 /// Bytes that are read for a batch: sixteen sections with leaves of 1 MiB, and some of the next.
-const READ_BYTES: usize = (16 << 20) + (64 << 10);
+pub(crate) const READ_BYTES: usize = (16 << 20) + (64 << 10);
 /// Sections of a batch at most: bounds what many tiny ones keep in memory.
 const BATCH_SECTIONS: usize = 1 << 16;
 /// Bytes of the longest frame length.

@@ -20,7 +20,7 @@ use crate::units::{PayloadSize, len64};
 
 /// Bytes that a thread reads and hashes at a time: as many windows as are hashed together.
 const SPAN: usize = WINDOWS_AT_ONCE * WINDOW_RAW;
-/// How far the system reads ahead of the threads. Source: ours, twice what a disk array wants in flight.
+/// How far the system reads ahead of the threads. Source: ours.
 const AHEAD: u64 = 8 << 20;
 
 /// The commitment of a file; other than regular files are read from where they stand to their end.

@@ -279,7 +279,7 @@ mod tests {
         }
     }
 
-    /// Every size up to two quads of every level, then one in 61 (a prime, so that all remainders come).
+    /// Every size up to 4 KiB, then one in 61: a prime, so that all remainders come.
     #[test]
     fn all_small_sizes_agree_with_the_reference() {
         for size in (0..4096).chain((4096..65_536).step_by(61)) {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::carv1::header::HeaderError;
-use crate::carv1::reader::{Batch, ReadError, Reader, Section};
+use crate::carv1::reader::{Batch, READ_BYTES, ReadError, Reader, Section};
 use crate::cids::{
     CidError, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, PayloadCid, PieceCid, split_cid,
 };
@@ -177,7 +177,10 @@ pub fn verify_car(crew: &Crew, path: &Path, progress: &dyn Progress) -> Result<V
     let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     expect_sequential(&file);
-    verify(crew, file, path, progress)
+    let length = file.metadata().map_err(unreadable)?.len();
+    // More threads than batches would only wait; a length that grows later costs speed alone.
+    let batches = usize::try_from(length.div_ceil(len64(READ_BYTES))).unwrap_or(usize::MAX);
+    verify(crew, batches, file, path, progress)
 }
 
 /// The root of a CAR from its header alone; nothing else is checked.
@@ -197,6 +200,7 @@ const HEADER_READ_BYTES: u64 = 64 << 10;
 
 fn verify(
     crew: &Crew,
+    threads_max: usize,
     source: impl Read + Send,
     path: &Path,
     progress: &dyn Progress,
@@ -212,7 +216,7 @@ fn verify(
         turns: Turns::new(Found { graph, block_count: 0, payload_bytes: 0 }),
         piece: PieceAssembler::default(),
     };
-    crew.work(usize::MAX, Hand::default, |hand| check.step(hand));
+    crew.work(threads_max, Hand::default, |hand| check.step(hand));
     let Found { graph, block_count, payload_bytes } = check.turns.finish()?;
     let (unreachable_blocks, inlined_without_section) = graph.finish(root, &payload_cid)?;
     let piece = check.piece.finish(PayloadSize::new(payload_bytes))?;
@@ -292,7 +296,7 @@ pub mod fuzz {
     /// Takes bytes for a CAR.
     #[expect(clippy::missing_errors_doc, reason = "for fuzzing alone")]
     pub fn verify(bytes: &[u8]) -> Result<VerifiedCar, VerifyError> {
-        super::verify(&Crew::alone(), bytes, Path::new("the fuzzer's bytes"), &NoProgress)
+        super::verify(&Crew::alone(), 1, bytes, Path::new("the fuzzer's bytes"), &NoProgress)
     }
 
     /// Takes bytes for a dag-pb block and counts its links.

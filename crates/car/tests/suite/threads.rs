@@ -1,7 +1,7 @@
 //! Results that depend neither on how many threads there are nor on how the source lies on the disk.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn crew(threads: usize) -> Crew {
 fn sparse_and_dense(folder: &Path) -> [std::path::PathBuf; 2] {
     const MIB: u64 = 1 << 20;
     let paths = ["sparse", "dense"].map(|name| folder.join(name));
-    let mut sparse = File::create(&paths[0]).unwrap();
+    let sparse = File::create(&paths[0]).unwrap();
     sparse.set_len(75 * MIB + 4321).unwrap();
     for (seed, offset, length) in [
         (1, 0, MIB + 5000),
@@ -35,10 +35,8 @@ fn sparse_and_dense(folder: &Path) -> [std::path::PathBuf; 2] {
         splitmix64(seed, length, &mut bytes);
         sparse.write_all_at(&bytes, offset).unwrap();
     }
-    sparse.seek(SeekFrom::Start(0)).unwrap();
-    let mut bytes = Vec::new();
-    File::open(&paths[0]).unwrap().read_to_end(&mut bytes).unwrap();
-    File::create(&paths[1]).unwrap().write_all(&bytes).unwrap();
+    let bytes = fs::read(&paths[0]).unwrap();
+    fs::write(&paths[1], bytes).unwrap();
     paths
 }
 

@@ -18,7 +18,7 @@ pub(super) fn resolve(args: &MakecarsArgs) -> Result<(PathBuf, PathBuf), Makecar
     let bad_output = |source| MakecarsError::Output { path: args.output.clone(), source };
     let input = args.input.canonicalize().map_err(bad_input)?;
     if !args.dry_run {
-        fs::create_dir_all(&args.output).map_err(bad_output)?;
+        fsx::create_folders(&args.output).map_err(bad_output)?;
     }
     let output = match args.output.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound && args.dry_run => {
