@@ -124,7 +124,7 @@ async fn deal_whose_start_cannot_be_met_is_not_imported() {
     road.sim.advance_epochs(4600);
     let (_, in_time) = road.recorded("in time").await.unwrap();
     let agent = road.miner_agent().unwrap();
-    eventually_eq!(road.import_field(&late, "state").await.unwrap(), "failed", "the late deal fails");
+    eventually_eq!(road.import_field(&late, "state").await.unwrap(), "missed", "the late deal is marked");
     eventually!(road.is_imported(&in_time).await.unwrap(), "the other is imported");
     agent.end().await.unwrap();
     let reason = road.import_field(&late, "reason").await.unwrap();

@@ -94,8 +94,8 @@ pub async fn track(
             out.json(&done)?;
         } else {
             out.line(format_args!(
-                "{} deals followed, {} changed, {} unknown to this node, {} not looked up",
-                done.followed, done.changed, done.unknown, done.failed
+                "{} deals followed, {} changed, {} unknown to this node, {} not looked up, {} put back, {} restored",
+                done.followed, done.changed, done.unknown, done.failed, done.put_back, done.restored
             ))?;
         }
         return Ok(ExitStatus::Success);

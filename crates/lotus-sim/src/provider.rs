@@ -49,6 +49,19 @@ impl World {
         self.provider_enter(cid, DealState::Validating);
     }
 
+    /// A deal that got as far as waiting for its data some time ago; its proposal CID.
+    pub(crate) fn add_waiting(&mut self, proposal: Proposal) -> String {
+        let cid = proposal.cid();
+        let (start, end) = (proposal.start_epoch, proposal.end_epoch);
+        let created = SystemTime::now();
+        let deal = Deal { cid: cid.clone(), proposal, created, client: None, provider: None };
+        self.deals.entry(cid.clone()).or_insert(deal);
+        self.watch_epochs(&cid, start, end);
+        self.receive_proposal(&cid);
+        self.provider_enter(&cid, DealState::WaitingForData);
+        cid
+    }
+
     /// Moves a deal to a state, tells everyone, and starts the state's timer.
     pub(crate) fn provider_enter(&mut self, cid: &str, state: DealState) {
         let Some(deal) = self.deals.get_mut(cid) else { return };

@@ -211,6 +211,24 @@ impl Sim {
         set_provider_state(&self.inner, proposal_cid, state, message)
     }
 
+    /// Makes so many more deals of a deal's terms, each with a later start, that wait for their data at the
+    /// provider; their proposal CIDs. For backlogs: no proposal is sent and nothing is validated.
+    pub fn copy_deal(&self, proposal_cid: &str, count: i64) -> Vec<String> {
+        self.inner.with(|world| {
+            let Some(proposal) = world.deals.get(proposal_cid).map(|deal| deal.proposal.clone()) else {
+                return Vec::new();
+            };
+            (1..=count)
+                .map(|later| {
+                    let mut proposal = proposal.clone();
+                    proposal.start_epoch += later;
+                    proposal.end_epoch += later;
+                    world.add_waiting(proposal)
+                })
+                .collect()
+        })
+    }
+
     /// The miner's filter rejects the next proposal with this reason.
     pub fn reject_next(&self, miner: &str, reason: &str) {
         reject_next(&self.inner, miner, reason);

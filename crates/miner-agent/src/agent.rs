@@ -12,7 +12,7 @@ use carferry_core::{
     runtime::{Shutdown, Supervisor},
     store::{Store, StoreOptions, watch::Wake},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -20,7 +20,8 @@ use crate::{
     config::{Config, Setting},
     error::AgentError,
     head::Head,
-    import::Importer,
+    import::{Importer, SEARCHES_MAX},
+    incoming,
     locate::Places,
     market::{Environment, Market, NodeAddress, NodeError},
     patience::patiently,
@@ -39,6 +40,7 @@ pub struct Agent {
     pub head: Arc<Head>,
     setting: Arc<Setting>,
     pieces: Arc<PieceChecker>,
+    places: Arc<Places>,
 }
 
 /// Beyond the imports' own grace period: for the rest of the agent to end.
@@ -56,6 +58,7 @@ impl Agent {
         let head = Arc::new(Head::new(setting.head_source, full_node(config, env)?));
         let places = Arc::<Places>::new(config.places());
         let pieces = Arc::new(PieceChecker::default());
+        let searches = Arc::new(Semaphore::new(SEARCHES_MAX));
         let mut importers = Vec::new();
         for entry in &config.miners {
             let section = config.market_section(entry);
@@ -74,10 +77,11 @@ impl Agent {
                 head: Arc::clone(&head),
                 places: Arc::clone(&places),
                 pieces: Arc::clone(&pieces),
+                searches: Arc::clone(&searches),
                 setting: Arc::clone(&setting),
             });
         }
-        Ok(Self { store, importers, head, setting, pieces })
+        Ok(Self { store, importers, head, setting, pieces, places })
     }
 
     /// The miners' addresses, as deals name them.
@@ -98,6 +102,13 @@ impl Agent {
         let wakes: Arc<Vec<Arc<Notify>>> = Arc::new(self.importers.iter().map(|_| Arc::default()).collect());
 
         supervisor.spawn("indexes", prepare_database(self.store.clone(), shutdown.token().clone()));
+        let (store, stop, places) = (self.store.clone(), shutdown.token().clone(), Arc::clone(&self.places));
+        let (incoming_for, to_wake) = (miners.clone(), Arc::clone(&wakes));
+        supervisor.spawn("incoming files", async move {
+            let wake = || to_wake.iter().for_each(|worker| worker.notify_one());
+            incoming::watch(&store, &places, &incoming_for, &stop, wake).await;
+            Ok::<(), AgentError>(())
+        });
         let (store, stop, to_wake) = (self.store.clone(), shutdown.token().clone(), Arc::clone(&wakes));
         supervisor.spawn("watch", async move {
             let wake = |why: Wake| {

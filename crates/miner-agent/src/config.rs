@@ -107,6 +107,8 @@ pub struct Setting {
     /// Longest pause between tries of a deal.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub retry_max: Duration,
+    /// Failed tries after which a deal is set aside.
+    pub max_tries: u32,
     /// Pause before a deal that waits for something is looked at again.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub wait_interval: Duration,
@@ -156,6 +158,7 @@ const OWN_KEYS: &[Key] = &[
         .or("2m"),
     Key::new("setting.retryMin", Kind::Duration, "Pause after a deal's first failure; doubles").or("10s"),
     Key::new("setting.retryMax", Kind::Duration, "Longest pause between tries of a deal").or("30m"),
+    Key::new("setting.maxTries", Kind::Integer, "Failed tries after which a deal is set aside").or("20"),
     Key::new("setting.waitInterval", Kind::Duration, "Pause before a waiting deal is looked at again")
         .or("30s"),
     Key::new("setting.providerPollInterval", Kind::Duration, "How often the provider's view is recorded")
@@ -285,6 +288,9 @@ impl Setting {
     fn check(&self) -> Result<(), ConfigError> {
         if self.imports_per_miner == 0 {
             return Err(conflict("setting.importsPerMiner", "0 would import nothing", "write 1 or more"));
+        }
+        if self.max_tries == 0 {
+            return Err(conflict("setting.maxTries", "0 would try nothing", "write 1 or more"));
         }
         if self.start_epoch_margin < 0 {
             return Err(conflict(

@@ -15,11 +15,15 @@ use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid, UnpaddedPieceSize};
 use carferry_core::{
     error_chain::ErrorChain,
     lotus::{LotusError, wire::MinerDeal},
-    model::{ChainEpoch, DealId, DealPhase, DealStatus, OfflineDealDoc, ProposalCid},
-    store::{Claim, ImportOutcome, Store, StoreError},
+    model::{CarDoc, ChainEpoch, DealId, DealPhase, DealStatus, OfflineDealDoc, ProposalCid},
+    runtime::fail_point,
+    store::{Claim, ImportOutcome, ProviderView, Store, StoreError},
     telemetry::fields,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -46,15 +50,26 @@ pub struct Importer {
     pub places: Arc<Places>,
     /// Piece commitments, where they are to be checked.
     pub pieces: Arc<PieceChecker>,
+    /// Searches on disks that may be under way at a time: one that hangs keeps its place.
+    pub searches: Arc<Semaphore>,
     /// Times and limits.
     pub setting: Arc<Setting>,
+}
+
+/// What becomes of a deal, and what its provider said of it where that is news.
+#[derive(Debug)]
+pub struct Settled {
+    /// To be written into the deal.
+    pub outcome: ImportOutcome,
+    /// To be written beside it.
+    pub view: Option<ProviderView>,
 }
 
 /// What one try came to.
 #[derive(Debug)]
 pub enum Verdict {
     /// To be written into the deal.
-    Outcome(ImportOutcome),
+    Settled(Settled),
     /// The node, not the deal, is the trouble; the outcome says so, and no other deal should be tried now.
     NodeTrouble(ImportOutcome),
     /// The lease was lost: whoever has it writes the outcome.
@@ -72,14 +87,23 @@ pub enum Assessment {
         car: FoundCar,
     },
     /// Nothing is called.
-    Settled(ImportOutcome),
-    /// The node does not tell.
+    Settled(Settled),
+    /// The node, or a disk, does not tell.
     NodeTrouble(ImportOutcome),
 }
+
+/// A place among the imports that may be called at a time. Free again when dropped.
+pub trait Slot: Send {}
+impl<T: Send> Slot for T {}
 
 /// First pause between looks at a deal's state after a call; it grows to [`LOOK_PAUSE_MAX`].
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long looking for a file may take, where its bytes are not to be read: a network file system whose
+/// server is gone holds whoever asks.
+const SEARCH_MAX: Duration = Duration::from_secs(60);
+/// Searches under way at a time, over all miners.
+pub const SEARCHES_MAX: usize = 16;
 
 /// How a deal stands after a while of looking.
 enum Seen {
@@ -98,7 +122,7 @@ impl Importer {
     ///
     /// When the database does not answer.
     pub async fn assess(&self, deal: &OfflineDealDoc) -> Result<Assessment, StoreError> {
-        let settled = |outcome| Ok(Assessment::Settled(outcome));
+        let settled = |outcome| Ok(Assessment::Settled(Settled { outcome, view: None }));
         let proposal_cid = match deal.dealcid.as_deref().unwrap_or_default().parse::<ProposalCid>() {
             Ok(proposal_cid) => proposal_cid,
             Err(error) => return settled(failed(format!("`dealcid` cannot be used: {error}"))),
@@ -115,10 +139,11 @@ impl Importer {
             Err(error) => return Ok(Assessment::NodeTrouble(self.node_trouble(&error))),
         };
         let seen = listing.deal(proposal_cid.as_str());
+        let with_view = |outcome| Ok(Assessment::Settled(Settled { outcome, view: seen.map(view_of) }));
         let at_provider = match (policy::before_import(seen), seen) {
             (Before::Import, Some(at_provider)) => at_provider,
-            (Before::HasData, _) => return settled(ImportOutcome::Done { path: None }),
-            (Before::Failed(reason), _) => return settled(failed(reason)),
+            (Before::HasData, _) => return with_view(ImportOutcome::Done { path: None }),
+            (Before::Failed(reason), _) => return with_view(failed(reason)),
             (Before::NotYet(reason), Some(_)) => return settled(self.waiting(reason)),
             (Before::NotYet(reason), None) => return settled(self.waiting_by_age(deal, reason)),
             (Before::Import, None) => {
@@ -126,7 +151,7 @@ impl Importer {
             }
         };
         if let Some(reason) = self.missed_start(at_provider).await {
-            return settled(failed(reason));
+            return with_view(ImportOutcome::Missed { reason });
         }
         let payload_cid = match deal.filecid.as_deref().unwrap_or_default().parse::<PayloadCid>() {
             Ok(payload_cid) => payload_cid,
@@ -140,31 +165,53 @@ impl Importer {
             Err(error) => return Err(error),
         };
         let wanted = wanted(payload_cid, deal, at_provider);
-        let (places, pieces) = (Arc::clone(&self.places), Arc::clone(&self.pieces));
-        let verify = self.setting.verify_piece;
-        let searched = tokio::task::spawn_blocking(move || {
-            locate(&places, &wanted, &cars, verify.then_some(pieces.as_ref()))
-        });
-        match searched.await {
+        // What the market once found to be another piece is not copied into its staging folder again on trust.
+        let last_reason = deal.import.as_ref().and_then(|import| import.reason.as_deref());
+        let was_wrong = last_reason.is_some_and(|reason| reason.contains(policy::NOT_THE_PIECE));
+        let verify = self.setting.verify_piece || was_wrong;
+        match self.search(wanted, cars, verify).await {
             Ok(Located::Found(car)) => Ok(Assessment::Import { proposal_cid, car }),
-            Ok(Located::Missing { reason }) => settled(self.waiting(reason)),
-            Ok(Located::Wrong { reason }) => settled(self.retrying(deal, reason)),
-            Err(error) => settled(self.retrying(deal, format!("looking for the CAR failed: {error}"))),
+            Ok(Located::Missing { reason, names }) => settled(self.waiting_for(reason, names)),
+            Ok(Located::Wrong { reason, names }) => settled(self.wrong_file(deal, reason, names)),
+            Err(reason) => Ok(Assessment::NodeTrouble(self.waiting(reason))),
         }
     }
 
-    /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is.
-    pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken) -> Verdict {
+    /// Looks for the CAR on a thread that may block, within a time.
+    async fn search(&self, wanted: Wanted, cars: Vec<CarDoc>, verify: bool) -> Result<Located, String> {
+        let limit = if verify { self.setting.import_timeout } else { SEARCH_MAX };
+        let (places, pieces) = (Arc::clone(&self.places), Arc::clone(&self.pieces));
+        let place = Arc::clone(&self.searches).acquire_owned();
+        let search = async move {
+            let place = place.await;
+            tokio::task::spawn_blocking(move || {
+                let located = locate(&places, &wanted, &cars, verify.then_some(pieces.as_ref()));
+                drop(place);
+                located
+            })
+            .await
+        };
+        match timeout(limit, search).await {
+            Ok(Ok(located)) => Ok(located),
+            Ok(Err(error)) => Err(format!("looking for the CAR failed: {error}")),
+            Err(_elapsed) => Err(format!(
+                "looking for the CAR did not end within {} s; does a file system of `roots` or `paths` hang?",
+                limit.as_secs()
+            )),
+        }
+    }
+
+    /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is; `slot` is given
+    /// back when no call is, or will be, under way.
+    pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, slot: impl Slot) -> Verdict {
+        fail_point("import.claimed");
         let assessment = patiently("assess", || self.assess(&claim.deal)).await;
         let (proposal_cid, car) = match assessment {
             Ok(Assessment::Import { proposal_cid, car }) => (proposal_cid, car),
-            Ok(Assessment::Settled(outcome)) => {
-                self.note_view(claim.deal.dealcid.as_deref(), &outcome).await;
-                return Verdict::Outcome(outcome);
-            }
+            Ok(Assessment::Settled(settled)) => return Verdict::Settled(settled),
             Ok(Assessment::NodeTrouble(outcome)) => return Verdict::NodeTrouble(outcome),
             Err(error) => {
-                return Verdict::Outcome(self.retrying(&claim.deal, ErrorChain(&error).to_string()));
+                return settled(self.retrying(&claim.deal, ErrorChain(&error).to_string()));
             }
         };
         if let Some(verdict) = self.last_look(claim, &proposal_cid).await {
@@ -173,65 +220,96 @@ impl Importer {
         if lost.is_cancelled() {
             return Verdict::LeaseLost;
         }
-        let noted =
-            patiently("note import call", || self.store.note_import_call(claim, &car.node_path)).await;
-        if !matches!(noted, Ok(true)) {
+        fail_point("import.assessed");
+        if !self.noted(claim, &car).await {
             return Verdict::LeaseLost;
         }
-        self.call(claim, &proposal_cid, &car).await
+        fail_point("import.noted");
+        let answer = self.call(&proposal_cid, &car).await;
+        fail_point("import.called");
+        drop(slot);
+        self.confirm(claim, &proposal_cid, &car, answer).await
     }
 
-    /// The state right before the call; `None`: it still waits for the data.
+    /// Notes that the call goes out. `false`: the lease was lost, it must not.
+    async fn noted(&self, claim: &Claim, car: &FoundCar) -> bool {
+        let lease = self.setting.lease;
+        loop {
+            let begun = Instant::now();
+            let note = || self.store.note_import_call(claim, &car.node_path, lease);
+            if !matches!(patiently("note import call", note).await, Ok(true)) {
+                return false;
+            }
+            // A process that was stopped in between would wake up with a lease that is another's by now.
+            if begun.elapsed() < lease / 3 {
+                return true;
+            }
+        }
+    }
+
+    /// The state before the call; `None`: it still waits for the data.
     async fn last_look(&self, claim: &Claim, proposal_cid: &ProposalCid) -> Option<Verdict> {
+        let import = claim.deal.import.as_ref();
+        if import.is_none_or(|import| import.calledtime.is_none()) {
+            // No call went out for this deal, of no agent: each notes its own before. What was just assessed holds.
+            return None;
+        }
         // A lease that was not given back after its call went out: that call may still be under way.
-        let left_behind =
-            claim.n() > 1 && claim.deal.import.as_ref().is_some_and(|import| import.calledtime.is_some());
+        let left_behind = claim.n() > 1;
         let wait = if left_behind { self.setting.confirm_timeout } else { Duration::ZERO };
         if left_behind {
             info!(
-                path =
-                    claim.deal.import.as_ref().and_then(|import| import.path.as_deref()).unwrap_or_default(),
+                path = import.and_then(|import| import.path.as_deref()).unwrap_or_default(),
                 "an import call of an agent that ended may be under way, looking first"
             );
         }
         match self.look_until_moved(proposal_cid, wait).await {
             Seen::StillWaiting => None,
-            Seen::Moved(at_provider) => Some(self.moved(&at_provider, None).await),
-            Seen::Gone => {
-                Some(Verdict::Outcome(self.waiting("the provider lists the deal no more".to_owned())))
-            }
+            Seen::Moved(at_provider) => Some(self.moved(&at_provider, None)),
+            Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
             Seen::Unseen(error) => Some(Verdict::NodeTrouble(self.node_trouble(&error))),
         }
     }
 
-    async fn call(&self, claim: &Claim, proposal_cid: &ProposalCid, car: &FoundCar) -> Verdict {
+    async fn call(&self, proposal_cid: &ProposalCid, car: &FoundCar) -> Result<(), LotusError> {
         let started = Instant::now();
         info!({ fields::PATH } = %car.node_path, { fields::PAYLOAD_SIZE } = car.size.get(), "importing");
         let answer = self.market.import(proposal_cid, &car.node_path).await;
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        debug!({ fields::ELAPSED_MS } = elapsed_ms, is_ok = answer.is_ok(), "import call answered");
+        answer
+    }
+
+    /// What the call came to: the deal's state tells.
+    async fn confirm(
+        &self,
+        claim: &Claim,
+        proposal_cid: &ProposalCid,
+        car: &FoundCar,
+        answer: Result<(), LotusError>,
+    ) -> Verdict {
         let (trouble, unclear) = match answer {
             Ok(()) => {
-                debug!({ fields::ELAPSED_MS } = elapsed_ms, "import call answered");
                 ("the import call answered success, but the deal still waits for data".to_owned(), None)
             }
             Err(error) => match policy::after_error(&error, &car.node_path) {
                 AfterError::LookAtState(reason) => {
-                    warn!(
-                        reason,
-                        { fields::ELAPSED_MS } = elapsed_ms,
-                        "what became of the import call is unknown, looking at the deal"
-                    );
+                    warn!(reason, "what became of the import call is unknown, looking at the deal");
                     (format!("the deal still waits for data after: {reason}"), Some(reason))
                 }
-                AfterError::Retry(reason) => return Verdict::Outcome(self.retrying(&claim.deal, reason)),
-                AfterError::NotYet(reason) => return Verdict::Outcome(self.waiting(reason)),
+                AfterError::Retry(reason) => return settled(self.retrying(&claim.deal, reason)),
+                AfterError::WrongFile(reason) => {
+                    let name = car.local_path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+                    return settled(self.wrong_file(&claim.deal, reason, name.into_iter().collect()));
+                }
+                AfterError::NotYet(reason) => return settled(self.waiting(reason)),
                 AfterError::NodeTrouble(reason) => return Verdict::NodeTrouble(self.waiting(reason)),
             },
         };
         match self.look_until_moved(proposal_cid, self.setting.confirm_timeout).await {
-            Seen::Moved(at_provider) => self.moved(&at_provider, Some(car)).await,
-            Seen::StillWaiting => Verdict::Outcome(self.retrying(&claim.deal, trouble)),
-            Seen::Gone => Verdict::Outcome(self.waiting("the provider lists the deal no more".to_owned())),
+            Seen::Moved(at_provider) => self.moved(&at_provider, Some(car)),
+            Seen::StillWaiting => settled(self.retrying(&claim.deal, trouble)),
+            Seen::Gone => settled(self.waiting("the provider lists the deal no more".to_owned())),
             Seen::Unseen(error) => {
                 let reason =
                     unclear.unwrap_or_else(|| "whether the import took effect is unknown".to_owned());
@@ -244,14 +322,14 @@ impl Importer {
     }
 
     /// The deal has left "waiting for data".
-    async fn moved(&self, at_provider: &MinerDeal, car: Option<&FoundCar>) -> Verdict {
-        self.record_view(at_provider).await;
-        Verdict::Outcome(match policy::before_import(Some(at_provider)) {
+    fn moved(&self, at_provider: &MinerDeal, car: Option<&FoundCar>) -> Verdict {
+        let outcome = match policy::before_import(Some(at_provider)) {
             Before::HasData => ImportOutcome::Done { path: car.map(|car| car.node_path.clone()) },
             Before::Failed(reason) => failed(reason),
             Before::NotYet(reason) => self.waiting(reason),
             Before::Import => self.waiting("the deal waits for data again".to_owned()),
-        })
+        };
+        Verdict::Settled(Settled { outcome, view: Some(view_of(at_provider)) })
     }
 
     /// Looks at a deal with growing pauses until it does not wait for data any more, at least once, at most
@@ -284,31 +362,16 @@ impl Importer {
         policy::missed_start(start, head, self.setting.start_epoch_margin)
     }
 
-    /// What the provider said of a deal that is settled without a call; the last listing still has it.
-    async fn note_view(&self, proposal_cid: Option<&str>, outcome: &ImportOutcome) {
-        if matches!(outcome, ImportOutcome::Waiting { .. } | ImportOutcome::Retrying { .. }) {
-            return;
-        }
-        let Some(proposal_cid) = proposal_cid else { return };
-        let Ok(listing) = self.market.recent_listing().await else { return };
-        if let Some(deal) = listing.deal(proposal_cid) {
-            self.record_view(deal).await;
-        }
-    }
-
-    /// Records what the provider says. A failure is only logged: the next poll records it.
-    async fn record_view(&self, deal: &MinerDeal) {
-        if let Err(error) = record_view(&self.store, deal).await {
-            warn!(error = %ErrorChain(&error), "the provider's view of a deal could not be recorded");
-        }
-    }
-
     fn pauses(&self) -> RetryPauses {
         RetryPauses { min: self.setting.retry_min, max: self.setting.retry_max }
     }
 
     fn waiting(&self, reason: String) -> ImportOutcome {
-        ImportOutcome::Waiting { reason, after: jittered(self.setting.wait_interval) }
+        self.waiting_for(reason, Vec::new())
+    }
+
+    fn waiting_for(&self, reason: String, files: Vec<String>) -> ImportOutcome {
+        ImportOutcome::Waiting { reason, after: jittered(self.setting.wait_interval), files }
     }
 
     /// For what may never come: looked for less often with time.
@@ -318,7 +381,7 @@ impl Importer {
             policy::age_at_claim(created.timestamp_millis(), until.timestamp_millis(), self.setting.lease)
         });
         let after = self.pauses().by_age(age, self.setting.wait_interval);
-        ImportOutcome::Waiting { reason, after: jittered(after) }
+        ImportOutcome::Waiting { reason, after: jittered(after), files: Vec::new() }
     }
 
     fn node_trouble(&self, error: &LotusError) -> ImportOutcome {
@@ -326,18 +389,40 @@ impl Importer {
         self.waiting(format!("the market node cannot be worked with: {reason}"))
     }
 
+    /// For what may pass, so many times and no more.
     fn retrying(&self, deal: &OfflineDealDoc, reason: String) -> ImportOutcome {
-        let failures = deal.import.as_ref().and_then(|import| import.attempts).unwrap_or(0);
-        ImportOutcome::Retrying { reason, after: self.pauses().after(failures, &mut fastrand::Rng::new()) }
+        let failures = failures_of(deal);
+        if failures.saturating_add(1) >= i64::from(self.setting.max_tries) {
+            let tries = self.setting.max_tries;
+            let reason = format!("set aside after {tries} tries (setting.maxTries): {reason}");
+            return ImportOutcome::SetAside { reason, files: Vec::new() };
+        }
+        let after = self.pauses().after(failures, &mut fastrand::Rng::new());
+        ImportOutcome::Retrying { reason, after, files: Vec::new() }
+    }
+
+    /// A person puts another file there, sooner or later; until then a look costs next to nothing.
+    fn wrong_file(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
+        let after = self.pauses().after(failures_of(deal), &mut fastrand::Rng::new());
+        ImportOutcome::Retrying { reason, after, files }
     }
 }
 
-/// Records what a provider says of a deal.
-pub async fn record_view(store: &Store, deal: &MinerDeal) -> Result<(), StoreError> {
-    let status = DealStatus::from_lotus(deal.state);
-    store
-        .record_provider_view(&deal.proposal_cid.cid, status, &deal.message, DealId::from_lotus(deal.deal_id))
-        .await
+fn failures_of(deal: &OfflineDealDoc) -> i64 {
+    deal.import.as_ref().and_then(|import| import.attempts).unwrap_or(0)
+}
+
+/// What a provider says of a deal, to be recorded.
+pub fn view_of(deal: &MinerDeal) -> ProviderView {
+    ProviderView {
+        status: DealStatus::from_lotus(deal.state),
+        message: deal.message.clone(),
+        deal_id: DealId::from_lotus(deal.deal_id),
+    }
+}
+
+fn settled(outcome: ImportOutcome) -> Verdict {
+    Verdict::Settled(Settled { outcome, view: None })
 }
 
 fn failed(reason: String) -> ImportOutcome {

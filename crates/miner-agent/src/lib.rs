@@ -7,7 +7,7 @@
 //!      └──────────── outcome ──────────────────┴─ head: can the start epoch still be met?
 //! ```
 //!
-//! This agent is the only writer of `claim`, `import` and `provider`, and of `isdeal` from 0 to 1.
+//! This agent is the only writer of `claim`, `import` and `provider`, and of `isdeal`.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod error;
 pub mod head;
 pub mod import;
+mod incoming;
 pub mod locate;
 pub mod market;
 pub mod pass;

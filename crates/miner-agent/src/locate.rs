@@ -50,11 +50,15 @@ pub enum Located {
     Missing {
         /// What was looked at.
         reason: String,
+        /// The names it may come under.
+        names: Vec<String>,
     },
     /// Something else stands in its place.
     Wrong {
         /// Which file, and what differs.
         reason: String,
+        /// The names the right one may come under.
+        names: Vec<String>,
     },
 }
 
@@ -79,6 +83,8 @@ struct Candidate {
 
 /// Paths named in a reason, at most; a reason is read by people.
 const SHOWN_PATHS_MAX: usize = 8;
+/// Names of files that a deal waits for, at most; real deals have two or three.
+const NAMES_MAX: usize = 16;
 
 /// Looks for the CAR of a deal in all places, in this order: the recorded path under its local name, the
 /// roots by ever shorter ends of the recorded path, the roots by piece and payload CID, the recorded path
@@ -87,8 +93,16 @@ pub fn locate(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option
     let mut absent = Vec::new();
     let mut arriving = Vec::new();
     let mut wrong = Vec::new();
-    for candidate in candidates(places, wanted, cars) {
-        match examine(&candidate, wanted, checker) {
+    let candidates = candidates(places, wanted, cars);
+    let mut names: Vec<String> = candidates
+        .iter()
+        .filter_map(|candidate| candidate.path.file_name()?.to_str().map(str::to_owned))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names.truncate(NAMES_MAX);
+    for candidate in candidates {
+        match examine(places, &candidate, wanted, checker) {
             Examined::Good(size) => {
                 let node_path = map_longest(&places.node_paths, &candidate.path);
                 let Some(node_path) = node_path.to_str() else {
@@ -104,7 +118,7 @@ pub fn locate(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option
         }
     }
     if !wrong.is_empty() && arriving.is_empty() {
-        return Located::Wrong { reason: shown(&wrong, "; ") };
+        return Located::Wrong { reason: shown(&wrong, "; "), names };
     }
     let mut reason = if cars.is_empty() {
         format!("no document in `cars` for {}", wanted.payload_cid)
@@ -118,7 +132,7 @@ pub fn locate(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option
     } else if arriving.is_empty() {
         reason.push_str("; no folder to look in: set `roots` or `paths`");
     }
-    Located::Missing { reason }
+    Located::Missing { reason, names }
 }
 
 fn shown(items: &[String], separator: &str) -> String {
@@ -133,7 +147,8 @@ fn shown(items: &[String], separator: &str) -> String {
 fn candidates(places: &Places, wanted: &Wanted, cars: &[CarDoc]) -> Vec<Candidate> {
     let mut found = Vec::<Candidate>::new();
     let mut add = |path: PathBuf, car: Option<&CarDoc>| {
-        if path.is_absolute() && !found.iter().any(|known| known.path == path) {
+        let climbs = path.components().any(|component| component == Component::ParentDir);
+        if path.is_absolute() && !climbs && !found.iter().any(|known| known.path == path) {
             let number = |stored: Option<i64>| stored.and_then(|n| u64::try_from(n).ok());
             found.push(Candidate {
                 path,
@@ -170,6 +185,23 @@ fn candidates(places: &Places, wanted: &Wanted, cars: &[CarDoc]) -> Vec<Candidat
     found
 }
 
+impl Places {
+    /// The folders that files are taken from. What a database says of paths is a stranger's word.
+    pub(crate) fn confines(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().chain(self.paths.iter().map(|mapping| &mapping.to)).map(PathBuf::as_path)
+    }
+
+    /// Whether the file, with every link on its way followed, lies in one of the configured folders. Without
+    /// any, only the recorded path as it is comes in question, and nothing confines it.
+    fn hold(&self, path: &Path) -> io::Result<bool> {
+        if self.confines().next().is_none() {
+            return Ok(true);
+        }
+        let real = path.canonicalize()?;
+        Ok(self.confines().any(|folder| folder.canonicalize().is_ok_and(|folder| real.starts_with(folder))))
+    }
+}
+
 /// `/data/out/a.car` → `data/out/a.car`, `out/a.car`, `a.car`. Nothing for paths that climb (`..`).
 fn ends_longest_first(path: &Path) -> Vec<PathBuf> {
     let mut names = Vec::new();
@@ -190,8 +222,13 @@ enum Examined {
     Wrong(String),
 }
 
-fn examine(candidate: &Candidate, wanted: &Wanted, checker: Option<&PieceChecker>) -> Examined {
-    match examine_file(candidate, wanted, checker) {
+fn examine(
+    places: &Places,
+    candidate: &Candidate,
+    wanted: &Wanted,
+    checker: Option<&PieceChecker>,
+) -> Examined {
+    match examine_file(places, candidate, wanted, checker) {
         Ok(examined) => examined,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Examined::Absent
@@ -201,6 +238,7 @@ fn examine(candidate: &Candidate, wanted: &Wanted, checker: Option<&PieceChecker
 }
 
 fn examine_file(
+    places: &Places,
     candidate: &Candidate,
     wanted: &Wanted,
     checker: Option<&PieceChecker>,
@@ -208,6 +246,9 @@ fn examine_file(
     // Before opening: the open of a pipe would wait for its other end.
     if !candidate.path.metadata()?.is_file() {
         return Ok(Examined::Wrong("is not a regular file".to_owned()));
+    }
+    if !places.hold(&candidate.path)? {
+        return Ok(Examined::Wrong("lies outside of the folders in `roots` and `paths`".to_owned()));
     }
     let file = File::open(&candidate.path)?;
     let metadata = file.metadata()?;

@@ -74,6 +74,44 @@ fn recorded_paths_that_climb_stay_out_of_the_roots() {
 }
 
 #[test]
+fn files_outside_of_the_configured_folders_are_not_touched_by_any_way() {
+    let good = built(b"good");
+    let folder = tempfile::tempdir().unwrap();
+    let (inside, outside) = (folder.path().join("in"), folder.path().join("out"));
+    fs::create_dir_all(inside.join("deep")).unwrap();
+    fs::create_dir_all(&outside).unwrap();
+    fs::write(outside.join("a.car"), &good.bytes).unwrap();
+    std::os::unix::fs::symlink(outside.join("a.car"), inside.join("a.car")).unwrap();
+    std::os::unix::fs::symlink(&outside, inside.join("deep/linked")).unwrap();
+    let places = Places {
+        roots: vec![inside.clone()],
+        paths: vec![PathMapping { from: "/data".into(), to: inside.join("deep") }],
+        node_paths: Vec::new(),
+    };
+    let as_it_is = outside.join("a.car").display().to_string();
+    for (path, is_named) in [
+        ("/elsewhere/a.car", true),
+        ("/data/linked/a.car", true),
+        (as_it_is.as_str(), true),
+        ("/data/../../out/a.car", false),
+    ] {
+        match locate(&places, &wanted(&good.root), &[recorded(path, None)], None) {
+            Located::Wrong { reason, .. } if is_named => {
+                assert!(reason.contains("lies outside of the folders"), "{path}: {reason}");
+            }
+            Located::Missing { .. } if !is_named => {}
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+    // A folder that is itself reached by a link is a folder like any other.
+    let linked = folder.path().join("linked");
+    std::os::unix::fs::symlink(&outside, &linked).unwrap();
+    let places = Places { roots: vec![linked], ..Places::default() };
+    let found = locate(&places, &wanted(&good.root), &[recorded("/data/a.car", None)], None);
+    assert!(matches!(found, Located::Found(_)), "{found:?}");
+}
+
+#[test]
 fn the_good_file_is_found_beside_a_wrong_one_and_named_as_the_market_sees_it() {
     let (good, other) = (built(b"good"), built(b"other"));
     let folder = tempfile::tempdir().unwrap();
@@ -101,7 +139,7 @@ fn without_a_document_a_car_is_found_by_its_cids() {
     let good = built(b"good");
     let folder = tempfile::tempdir().unwrap();
     let places = Places { roots: vec![folder.path().to_owned()], ..Places::default() };
-    let Located::Missing { reason } = locate(&places, &wanted(&good.root), &[], None) else {
+    let Located::Missing { reason, .. } = locate(&places, &wanted(&good.root), &[], None) else {
         panic!("found")
     };
     assert!(reason.starts_with(&format!("no document in `cars` for {}", good.root)), "{reason}");
@@ -114,9 +152,10 @@ fn a_missing_car_names_where_it_was_looked_for() {
     let good = built(b"good");
     let places = Places { roots: vec!["/nonexistent".into()], ..Places::default() };
     let cars = [recorded("/data/out/a.car", None)];
-    let Located::Missing { reason } = locate(&places, &wanted(&good.root), &cars, None) else {
+    let Located::Missing { reason, names } = locate(&places, &wanted(&good.root), &cars, None) else {
         panic!("found")
     };
+    assert_eq!(names, ["a.car".to_owned(), format!("{}.car", good.root)]);
     assert!(
         reason.starts_with("the CAR is not here yet; looked at /nonexistent/data/out/a.car, "),
         "{reason}"
@@ -168,7 +207,7 @@ fn what_differs_is_said_of_the_file_it_differs_in() {
         fs::write(&path, bytes).unwrap();
         car.outputpath = path.to_str().map(str::to_owned);
         let located = locate(&Places::default(), &wanted, &[car], None);
-        let (Located::Wrong { reason } | Located::Missing { reason }) = &located else {
+        let (Located::Wrong { reason, .. } | Located::Missing { reason, .. }) = &located else {
             panic!("found: {what}")
         };
         assert!(reason.contains(what) && reason.contains(path.to_str().unwrap()), "{what}: {reason}");
@@ -181,7 +220,7 @@ fn a_folder_or_pipe_is_no_car() {
     let good = built(b"good");
     let folder = tempfile::tempdir().unwrap();
     let cars = [recorded(folder.path().to_str().unwrap(), None)];
-    let Located::Wrong { reason } = locate(&Places::default(), &wanted(&good.root), &cars, None) else {
+    let Located::Wrong { reason, .. } = locate(&Places::default(), &wanted(&good.root), &cars, None) else {
         panic!("not wrong")
     };
     assert!(reason.ends_with("is not a regular file"), "{reason}");
@@ -209,7 +248,7 @@ fn a_long_list_of_places_is_cut() {
     let good = built(b"good");
     let places =
         Places { roots: (0..20).map(|n| format!("/nonexistent/{n}").into()).collect(), ..Places::default() };
-    let Located::Missing { reason } = locate(&places, &wanted(&good.root), &[], None) else {
+    let Located::Missing { reason, .. } = locate(&places, &wanted(&good.root), &[], None) else {
         panic!("found")
     };
     assert!(reason.ends_with(", and 12 more"), "{reason}");

@@ -23,11 +23,16 @@ use carferry_core::{
     },
     model::{ProposalCid, address::MinerId},
 };
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep_until},
+};
 use tracing::debug;
 
-/// How old a listing may be for a first look at a deal. Whatever has an effect looks again.
+/// How old a listing may be for a look at a deal that no call of ours has gone out for: this long, or
+/// [`COSTS`] times what it took to get.
 const RECENT: Duration = Duration::from_secs(2);
+const COSTS: u32 = 4;
 
 /// How a variable of the environment is read.
 pub type Environment = fn(&str) -> Option<String>;
@@ -83,6 +88,7 @@ pub struct Market {
 #[derive(Debug)]
 pub struct Listing {
     asked: Instant,
+    answered: Instant,
     deals: HashMap<String, MinerDeal>,
 }
 
@@ -133,6 +139,10 @@ impl Listing {
     /// The deal as the provider sees it.
     pub fn deal(&self, proposal_cid: &str) -> Option<&MinerDeal> {
         self.deals.get(proposal_cid)
+    }
+
+    fn took(&self) -> Duration {
+        self.answered.duration_since(self.asked)
     }
 
     /// How many deals the market has.
@@ -196,30 +206,37 @@ impl Market {
         self.identified.store(false, Ordering::Relaxed);
     }
 
-    /// A listing of the last two seconds.
+    /// A listing of the last two seconds, or somewhat older where listing is slow.
     pub async fn recent_listing(&self) -> Result<Arc<Listing>, LotusError> {
-        let oldest = Instant::now().checked_sub(RECENT);
-        self.listing_asked_after(oldest).await
+        self.listing(|known, now| now.duration_since(known.asked) <= RECENT.max(known.took() * COSTS)).await
     }
 
     /// A listing that the node was asked for after this call began.
     pub async fn fresh_listing(&self) -> Result<Arc<Listing>, LotusError> {
-        self.listing_asked_after(Some(Instant::now())).await
+        let begun = Instant::now();
+        self.listing(|known, _now| known.asked >= begun).await
     }
 
-    async fn listing_asked_after(&self, oldest: Option<Instant>) -> Result<Arc<Listing>, LotusError> {
+    async fn listing(
+        &self,
+        suffices: impl Fn(&Listing, Instant) -> bool,
+    ) -> Result<Arc<Listing>, LotusError> {
         // Held over the call: whoever waits here finds the listing that the one before has fetched.
         let mut listing = self.listing.lock().await;
-        if let Some(known) = listing.as_ref()
-            && oldest.is_none_or(|oldest| known.asked >= oldest)
-        {
-            return Ok(Arc::clone(known));
+        if let Some(known) = listing.as_ref() {
+            if suffices(known, Instant::now()) {
+                return Ok(Arc::clone(known));
+            }
+            // A market with many deals takes seconds to list them: it gets as long a rest before the next
+            // time. Whoever comes meanwhile shares that one.
+            sleep_until(known.answered + known.took()).await;
         }
         let asked = Instant::now();
         let deals = self.provider()?.list_deals().await?;
+        let answered = Instant::now();
         debug!(miner = %self.miner, deals = deals.len(), millis = asked.elapsed().as_millis(), "listed deals");
         let deals = deals.into_iter().map(|deal| (deal.proposal_cid.cid.clone(), deal)).collect();
-        let fetched = Arc::new(Listing { asked, deals });
+        let fetched = Arc::new(Listing { asked, answered, deals });
         *listing = Some(Arc::clone(&fetched));
         Ok(fetched)
     }

@@ -1,7 +1,8 @@
 //! One pass over everything due, and the same without doing anything.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
+use bson::Bson;
 use carferry_core::{
     error_chain::ErrorChain,
     model::OfflineDealDoc,
@@ -25,7 +26,7 @@ pub struct DealLine {
     pub deal: String,
     /// Storage provider.
     pub miner: String,
-    /// `import` (only without doing it), `done`, `waiting`, `retrying`, `failed`, `lost`.
+    /// `import` (only without doing it), `done`, `waiting`, `retrying`, `setaside`, `missed`, `failed`, `lost`.
     pub outcome: &'static str,
     /// The file, as the market process knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,22 +64,25 @@ impl DealLine {
     }
 
     fn of_outcome(deal: &OfflineDealDoc, miner: &str, outcome: &ImportOutcome) -> Self {
-        let line = |word| Self::new(deal, miner, word);
-        match outcome.clone() {
-            ImportOutcome::Done { path } => Self { path, ..line("done") },
-            ImportOutcome::Waiting { reason, after } => {
-                Self { reason: Some(reason), retry_in_seconds: Some(after.as_secs()), ..line("waiting") }
-            }
-            ImportOutcome::Retrying { reason, after } => {
-                Self { reason: Some(reason), retry_in_seconds: Some(after.as_secs()), ..line("retrying") }
-            }
-            ImportOutcome::Failed { reason } => Self { reason: Some(reason), ..line("failed") },
+        let (word, path, after) = match outcome {
+            ImportOutcome::Done { path } => ("done", path.clone(), None),
+            ImportOutcome::Waiting { after, .. } => ("waiting", None, Some(after)),
+            ImportOutcome::Retrying { after, .. } => ("retrying", None, Some(after)),
+            ImportOutcome::SetAside { .. } => ("setaside", None, None),
+            ImportOutcome::Missed { .. } => ("missed", None, None),
+            ImportOutcome::Failed { .. } => ("failed", None, None),
+        };
+        Self {
+            path,
+            reason: outcome.reason().map(str::to_owned),
+            retry_in_seconds: after.map(Duration::as_secs),
+            ..Self::new(deal, miner, word)
         }
     }
 
     /// Whether a person should look at it.
     pub fn is_trouble(&self) -> bool {
-        matches!(self.outcome, "retrying" | "failed" | "lost")
+        matches!(self.outcome, "retrying" | "setaside" | "missed" | "failed" | "lost")
     }
 }
 
@@ -101,20 +105,27 @@ pub async fn import_due(
     let owner = worker::owner_name();
     let mut end = PassEnd::default();
     let mut running = JoinSet::<(OfflineDealDoc, Finished)>::new();
+    let mut due = VecDeque::<Bson>::new();
+    let mut is_read = false;
     loop {
         while end.trouble.is_none() && !stop.is_cancelled() && running.len() < setting.imports_per_miner {
+            if due.is_empty() && !is_read {
+                due = importer.store.due_ids(miner, Some(begun), DUE_PAGE).await?.into();
+                is_read = due.is_empty();
+            }
+            let Some(id) = due.pop_front() else { break };
             let owner = worker::next_owner(&owner);
-            match importer.store.claim_due_at(miner, &owner, setting.lease, begun).await {
+            match importer.store.claim(&id, miner, &owner, setting.lease).await {
                 Ok(Some(claim)) => {
                     let span = worker::deal_span(&claim, miner);
                     let importer = importer.clone();
                     let work = async move {
-                        let finished = worker::process(&importer, &claim).await;
+                        let finished = worker::process(&importer, &claim, ()).await;
                         (claim.deal, finished)
                     };
                     running.spawn(work.instrument(span));
                 }
-                Ok(None) => break,
+                Ok(None) => {}
                 Err(error @ StoreError::BadDocument { .. }) => {
                     let reason = Some(ErrorChain(&error).to_string());
                     tell(DealLine { reason, ..DealLine::new(&OfflineDealDoc::default(), miner, "failed") });
@@ -168,7 +179,7 @@ pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Re
             Assessment::Import { car, .. } => {
                 tell(DealLine { path: Some(car.node_path), ..DealLine::new(&deal, miner, "import") });
             }
-            Assessment::Settled(outcome) => tell(DealLine::of_outcome(&deal, miner, &outcome)),
+            Assessment::Settled(settled) => tell(DealLine::of_outcome(&deal, miner, &settled.outcome)),
             Assessment::NodeTrouble(outcome) => {
                 let line = DealLine::of_outcome(&deal, miner, &outcome);
                 return Ok(PassEnd { trouble: line.reason });
@@ -178,6 +189,8 @@ pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Re
     Ok(PassEnd::default())
 }
 
+/// Deals read from the queue at a time.
+const DUE_PAGE: i64 = 256;
 /// Deals a plan looks at, per miner.
 const PLANNED_MAX: i64 = 100_000;
 

@@ -59,11 +59,55 @@ pub enum AfterError {
     LookAtState(String),
     /// It had none; another try may succeed.
     Retry(String),
+    /// It had none: the file is another piece. Another file may succeed.
+    WrongFile(String),
     /// The provider does not know the deal (any more, or yet).
     NotYet(String),
     /// The node is the trouble, every other deal would fail alike.
     NodeTrouble(String),
 }
+
+/// What the words of a failed import call mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    WrongFile,
+    Retry,
+    NotYet,
+    LookAtState,
+    NodeTrouble,
+}
+
+/// The texts of `MarketImportDealData` and `DealsImportData` (lotus-contract §3.1, §3.2), what each means, and
+/// the advice that goes with it. The first text that is found decides; an unknown one may pass, and is tried
+/// again as often as `setting.maxTries` allows.
+const IMPORT_ERRORS: &[(&str, Meaning, Option<&str>)] = &[
+    ("does not match expected commP", Meaning::WrongFile, None),
+    (
+        "failed to open",
+        Meaning::Retry,
+        Some(
+            "the market process cannot open this path: set `nodePaths` to how it sees the folder, and check \
+             its permissions",
+        ),
+    ),
+    ("key not found", Meaning::NotYet, None),
+    ("No state for", Meaning::NotYet, None),
+    ("normal shutdown of state machine", Meaning::LookAtState, None),
+    (
+        "no space left on device",
+        Meaning::NodeTrouble,
+        Some("the market copies every CAR into its deal-staging folder before it seals it"),
+    ),
+    ("read-only file system", Meaning::NodeTrouble, Some("the market's deal-staging folder takes no files")),
+    (
+        "panic in rpc method",
+        Meaning::NodeTrouble,
+        Some("imports go to the process that runs the market (EnableMarkets, or the markets node)"),
+    ),
+];
+
+/// In the reason of every deal whose file was found to be another piece.
+pub const NOT_THE_PIECE: &str = "is not the deal's piece";
 
 /// Reads the error of an import call of the file the market knows as `node_path`.
 pub fn after_error(error: &LotusError, node_path: &str) -> AfterError {
@@ -75,25 +119,15 @@ pub fn after_error(error: &LotusError, node_path: &str) -> AfterError {
         return AfterError::NodeTrouble(with_hint(chain, error.hint()));
     }
     let words = error.message().unwrap_or(&chain);
-    // The texts: lotus-contract §3.1, §3.2.
-    if words.contains("does not match expected commP") {
-        AfterError::Retry(format!("{node_path} is not the deal's piece: {words}"))
-    } else if words.contains("failed to open") {
-        let hint = "the market process cannot open this path: set `nodePaths` to how it sees the folder, and \
-                    check its permissions";
-        AfterError::Retry(format!("{words}; hint: {hint}"))
-    } else if words.contains("key not found") || words.contains("No state for") {
-        AfterError::NotYet(format!("the provider does not know the proposal: {words}"))
-    } else if words.contains("normal shutdown of state machine") {
-        AfterError::LookAtState(words.to_owned())
-    } else if words.contains("no space left on device") {
-        let hint = "the market copies every CAR into its deal-staging folder before it seals it";
-        AfterError::Retry(format!("{words}; hint: {hint}"))
-    } else if words.contains("panic in rpc method") {
-        let hint = "imports go to the process that runs the market (EnableMarkets, or the markets node)";
-        AfterError::NodeTrouble(format!("{words}; hint: {hint}"))
-    } else {
-        AfterError::Retry(words.to_owned())
+    let known = IMPORT_ERRORS.iter().find(|(text, _, _)| words.contains(text));
+    let Some((_, meaning, hint)) = known else { return AfterError::Retry(words.to_owned()) };
+    let advised = with_hint(words.to_owned(), hint.map(str::to_owned));
+    match meaning {
+        Meaning::WrongFile => AfterError::WrongFile(format!("{node_path} {NOT_THE_PIECE}: {words}")),
+        Meaning::Retry => AfterError::Retry(advised),
+        Meaning::NotYet => AfterError::NotYet(format!("the provider does not know the proposal: {words}")),
+        Meaning::LookAtState => AfterError::LookAtState(advised),
+        Meaning::NodeTrouble => AfterError::NodeTrouble(advised),
     }
 }
 
@@ -222,11 +256,11 @@ mod tests {
         let endpoint = || "http://127.0.0.1:2345/rpc/v0".to_owned();
         let method = "Filecoin.MarketImportDealData";
         let cases = [
-            (refused("given data does not match expected commP (got: bagaA, expected bagaB)"), "retry"),
-            (refused("given data does not match expected commP (got: 0155, expected 0166)"), "retry"),
+            (refused("given data does not match expected commP (got: bagaA, expected bagaB)"), "wrong"),
+            (refused("given data does not match expected commP (got: 0155, expected 0166)"), "wrong"),
             (refused("failed to open file: open /x: no such file or directory"), "retry"),
             (refused("failed to open given file: open /x: permission denied"), "retry"),
-            (refused("importing deal data failed: write /s/fstmp1: no space left on device"), "retry"),
+            (refused("importing deal data failed: write /s/fstmp1: no space left on device"), "node"),
             (refused("something unheard of"), "retry"),
             (
                 refused("failed getting deal bafyrei: No state for /bafyrei: datastore: key not found"),
@@ -255,6 +289,7 @@ mod tests {
             let seen = match after_error(&error, "/cars/a.car") {
                 AfterError::LookAtState(_) => "look",
                 AfterError::Retry(_) => "retry",
+                AfterError::WrongFile(_) => "wrong",
                 AfterError::NotYet(_) => "not yet",
                 AfterError::NodeTrouble(_) => "node",
             };
@@ -265,8 +300,8 @@ mod tests {
     #[test]
     fn a_wrong_file_is_named_with_both_piece_cids() {
         let error = refused("given data does not match expected commP (got: bagaA, expected bagaB)");
-        let AfterError::Retry(reason) = after_error(&error, "/cars/a.car") else { panic!("no retry") };
-        for part in ["/cars/a.car", "bagaA", "bagaB"] {
+        let AfterError::WrongFile(reason) = after_error(&error, "/cars/a.car") else { panic!("no file") };
+        for part in ["/cars/a.car", NOT_THE_PIECE, "bagaA", "bagaB"] {
             assert!(reason.contains(part), "{reason}");
         }
     }
@@ -277,7 +312,11 @@ mod tests {
             ("failed to open file: open /x: permission denied", "nodePaths"),
             ("write fstmp: no space left on device", "deal-staging"),
         ] {
-            let AfterError::Retry(reason) = after_error(&refused(words), "/x") else { panic!("no retry") };
+            let (AfterError::Retry(reason) | AfterError::NodeTrouble(reason)) =
+                after_error(&refused(words), "/x")
+            else {
+                panic!("neither: {words}")
+            };
             assert!(reason.contains(advice), "{reason}");
         }
     }

@@ -3,7 +3,7 @@
 use carferry_core::{
     error_chain::ErrorChain,
     lotus::{LotusError, wire::MinerDeal},
-    model::ProviderViewDoc,
+    model::{DealPhase, DealStatus, ProviderViewDoc},
     store::StoreError,
     telemetry::fields,
 };
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::import::{Importer, record_view};
+use crate::import::{Importer, view_of};
 
 /// Why a poll did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -50,34 +50,67 @@ pub async fn follow(importer: &Importer, stop: &CancellationToken) {
 /// How soon it is asked again whether the node has answered yet.
 const UNIDENTIFIED: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Records what changed since the last time; says how many deals did.
+/// Records what changed since the last time, and puts back deals whose `isdeal` is not true; says how many
+/// deals were changed.
 ///
 /// # Errors
 ///
 /// [`PollError`]; the next poll makes up for it.
 pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
-    let followed = importer.store.provider_followed(importer.market.miner()).await?;
-    if followed.is_empty() {
-        return Ok(0);
-    }
-    let listing = importer.market.recent_listing().await?;
-    let mut changed = 0;
-    for deal in &followed {
-        let seen = deal.dealcid.as_deref().and_then(|proposal_cid| listing.deal(proposal_cid));
-        if let Some(seen) = seen
-            && differs(deal.provider.as_ref(), seen)
-        {
-            record_view(&importer.store, seen).await?;
-            changed += 1;
+    let (store, miner) = (&importer.store, importer.market.miner());
+    let (mut changed, mut followed) = (0, 0);
+    let mut after = None;
+    loop {
+        let (page, last) = store.provider_followed(miner, after.as_ref(), PAGE).await?;
+        if last.is_none() {
+            break;
+        }
+        after = last;
+        followed += page.len();
+        let listing = importer.market.recent_listing().await?;
+        let mut doubted = Vec::new();
+        for deal in &page {
+            let Some(proposal_cid) = deal.dealcid.as_deref() else { continue };
+            let Some(seen) = listing.deal(proposal_cid) else { continue };
+            if deal.isdeal == Some(1) && awaits_data(seen) {
+                doubted.push(proposal_cid);
+            }
+            if differs(deal.provider.as_ref(), seen) {
+                store.record_provider_view(miner, proposal_cid, &view_of(seen)).await?;
+                changed += 1;
+            }
+        }
+        if !doubted.is_empty() {
+            changed += put_back(importer, &doubted).await?;
         }
     }
-    debug!(
-        { fields::MINER } = importer.market.miner(),
-        followed = followed.len(),
-        changed,
-        "provider view recorded"
-    );
+    debug!({ fields::MINER } = miner, followed, changed, "provider view recorded");
     Ok(changed)
+}
+
+/// Deals read at a time.
+const PAGE: i64 = 1000;
+
+fn awaits_data(deal: &MinerDeal) -> bool {
+    DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData
+}
+
+/// Deals that are closed in the database while the market waits for their data: another user of the database
+/// closed them, or the market lost the data. The listing that raised the doubt may be older than the closing,
+/// so another one is asked for.
+async fn put_back(importer: &Importer, doubted: &[&str]) -> Result<usize, PollError> {
+    let (store, miner) = (&importer.store, importer.market.miner());
+    let listing = importer.market.fresh_listing().await?;
+    let mut put_back = 0;
+    for proposal_cid in doubted {
+        let is_false = listing.deal(proposal_cid).is_some_and(awaits_data);
+        let reason = "`isdeal` was 1, but the market still waits for the data: put back to 0";
+        if is_false && store.put_back(miner, proposal_cid, reason).await? {
+            warn!({ fields::MINER } = miner, { fields::PROPOSAL_CID } = proposal_cid, "{reason}");
+            put_back += 1;
+        }
+    }
+    Ok(put_back)
 }
 
 fn differs(recorded: Option<&ProviderViewDoc>, seen: &MinerDeal) -> bool {

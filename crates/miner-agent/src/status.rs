@@ -35,7 +35,7 @@ pub struct PendingLine {
     pub deal: String,
     /// Storage provider.
     pub miner: String,
-    /// `new`, `working`, `waiting`, `retrying`, `failed`.
+    /// `new`, `working`, `waiting`, `retrying`, `set aside`, `missed`, `failed`.
     pub state: &'static str,
     /// Why.
     pub reason: Option<String>,
@@ -73,6 +73,8 @@ fn line(deal: &OfflineDealDoc, now: bson::DateTime) -> PendingLine {
         (Some(_), _) => "working",
         (None, Some(ImportState::Waiting | ImportState::Unknown)) => "waiting",
         (None, Some(ImportState::Retrying)) => "retrying",
+        (None, Some(ImportState::SetAside)) => "set aside",
+        (None, Some(ImportState::Missed)) => "missed",
         (None, Some(ImportState::Failed)) => "failed",
         // Done, and `isdeal` 0: put back by hand.
         (None, None | Some(ImportState::Done)) => "new",
@@ -94,12 +96,13 @@ impl StatusReport {
     /// For people.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let mut miners = table(["miner", "pending", "under way", "failed"]);
+        let mut miners = table(["miner", "pending", "under way", "set aside", "failed"]);
         for MinerLine { miner, counts } in &self.miners {
             miners.add_row([
                 miner.clone(),
                 counts.pending.to_string(),
                 counts.claimed.to_string(),
+                counts.set_aside.to_string(),
                 counts.failed.to_string(),
             ]);
         }
@@ -166,12 +169,13 @@ mod tests {
             deal(1, None, None),
             deal(2, None, held(1_700_000_000_001)),
             deal(3, import(ImportState::Waiting, "the CAR is not here yet"), held(1_699_999_999_999)),
-            deal(4, import(ImportState::Failed, "start epoch 1 has passed"), None),
+            deal(4, import(ImportState::Missed, "start epoch 1 has passed"), None),
+            deal(5, import(ImportState::SetAside, "set aside after 20 tries"), None),
         ];
         StatusReport {
             miners: vec![MinerLine {
                 miner: "f01000".to_owned(),
-                counts: PendingCounts { pending: 6, claimed: 1, failed: 1 },
+                counts: PendingCounts { pending: 7, claimed: 1, set_aside: 1, failed: 1 },
             }],
             deals: deals.iter().map(|deal| line(deal, now)).collect(),
         }
@@ -180,7 +184,7 @@ mod tests {
     #[test]
     fn a_lease_counts_only_while_it_lasts() {
         let states: Vec<_> = report().deals.iter().map(|deal| deal.state).collect();
-        assert_eq!(states, ["new", "working", "waiting", "failed"]);
+        assert_eq!(states, ["new", "working", "waiting", "missed", "set aside"]);
         assert_eq!(report().deals[1].owner.as_deref(), Some("host/1/a#1"));
         assert_eq!(report().deals[2].owner, None);
     }

@@ -5,6 +5,7 @@
 //! that is down pauses the worker, not the deals: they are not claimed meanwhile.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,15 +13,17 @@ use std::{
     time::Duration,
 };
 
+use bson::Bson;
+
 use carferry_core::{
     error_chain::ErrorChain,
     fsx,
-    runtime::{Backoff, BackoffPolicy},
+    runtime::{Backoff, BackoffPolicy, fail_point},
     store::{Claim, ImportOutcome, Store, StoreError},
     telemetry::fields,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -28,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::{
-    import::{Importer, Verdict},
+    import::{Importer, Settled, Slot, Verdict},
     patience::patiently,
 };
 
@@ -39,8 +42,17 @@ pub struct Worker {
     owner: String,
     wake: Arc<Notify>,
     stop: CancellationToken,
+    /// Deals that were due when last looked, most urgent first.
+    due: VecDeque<Bson>,
+    /// Whether something may have become due since.
+    is_stale: bool,
+    /// Calls that may be under way at a time; a deal whose call was answered needs none any more.
+    calls: Arc<Semaphore>,
+    call_ended: Arc<Notify>,
     /// No claims before this: node or database are in trouble.
     paused_until: Option<Instant>,
+    /// Failures without a success between them, whatever the deal.
+    failures_in_row: u32,
     node_pauses: Backoff,
     database_pauses: Backoff,
 }
@@ -64,16 +76,41 @@ const NODE_PAUSES: BackoffPolicy = BackoffPolicy {
 };
 /// A deal that comes due this moment is looked for after this long.
 const DUE_MARGIN: Duration = Duration::from_millis(20);
+/// So many failures in a row, of whatever deals, and the miner's node is given a pause.
+const BREAKER: u32 = 5;
+/// Deals read from the queue at a time.
+const DUE_PAGE: i64 = 256;
+/// Deals under a lease of ours at a time, most of them called and to be confirmed by the next listing.
+const IN_HAND_MAX: usize = 256;
+
+/// Leave to have an import call under way; tells the worker when it is given back.
+struct CallSlot {
+    permit: Option<OwnedSemaphorePermit>,
+    ended: Arc<Notify>,
+}
+
+impl Drop for CallSlot {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.ended.notify_one();
+    }
+}
 
 impl Worker {
     /// A worker that is woken by `wake` and claims nothing after `stop`.
     pub fn new(importer: Importer, owner: String, wake: Arc<Notify>, stop: CancellationToken) -> Self {
+        let calls = Arc::new(Semaphore::new(importer.setting.imports_per_miner));
         Self {
             importer,
             owner,
             wake,
             stop,
+            due: VecDeque::new(),
+            is_stale: true,
+            calls,
+            call_ended: Arc::default(),
             paused_until: None,
+            failures_in_row: 0,
             node_pauses: Backoff::new(NODE_PAUSES),
             database_pauses: Backoff::new(BackoffPolicy::default()),
         }
@@ -84,11 +121,13 @@ impl Worker {
         let mut running = JoinSet::new();
         while !self.stop.is_cancelled() {
             let idle = self.fill(&mut running).await;
+            let (wake, call_ended) = (Arc::clone(&self.wake), Arc::clone(&self.call_ended));
             // Cancel safety: a dropped `notified` has not taken its permit, `join_next` loses no result.
             tokio::select! {
                 () = self.stop.cancelled() => {}
-                () = self.wake.notified(), if self.paused_until.is_none() => {}
-                () = sleep_until(idle) => {}
+                () = wake.notified(), if self.paused_until.is_none() => self.is_stale = true,
+                () = call_ended.notified() => {}
+                () = sleep_until(idle) => self.is_stale = true,
                 Some(ended) = running.join_next() => self.ended(ended),
             }
         }
@@ -105,18 +144,19 @@ impl Worker {
         if !self.identified().await {
             return self.paused_until.unwrap_or(now);
         }
-        let setting = &self.importer.setting;
-        let scan = now + setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
-        while running.len() < setting.imports_per_miner {
+        let scan = now + self.importer.setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
+        while running.len() < IN_HAND_MAX {
+            let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else { return scan };
             match self.claim().await {
                 Ok(Some(claim)) => {
                     let importer = self.importer.clone();
                     let span = deal_span(&claim, importer.market.miner());
-                    running.spawn(async move { process(&importer, &claim).await }.instrument(span));
+                    let slot = CallSlot { permit: Some(permit), ended: Arc::clone(&self.call_ended) };
+                    running.spawn(async move { process(&importer, &claim, slot).await }.instrument(span));
                 }
                 Ok(None) => return scan.min(self.next_due(now).await.unwrap_or(scan)),
                 Err(error @ StoreError::BadDocument { .. }) => {
-                    // Parked by the store; the next claim gets another deal.
+                    // Marked by the store; the next claim gets another deal.
                     error!(error = %ErrorChain(&error), "a pending deal cannot be read");
                 }
                 Err(error) => {
@@ -130,10 +170,25 @@ impl Worker {
         scan
     }
 
-    async fn claim(&self) -> Result<Option<Claim>, StoreError> {
-        let owner = next_owner(&self.owner);
-        let setting = &self.importer.setting;
-        self.importer.store.claim_next(self.importer.market.miner(), &owner, setting.lease).await
+    /// The most urgent deal that is due and that nobody else took.
+    async fn claim(&mut self) -> Result<Option<Claim>, StoreError> {
+        let Importer { store, market, setting, .. } = &self.importer;
+        loop {
+            let was_read = self.due.is_empty() || self.is_stale;
+            if was_read {
+                self.is_stale = false;
+                self.due = store.due_ids(market.miner(), None, DUE_PAGE).await?.into();
+            }
+            while let Some(id) = self.due.pop_front() {
+                let owner = next_owner(&self.owner);
+                if let Some(claim) = store.claim(&id, market.miner(), &owner, setting.lease).await? {
+                    return Ok(Some(claim));
+                }
+            }
+            if was_read {
+                return Ok(None);
+            }
+        }
     }
 
     async fn next_due(&self, now: Instant) -> Option<Instant> {
@@ -181,7 +236,25 @@ impl Worker {
                 self.pause(pause);
             }
             Ok(Finished { outcome: Some(ImportOutcome::Done { path: Some(_) }), .. }) => {
+                self.failures_in_row = 0;
                 self.node_pauses.reset();
+            }
+            Ok(Finished {
+                outcome: Some(ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. }),
+                ..
+            }) => {
+                self.failures_in_row = self.failures_in_row.saturating_add(1);
+                if self.failures_in_row >= BREAKER {
+                    self.failures_in_row = 0;
+                    let pause = self.node_pauses.next_delay();
+                    let miner = self.importer.market.miner();
+                    warn!(
+                        { fields::MINER } = miner,
+                        { fields::RETRY_IN_MS } = millis(pause),
+                        "{BREAKER} imports failed in a row, pausing"
+                    );
+                    self.pause(pause);
+                }
             }
             Ok(_) => {}
             // Its lease runs out, and another try follows.
@@ -211,11 +284,11 @@ impl Worker {
 }
 
 /// Brings a claimed deal forward and writes what it came to, holding the lease all the while.
-pub async fn process(importer: &Importer, claim: &Claim) -> Finished {
+pub async fn process(importer: &Importer, claim: &Claim, slot: impl Slot) -> Finished {
     let started = Instant::now();
     let lost = CancellationToken::new();
     let work = async {
-        let verdict = importer.reconcile(claim, &lost).await;
+        let verdict = importer.reconcile(claim, &lost, slot).await;
         write_verdict(&importer.store, claim, verdict).await
     };
     tokio::pin!(work);
@@ -234,12 +307,15 @@ pub async fn process(importer: &Importer, claim: &Claim) -> Finished {
 }
 
 async fn write_verdict(store: &Store, claim: &Claim, verdict: Verdict) -> (Option<ImportOutcome>, bool) {
-    let (outcome, node_trouble) = match verdict {
-        Verdict::Outcome(outcome) => (outcome, false),
-        Verdict::NodeTrouble(outcome) => (outcome, true),
+    let (Settled { outcome, view }, node_trouble) = match verdict {
+        Verdict::Settled(settled) => (settled, false),
+        Verdict::NodeTrouble(outcome) => (Settled { outcome, view: None }, true),
         Verdict::LeaseLost => return (None, false),
     };
-    match patiently("finish", || store.finish(claim, &outcome)).await {
+    fail_point("import.confirmed");
+    let written = patiently("finish", || store.finish(claim, &outcome, view.as_ref())).await;
+    fail_point("import.finished");
+    match written {
         Ok(true) => (Some(outcome), node_trouble),
         Ok(false) | Err(_) => (None, node_trouble),
     }
@@ -271,15 +347,19 @@ fn log(claim: &Claim, finished: &Finished) {
         Some(ImportOutcome::Done { path: None }) => {
             info!({ fields::ELAPSED_MS } = elapsed, "the provider has the data already");
         }
-        Some(ImportOutcome::Waiting { reason, after }) if last_reason == Some(reason) => {
+        Some(ImportOutcome::Waiting { reason, after, .. }) if last_reason == Some(reason) => {
             debug!(reason, { fields::RETRY_IN_MS } = millis(*after), "still waiting");
         }
-        Some(ImportOutcome::Waiting { reason, after }) => {
+        Some(ImportOutcome::Waiting { reason, after, .. }) => {
             info!(reason, { fields::RETRY_IN_MS } = millis(*after), "waiting");
         }
-        Some(ImportOutcome::Retrying { reason, after }) => {
+        Some(ImportOutcome::Retrying { reason, after, .. }) => {
             warn!(reason, { fields::RETRY_IN_MS } = millis(*after), "import failed, will be tried again");
         }
+        Some(ImportOutcome::SetAside { reason, .. }) => {
+            error!(reason, hint = "mend it, then `miner-agent retry`", "import set aside");
+        }
+        Some(ImportOutcome::Missed { reason }) => error!(reason, "too late for this deal"),
         Some(ImportOutcome::Failed { reason }) => error!(reason, "import failed for good"),
     }
 }

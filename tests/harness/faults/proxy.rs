@@ -24,7 +24,12 @@ pub enum Link {
     Blackhole,
     /// Cuts what is connected; what comes is accepted and cut at once.
     Drop,
+    /// Carries bytes, each piece of them late.
+    Slow,
 }
+
+/// How late, with [`Link::Slow`].
+const SLOW: std::time::Duration = std::time::Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Orders {
@@ -157,6 +162,9 @@ async fn pump(
         // What was read before the link went dark is not delivered before it is back.
         if inbox.wait_for(|orders| orders.link != Link::Blackhole).await.is_err() {
             return Ok(());
+        }
+        if inbox.borrow().link == Link::Slow {
+            tokio::time::sleep(SLOW).await;
         }
         to.write_all(&buffer[..read]).await?;
     }

@@ -133,6 +133,16 @@ impl ReplicaSet {
         self.0.proxies.get(index)
     }
 
+    /// All of them, in the order of the members.
+    pub fn proxies(&self) -> &[Proxy] {
+        &self.0.proxies
+    }
+
+    /// Asks member `index` to end in good order (SIGTERM), as an operator does; a primary takes its time.
+    pub fn end(&self, index: usize) -> anyhow::Result<()> {
+        self.signal(index, Signal::TERM)
+    }
+
     /// The members' process IDs; `None` for a member that is down.
     pub fn pids(&self) -> Vec<Option<u32>> {
         self.0.members.iter().map(|member| locked(member).pid()).collect()

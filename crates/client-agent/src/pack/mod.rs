@@ -22,7 +22,7 @@ use carferry_car::Crew;
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
 use carferry_core::printer::{ExitStatus, Printer};
-use carferry_core::runtime::Shutdown;
+use carferry_core::runtime::{Shutdown, fail_point};
 use carferry_core::store::Store;
 use futures::{StreamExt, stream};
 use indicatif::BinaryBytes;
@@ -305,7 +305,9 @@ impl Run<'_> {
         let made = FileReport::made(&job.input, &job.output, &car);
         let Some(recorder) = recorder else { return made };
         let document = record::document(&job, &car, self.rules.profile, &self.rules.host);
-        match recorder.record(&document).await {
+        let recorded = recorder.record(&document).await;
+        fail_point("pack.recorded");
+        match recorded {
             Ok(()) => made,
             Err(error) => FileReport {
                 state: FileState::Failed,

@@ -21,7 +21,7 @@ use carferry_car::{
 };
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx::{self, TempGuard};
-use carferry_core::runtime::{Backoff, BackoffPolicy};
+use carferry_core::runtime::{Backoff, BackoffPolicy, fail_point};
 use carferry_core::store::{Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -124,7 +124,10 @@ fn publish(finished: &Receiver<Finished>, outcomes: &mpsc::Sender<Outcome>) {
         let batch = [first].into_iter().chain(finished.try_iter()).take(PUBLISHED_AT_ONCE);
         let (cars, temps): (Vec<_>, Vec<_>) =
             batch.map(|Finished { job, car, temp }| ((job, car), temp)).unzip();
-        for ((job, car), published) in cars.into_iter().zip(fsx::publish_all(temps)) {
+        fail_point("pack.built");
+        let all_published = fsx::publish_all(temps);
+        fail_point("pack.published");
+        for ((job, car), published) in cars.into_iter().zip(all_published) {
             let result = published.map(|()| car).map_err(PackError::Output);
             if outcomes.blocking_send(Outcome { job, result }).is_err() {
                 return;

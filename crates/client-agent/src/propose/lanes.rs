@@ -9,6 +9,7 @@ use std::{
 use carferry_core::{
     error_chain::ErrorChain,
     model::{IntentDoc, IntentState},
+    runtime::{Backoff, BackoffPolicy, fail_point},
     store::{Store, StoreError},
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -26,6 +27,12 @@ const LANE_CAPACITY: usize = 64;
 const TOUCH_EVERY: Duration = Duration::from_secs(600);
 /// After a stop, how long a call under way may still take; then its intent is left for the next start.
 const ABANDON_AFTER: Duration = Duration::from_secs(5);
+/// Pauses of a lane after a proposal of which nobody knows what became.
+const BREAKER: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(500),
+    max: Duration::from_secs(60),
+    quiet: Duration::from_secs(600),
+};
 /// Pauses between tries to write an outcome down, while the database is away.
 const WRITE_RETRY: Duration = Duration::from_secs(2);
 
@@ -105,16 +112,24 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
+    let mut pauses = Backoff::new(BREAKER);
     while let Some(intent) = intents.recv().await {
         // A stop leaves what is queued as it is: written down, and settled by the next start.
         if !shared.stop.is_cancelled() {
-            one(&shared, &intent).await;
+            if one(&shared, &intent).await == Some(DealState::Unsettled) {
+                // Node or provider are in trouble; the next proposal would meet the same.
+                let pause = tokio::time::sleep(pauses.next_delay());
+                shared.stop.run_until_cancelled(pause).await;
+            } else {
+                pauses.reset();
+            }
         }
         lock(&shared.in_flight).remove(&intent.id);
     }
 }
 
-async fn one(shared: &Shared, intent: &IntentDoc) {
+/// What became of it; `None`: nothing was written down.
+async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
     let call = shared.publisher.publish(intent);
     tokio::pin!(call);
     let mut touch = tokio::time::interval(TOUCH_EVERY);
@@ -123,7 +138,7 @@ async fn one(shared: &Shared, intent: &IntentDoc) {
             outcome = &mut call => break outcome,
             () = stopped(&shared.stop) => {
                 info!(payload_cid = %intent.filecid, miner = %intent.miner, "proposal left to the next start");
-                return;
+                return None;
             }
             _ = touch.tick() => {
                 if let Err(error) = shared.store.touch_intent(intent).await {
@@ -144,7 +159,7 @@ async fn one(shared: &Shared, intent: &IntentDoc) {
             let name = status.name();
             let confirm = || shared.store.confirm_intent(intent, &proposal_cid, status.get(), &name);
             if !written(shared, confirm).await {
-                return;
+                return None;
             }
             info!(deal.proposal_cid = %proposal_cid, payload_cid = %intent.filecid, miner = %intent.miner, method = intent.method.as_str(), "deal published");
             line(DealState::Published, Some(proposal_cid.to_string()))
@@ -152,7 +167,7 @@ async fn one(shared: &Shared, intent: &IntentDoc) {
         Outcome::Refused(reason) => {
             let end = || shared.store.end_intent(intent, IntentState::Refused, &reason);
             if !written(shared, end).await {
-                return;
+                return None;
             }
             warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "deal refused");
             line(DealState::Refused, Some(reason))
@@ -162,7 +177,10 @@ async fn one(shared: &Shared, intent: &IntentDoc) {
             line(DealState::Unsettled, Some(reason))
         }
     };
+    fail_point("publish.settled");
+    let state = line.state;
     lock(&shared.report).deals.push(line);
+    Some(state)
 }
 
 async fn stopped(stop: &CancellationToken) {

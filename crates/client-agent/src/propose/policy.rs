@@ -6,7 +6,7 @@ use std::{
 };
 
 use carferry_core::{
-    model::{AttoFil, IntentDoc, IntentState},
+    model::{AttoFil, ChainEpoch, DealPhase, DealStatus, IntentDoc, IntentState},
     store::StoredDeal,
 };
 
@@ -129,17 +129,18 @@ pub fn decide(
     limits: &Limits,
     ledger: &mut Ledger,
     now: SystemTime,
+    head: ChainEpoch,
 ) -> Decision {
     let mut decision = Decision::default();
     let mut live_with: BTreeMap<&str, usize> = BTreeMap::new();
-    for miner in live_miners(picture) {
+    for miner in live_miners(picture, head) {
         *live_with.entry(miner).or_insert(0) += 1;
     }
     let mut live: usize = live_with.values().sum();
 
     let mut candidates: Vec<&Target> = Vec::new();
     for target in eligible {
-        match pause_of(picture, &target.miner, limits, now) {
+        match pause_of(picture, &target.miner, limits, now, head) {
             Some(held) => decision.held.push((target.miner.clone(), held)),
             None => candidates.push(target),
         }
@@ -181,21 +182,56 @@ pub fn decide(
     decision
 }
 
+/// Epochs before a deal's start within which its provider may call it missed (24 h, the time that Lotus gives
+/// sealing by default: lotus v1.23.3 `node/config/def.go`, `ExpectedSealDuration`). Earlier, a provider that says
+/// so is not believed: its word would cost another deal.
+const MISSED_WITHIN: i64 = 2880;
+
 /// The providers of every deal that counts: recorded and not dead, or intended and not yet recorded.
-fn live_miners(picture: &Picture) -> impl Iterator<Item = &str> {
-    let recorded = picture.deals.iter().filter(|deal| deal.is_live()).map(|deal| deal.miner.as_str());
+fn live_miners(picture: &Picture, head: ChainEpoch) -> impl Iterator<Item = &str> {
+    let recorded =
+        picture.deals.iter().filter(move |deal| is_live(picture, deal, head)).map(|deal| deal.miner.as_str());
     let intended = picture
         .intents
         .iter()
         .filter(|intent| {
-            intent.state == IntentState::Intended
-                && !picture.deals.iter().any(|deal| deal.intent.as_deref() == Some(&intent.id))
+            // A confirmed one whose record is gone, or does not name it any more, is a deal all the same.
+            let stands = match intent.state {
+                IntentState::Intended => true,
+                IntentState::Confirmed => !status_of(intent).is_some_and(|status| !status.is_live()),
+                IntentState::Refused | IntentState::Abandoned => false,
+            };
+            stands && !picture.deals.iter().any(|deal| deal.intent.as_deref() == Some(&intent.id))
         })
         .map(|intent| intent.miner.as_str());
     recorded.chain(intended)
 }
 
-fn pause_of(picture: &Picture, miner: &str, limits: &Limits, now: SystemTime) -> Option<Held> {
+/// Whether a recorded deal counts as a replica.
+///
+/// Providers can write to `offlinedeals`, not to `dealintents`: a deal is dead when what client-agent noted
+/// there says so too.
+fn is_live(picture: &Picture, deal: &StoredDeal, head: ChainEpoch) -> bool {
+    if deal.missed && deal.start_epoch.is_some_and(|start| head.plus(MISSED_WITHIN) > ChainEpoch::new(start))
+    {
+        return false;
+    }
+    let intent = picture.intents.iter().find(|intent| deal.intent.as_deref() == Some(&intent.id));
+    let noted = intent.and_then(status_of);
+    deal.is_live() || noted.is_some_and(DealStatus::is_live)
+}
+
+fn status_of(intent: &IntentDoc) -> Option<DealStatus> {
+    intent.dealstatus.and_then(|status| u64::try_from(status).ok()).map(DealStatus::from_lotus)
+}
+
+fn pause_of(
+    picture: &Picture,
+    miner: &str,
+    limits: &Limits,
+    now: SystemTime,
+    head: ChainEpoch,
+) -> Option<Held> {
     let refused = picture
         .intents
         .iter()
@@ -204,7 +240,10 @@ fn pause_of(picture: &Picture, miner: &str, limits: &Limits, now: SystemTime) ->
     let failed = picture
         .deals
         .iter()
-        .filter(|deal| deal.miner == miner && deal.status.phase() == carferry_core::model::DealPhase::Failed)
+        .filter(|deal| {
+            let expired = deal.status.phase() == DealPhase::Expired;
+            deal.miner == miner && !expired && !is_live(picture, deal, head)
+        })
         .map(|deal| deal.updated.map_or(SystemTime::UNIX_EPOCH, bson::DateTime::to_system_time));
     let times: Vec<SystemTime> = refused.chain(failed).collect();
     let last = times.iter().max()?;
@@ -218,7 +257,7 @@ fn pause_of(picture: &Picture, miner: &str, limits: &Limits, now: SystemTime) ->
 
 #[cfg(test)]
 mod tests {
-    use carferry_core::model::{DealStatus, PublishMethod};
+    use carferry_core::model::PublishMethod;
 
     use super::*;
 
@@ -229,6 +268,8 @@ mod tests {
         deals_per_pass_max: None,
         failures_max: 3,
     };
+
+    const HEAD: ChainEpoch = ChainEpoch::new(0);
 
     fn targets(names: &[&str]) -> Vec<Target> {
         names.iter().map(|name| Target { miner: (*name).to_owned(), price: AttoFil::ZERO }).collect()
@@ -242,6 +283,8 @@ mod tests {
             imported: false,
             provider_status: None,
             intent: None,
+            missed: false,
+            start_epoch: Some(10_000),
             updated: Some(bson::DateTime::from_millis(0)),
         }
     }
@@ -265,6 +308,7 @@ mod tests {
             owner: "box".into(),
             state,
             dealcid: None,
+            dealstatus: None,
             reason: None,
             createdtime: None,
             updatedtime: Some(bson::DateTime::from_millis(updated_seconds * 1000)),
@@ -281,8 +325,14 @@ mod tests {
 
     #[test]
     fn the_notes_limits_give_two_deals_with_each_of_three_miners() {
-        let decision =
-            decide(&Picture::default(), &targets(&["a", "b", "c"]), &LIMITS, &mut Ledger::default(), at(0));
+        let decision = decide(
+            &Picture::default(),
+            &targets(&["a", "b", "c"]),
+            &LIMITS,
+            &mut Ledger::default(),
+            at(0),
+            HEAD,
+        );
         assert_eq!(names(&decision), ["a", "b", "c", "a", "b", "c"]);
     }
 
@@ -290,7 +340,8 @@ mod tests {
     fn replicas_are_counted_over_all_miners_and_dead_deals_are_none() {
         let picture = Picture { deals: vec![deal("a", 7), deal("b", 26), deal("x", 13)], intents: vec![] };
         let limits = Limits { replicas_max: 3, ..LIMITS };
-        let decision = decide(&picture, &targets(&["a", "b"]), &limits, &mut Ledger::default(), at(10_000));
+        let decision =
+            decide(&picture, &targets(&["a", "b"]), &limits, &mut Ledger::default(), at(10_000), HEAD);
         assert_eq!(names(&decision), ["b"]);
     }
 
@@ -301,7 +352,7 @@ mod tests {
             given_up.provider_status = Some(DealStatus::from_lotus(at_provider));
             let picture = Picture { deals: vec![given_up], intents: vec![] };
             let limits = Limits { replicas_max: 1, ..LIMITS };
-            let decision = decide(&picture, &targets(&["b"]), &limits, &mut Ledger::default(), at(0));
+            let decision = decide(&picture, &targets(&["b"]), &limits, &mut Ledger::default(), at(0), HEAD);
             assert_eq!(decision.wanted.len(), wanted, "{at_provider}");
         }
     }
@@ -313,7 +364,8 @@ mod tests {
         let limits = Limits { deals_per_payload_and_miner_max: 1, ..LIMITS };
         for deals in [vec![], vec![recorded]] {
             let picture = Picture { deals, intents: vec![intent("a", IntentState::Intended, 0)] };
-            let decision = decide(&picture, &targets(&["a", "b"]), &limits, &mut Ledger::default(), at(0));
+            let decision =
+                decide(&picture, &targets(&["a", "b"]), &limits, &mut Ledger::default(), at(0), HEAD);
             assert_eq!(names(&decision), ["b"]);
         }
     }
@@ -322,9 +374,9 @@ mod tests {
     fn open_deals_and_run_size_are_limits_over_many_payloads() {
         let limits = Limits { open_deals_per_miner_max: Some(2), deals_per_pass_max: Some(3), ..LIMITS };
         let mut ledger = Ledger::new([("a".to_owned(), 1)]);
-        let first = decide(&Picture::default(), &targets(&["a", "b"]), &limits, &mut ledger, at(0));
+        let first = decide(&Picture::default(), &targets(&["a", "b"]), &limits, &mut ledger, at(0), HEAD);
         assert_eq!(names(&first), ["a", "b", "b"]);
-        let second = decide(&Picture::default(), &targets(&["b"]), &limits, &mut ledger, at(0));
+        let second = decide(&Picture::default(), &targets(&["b"]), &limits, &mut ledger, at(0), HEAD);
         assert_eq!(second.wanted, []);
         assert_eq!(second.held, [("b".to_owned(), Held::RunIsFull)]);
     }
@@ -341,10 +393,49 @@ mod tests {
             (3, 1_000_000, Some(Held::GivenUp)),
         ] {
             let limits = Limits { deals_per_payload_and_miner_max: 1, ..LIMITS };
-            let decision =
-                decide(&refused(failures), &targets(&["a", "b"]), &limits, &mut Ledger::default(), at(now));
+            let decision = decide(
+                &refused(failures),
+                &targets(&["a", "b"]),
+                &limits,
+                &mut Ledger::default(),
+                at(now),
+                HEAD,
+            );
             assert_eq!(names(&decision).contains(&"a"), held.is_none(), "{failures} at {now}");
             assert!(names(&decision).contains(&"b"));
+        }
+    }
+
+    #[test]
+    fn a_deal_that_missed_its_start_is_replaced_and_not_before_its_start_is_near() {
+        let mut missed = deal("a", 18);
+        missed.missed = true;
+        let limits = Limits { replicas_max: 1, ..LIMITS };
+        for (head, wanted) in [(7_000, 0), (7_121, 1), (20_000, 1)] {
+            let picture = Picture { deals: vec![missed.clone()], intents: vec![] };
+            let head = ChainEpoch::new(head);
+            let decision = decide(&picture, &targets(&["b"]), &limits, &mut Ledger::default(), at(0), head);
+            assert_eq!(decision.wanted.len(), wanted, "{head}");
+        }
+    }
+
+    #[test]
+    fn what_providers_can_write_makes_no_second_deal() {
+        let confirmed = |status| IntentDoc { dealstatus: status, ..intent("a", IntentState::Confirmed, 0) };
+        let mut said_dead = deal("a", 26);
+        said_dead.intent = Some("p#a".into());
+        let limits = Limits { replicas_max: 1, ..LIMITS };
+        for (deals, noted, wanted) in [
+            (vec![said_dead.clone()], Some(18), 0),
+            (vec![said_dead.clone()], Some(26), 1),
+            (vec![said_dead], None, 1),
+            // The record was made another payload's.
+            (vec![], Some(18), 0),
+            (vec![], Some(26), 1),
+        ] {
+            let picture = Picture { deals, intents: vec![confirmed(noted)] };
+            let decision = decide(&picture, &targets(&["b"]), &limits, &mut Ledger::default(), at(0), HEAD);
+            assert_eq!(decision.wanted.len(), wanted, "{picture:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ use carferry_core::{
         wire::{CidLink, DataRef, DealInfo, StartDealParams},
     },
     model::{DealDuration, DealPhase, DealStatus, IntentDoc, ProposalCid, PublishMethod},
+    runtime::fail_point,
 };
 use tokio::sync::Mutex;
 use tracing::info;
@@ -77,7 +78,10 @@ impl Publisher {
     }
 
     async fn call(&self, intent: &IntentDoc) -> Result<CidLink, LotusError> {
-        self.node.publish(intent.method, &params_of(intent)).await
+        fail_point("publish.calling");
+        let answer = self.node.publish(intent.method, &params_of(intent)).await;
+        fail_point("publish.called");
+        answer
     }
 
     /// `ClientImport` of the CAR, once per root: each repeat would add another import to the node.
@@ -178,7 +182,9 @@ fn judge(intent: &IntentDoc, answer: Result<CidLink, LotusError>) -> Outcome {
         };
     }
     // A panic in the node, or a proposal that was on its way: the provider may have it.
-    let on_its_way = ["sending deal proposal failed", "reading proposal response failed"];
+    // One that never reached it fails like every other to this provider: no refusal either.
+    let on_its_way =
+        ["opening dealstream", "sending deal proposal failed", "reading proposal response failed"];
     if *code == 0 || on_its_way.iter().any(|words| message.contains(words)) {
         return Outcome::Unknown(message.clone());
     }
@@ -245,6 +251,7 @@ mod tests {
             owner: "box".into(),
             state: IntentState::Intended,
             dealcid: None,
+            dealstatus: None,
             reason: None,
             createdtime: None,
             updatedtime: None,
@@ -287,6 +294,7 @@ mod tests {
         for answer in [
             application(0, "fatal error calling 'Filecoin.ClientStartDeal': panic"),
             application(1, "reading proposal response failed: stream reset"),
+            application(1, "opening dealstream to f01000/12D3 failed: dial backoff"),
             Err(LotusError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 }),
             Ok(CidLink::new("nonsense")),
         ] {

@@ -4,6 +4,7 @@
 //! whose state there can still change. Update streams lose what happens while they are closed, and can
 //! block the node's own notifications (lotus-contract §5.4).
 
+mod guard;
 mod reconcile;
 
 use std::{
@@ -15,6 +16,7 @@ use carferry_core::{
     error_chain::ErrorChain,
     lotus::{FullNode, LotusError, wire::DealInfo},
     model::{ChainEpoch, DealStatus, OfflineDealDoc},
+    runtime::fail_point,
     store::{StatusChange, Store, StoreError},
 };
 use futures::{StreamExt, stream};
@@ -23,6 +25,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::propose::preflight;
+use guard::Guard;
 use reconcile::OnChain;
 
 /// How often an active stateless deal is looked up on chain: it changes only when slashed or at its end.
@@ -63,6 +66,11 @@ pub struct TrackReport {
     pub unknown: u64,
     /// Deals that could not be looked up this time.
     pub failed: u64,
+    /// Deals whose `isdeal` was put back to 0: their provider has no data.
+    #[serde(rename = "putback")]
+    pub put_back: u64,
+    /// Records brought back to what was agreed and known: others had changed them.
+    pub restored: u64,
 }
 
 /// Follows the deals of one wallet.
@@ -72,12 +80,13 @@ pub struct Tracker {
     node: FullNode,
     wallet: String,
     looked_up: HashMap<String, Instant>,
+    guard: Guard,
 }
 
 impl Tracker {
     /// Follows this wallet's deals through this node.
     pub fn new(store: Store, node: FullNode, wallet: String) -> Self {
-        Self { store, node, wallet, looked_up: HashMap::new() }
+        Self { store, node, wallet, looked_up: HashMap::new(), guard: Guard::default() }
     }
 
     /// Looks at every deal that is not final and records what changed.
@@ -86,14 +95,17 @@ impl Tracker {
     ///
     /// [`TrackError`] when node or database cannot be asked at all.
     pub async fn pass(&mut self) -> Result<TrackReport, TrackError> {
+        let restored = self.guard.restore(&self.store, &self.wallet).await?;
         let deals = self.store.deals_to_track(&self.wallet).await?;
-        let mut report = TrackReport { followed: count(deals.len()), ..TrackReport::default() };
+        let mut report = TrackReport { followed: count(deals.len()), restored, ..TrackReport::default() };
         if deals.is_empty() {
             return Ok(report);
         }
         let (stateless, started): (Vec<_>, Vec<_>) =
             deals.into_iter().partition(|deal| deal.method.as_deref() == Some("stateless"));
         let mut changes = Vec::new();
+        let mut doubted: Vec<&OfflineDealDoc> =
+            stateless.iter().filter(|deal| reconcile::is_unwitnessed(deal)).collect();
         if !started.is_empty() {
             let listed: HashMap<String, DealInfo> = self
                 .node
@@ -104,7 +116,10 @@ impl Tracker {
                 .collect();
             for deal in &started {
                 match deal.dealcid.as_ref().and_then(|cid| listed.get(cid)) {
-                    Some(info) => changes.extend(reconcile::from_list(deal, info)),
+                    Some(info) => {
+                        changes.extend(reconcile::from_list(deal, info));
+                        doubted.extend(Some(deal).filter(|deal| reconcile::contradicts_import(deal, info)));
+                    }
                     None => report.unknown += 1,
                 }
             }
@@ -114,6 +129,7 @@ impl Tracker {
             changes.extend(found);
             report.failed += failed;
         }
+        report.put_back = self.guard.put_back(&self.store, &doubted).await?;
         report.changed = self.record(changes).await?;
         debug!(?report, "tracking pass");
         Ok(report)
@@ -159,7 +175,14 @@ impl Tracker {
         let on_chain = match reconcile::chain_question(deal) {
             None => None,
             Some(deal_id) => match self.node.market_deal(deal_id).await {
-                Ok(market) => Some(OnChain::Found(Box::new(market))),
+                Ok(market) if reconcile::is_same_deal(deal, &market) => {
+                    Some(OnChain::Found(Box::new(market)))
+                }
+                Ok(_) => {
+                    let proposal_cid = deal.dealcid.as_deref().unwrap_or_default();
+                    warn!(deal.id = %deal_id, deal.proposal_cid = proposal_cid, "the number recorded for this deal is another deal's on chain");
+                    None
+                }
                 // The node's own sentence for this deal; "block not found" and the like say nothing of it.
                 Err(error)
                     if error
@@ -185,7 +208,9 @@ impl Tracker {
     }
 
     async fn write(&self, change: &StatusChange) -> Result<(), StoreError> {
+        fail_point("track.writing");
         self.store.record_status(change).await?;
+        fail_point("track.written");
         info!(deal.proposal_cid = %change.proposal_cid, status = change.status.get(), statusmsg = %change.message, "deal state changed");
         Ok(())
     }

@@ -21,7 +21,7 @@ fn recorded_deal_id(deal: &OfflineDealDoc) -> Option<DealId> {
     deal.dealid.or(provider).and_then(|number| u64::try_from(number).ok()).and_then(DealId::from_lotus)
 }
 
-/// The change, if there is one.
+/// The change, if there is one, and if it is one that happens.
 fn change(
     deal: &OfflineDealDoc,
     status: DealStatus,
@@ -29,17 +29,69 @@ fn change(
     deal_id: Option<DealId>,
 ) -> Option<StatusChange> {
     let known_id = deal.dealid.and_then(|number| u64::try_from(number).ok()).and_then(DealId::from_lotus);
-    let same = recorded_status(deal) == Some(status)
+    let recorded = recorded_status(deal);
+    let same = recorded == Some(status)
         && deal.statusmsg.as_deref() == Some(message.as_str())
         && (deal_id.is_none() || known_id == deal_id);
-    let proposal_cid = deal.dealcid.clone()?;
-    (!same).then_some(StatusChange { proposal_cid, status, message, deal_id })
+    let goes_back = recorded.is_some_and(|recorded| step(status) < step(recorded));
+    // The one way back: a provider that lost the data waits for it again, and `isdeal` is 0 by then.
+    let is_put_back =
+        deal.isdeal == Some(0) && recorded.is_some_and(|recorded| step(recorded) <= PROGRESSING);
+    if same || goes_back && !is_put_back {
+        return None;
+    }
+    let (intent, before) = (deal.intent.clone(), deal.status);
+    Some(StatusChange { proposal_cid: deal.dealcid.clone()?, intent, before, status, message, deal_id })
+}
+
+const PROGRESSING: u8 = 2;
+
+/// How far along its road a deal is; it never moves to an earlier step.
+fn step(status: DealStatus) -> u8 {
+    match status.phase() {
+        DealPhase::Proposed => 0,
+        DealPhase::AwaitsData => 1,
+        DealPhase::Progressing => PROGRESSING,
+        DealPhase::Active => 3,
+        DealPhase::Expired | DealPhase::Failed => 4,
+    }
 }
 
 /// From the list of the node that follows the deal.
 pub(super) fn from_list(deal: &OfflineDealDoc, info: &DealInfo) -> Option<StatusChange> {
     let status = DealStatus::from_lotus(info.state);
     change(deal, status, words(status, &info.message), DealId::from_lotus(info.deal_id))
+}
+
+/// Whether `isdeal` says 1 while the node's list says that the provider waits for the data. The node asks the
+/// provider each second, and writes its answer into the message (lotus-contract §4.2).
+pub(super) fn contradicts_import(deal: &OfflineDealDoc, info: &DealInfo) -> bool {
+    const CHECK_FOR_ACCEPTANCE: u64 = 13;
+    deal.isdeal == Some(1)
+        && info.state == CHECK_FOR_ACCEPTANCE
+        && info.message.contains(&DealStatus::WAITING_FOR_DATA.name())
+}
+
+/// Whether `isdeal` says 1 although nobody saw the provider take the data: miner-agent writes both at once.
+/// Deals of the prototype tell nothing.
+pub(super) fn is_unwitnessed(deal: &OfflineDealDoc) -> bool {
+    let seen =
+        deal.provider.as_ref().and_then(|view| view.status).and_then(|status| u64::try_from(status).ok());
+    let has_seen_data = seen.is_some_and(|status| has_data(DealStatus::from_lotus(status)));
+    deal.isdeal == Some(1) && deal.intent.is_some() && deal.dealid.is_none() && !has_seen_data
+}
+
+/// Whether the deal that the chain has under the number is this one, as far as both tell. The number comes from
+/// the database, where every provider can write.
+pub(super) fn is_same_deal(deal: &OfflineDealDoc, market: &MarketDeal) -> bool {
+    let signed = &market.proposal;
+    let actor = |address: &str| address.get(1..).map(str::to_owned);
+    let same_miner = deal.miner.as_deref().is_none_or(|miner| actor(miner) == actor(&signed.provider));
+    let same_piece = match (deal.piececid.as_deref(), &signed.piece_cid) {
+        (Some(recorded), Some(found)) => recorded == found.cid,
+        _ => true,
+    };
+    same_miner && same_piece && deal.startepoch.is_none_or(|start| start == signed.start_epoch)
 }
 
 /// What the chain says of a deal.
@@ -227,5 +279,48 @@ mod tests {
         assert_eq!(late.status, DealStatus::WAITING_FOR_DATA);
         assert!(late.message.contains("number on chain is not known"));
         assert_eq!(from_chain(&deal(18), None, ChainEpoch::new(900)), None);
+    }
+
+    #[test]
+    fn a_state_goes_back_only_with_data_that_was_lost() {
+        let at = |status, isdeal| OfflineDealDoc { isdeal: Some(isdeal), ..deal(status) };
+        for (recorded, found, moves) in [
+            (at(29, 1), 13, false),
+            (at(7, 1), 29, false),
+            (at(7, 0), 18, false),
+            (at(29, 0), 18, true),
+            (at(13, 1), 29, true),
+            (at(29, 1), 26, true),
+        ] {
+            assert_eq!(from_list(&recorded, &info(found, "", 0)).is_some(), moves, "{recorded:?} {found}");
+        }
+    }
+
+    #[test]
+    fn a_deal_that_is_closed_without_its_data_is_doubted() {
+        let waits = info(13, "Provider state: StorageDealWaitingForData", 0);
+        let closed = OfflineDealDoc { isdeal: Some(1), intent: Some("p#1".into()), ..deal(13) };
+        assert!(contradicts_import(&closed, &waits));
+        assert!(!contradicts_import(&closed, &info(13, "Provider state: StorageDealPublish", 0)));
+        assert!(!contradicts_import(&deal(13), &waits));
+        assert!(is_unwitnessed(&closed));
+        for (view, doubted) in [(18, true), (24, false)] {
+            let seen = Some(ProviderViewDoc { status: Some(view), ..ProviderViewDoc::default() });
+            assert_eq!(is_unwitnessed(&OfflineDealDoc { provider: seen, ..closed.clone() }), doubted);
+        }
+        assert!(!is_unwitnessed(&OfflineDealDoc { intent: None, ..closed }), "the prototype's");
+    }
+
+    #[test]
+    fn a_number_of_another_deal_on_chain_is_seen() {
+        let OnChain::Found(market) = on_chain(800, -1) else { unreachable!() };
+        let ours = OfflineDealDoc { miner: Some("t01000".into()), ..deal(18) };
+        assert!(is_same_deal(&ours, &market));
+        for other in [
+            OfflineDealDoc { miner: Some("f01001".into()), ..deal(18) },
+            OfflineDealDoc { startepoch: Some(1001), ..ours.clone() },
+        ] {
+            assert!(!is_same_deal(&other, &market), "{other:?}");
+        }
     }
 }

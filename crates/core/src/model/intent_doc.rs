@@ -83,6 +83,9 @@ pub struct IntentDoc {
     /// Proposal CID, once known.
     #[serde(default)]
     pub dealcid: Option<String>,
+    /// The deal's state as client-agent last recorded it: beside `offlinedeals.status`, where providers can write.
+    #[serde(default, deserialize_with = "stored::opt_integer")]
+    pub dealstatus: Option<i64>,
     /// Why it was refused or abandoned.
     #[serde(default)]
     pub reason: Option<String>,

@@ -62,6 +62,9 @@ pub struct OfflineDealDoc {
     /// How it was published: `start` or `stateless`.
     #[serde(deserialize_with = "stored::opt_text")]
     pub method: Option<String>,
+    /// The intent it was made from.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub intent: Option<String>,
     /// Number on chain, once published.
     #[serde(deserialize_with = "stored::opt_integer")]
     pub dealid: Option<i64>,
@@ -95,6 +98,10 @@ pub enum ImportState {
     Waiting,
     /// The last try failed in a way that may pass: tried again with growing pauses.
     Retrying,
+    /// Failed too often: tried again when an operator asks, or a file it waits for arrives.
+    SetAside,
+    /// Its start epoch can no longer be met. Final.
+    Missed,
     /// Will never succeed; an operator may ask for another try.
     Failed,
     /// The provider has the data.
@@ -125,6 +132,11 @@ pub struct ImportDoc {
     /// When this deal's import call first went out (server time).
     #[serde(deserialize_with = "stored::opt_time")]
     pub calledtime: Option<DateTime>,
+    /// Names of files whose arrival is worth another look.
+    pub awaitedfiles: Vec<String>,
+    /// How often `isdeal` was put back to 0 because it said 1 without truth.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub putback: Option<i64>,
     /// When the import was seen to have taken effect (server time).
     #[serde(deserialize_with = "stored::opt_time")]
     pub importedtime: Option<DateTime>,

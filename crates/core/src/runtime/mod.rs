@@ -4,9 +4,11 @@
 
 pub mod backoff;
 pub mod clock;
+mod fail_point;
 pub mod shutdown;
 pub mod supervisor;
 
 pub use backoff::{Backoff, BackoffPolicy};
+pub use fail_point::fail_point;
 pub use shutdown::Shutdown;
 pub use supervisor::{Supervisor, SupervisorError};

@@ -7,12 +7,12 @@
 
 use std::time::Duration;
 
-use bson::{Bson, Document, doc, oid::ObjectId};
+use bson::{Bson, Document, doc};
 use mongodb::options::ReturnDocument;
 use tracing::warn;
 
-use super::{Store, bounded::decode, deals::dead_states, error::StoreError};
-use crate::model::{DealId, DealStatus, OfflineDealDoc};
+use super::{Store, bounded::decode, deals::dead_states, error::StoreError, provider_views::ProviderView};
+use crate::model::OfflineDealDoc;
 
 const COLLECTION: &str = "offlinedeals";
 
@@ -20,7 +20,7 @@ const COLLECTION: &str = "offlinedeals";
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// The document's id.
-    pub id: ObjectId,
+    pub id: Bson,
     /// The deal as it was when claimed.
     pub deal: OfflineDealDoc,
     owner: String,
@@ -41,6 +41,8 @@ pub enum ImportOutcome {
         reason: String,
         /// When to look again.
         after: Duration,
+        /// Names of files whose arrival is worth a look before that.
+        files: Vec<String>,
     },
     /// A failure that may pass.
     Retrying {
@@ -48,6 +50,20 @@ pub enum ImportOutcome {
         reason: String,
         /// When to try again.
         after: Duration,
+        /// Names of files whose arrival is worth a try before that.
+        files: Vec<String>,
+    },
+    /// Failed as often as is allowed: not tried again before a person, or a file that arrives, asks for it.
+    SetAside {
+        /// The last failure.
+        reason: String,
+        /// Names of files whose arrival is worth another try.
+        files: Vec<String>,
+    },
+    /// Its start epoch can no longer be met: never going to be imported, and replaced by the client.
+    Missed {
+        /// Which epoch, by how much.
+        reason: String,
     },
     /// Never going to succeed.
     Failed {
@@ -63,47 +79,48 @@ pub struct PendingCounts {
     pub pending: u64,
     /// Of those, under a lease right now.
     pub claimed: u64,
-    /// Of those, failed for good.
+    /// Of those, set aside after too many failures.
+    pub set_aside: u64,
+    /// Of those, failed for good, or too late.
     pub failed: u64,
 }
 
+/// States of `import` in which nothing is tried any more.
+pub(super) const RESTING: [&str; 3] = ["failed", "setaside", "missed"];
+
 impl Store {
-    /// Takes the lease of the most urgent deal of this miner that is due: earliest start epoch first.
-    /// `None`: nothing is due. `owner` names this one claim, not only the agent: the fencing number starts
-    /// anew once a deal is given back.
+    /// Deals of this miner that are due at `moment` (now, without one), the earliest start epoch first;
+    /// takes nothing. Two agents may read the same list: [`Self::claim`] decides.
+    pub async fn due_ids(
+        &self,
+        miner: &str,
+        moment: Option<bson::DateTime>,
+        limit: i64,
+    ) -> Result<Vec<Bson>, StoreError> {
+        let mut filter = due_filter(&moment.map_or_else(|| NOW.into(), Bson::from));
+        filter.insert("miner", miner);
+        let find = self.deals.find(filter).sort(doc! { "startepoch": 1 }).limit(limit);
+        let cursor = self.bounded("due ids", find.projection(doc! { "_id": 1 })).await?;
+        let found = self.drain("due ids", cursor).await?;
+        Ok(found.into_iter().filter_map(|mut document| document.remove("_id")).collect())
+    }
+
+    /// Takes the lease of a deal, if it is still due. `owner` names this one claim, not only the agent: the
+    /// fencing number starts anew once a deal is given back.
     ///
     /// # Errors
     ///
     /// [`StoreError::BadDocument`] for a deal that cannot be read; it is marked failed and does not come
     /// again before somebody asks for another try.
-    pub async fn claim_next(
+    pub async fn claim(
         &self,
+        id: &Bson,
         miner: &str,
         owner: &str,
         lease: Duration,
     ) -> Result<Option<Claim>, StoreError> {
-        self.claim_from(due_filter(&NOW.into()), miner, owner, lease).await
-    }
-
-    /// As [`Self::claim_next`], of the deals that were due at `moment` already: a pass that gives every deal
-    /// one try.
-    pub async fn claim_due_at(
-        &self,
-        miner: &str,
-        owner: &str,
-        lease: Duration,
-        moment: bson::DateTime,
-    ) -> Result<Option<Claim>, StoreError> {
-        self.claim_from(due_filter(&moment.into()), miner, owner, lease).await
-    }
-
-    async fn claim_from(
-        &self,
-        mut filter: Document,
-        miner: &str,
-        owner: &str,
-        lease: Duration,
-    ) -> Result<Option<Claim>, StoreError> {
+        let mut filter = due_filter(&NOW.into());
+        filter.insert("_id", id);
         filter.insert("miner", miner);
         let update = vec![doc! { "$set": {
             "claim": {
@@ -113,29 +130,21 @@ impl Store {
             },
             "updatedtime": "$$NOW",
         } }];
-        let call = self
-            .deals
-            .find_one_and_update(filter, update)
-            .sort(doc! { "startepoch": 1, "_id": 1 })
-            .return_document(ReturnDocument::After);
+        let call = self.deals.find_one_and_update(filter, update).return_document(ReturnDocument::After);
         let Some(document) = self.bounded("claim", call).await? else { return Ok(None) };
-        let Ok(id) = document.get_object_id("_id") else {
-            let id = document.get("_id").map(ToString::to_string).unwrap_or_default();
-            let source = <bson::error::Error as serde::de::Error>::custom("its _id is no ObjectId");
-            return Err(StoreError::BadDocument { collection: COLLECTION, id, source: Box::new(source) });
-        };
         let n = document
             .get_document("claim")
             .ok()
             .and_then(|claim| claim.get("n"))
             .and_then(crate::model::stored::integer)
             .unwrap_or(0);
-        let claim = |deal| Claim { id, deal, owner: owner.to_owned(), n };
+        let claim = |deal| Claim { id: id.clone(), deal, owner: owner.to_owned(), n };
         match decode(COLLECTION, document) {
             Ok(deal) => Ok(Some(claim(deal))),
             Err(error) => {
                 let reason = crate::error_chain::ErrorChain(&error).to_string();
-                self.finish(&claim(OfflineDealDoc::default()), &ImportOutcome::Failed { reason }).await?;
+                let unreadable = claim(OfflineDealDoc::default());
+                self.finish(&unreadable, &ImportOutcome::Failed { reason }, None).await?;
                 Err(error)
             }
         }
@@ -148,10 +157,16 @@ impl Store {
         Ok(result.matched_count == 1)
     }
 
-    /// Notes, before the import call goes out, that it does and with which file. `false`: the lease was
-    /// lost, do not call.
-    pub async fn note_import_call(&self, claim: &Claim, path: &str) -> Result<bool, StoreError> {
+    /// Notes, before the import call goes out, that it does and with which file; lengthens the lease. `false`:
+    /// the lease was lost, do not call.
+    pub async fn note_import_call(
+        &self,
+        claim: &Claim,
+        path: &str,
+        lease: Duration,
+    ) -> Result<bool, StoreError> {
         let update = vec![doc! { "$set": {
+            "claim.until": { "$add": ["$$NOW", lease_millis(lease)] },
             "import.path": { "$literal": path },
             "import.calledtime": { "$ifNull": ["$import.calledtime", "$$NOW"] },
             "updatedtime": "$$NOW",
@@ -160,39 +175,54 @@ impl Store {
         Ok(result.matched_count == 1)
     }
 
-    /// Writes the outcome and gives the lease back. `false`: the lease was lost, nothing was written.
-    pub async fn finish(&self, claim: &Claim, outcome: &ImportOutcome) -> Result<bool, StoreError> {
+    /// Writes the outcome, with what the provider says of the deal where that is news, and gives the lease
+    /// back. `false`: the lease was lost, nothing was written.
+    pub async fn finish(
+        &self,
+        claim: &Claim,
+        outcome: &ImportOutcome,
+        view: Option<&ProviderView>,
+    ) -> Result<bool, StoreError> {
         let mut set = doc! { "updatedtime": "$$NOW" };
         let mut unset = vec!["claim"];
-        match outcome {
+        let state = match outcome {
             ImportOutcome::Done { path } => {
                 set.insert("isdeal", 1_i32);
-                set.insert("import.state", "done");
                 set.insert("import.importedtime", "$$NOW");
                 if let Some(path) = path {
                     set.insert("import.path", doc! { "$literal": path });
                 }
-                unset.extend(["import.reason", "import.nexttry"]);
+                unset.push("import.reason");
+                "done"
             }
-            ImportOutcome::Waiting { reason, after } => {
-                set.insert("import.state", "waiting");
-                set.insert("import.reason", doc! { "$literal": reason });
+            ImportOutcome::Waiting { .. } => "waiting",
+            ImportOutcome::Retrying { .. } => "retrying",
+            ImportOutcome::SetAside { .. } => "setaside",
+            ImportOutcome::Missed { .. } => "missed",
+            ImportOutcome::Failed { .. } => "failed",
+        };
+        set.insert("import.state", state);
+        if let Some(reason) = outcome.reason() {
+            set.insert("import.reason", doc! { "$literal": reason });
+        }
+        if let ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. } = outcome {
+            let failures = doc! { "$add": [{ "$ifNull": ["$import.attempts", 0_i64] }, 1_i64] };
+            set.insert("import.attempts", failures);
+        }
+        match outcome {
+            ImportOutcome::Waiting { after, .. } | ImportOutcome::Retrying { after, .. } => {
                 set.insert("import.nexttry", doc! { "$add": ["$$NOW", lease_millis(*after)] });
             }
-            ImportOutcome::Retrying { reason, after } => {
-                set.insert("import.state", "retrying");
-                set.insert("import.reason", doc! { "$literal": reason });
-                set.insert("import.nexttry", doc! { "$add": ["$$NOW", lease_millis(*after)] });
-                set.insert(
-                    "import.attempts",
-                    doc! { "$add": [{ "$ifNull": ["$import.attempts", 0_i64] }, 1_i64] },
-                );
+            _ => unset.push("import.nexttry"),
+        }
+        match outcome.awaited_files() {
+            [] => unset.push("import.awaitedfiles"),
+            files => {
+                set.insert("import.awaitedfiles", doc! { "$literal": files });
             }
-            ImportOutcome::Failed { reason } => {
-                set.insert("import.state", "failed");
-                set.insert("import.reason", doc! { "$literal": reason });
-                unset.push("import.nexttry");
-            }
+        }
+        if let Some(view) = view {
+            set.insert("provider", view.document());
         }
         let update = vec![doc! { "$set": set }, doc! { "$unset": unset }];
         let result = self.bounded("finish", self.deals.update_one(claim.filter(), update)).await?;
@@ -208,24 +238,30 @@ impl Store {
         Ok(readable(self.drain("due deals", cursor).await?))
     }
 
-    /// How long until the next deal of this miner comes due; `None` if none is waiting for its time.
+    /// How long until the next deal of this miner comes due, be it that its pause or that another agent's
+    /// lease ends; `None` if none is waiting for its time.
     pub async fn next_due(&self, miner: &str) -> Result<Option<Duration>, StoreError> {
-        let pipeline = [
-            doc! { "$match": {
-                "miner": miner, "isdeal": 0, "import.state": { "$ne": "failed" }, "status": { "$nin": dead_states() },
-            } },
-            doc! { "$project": { "due": { "$max": ["$import.nexttry", "$claim.until"] } } },
-            doc! { "$match": { "due": { "$type": "date" } } },
-            doc! { "$group": { "_id": null, "due": { "$min": "$due" } } },
-            doc! { "$project": { "wait": { "$subtract": ["$due", "$$NOW"] } } },
-        ];
-        let cursor = self.bounded("next due", self.deals.aggregate(pipeline)).await?;
-        let found = self.drain("next due", cursor).await?;
-        Ok(found
-            .first()
-            .and_then(|d| d.get("wait"))
-            .and_then(crate::model::stored::integer)
-            .map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0))))
+        let mut first = None;
+        for time in ["import.nexttry", "claim.until"] {
+            let pipeline = [
+                doc! { "$match": {
+                    "miner": miner, "isdeal": 0,
+                    "import.state": { "$nin": RESTING.to_vec() },
+                    "status": { "$nin": dead_states() },
+                    time: { "$type": "date" },
+                    "$expr": { "$gt": [format!("${time}"), NOW] },
+                } },
+                doc! { "$sort": { time: 1 } },
+                doc! { "$limit": 1 },
+                doc! { "$project": { "wait": { "$subtract": [format!("${time}"), NOW] } } },
+            ];
+            let cursor = self.bounded("next due", self.deals.aggregate(pipeline)).await?;
+            let found = self.drain("next due", cursor).await?;
+            let wait = found.first().and_then(|d| d.get("wait")).and_then(crate::model::stored::integer);
+            let wait = wait.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
+            first = first.into_iter().chain(wait).min();
+        }
+        Ok(first)
     }
 
     /// Pending deals of one miner, counted.
@@ -238,7 +274,8 @@ impl Store {
         Ok(PendingCounts {
             pending: count(doc! {}).await?,
             claimed: count(doc! { "$expr": { "$gt": ["$claim.until", "$$NOW"] } }).await?,
-            failed: count(doc! { "import.state": "failed" }).await?,
+            set_aside: count(doc! { "import.state": "setaside" }).await?,
+            failed: count(doc! { "import.state": { "$in": ["failed", "missed"] } }).await?,
         })
     }
 
@@ -259,7 +296,7 @@ impl Store {
         let mut filter = doc! {
             "miner": { "$in": miners },
             "isdeal": 0,
-            "import.state": { "$in": ["waiting", "retrying", "failed"] },
+            "import.state": { "$in": ["waiting", "retrying", "setaside", "failed"] },
         };
         if let Some(deal) = deal {
             filter.insert("dealcid", deal);
@@ -271,36 +308,44 @@ impl Store {
         Ok(self.bounded("retry imports", self.deals.update_many(filter, update)).await?.modified_count)
     }
 
-    /// Closed deals of this miner whose provider still works on them: proposal CIDs with what was last
-    /// recorded of the provider's view.
-    pub async fn provider_followed(&self, miner: &str) -> Result<Vec<OfflineDealDoc>, StoreError> {
-        let finals: Vec<i64> =
-            DealStatus::FINAL.iter().map(|status| i64::try_from(status.get()).unwrap_or(0)).collect();
-        let filter =
-            doc! { "miner": miner, "dealcid": { "$type": "string" }, "provider.status": { "$nin": finals } };
-        let fields = doc! { "dealcid": 1, "provider": 1, "isdeal": 1 };
-        let cursor = self.bounded("provider deals", self.deals.find(filter).projection(fields)).await?;
-        Ok(readable(self.drain("provider deals", cursor).await?))
+    /// Makes deals due that wait for a file with one of these names, or were set aside over it. Returns how
+    /// many.
+    pub async fn wake_awaiting(&self, miners: &[String], files: &[String]) -> Result<u64, StoreError> {
+        let filter = doc! {
+            "miner": { "$in": miners },
+            "isdeal": 0,
+            "import.awaitedfiles": { "$in": files },
+            "import.state": { "$in": ["waiting", "retrying", "setaside"] },
+        };
+        let update = vec![
+            doc! { "$set": { "import.state": "waiting", "updatedtime": "$$NOW" } },
+            doc! { "$unset": ["import.nexttry", "import.attempts"] },
+        ];
+        Ok(self.bounded("wake awaiting", self.deals.update_many(filter, update)).await?.modified_count)
+    }
+}
+
+impl ImportOutcome {
+    /// Why the deal is not imported; `None` if it is.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Done { .. } => None,
+            Self::Waiting { reason, .. }
+            | Self::Retrying { reason, .. }
+            | Self::SetAside { reason, .. }
+            | Self::Missed { reason }
+            | Self::Failed { reason } => Some(reason),
+        }
     }
 
-    /// Records what the provider says of a deal.
-    pub async fn record_provider_view(
-        &self,
-        deal: &str,
-        status: DealStatus,
-        message: &str,
-        deal_id: Option<DealId>,
-    ) -> Result<(), StoreError> {
-        let set = doc! { "provider": {
-            "status": i64::try_from(status.get()).unwrap_or(i64::MAX),
-            "statusname": { "$literal": status.name() },
-            "message": { "$literal": message },
-            "dealid": deal_id.map(|id| i64::try_from(id.get()).unwrap_or(i64::MAX)),
-            "updatedtime": "$$NOW",
-        } };
-        let filter = doc! { "dealcid": deal };
-        self.bounded("provider view", self.deals.update_one(filter, vec![doc! { "$set": set }])).await?;
-        Ok(())
+    /// Names of files whose arrival changes the matter.
+    pub fn awaited_files(&self) -> &[String] {
+        match self {
+            Self::Waiting { files, .. } | Self::Retrying { files, .. } | Self::SetAside { files, .. } => {
+                files
+            }
+            Self::Done { .. } | Self::Missed { .. } | Self::Failed { .. } => &[],
+        }
     }
 }
 
@@ -311,20 +356,20 @@ impl Claim {
     }
 
     fn filter(&self) -> Document {
-        doc! { "_id": self.id, "isdeal": 0, "claim.owner": &self.owner, "claim.n": self.n }
+        doc! { "_id": &self.id, "isdeal": 0, "claim.owner": &self.owner, "claim.n": self.n }
     }
 }
 
 /// The server's clock, in an expression.
 const NOW: &str = "$$NOW";
 
-/// Pending, not under a lease, not failed for good, and not waiting for a try later than `moment` (a date or
+/// Pending, not under a lease, not resting, and not waiting for a try later than `moment` (a date or
 /// [`NOW`]). A missing date compares lower than any date inside `$expr`, so documents of the prototype are
 /// free and due.
 fn due_filter(moment: &Bson) -> Document {
     doc! {
         "isdeal": 0,
-        "import.state": { "$ne": "failed" },
+        "import.state": { "$nin": RESTING.to_vec() },
         // Given up by the client: it may have been replaced already, and importing it would store both.
         "status": { "$nin": dead_states() },
         "$expr": { "$and": [
@@ -335,7 +380,7 @@ fn due_filter(moment: &Bson) -> Document {
 }
 
 /// What can be read of these documents: one that cannot must not hide the others.
-fn readable(documents: Vec<Document>) -> Vec<OfflineDealDoc> {
+pub(super) fn readable(documents: Vec<Document>) -> Vec<OfflineDealDoc> {
     let mut deals = Vec::with_capacity(documents.len());
     for document in documents {
         match decode(COLLECTION, document) {

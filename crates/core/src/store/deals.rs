@@ -2,7 +2,7 @@
 
 use bson::{DateTime, Document, doc};
 
-use super::{Store, bounded::decode, error::StoreError};
+use super::{Store, bounded::decode, claims::readable, error::StoreError};
 use crate::model::{DealPhase, DealStatus, OfflineDealDoc, stored};
 
 const COLLECTION: &str = "offlinedeals";
@@ -22,6 +22,10 @@ pub struct StoredDeal {
     pub provider_status: Option<DealStatus>,
     /// The intent it was made from; `None` for deals of the prototype.
     pub intent: Option<String>,
+    /// Whether its provider says that its start can no longer be met.
+    pub missed: bool,
+    /// Epoch at which it starts.
+    pub start_epoch: Option<i64>,
     /// When the record last changed.
     pub updated: Option<DateTime>,
 }
@@ -57,7 +61,7 @@ pub struct DealCounts {
 impl Store {
     /// All deals recorded for these payload CIDs.
     pub async fn deals_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<StoredDeal>, StoreError> {
-        let fields = doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1 };
+        let fields = doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1, "import": 1, "startepoch": 1 };
         let find = self.deals.find(doc! { "filecid": { "$in": payload_cids } }).projection(fields);
         let cursor = self.bounded("deals find", find).await?;
         Ok(self.drain("deals find", cursor).await?.iter().map(reduce).collect())
@@ -115,10 +119,11 @@ impl Store {
             doc! { "wallet": wallet, "dealcid": { "$type": "string" }, "status": { "$nin": finals } };
         let fields = doc! {
             "dealcid": 1, "miner": 1, "filecid": 1, "status": 1, "statusmsg": 1, "method": 1, "dealid": 1,
-            "startepoch": 1, "duration": 1, "isdeal": 1, "provider": 1,
+            "startepoch": 1, "duration": 1, "isdeal": 1, "provider": 1, "intent": 1, "piececid": 1,
+            "dealsizebytes": 1,
         };
         let cursor = self.bounded("deals to track", self.deals.find(filter).projection(fields)).await?;
-        self.drain("deals to track", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+        Ok(readable(self.drain("deals to track", cursor).await?))
     }
 
     /// Proposal CIDs of these that are recorded already.
@@ -148,12 +153,12 @@ impl Store {
     /// Deals that need a person: import failed for good, or the deal itself failed, newest first.
     pub async fn troubled_deals(&self, limit: i64) -> Result<Vec<OfflineDealDoc>, StoreError> {
         let filter = doc! { "$or": [
-            { "isdeal": 0, "import.state": { "$in": ["failed", "retrying"] } },
+            { "isdeal": 0, "import.state": { "$in": ["failed", "setaside", "missed", "retrying"] } },
             { "status": { "$in": numbers(&DealStatus::FAILED) } },
         ] };
         let find = self.deals.find(filter).sort(doc! { "updatedtime": -1 }).limit(limit);
         let cursor = self.bounded("troubled deals", find).await?;
-        self.drain("troubled deals", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+        Ok(readable(self.drain("troubled deals", cursor).await?))
     }
 
     /// Every deal, for reports and the demo's summary; bounded.
@@ -182,6 +187,10 @@ fn reduce(document: &Document) -> StoredDeal {
             .and_then(|status| u64::try_from(status).ok())
             .map(DealStatus::from_lotus),
         intent: document.get_str("intent").ok().map(str::to_owned),
+        missed: document
+            .get_document("import")
+            .is_ok_and(|import| import.get_str("state").is_ok_and(|state| state == "missed")),
+        start_epoch: number("startepoch"),
         updated: document.get_datetime("updatedtime").ok().copied(),
     }
 }

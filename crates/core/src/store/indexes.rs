@@ -70,6 +70,13 @@ impl Store {
                 .partial(doc! { "dealcid": { "$type": "string" } }),
             wanted("carferry_pending", doc! { "miner": 1, "isdeal": 1, "startepoch": 1 })
                 .partial(doc! { "isdeal": 0 }),
+            // What is due, among many that wait for their time.
+            wanted("carferry_nexttry", doc! { "miner": 1, "isdeal": 1, "import.nexttry": 1 })
+                .partial(doc! { "isdeal": 0 }),
+            // Holds the deals under a lease only.
+            wanted("carferry_claims", doc! { "miner": 1, "claim.until": 1 })
+                .partial(doc! { "isdeal": 0, "claim.until": { "$exists": true } }),
+            wanted("carferry_miner", doc! { "miner": 1, "_id": 1 }),
             wanted("carferry_filecid", doc! { "filecid": 1, "miner": 1 }),
             wanted("carferry_status", doc! { "wallet": 1, "status": 1 }),
         ];

@@ -3,7 +3,10 @@
 use bson::{Document, doc};
 
 use super::{Store, bounded::decode, error::StoreError};
-use crate::model::{AttoFil, IntentDoc, IntentState, ProposalCid};
+use crate::{
+    model::{AttoFil, IntentDoc, IntentState, ProposalCid},
+    runtime::fail_point,
+};
 
 const COLLECTION: &str = "dealintents";
 
@@ -28,7 +31,7 @@ impl Store {
                 id: intent.0.id.clone(),
                 source: Box::new(source),
             })?;
-        for managed in ["_id", "createdtime", "updatedtime"] {
+        for managed in ["_id", "createdtime", "updatedtime", "dealstatus"] {
             document.remove(managed);
         }
         // An upsert instead of an insert, because only a pipeline knows the server's time. It must create
@@ -81,27 +84,23 @@ impl Store {
         status: u64,
         status_message: &str,
     ) -> Result<(), StoreError> {
-        let price = AttoFil::from_lotus(&intent.priceattofil).unwrap_or_default();
-        let status = i64::try_from(status).unwrap_or(i64::MAX);
-        let first = doc! {
-            "filecid": &intent.filecid,
-            "miner": &intent.miner,
-            "price": stored_price(price),
-            "duration": intent.duration,
-            "wallet": &intent.wallet,
-            "isdeal": 0_i32,
-            "status": status,
-            "statusmsg": status_message,
-            "piececid": &intent.piececid,
-            "dealsizebytes": intent.dealsizebytes,
-            "startepoch": intent.startepoch,
-            "priceattofil": &intent.priceattofil,
-            "providercollateral": &intent.providercollateral,
-            "verified": intent.verified,
-            "fastretrieval": intent.fastretrieval,
-            "method": intent.method.as_str(),
-            "intent": &intent.id,
-        };
+        self.record_deal(intent, deal, i64::try_from(status).unwrap_or(i64::MAX), status_message).await?;
+        fail_point("publish.recorded");
+        self.settle_intent(intent, IntentState::Confirmed, Some(deal), None).await
+    }
+
+    /// Writes the document of a made deal, unless it is there.
+    pub(super) async fn record_deal(
+        &self,
+        intent: &IntentDoc,
+        deal: &ProposalCid,
+        status: i64,
+        status_message: &str,
+    ) -> Result<(), StoreError> {
+        let mut first = first_fields(intent);
+        first.insert("isdeal", 0_i32);
+        first.insert("status", status);
+        first.insert("statusmsg", status_message);
         // Only a document that does not exist yet gets these fields; a repeat changes nothing.
         let mut set: Document = first
             .into_iter()
@@ -115,8 +114,7 @@ impl Store {
         let upsert =
             self.deals.update_one(doc! { "dealcid": deal.as_str() }, vec![doc! { "$set": set }]).upsert(true);
         self.bounded("offlinedeals upsert", upsert).await?;
-
-        self.settle_intent(intent, IntentState::Confirmed, Some(deal), None).await
+        Ok(())
     }
 
     /// Ends an intent that made no deal.
@@ -171,6 +169,27 @@ impl Store {
         let update = vec![doc! { "$set": { "updatedtime": "$$NOW" } }];
         self.bounded("intent touch", self.intents.update_one(filter, update)).await?;
         Ok(())
+    }
+}
+
+/// What was agreed on: the fields of a deal's document that never change.
+pub(super) fn first_fields(intent: &IntentDoc) -> Document {
+    let price = AttoFil::from_lotus(&intent.priceattofil).unwrap_or_default();
+    doc! {
+        "filecid": &intent.filecid,
+        "miner": &intent.miner,
+        "price": stored_price(price),
+        "duration": intent.duration,
+        "wallet": &intent.wallet,
+        "piececid": &intent.piececid,
+        "dealsizebytes": intent.dealsizebytes,
+        "startepoch": intent.startepoch,
+        "priceattofil": &intent.priceattofil,
+        "providercollateral": &intent.providercollateral,
+        "verified": intent.verified,
+        "fastretrieval": intent.fastretrieval,
+        "method": intent.method.as_str(),
+        "intent": &intent.id,
     }
 }
 

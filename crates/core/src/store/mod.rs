@@ -12,6 +12,7 @@ mod deals;
 mod error;
 mod indexes;
 mod intents;
+mod provider_views;
 mod tracking;
 pub mod watch;
 
@@ -28,7 +29,8 @@ pub use deals::{DealCounts, StoredDeal};
 pub use error::StoreError;
 pub use indexes::IndexReport;
 pub use intents::NewIntent;
-pub use tracking::StatusChange;
+pub use provider_views::ProviderView;
+pub use tracking::{Restored, StatusChange};
 
 /// Where the database is and how patient we are with it.
 #[derive(Clone, Debug)]

@@ -1,0 +1,92 @@
+//! What users of the database with a provider's rights could do to deals, undone and told.
+//!
+//! Roles of MongoDB know collections, not rows: whoever may close one deal may write to all of them. So nothing
+//! in `offlinedeals` is believed that could cost a deal: what was agreed, and the last state, stand in
+//! `dealintents` too, where providers cannot write; and `isdeal` 1 counts while nothing speaks against it.
+//! Both repairs may be made needlessly without harm: miner-agent closes a deal again that its market has the
+//! data of, and calls nothing for it.
+
+use std::{collections::HashMap, time::Duration};
+
+use carferry_core::{
+    model::OfflineDealDoc,
+    store::{Store, StoreError},
+};
+use tokio::time::Instant;
+use tracing::warn;
+
+/// How often every record is compared.
+const RESTORE_EVERY: Duration = Duration::from_secs(600);
+/// Records compared at a time.
+const PAGE: i64 = 1000;
+/// How long a contradiction must stand: what speaks and what is recorded are not read in one moment.
+const DOUBT_FOR: Duration = Duration::from_secs(60);
+/// How long a deal that was put back is left alone: its provider may be slow to say why it closed it.
+const REST: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Default)]
+pub(super) struct Guard {
+    restored: Option<Instant>,
+    /// Since when a deal is doubted, and when it was last put back.
+    doubts: HashMap<String, (Instant, Option<Instant>)>,
+}
+
+impl Guard {
+    /// Brings records back that others changed; how many there were. Not at each call.
+    pub(super) async fn restore(&mut self, store: &Store, wallet: &str) -> Result<u64, StoreError> {
+        if self.restored.is_some_and(|last| last.elapsed() < RESTORE_EVERY) {
+            return Ok(0);
+        }
+        let mut count = 0;
+        let mut after = None;
+        loop {
+            let (restored, next) = store.restore_page(wallet, after.as_deref(), PAGE).await?;
+            for deal in restored {
+                count += 1;
+                let fields =
+                    if deal.fields.is_empty() { "everything".to_owned() } else { deal.fields.join(",") };
+                warn!(
+                    deal.proposal_cid = deal.proposal_cid,
+                    miner = deal.miner,
+                    fields,
+                    "somebody changed the record of this deal; restored from dealintents"
+                );
+            }
+            if next.is_none() {
+                break;
+            }
+            after = next;
+        }
+        self.restored = Some(Instant::now());
+        Ok(count)
+    }
+
+    /// Puts deals back to pending that have been doubted for a while; how many.
+    pub(super) async fn put_back(
+        &mut self,
+        store: &Store,
+        doubted: &[&OfflineDealDoc],
+    ) -> Result<u64, StoreError> {
+        let now = Instant::now();
+        let named = |deal: &OfflineDealDoc| Some((deal.dealcid.clone()?, deal.miner.clone()?));
+        let doubted: HashMap<String, String> = doubted.iter().filter_map(|deal| named(deal)).collect();
+        self.doubts.retain(|cid, (_, put_back)| {
+            doubted.contains_key(cid) || put_back.is_some_and(|last| now.duration_since(last) < REST)
+        });
+        let mut count = 0;
+        for (proposal_cid, miner) in doubted {
+            let (since, put_back) = self.doubts.entry(proposal_cid.clone()).or_insert((now, None));
+            let rests = put_back.is_some_and(|last| now.duration_since(last) < REST);
+            if rests || now.duration_since(*since) < DOUBT_FOR {
+                continue;
+            }
+            let reason = "`isdeal` was 1, but nobody saw the provider take the data: put back to 0";
+            if store.put_back(&miner, &proposal_cid, reason).await? {
+                warn!(deal.proposal_cid = proposal_cid, miner, "{reason}");
+                count += 1;
+            }
+            *put_back = Some(now);
+        }
+        Ok(count)
+    }
+}

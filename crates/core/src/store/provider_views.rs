@@ -1,0 +1,86 @@
+//! `offlinedeals.provider`: deals as their provider sees them. Written by miner-agent only.
+
+use bson::{Bson, Document, doc};
+
+use super::{Store, claims::readable, error::StoreError};
+use crate::model::{DealId, DealStatus, OfflineDealDoc};
+
+/// What a provider says of a deal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderView {
+    /// State.
+    pub status: DealStatus,
+    /// Its message.
+    pub message: String,
+    /// Number on chain, once published.
+    pub deal_id: Option<DealId>,
+}
+
+impl ProviderView {
+    /// As stored.
+    pub(super) fn document(&self) -> Document {
+        doc! {
+            "status": i64::try_from(self.status.get()).unwrap_or(i64::MAX),
+            "statusname": { "$literal": self.status.name() },
+            "message": { "$literal": &self.message },
+            "dealid": self.deal_id.map(|id| i64::try_from(id.get()).unwrap_or(i64::MAX)),
+            "updatedtime": "$$NOW",
+        }
+    }
+}
+
+impl Store {
+    /// A page of this miner's deals whose state at the provider can still change, after the document
+    /// `after`, and the last document looked at; `None` at the end.
+    pub async fn provider_followed(
+        &self,
+        miner: &str,
+        after: Option<&Bson>,
+        limit: i64,
+    ) -> Result<(Vec<OfflineDealDoc>, Option<Bson>), StoreError> {
+        let finals: Vec<i64> =
+            DealStatus::FINAL.iter().map(|status| i64::try_from(status.get()).unwrap_or(0)).collect();
+        let mut filter =
+            doc! { "miner": miner, "dealcid": { "$type": "string" }, "provider.status": { "$nin": finals } };
+        if let Some(after) = after {
+            filter.insert("_id", doc! { "$gt": after });
+        }
+        let fields = doc! { "dealcid": 1, "provider": 1, "isdeal": 1 };
+        let find = self.deals.find(filter).projection(fields).sort(doc! { "_id": 1 }).limit(limit);
+        let cursor = self.bounded("provider deals", find).await?;
+        let page = self.drain("provider deals", cursor).await?;
+        let last = page.last().and_then(|document| document.get("_id")).cloned();
+        Ok((readable(page), last))
+    }
+
+    /// Records what the provider says of a deal.
+    pub async fn record_provider_view(
+        &self,
+        miner: &str,
+        deal: &str,
+        view: &ProviderView,
+    ) -> Result<(), StoreError> {
+        let filter = doc! { "dealcid": deal, "miner": miner };
+        let update = vec![doc! { "$set": { "provider": view.document() } }];
+        self.bounded("provider view", self.deals.update_one(filter, update)).await?;
+        Ok(())
+    }
+
+    /// Puts a deal back to pending whose `isdeal` said 1 without truth, and says why. `false`: it does not
+    /// say so any more.
+    pub async fn put_back(&self, miner: &str, deal: &str, reason: &str) -> Result<bool, StoreError> {
+        let filter = doc! { "dealcid": deal, "miner": miner, "isdeal": 1 };
+        let update = vec![
+            doc! { "$set": {
+                "isdeal": 0_i32,
+                "import.state": "waiting",
+                "import.reason": { "$literal": reason },
+                "import.putback": { "$add": [{ "$ifNull": ["$import.putback", 0_i64] }, 1_i64] },
+                "updatedtime": "$$NOW",
+            } },
+            doc! { "$unset": ["import.nexttry", "import.importedtime", "claim"] },
+        ];
+        let result = self.bounded("put back", self.deals.update_one(filter, update)).await?;
+        Ok(result.matched_count == 1)
+    }
+}

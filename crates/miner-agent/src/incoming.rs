@@ -1,0 +1,153 @@
+//! Files that arrive in the folders of CARs: deals that wait for one of that name are looked at at once.
+//!
+//! The system's notifications only hasten what `setting.waitInterval` does anyway. Where there are none
+//! (network file systems tell nothing of what other machines do), that interval is all there is.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use carferry_core::{error_chain::ErrorChain, store::Store};
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode, ModifyKind},
+};
+use tokio::{
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::locate::Places;
+
+/// Files that arrive within this time are told to the database in one call.
+const GATHER: Duration = Duration::from_millis(200);
+/// Names in one call.
+const NAMES_MAX: usize = 500;
+/// How soon a folder that could not be watched is tried again: it may be mounted by then.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Watches until the stop; `wake` is called when deals became due.
+pub(crate) async fn watch(
+    store: &Store,
+    places: &Places,
+    miners: &[String],
+    stop: &CancellationToken,
+    wake: impl Fn(),
+) {
+    let folders: Vec<PathBuf> = places.confines().map(Path::to_owned).collect();
+    if folders.is_empty() {
+        return;
+    }
+    let (told, mut names) = mpsc::unbounded_channel();
+    let work = async {
+        // Held until the end: its drop ends the notifications.
+        let _watchers = tokio::join!(keep_watching(folders, told), tell(store, miners, &mut names, &wake));
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+/// Sets up the watch of every folder, and tries again those that could not be watched.
+async fn keep_watching(mut folders: Vec<PathBuf>, told: UnboundedSender<String>) {
+    let mut watchers = Vec::new();
+    while !folders.is_empty() {
+        let mut left = Vec::new();
+        for folder in folders {
+            let (to_watch, told) = (folder.clone(), told.clone());
+            // Walks the whole folder, and waits for a network file system that does not answer.
+            let started = tokio::task::spawn_blocking(move || begin(&to_watch, told)).await;
+            match started {
+                Ok(Ok(watcher)) => {
+                    info!(folder = %folder.display(), "watching for CARs");
+                    watchers.push(watcher);
+                }
+                Ok(Err(error)) => {
+                    debug!(folder = %folder.display(), error = %ErrorChain(&error), "cannot be watched");
+                    left.push(folder);
+                }
+                Err(error) => warn!(%error, "watching a folder ended by a bug of ours"),
+            }
+        }
+        folders = left;
+        if !folders.is_empty() {
+            sleep(AGAIN).await;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+fn begin(folder: &Path, told: UnboundedSender<String>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let Ok(event) = event else { return };
+        if is_arrival(event.kind) {
+            for name in event.paths.iter().filter_map(|path| path.file_name()?.to_str()) {
+                // Nobody listens any more: the agent ends.
+                let _ended = told.send(name.to_owned());
+            }
+        }
+    })?;
+    watcher.watch(folder, RecursiveMode::Recursive)?;
+    Ok(watcher)
+}
+
+/// Written to its end, moved here, or readable now. Each single write of a copy is not.
+fn is_arrival(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Create(_)
+            | EventKind::Modify(ModifyKind::Name(_) | ModifyKind::Metadata(_))
+            | EventKind::Access(AccessKind::Close(AccessMode::Write))
+    )
+}
+
+async fn tell(store: &Store, miners: &[String], names: &mut UnboundedReceiver<String>, wake: &impl Fn()) {
+    while let Some(first) = names.recv().await {
+        let mut arrived = BTreeSet::from([first]);
+        let until = Instant::now() + GATHER;
+        // Cancel safety: `recv` loses nothing when dropped.
+        while arrived.len() < NAMES_MAX {
+            tokio::select! {
+                () = sleep_until(until) => break,
+                name = names.recv() => match name {
+                    Some(name) => { arrived.insert(name); }
+                    None => break,
+                },
+            }
+        }
+        let arrived: Vec<String> = arrived.into_iter().collect();
+        match store.wake_awaiting(miners, &arrived).await {
+            Ok(0) => {}
+            Ok(deals) => {
+                debug!(files = arrived.len(), deals, "files arrived that deals wait for");
+                wake();
+            }
+            Err(error) => debug!(error = %ErrorChain(&error), "arrivals not told, the interval decides"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, fs};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn files_that_are_written_or_moved_into_any_depth_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("deep/er")).unwrap();
+        fs::write(folder.path().join("old.car"), b"x").unwrap();
+        let (told, mut names) = mpsc::unbounded_channel();
+        let _watcher = begin(folder.path(), told).unwrap();
+        fs::write(folder.path().join("deep/er/written.car"), b"x").unwrap();
+        fs::rename(folder.path().join("old.car"), folder.path().join("moved.car")).unwrap();
+        let mut missing = HashSet::from(["written.car", "moved.car"]);
+        while !missing.is_empty() {
+            let name = tokio::time::timeout(Duration::from_secs(10), names.recv()).await.unwrap().unwrap();
+            missing.remove(name.as_str());
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! (j) Tens of thousands of open deals at the start; and how soon a deal is imported when all is well.
+
+use std::{fs, time::Duration};
+
+use bson::{Document, doc};
+use harness::{Members, eventually, road::Process};
+use lotus_sim::{SimConfig, Timings};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{
+    rounds::{Dice, rounds},
+    scene::{Scene, Stage, miners},
+};
+
+const MINER: &str = "f01000";
+const IMPORT: &str = "Filecoin.MarketImportDealData";
+const LIST: &str = "Filecoin.MarketListIncompleteDeals";
+
+/// A node that answers at once.
+fn instant() -> SimConfig {
+    let timings = Timings {
+        validate: Duration::ZERO,
+        accept: Duration::ZERO,
+        import_copy: Duration::ZERO,
+        import_commp: Duration::ZERO,
+        ..Timings::default()
+    };
+    SimConfig { miners: miners(1), timings, ..SimConfig::default() }
+}
+
+/// So many deals over one CAR that wait for their data; the CAR is renamed away if `is_missing`.
+async fn backlog(scene: &Scene, count: usize, is_missing: bool) -> std::path::PathBuf {
+    let car = scene.road.car("backlog").unwrap();
+    let first = scene.road.propose(&car, MINER).await.unwrap();
+    scene.road.record(&car, &first, MINER).await.unwrap();
+    let record = scene.road.deal(&first).await.unwrap().unwrap();
+    let start = record.get_i64("startepoch").unwrap();
+    let more = scene.road.sim.copy_deal(&first, i64::try_from(count - 1).unwrap());
+    for (page, cids) in (0_i64..).zip(more.chunks(1000)) {
+        let documents: Vec<Document> = (0_i64..)
+            .zip(cids)
+            .map(|(number, cid)| {
+                let mut document = record.clone();
+                document.remove("_id");
+                document.insert("dealcid", cid);
+                document.insert("startepoch", start + page * 1000 + number + 1);
+                document
+            })
+            .collect();
+        scene.road.deals().insert_many(documents).await.unwrap();
+    }
+    let away = car.path.with_extension("away");
+    if is_missing {
+        fs::rename(&car.path, &away).unwrap();
+    }
+    car.path
+}
+
+/// The most memory the process ever had, in MiB.
+fn peak_mib(process: &Process) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+async fn make_indexes(scene: &Scene) {
+    // As client-agent does at its start; a miner's user may not.
+    let mut client = scene.client("indexes", None);
+    let deals = scene.road.deals();
+    eventually!(deals.list_index_names().await.is_ok_and(|names| names.len() > 6), "indexes are made");
+    client.kill9().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_backlog_drains() {
+    let dice = Dice::of("backlog-drain");
+    let import_setting = &[("listTimeout", "60s"), ("lease", "30s"), ("scanInterval", "30s")];
+    let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
+    let scene = Scene::open(stage).await;
+    make_indexes(&scene).await;
+    let count = rounds(2_000, 100_000);
+    backlog(&scene, count, false).await;
+    let started = Instant::now();
+    let miner = scene.miner(None);
+    let imported = async || scene.road.imported_count().await.unwrap();
+    eventually!(imported().await > 0, "the first deal is imported");
+    let first = started.elapsed();
+    let all = u64::try_from(count).unwrap();
+    eventually!(within Duration::from_secs(3600), imported().await == all, "all are imported");
+    let seconds = started.elapsed().as_secs_f64();
+    assert_eq!(scene.road.sim.count(IMPORT), count);
+    let rate = f64::from(u32::try_from(count).unwrap()) / seconds;
+    dice.tell(
+        1,
+        &format!(
+            "{count} deals, first after {first:?}, {rate:.0} deals/s, {} lists, peak {} MiB",
+            scene.road.sim.count(LIST),
+            peak_mib(&miner)
+        ),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
+    let dice = Dice::of("backlog-waits");
+    let import_setting =
+        &[("listTimeout", "60s"), ("lease", "30s"), ("waitInterval", "300s"), ("scanInterval", "30s")];
+    let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
+    let scene = Scene::open(stage).await;
+    make_indexes(&scene).await;
+    let count = rounds(2_000, 100_000);
+    backlog(&scene, count, true).await;
+    let started = Instant::now();
+    let miner = scene.miner(None);
+    let waiting =
+        async || scene.road.deals().count_documents(doc! { "import.state": "waiting" }).await.unwrap();
+    let all = u64::try_from(count).unwrap();
+    eventually!(within Duration::from_secs(3600), waiting().await == all, "all were looked at");
+    let looked_at = started.elapsed();
+    // From here on the agent has nothing to do, and does nothing.
+    sleep(Duration::from_secs(1)).await;
+    let lists = scene.road.sim.count(LIST);
+    sleep(Duration::from_secs(5)).await;
+    // The poll of the provider's view asks twice a second here, at most as often as listing takes.
+    let lists = scene.road.sim.count(LIST) - lists;
+    assert!(lists <= 12, "{lists} lists in 5 s");
+    let (_, deal) = scene.road.recorded("a deal whose CAR is here").await.unwrap();
+    let arrived = Instant::now();
+    eventually!(scene.road.is_imported(&deal).await.unwrap(), "the new deal is imported");
+    let passed = arrived.elapsed();
+    assert_eq!(scene.road.sim.count(IMPORT), 1);
+    dice.tell(
+        1,
+        &format!(
+            "{count} deals looked at in {looked_at:?}, a new one imported in {passed:?}, peak {} MiB",
+            peak_mib(&miner)
+        ),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deal_is_imported_soon_after_it_is_committed() {
+    let dice = Dice::of("latency");
+    let scene = Scene::open(Stage {
+        sim: instant(),
+        import_setting: &[("scanInterval", "300s")],
+        ..Stage::default()
+    })
+    .await;
+    make_indexes(&scene).await;
+    let count = rounds(60, 1000);
+    let proposed = scene.road.many_proposed(count).await.unwrap();
+    let miner = scene.miner(None);
+    eventually!(miner.has_logged("watching for CARs").unwrap(), "the agent runs");
+    let mut committed = Vec::new();
+    let begun = Instant::now();
+    for (number, (car, deal)) in (0_u32..).zip(&proposed) {
+        // Twenty a second.
+        sleep_until(begun + Duration::from_millis(50) * number).await;
+        scene.road.record(car, deal, MINER).await.unwrap();
+        committed.push(std::time::SystemTime::now());
+    }
+    let all = u64::try_from(count).unwrap();
+    eventually!(within Duration::from_secs(120), scene.road.imported_count().await.unwrap() == all, "all are imported");
+    let calls = scene.road.sim.calls();
+    let mut latencies: Vec<f64> = proposed
+        .iter()
+        .zip(&committed)
+        .map(|((_, deal), committed)| {
+            let call =
+                calls.iter().find(|call| call.method == IMPORT && call.params.to_string().contains(deal));
+            call.unwrap().at.duration_since(*committed).unwrap_or_default().as_secs_f64() * 1000.0
+        })
+        .collect();
+    latencies.sort_by(f64::total_cmp);
+    let at = |percent: usize| latencies[(latencies.len() * percent / 100).min(latencies.len() - 1)];
+    dice.tell(
+        1,
+        &format!("{count} deals at 20/s: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms", at(50), at(99), at(100)),
+    );
+    drop(miner);
+}

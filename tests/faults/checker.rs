@@ -1,0 +1,165 @@
+//! The independent judge: what the simulator saw of every deal against what the database says.
+//!
+//! It reads the simulator's own record and raw documents; it uses no type, no query and no rule of the agents.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use bson::{Document, doc};
+use futures::TryStreamExt as _;
+use harness::road::Road;
+use lotus_sim::{DealState, DealView};
+
+/// What was looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts {
+    pub(crate) deals: usize,
+    pub(crate) imports_started: usize,
+}
+
+/// Looks at every deal of the simulator and every document.
+///
+/// # Panics
+///
+/// With everything that is wrong.
+pub(crate) async fn check(road: &Road, outputs: &Path, replicas: usize) -> Counts {
+    let deals = road.sim.deals();
+    let documents = all(road, "offlinedeals").await;
+    let intents = all(road, "dealintents").await;
+    let mut wrong = Vec::new();
+    proposals(&deals, replicas, &mut wrong);
+    records(&deals, &documents, &mut wrong);
+    intents_of(&intents, &documents, &mut wrong);
+    for deal in &deals {
+        import(deal, &documents, &mut wrong);
+    }
+    let leaked = road.sim.temp_files_leaked();
+    if leaked > 0 {
+        wrong.push(format!("{leaked} copies leaked: imports of data that was there already"));
+    }
+    for file in std::fs::read_dir(outputs).into_iter().flatten().flatten() {
+        if !file.file_name().to_string_lossy().ends_with(".car") {
+            wrong.push(format!("left behind: {}", file.path().display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));
+    let imports_started = deals.iter().map(|deal| deal.imports.started).sum();
+    Counts { deals: deals.len(), imports_started }
+}
+
+async fn all(road: &Road, collection: &str) -> Vec<Document> {
+    let cursor = road.db.collection::<Document>(collection).find(doc! {}).await.unwrap();
+    cursor.try_collect().await.unwrap()
+}
+
+fn text<'a>(document: &'a Document, field: &str) -> &'a str {
+    document.get_str(field).unwrap_or_default()
+}
+
+fn number(document: &Document, field: &str) -> i64 {
+    let found = document.get(field);
+    found.and_then(|value| value.as_i64().or_else(|| value.as_i32().map(i64::from))).unwrap_or(-1)
+}
+
+/// No intent made two proposals, no CAR has more deals than were asked for, no miner two of one CAR.
+fn proposals(deals: &[DealView], replicas: usize, wrong: &mut Vec<String>) {
+    let mut per_terms = BTreeMap::<_, usize>::new();
+    let mut per_miner = BTreeMap::<_, usize>::new();
+    let mut per_payload = BTreeMap::<_, usize>::new();
+    for deal in deals {
+        *per_terms.entry((&deal.payload_cid, &deal.miner, deal.start_epoch)).or_default() += 1;
+        *per_miner.entry((&deal.payload_cid, &deal.miner)).or_default() += 1;
+        *per_payload.entry(&deal.payload_cid).or_default() += 1;
+    }
+    let more = |count: &usize, limit: usize| *count > limit;
+    wrong.extend(
+        per_terms
+            .iter()
+            .filter(|(_, n)| more(n, 1))
+            .map(|(k, n)| format!("{n} proposals of one intent: {k:?}")),
+    );
+    wrong.extend(
+        per_miner
+            .iter()
+            .filter(|(_, n)| more(n, 1))
+            .map(|(k, n)| format!("{n} deals of one CAR with one miner: {k:?}")),
+    );
+    wrong.extend(
+        per_payload
+            .iter()
+            .filter(|(_, n)| more(n, replicas))
+            .map(|(k, n)| format!("{n} deals of one CAR: {k}")),
+    );
+}
+
+/// Every deal has one document, every document a deal, and both say the same.
+fn records(deals: &[DealView], documents: &[Document], wrong: &mut Vec<String>) {
+    let mut recorded = BTreeMap::<&str, Vec<&Document>>::new();
+    for document in documents {
+        recorded.entry(text(document, "dealcid")).or_default().push(document);
+    }
+    for deal in deals {
+        let cid = &deal.proposal_cid;
+        match recorded.remove(cid.as_str()).as_deref() {
+            Some([document]) => {
+                let said =
+                    (text(document, "filecid"), text(document, "miner"), number(document, "startepoch"));
+                let seen = (deal.payload_cid.as_str(), deal.miner.as_str(), deal.start_epoch);
+                if said != seen || text(document, "piececid") != deal.piece_cid {
+                    wrong.push(format!("{cid}: the document says {said:?}, the deal is {seen:?}"));
+                }
+            }
+            Some(several) => wrong.push(format!("{cid}: {} documents", several.len())),
+            None => wrong.push(format!("{cid}: a deal without a document")),
+        }
+    }
+    wrong.extend(recorded.keys().map(|cid| format!("{cid}: a document without a deal")));
+}
+
+/// Every intent is settled, and those that made a deal name a document.
+fn intents_of(intents: &[Document], documents: &[Document], wrong: &mut Vec<String>) {
+    let recorded: BTreeSet<_> = documents.iter().map(|document| text(document, "dealcid")).collect();
+    let mut confirmed = 0;
+    for intent in intents {
+        let id = text(intent, "_id");
+        match text(intent, "state") {
+            "confirmed" if recorded.contains(text(intent, "dealcid")) => confirmed += 1,
+            "confirmed" => wrong.push(format!("{id}: confirmed, and its deal has no document")),
+            "refused" | "abandoned" => {}
+            other => wrong.push(format!("{id}: {other}")),
+        }
+    }
+    if confirmed != documents.len() {
+        wrong.push(format!("{confirmed} confirmed intents for {} documents", documents.len()));
+    }
+}
+
+/// Imported once, with effect, and `isdeal` says what is true.
+fn import(deal: &DealView, documents: &[Document], wrong: &mut Vec<String>) {
+    let cid = &deal.proposal_cid;
+    let counts = deal.imports;
+    if counts.succeeded != counts.effective {
+        wrong.push(format!("{cid}: {counts:?}: an import call while the data was there"));
+    }
+    if counts.effective > 1 {
+        wrong.push(format!("{cid}: imported {} times", counts.effective));
+    }
+    let Some(document) = documents.iter().find(|document| text(document, "dealcid") == cid) else { return };
+    let state = deal.provider.as_ref().map(|side| side.state);
+    let before_data = [
+        DealState::Unknown,
+        DealState::Validating,
+        DealState::AcceptWait,
+        DealState::Rejecting,
+        DealState::WaitingForData,
+    ];
+    let has_data = counts.effective == 1 && state.is_some_and(|state| !before_data.contains(&state));
+    if (number(document, "isdeal") == 1) != has_data {
+        wrong.push(format!("{cid}: isdeal {}, provider {state:?}, {counts:?}", number(document, "isdeal")));
+    }
+    if document.contains_key("claim") {
+        wrong.push(format!("{cid}: a lease that nobody gave back"));
+    }
+}

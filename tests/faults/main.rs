@@ -1,0 +1,31 @@
+//! Everything that can break, broken on purpose, with real processes, a real replica set and real sockets; and
+//! afterwards each deal's whole history looked at by a checker that shares nothing with the agents.
+//!
+//! `cargo test` runs the short form. `.ci/faults SEED` runs the long form; the same seed makes the same choices.
+
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod backlog;
+#[cfg(test)]
+mod checker;
+#[cfg(test)]
+mod crowd;
+#[cfg(test)]
+mod disks;
+#[cfg(test)]
+mod frozen;
+#[cfg(test)]
+mod killed;
+#[cfg(test)]
+mod network;
+#[cfg(test)]
+mod poison;
+#[cfg(test)]
+mod primaries;
+#[cfg(test)]
+mod rounds;
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod streams;

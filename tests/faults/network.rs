@@ -1,0 +1,73 @@
+//! (d) The network between agents and MongoDB, and between agents and Lotus: cut, slow, half-open, refused.
+
+use std::time::Duration;
+
+use harness::{
+    Members, Options,
+    faults::{Link, Proxy},
+};
+use tokio::time::sleep;
+
+use crate::{
+    rounds::{Dice, rounds},
+    scene::{Scene, Stage},
+};
+
+const LINKS: [Link; 4] = [Link::Refuse, Link::Blackhole, Link::Drop, Link::Slow];
+
+fn port_of(url: &str) -> u16 {
+    url.split(':').nth(2).and_then(|rest| rest.split('/').next()?.parse().ok()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deals_pass_a_network_that_fails_in_every_way() {
+    let mut dice = Dice::of("network");
+    let options = Options { behind_proxies: true, ..Options::default() };
+    let mut scene = Scene::open(Stage { members: Members::Three, options, ..Stage::default() }).await;
+    let mut lotus = Vec::new();
+    let mut proxied = |url: &mut String| {
+        let port = port_of(url);
+        let proxy = Proxy::start(port).unwrap();
+        *url = url.replace(&port.to_string(), &proxy.port().to_string());
+        lotus.push(proxy);
+    };
+    proxied(&mut scene.full_node);
+    scene.miner_urls.iter_mut().for_each(|(_, url)| proxied(url));
+    let agents = (scene.client("client", None), scene.miner(None), scene.miner(None));
+    let count = rounds(8, 80);
+    for round in 0..count {
+        // Prepared while the network is well; the agents are what is on trial.
+        scene.add_cars(4).await;
+        let link = *LINKS.get(round % 4).unwrap();
+        let (to_mongodb, to_lotus) = match round / 4 % 3 {
+            0 => (true, false),
+            1 => (false, true),
+            _ => (true, true),
+        };
+        let set = |link: Link, rng: &mut fastrand::Rng| {
+            if to_mongodb {
+                scene.set.proxies().iter().for_each(|proxy| proxy.set(link));
+            }
+            if to_lotus {
+                lotus
+                    .iter()
+                    .filter(|_| link == Link::Pass || rng.u8(0..3) > 0)
+                    .for_each(|proxy| proxy.set(link));
+            }
+        };
+        sleep(Duration::from_millis(dice.rng.u64(0..500))).await;
+        set(link, &mut dice.rng);
+        sleep(Duration::from_millis(dice.rng.u64(500..4000))).await;
+        set(Link::Pass, &mut dice.rng);
+        // Cuts in bursts, as a flapping switch makes them.
+        for _ in 0..dice.rng.usize(0..6) {
+            sleep(Duration::from_millis(dice.rng.u64(0..200))).await;
+            scene.set.proxies().iter().chain(&lotus).for_each(Proxy::cut);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    scene.settled(Duration::from_secs(180)).await;
+    let counts = scene.check().await;
+    dice.tell(count, &format!("{counts:?}"));
+    drop(agents);
+}

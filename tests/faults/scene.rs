@@ -1,0 +1,227 @@
+//! What every fault meets: a three-member replica set, a simulated Lotus with its miners, and both agents as
+//! processes of their own.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use bson::{Document, doc};
+use harness::{
+    Members, Options, ReplicaSet, eventually,
+    road::{self, Car, Process, Road},
+};
+use lotus_sim::{MinerConfig, Permission, SimConfig, WalletConfig};
+
+use crate::checker;
+
+/// Deals for each CAR.
+pub(crate) const REPLICAS: usize = 2;
+
+/// Quick enough for tests.
+const IMPORT_SETTING: [(&str, &str); 11] = [
+    ("confirmTimeout", "1s"),
+    ("databaseTimeout", "5s"),
+    ("gracePeriod", "3s"),
+    ("importTimeout", "10s"),
+    ("lease", "2s"),
+    ("listTimeout", "5s"),
+    ("providerPollInterval", "500ms"),
+    ("retryMax", "1s"),
+    ("retryMin", "200ms"),
+    ("scanInterval", "2s"),
+    ("waitInterval", "300ms"),
+];
+
+/// What a scene is made of; the defaults suit most.
+pub(crate) struct Stage {
+    pub(crate) members: Members,
+    pub(crate) options: Options,
+    pub(crate) sim: SimConfig,
+    /// `start` or `stateless`.
+    pub(crate) method: &'static str,
+    /// Keys of miner-agent's section `setting` that are to be otherwise than [`IMPORT_SETTING`].
+    pub(crate) import_setting: &'static [(&'static str, &'static str)],
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self {
+            members: Members::Three,
+            options: Options::default(),
+            sim: SimConfig { miners: miners(3), ..SimConfig::default() },
+            method: "stateless",
+            import_setting: &[],
+        }
+    }
+}
+
+/// So many miners, from f01000 on.
+pub(crate) fn miners(count: u32) -> Vec<MinerConfig> {
+    (0..count).map(|number| MinerConfig::new(format!("f0{}", 1000 + number))).collect()
+}
+
+pub(crate) struct Scene {
+    pub(crate) set: ReplicaSet,
+    pub(crate) road: Road,
+    pub(crate) inputs: PathBuf,
+    pub(crate) outputs: PathBuf,
+    pub(crate) method: &'static str,
+    /// Where agents find the full node and the miners; a test may put a proxy between.
+    pub(crate) full_node: String,
+    pub(crate) miner_urls: Vec<(String, String)>,
+    import_setting: &'static [(&'static str, &'static str)],
+    pub(crate) cars: usize,
+}
+
+impl Scene {
+    pub(crate) async fn open(stage: Stage) -> Self {
+        let set = ReplicaSet::start(stage.members, stage.options).await.unwrap();
+        let db = set.client().await.unwrap().database("faults");
+        let road = Road::open_on(stage.sim, db, set.uri()).await.unwrap();
+        let (inputs, outputs) = (road.folder().join("inputs"), road.folder().join("outputs"));
+        fs::create_dir_all(&inputs).unwrap();
+        let full_node = road.sim.full_node_url();
+        let miner_urls =
+            road.sim.miners().into_iter().map(|miner| (miner.clone(), road.sim.miner_url(&miner))).collect();
+        let (method, import_setting) = (stage.method, stage.import_setting);
+        Self { set, road, inputs, outputs, method, full_node, miner_urls, import_setting, cars: 0 }
+    }
+
+    /// More CARs that want deals.
+    pub(crate) async fn add_cars(&mut self, count: usize) -> Vec<Car> {
+        let mut made = Vec::new();
+        for _ in 0..count {
+            self.cars += 1;
+            let car = self.road.car(&format!("file number {} ", self.cars)).unwrap();
+            self.record(&car).await;
+            made.push(car);
+        }
+        made
+    }
+
+    /// Writes a CAR's document, whatever the database goes through.
+    pub(crate) async fn record(&self, car: &Car) {
+        let key = doc! { "outputpath": car.path.display().to_string() };
+        let update = doc! { "$setOnInsert": car.document() };
+        eventually!(
+            within Duration::from_secs(60),
+            self.road.cars().update_one(key.clone(), update.clone()).upsert(true).await,
+            "a CAR is recorded"
+        );
+    }
+
+    /// client-agent's configuration for an agent of this name.
+    pub(crate) fn client_yaml(&self, agent: &str) -> PathBuf {
+        let miners: Vec<_> =
+            self.miner_urls.iter().map(|(miner, _)| format!("{{miner: {miner}, price: 0}}")).collect();
+        let text = format!(
+            "miners: [{}]\nsetting: {{wallet: {}, duration: 366, maxDealNums: {REPLICAS}, minerMaxDeals: 1, \
+             dealTimeout: 500ms, planInterval: 500ms, publishMethod: {}, databaseTimeout: 5s, gracePeriod: 3s, \
+             publishTimeout: 5s, listTimeout: 5s, agentName: {agent}}}\nlotus: {{endpoint: '{}', token: '{}', \
+             requestTimeout: 5s}}\nmongodb: {{uri: '{}', database: '{}'}}\n",
+            miners.join(", "),
+            WalletConfig::default().address,
+            self.method,
+            self.full_node,
+            self.road.sim.token(Permission::Admin),
+            self.road.uri,
+            self.road.db.name(),
+        );
+        self.write(&format!("{agent}.yaml"), &text)
+    }
+
+    fn import_yaml(&self) -> PathBuf {
+        let token = self.road.sim.token(Permission::Write);
+        let miners: Vec<_> = self
+            .miner_urls
+            .iter()
+            .map(|(miner, url)| format!("{{miner: {miner}, endpoint: '{url}', token: '{token}'}}"))
+            .collect();
+        let mut setting = BTreeMap::from(IMPORT_SETTING);
+        setting.extend(self.import_setting.iter().copied());
+        let setting: Vec<_> = setting.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+        let text = format!(
+            "miners: [{}]\nlotus: {{requestTimeout: 5s}}\nfullNode: {{endpoint: '{}'}}\nroots: ['{}']\nmongodb: \
+             {{uri: '{}', database: '{}'}}\nsetting: {{{}}}\n",
+            miners.join(", "),
+            self.full_node,
+            self.road.folder().display(),
+            self.road.uri,
+            self.road.db.name(),
+            setting.join(", "),
+        );
+        self.write("import.yaml", &text)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.road.new_path(name);
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// `client-agent run`, which ends at a fail point if one is named.
+    pub(crate) fn client(&self, agent: &str, fail_point: Option<&str>) -> Process {
+        let mut command = road::client_agent_command().unwrap();
+        command.arg("run").arg("-c").arg(self.client_yaml(agent));
+        command.envs(fail_point.map(|point| ("FAIL_POINT", point)));
+        road::spawn(command, &self.road.new_path("client-agent.log")).unwrap()
+    }
+
+    /// A command of miner-agent, run to its end: its standard output.
+    pub(crate) fn ask_miner(&self, arguments: &[&str]) -> String {
+        let mut command = road::miner_agent_command().unwrap();
+        command.args(arguments).arg("-c").arg(self.import_yaml());
+        let ended = command.output().unwrap();
+        assert!(ended.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8(ended.stdout).unwrap()
+    }
+
+    /// `miner-agent run` for all miners, which ends at a fail point if one is named.
+    pub(crate) fn miner(&self, fail_point: Option<&str>) -> Process {
+        let mut command = road::miner_agent_command().unwrap();
+        command.arg("run").arg("-c").arg(self.import_yaml());
+        command.envs(fail_point.map(|point| ("FAIL_POINT", point)));
+        road::spawn(command, &self.road.new_path("miner-agent.log")).unwrap()
+    }
+
+    /// `client-agent makecars` over [`Scene::inputs`].
+    pub(crate) fn makecars(&self, fail_point: Option<&str>) -> Process {
+        let mut command = road::client_agent_command().unwrap();
+        command.arg("makecars").arg("-c").arg(self.client_yaml("packer"));
+        command.arg("--input").arg(&self.inputs).arg("--output").arg(&self.outputs);
+        command.envs(fail_point.map(|point| ("FAIL_POINT", point)));
+        road::spawn(command, &self.road.new_path("makecars.log")).unwrap()
+    }
+
+    /// Waits until every CAR has its deals, every deal is imported, active and said to be so, and nothing is open.
+    pub(crate) async fn settled(&self, within: Duration) {
+        let expected = u64::try_from(self.cars * REPLICAS).unwrap();
+        eventually!(
+            within within,
+            self.open_ends(expected).await,
+            "all {expected} deals of {} CARs are active", self.cars
+        );
+    }
+
+    /// What is not done yet, in words.
+    async fn open_ends(&self, expected: u64) -> Result<(), String> {
+        let count = async |filter: Document| {
+            self.road.deals().count_documents(filter).await.map_err(|error| error.to_string())
+        };
+        let (all, imported, active) =
+            (count(doc! {}).await?, count(doc! { "isdeal": 1 }).await?, count(doc! { "status": 7 }).await?);
+        let claimed = count(doc! { "claim": { "$exists": true } }).await?;
+        let intents = self.road.db.collection::<Document>("dealintents");
+        let open = intents.count_documents(doc! { "state": "intended" });
+        let open = open.await.map_err(|error| error.to_string())?;
+        let is_done = [all, imported, active].iter().all(|count| *count == expected) && claimed + open == 0;
+        is_done.then_some(()).ok_or_else(|| {
+            format!(
+                "{all} deals, {imported} imported, {active} active, {claimed} claimed, {open} intents open"
+            )
+        })
+    }
+
+    /// The checker's word, or a panic with everything it found.
+    pub(crate) async fn check(&self) -> checker::Counts {
+        checker::check(&self.road, &self.outputs, REPLICAS).await
+    }
+}
