@@ -82,7 +82,7 @@ async fn whatever_ends_a_stream_is_followed_by_the_next() {
         // Both the stream that stands and those that are opened meanwhile.
         let labels: &[&str] = if dice.rng.bool() { &["ResumableChangeStreamError"] } else { &[] };
         let times = Times::Next(dice.rng.i32(1..4));
-        let mut point =
+        let point =
             FailPoint::on(&scene.set, 0, &["getMore", "aggregate"], FailWith::Error { code, labels }, times)
                 .unwrap();
         sleep(Duration::from_millis(dice.rng.u64(200..900))).await;

@@ -80,7 +80,8 @@ pub struct Market {
     address: NodeAddress,
     node: SyncMutex<Option<Node>>,
     method: ImportMethod,
-    listing: Mutex<Option<Arc<Listing>>>,
+    known: SyncMutex<Option<Arc<Listing>>>,
+    listing: Mutex<()>,
     identified: AtomicBool,
 }
 
@@ -159,6 +160,7 @@ impl Market {
             address,
             node: SyncMutex::default(),
             method,
+            known: SyncMutex::default(),
             listing: Mutex::default(),
             identified: AtomicBool::new(false),
         }
@@ -221,11 +223,16 @@ impl Market {
         &self,
         suffices: impl Fn(&Listing, Instant) -> bool,
     ) -> Result<Arc<Listing>, LotusError> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // A look that needs no new listing does not wait for one that is on its way.
+        if let Some(known) = known().filter(|known| suffices(known, Instant::now())) {
+            return Ok(known);
+        }
         // Held over the call: whoever waits here finds the listing that the one before has fetched.
-        let mut listing = self.listing.lock().await;
-        if let Some(known) = listing.as_ref() {
-            if suffices(known, Instant::now()) {
-                return Ok(Arc::clone(known));
+        let _one_at_a_time = self.listing.lock().await;
+        if let Some(known) = known() {
+            if suffices(&known, Instant::now()) {
+                return Ok(known);
             }
             // A market with many deals takes seconds to list them: it gets as long a rest before the next
             // time. Whoever comes meanwhile shares that one.
@@ -237,7 +244,7 @@ impl Market {
         debug!(miner = %self.miner, deals = deals.len(), millis = asked.elapsed().as_millis(), "listed deals");
         let deals = deals.into_iter().map(|deal| (deal.proposal_cid.cid.clone(), deal)).collect();
         let fetched = Arc::new(Listing { asked, answered, deals });
-        *listing = Some(Arc::clone(&fetched));
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&fetched));
         Ok(fetched)
     }
 
