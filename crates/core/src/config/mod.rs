@@ -11,11 +11,13 @@ pub mod human;
 pub mod secret;
 pub mod sections;
 
+mod auth_mechanism;
 mod error;
 mod load;
 mod mongodb;
 mod position;
 
+pub use auth_mechanism::AuthMechanism;
 pub use error::{ConfigError, Origin};
 pub use load::{Sources, load};
 pub use mongodb::{DEFAULT_DATABASE, MongoTarget, MongodbSection};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::secret::{self, Secret};
-use super::{ConfigError, Key, Kind, human};
+use super::{AuthMechanism, ConfigError, Key, Kind, human};
 
 /// The database used when neither the URI's path nor `mongodb.database` names one.
 pub const DEFAULT_DATABASE: &str = "carferry";
@@ -37,6 +37,8 @@ pub struct MongodbSection {
     /// The database that knows the user.
     #[serde(deserialize_with = "human::optional_text::deserialize")]
     pub auth_source: Option<String>,
+    /// How the user logs in; without it the server and the password decide.
+    pub auth_mechanism: Option<AuthMechanism>,
     /// The name of the replica set.
     #[serde(deserialize_with = "human::optional_text::deserialize")]
     pub replica_set: Option<String>,
@@ -72,6 +74,11 @@ impl MongodbSection {
         Key::new("mongodb.passwordFile", Kind::Text, "File with the MongoDB password"),
         Key::new("mongodb.database", Kind::Text, "Database where the URI's path names none (carferry)"),
         Key::new("mongodb.authSource", Kind::Text, "Database that knows the user (admin)"),
+        Key::new(
+            "mongodb.authMechanism",
+            Kind::Text,
+            "How the user logs in: SCRAM-SHA-256, SCRAM-SHA-1 (by password) or MONGODB-X509 (by certificate)",
+        ),
         Key::new("mongodb.replicaSet", Kind::Text, "Name of the replica set"),
         Key::new("mongodb.tls", Kind::Bool, "Speak TLS to MongoDB"),
         Key::new("mongodb.tlsCaFile", Kind::Text, "PEM file of the authority behind MongoDB's certificate"),
@@ -133,6 +140,7 @@ impl MongodbSection {
             }
         }
         parts.add_option("authSource", self.auth_source.as_deref());
+        parts.add_option("authMechanism", self.auth_mechanism.map(AuthMechanism::name));
         parts.add_option("replicaSet", self.replica_set.as_deref());
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         let (ca, certificate) = (path(&self.tls_ca_file), path(&self.tls_certificate_key_file));
@@ -141,6 +149,7 @@ impl MongodbSection {
         parts.add_option("tls", tls.map(|on| if on { "true" } else { "false" }));
         parts.add_option("tlsCAFile", ca.as_deref());
         parts.add_option("tlsCertificateKeyFile", certificate.as_deref());
+        parts.check_certificate_login()?;
 
         let database = match decoded(&parts.database)? {
             in_path if !in_path.is_empty() => in_path,
@@ -216,6 +225,27 @@ impl Parts {
         {
             self.options.push(format!("{name}={}", encoded(value)));
         }
+    }
+
+    /// Refuses a login by certificate that cannot succeed, which the driver would say in words of its own.
+    fn check_certificate_login(&self) -> Result<(), ConfigError> {
+        const KEY: &str = "mongodb.authMechanism";
+        let value_of = |name: &str| {
+            let mut options = self.options.iter().filter_map(|option| option.split_once('='));
+            options.find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        };
+        if value_of("authMechanism") != Some(AuthMechanism::MongodbX509.name()) {
+            return Ok(());
+        }
+        if value_of("tlsCertificateKeyFile").is_none() {
+            let hint = "set `mongodb.tlsCertificateKeyFile` to a PEM file with certificate and key";
+            return Err(conflict(KEY, "MONGODB-X509 needs a certificate", hint));
+        }
+        if self.credentials.as_deref().is_some_and(|user| user.contains(':')) {
+            let hint = "remove `mongodb.password` and `mongodb.passwordFile`; the certificate names the user";
+            return Err(conflict(KEY, "MONGODB-X509 takes no password", hint));
+        }
+        Ok(())
     }
 
     fn join(&self) -> String {
@@ -323,6 +353,18 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_is_a_login_without_user_and_password() {
+        let section = MongodbSection {
+            server: text("h"),
+            auth_mechanism: Some(AuthMechanism::MongodbX509),
+            tls_certificate_key_file: Some("/etc/agent.pem".into()),
+            ..MongodbSection::default()
+        };
+        let uri = "mongodb://h/?authMechanism=MONGODB-X509&tls=true&tlsCertificateKeyFile=%2Fetc%2Fagent.pem";
+        assert_eq!(target(&section), (uri.to_owned(), DEFAULT_DATABASE.to_owned()));
+    }
+
+    #[test]
     fn a_database_in_the_uri_wins_and_written_options_stay() {
         let section = MongodbSection {
             uri: Some(Secret::new("mongodb://u@h1,h2/from%20path?tls=false&w=majority")),
@@ -369,6 +411,24 @@ mod tests {
                     ..MongodbSection::default()
                 },
                 "`mongodb.password`: no user goes with it",
+            ),
+            (
+                MongodbSection {
+                    uri: Some(Secret::new("mongodb://h/?authMechanism=MONGODB-X509")),
+                    ..MongodbSection::default()
+                },
+                "`mongodb.authMechanism`: MONGODB-X509 needs a certificate",
+            ),
+            (
+                MongodbSection {
+                    server: text("h"),
+                    username: text("u"),
+                    password: Some(Secret::new("p")),
+                    auth_mechanism: Some(AuthMechanism::MongodbX509),
+                    tls_certificate_key_file: Some("/etc/agent.pem".into()),
+                    ..MongodbSection::default()
+                },
+                "`mongodb.authMechanism`: MONGODB-X509 takes no password",
             ),
         ];
         for (section, message) in cases {
