@@ -5,7 +5,7 @@ use bson::{Document, doc};
 use carferry_core::{
     lotus::{CallTimeouts, Client, FullNode},
     model::{AttoFil, PublishMethod},
-    store::{Store, StoreOptions},
+    store::{IndexUser, Store, StoreOptions},
 };
 use client_agent::{
     propose::{
@@ -58,7 +58,7 @@ impl DataPrep {
             call_timeout: std::time::Duration::from_secs(10),
         };
         let store = Store::open(&options).await?;
-        store.ensure_indexes().await?;
+        store.ensure_indexes(IndexUser::ClientAgent).await?;
         let token = road.sim.token(Permission::Admin);
         let client = Client::new(&road.sim.full_node_url(), Some(&token), CallTimeouts::default())?;
         let terms = Terms {

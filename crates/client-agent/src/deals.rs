@@ -9,7 +9,7 @@ use carferry_core::{
     model::PublishMethod,
     printer::{ExitStatus, Printer},
     runtime::{Backoff, BackoffPolicy, Shutdown, Supervisor},
-    store::Store,
+    store::{IndexUser, Store},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -44,7 +44,7 @@ pub async fn makedeals(
     let (store, node) = connect(config).await?;
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Publish };
     if mode == Mode::Publish {
-        store.ensure_indexes().await?;
+        store.ensure_indexes(IndexUser::ClientAgent).await?;
     }
     let stop = shutdown.token().clone();
     let mut proposer = proposer(config, &store, &node, stop.clone())?;
@@ -148,7 +148,7 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
     let mut said = BTreeSet::new();
     while !stop.is_cancelled() {
         if !indexed {
-            match store.ensure_indexes().await {
+            match store.ensure_indexes(IndexUser::ClientAgent).await {
                 Ok(_report) => indexed = true,
                 Err(error) => warn!(reason = %ErrorChain(&error), "indexes could not be looked at"),
             }

@@ -10,7 +10,7 @@ use carferry_core::{
         endpoint::{self, Endpoint, EndpointError},
     },
     runtime::{Shutdown, Supervisor},
-    store::{Store, StoreOptions, watch::Wake},
+    store::{IndexUser, Store, StoreOptions, watch::Wake},
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -168,7 +168,7 @@ async fn prepare_database(store: Store, stop: CancellationToken) -> Result<(), A
     let prepare = async {
         let set = patiently("replica set", || store.check_replica_set()).await?;
         debug!(set, "replica set");
-        patiently("indexes", || store.ensure_indexes()).await
+        patiently("indexes", || store.ensure_indexes(IndexUser::MinerAgent)).await
     };
     match stop.run_until_cancelled(prepare).await {
         None => {}

@@ -8,7 +8,7 @@ use carferry_core::{
     fsx,
     lotus::provider::ImportMethod,
     runtime::clock,
-    store::Store,
+    store::{IndexUser, Store},
 };
 use serde::Serialize;
 
@@ -109,7 +109,7 @@ async fn database(store: &Store) -> Vec<Check> {
         Ok(set) => checks.push(Check::new("database", Grade::Ok, format!("member of the replica set {set}"))),
         Err(error) => return vec![failed(&error)],
     }
-    match store.check_indexes().await {
+    match store.check_indexes(IndexUser::MinerAgent).await {
         Ok(report) if report.missing.is_empty() => {
             checks.push(Check::new("indexes", Grade::Ok, "all there"));
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::runtime::clock;
-use carferry_core::store::Store;
+use carferry_core::store::{IndexUser, Store};
 
 use super::Check;
 use crate::config::Config;
@@ -56,7 +56,11 @@ async fn roles(store: &Store) -> Check {
 
 async fn indexes(store: &Store, create: bool) -> Check {
     const NAME: &str = "indexes";
-    let looked = if create { store.ensure_indexes().await } else { store.check_indexes().await };
+    let looked = if create {
+        store.ensure_indexes(IndexUser::ClientAgent).await
+    } else {
+        store.check_indexes(IndexUser::ClientAgent).await
+    };
     match looked {
         Err(error) => Check::database(NAME, &error),
         Ok(report) if report.missing.is_empty() => {

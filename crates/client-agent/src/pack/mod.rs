@@ -23,7 +23,7 @@ use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::{Shutdown, fail_point};
-use carferry_core::store::Store;
+use carferry_core::store::{IndexUser, Store};
 use futures::{StreamExt, stream};
 use indicatif::BinaryBytes;
 use tokio::sync::mpsc;
@@ -136,7 +136,7 @@ pub async fn makecars(
     if !args.dry_run {
         folders::sweep(&output);
         if let Some(store) = &store {
-            store.ensure_indexes().await?;
+            store.ensure_indexes(IndexUser::ClientAgent).await?;
         }
     }
 

@@ -79,6 +79,7 @@ impl<'a> Recorder<'a> {
                     warn!(
                         path = car.outputpath.as_deref(),
                         error = %ErrorChain(&error),
+                        hint = error.hint().unwrap_or_default(),
                         retry_in_ms = pause.as_millis(),
                         "CAR is on disk but not recorded yet"
                     );

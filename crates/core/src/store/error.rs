@@ -1,6 +1,9 @@
 //! What can go wrong with a database call, by what the caller does next.
 
-use mongodb::error::{Error, ErrorKind, WriteFailure};
+use mongodb::error::{Error, ErrorKind};
+use tracing::debug;
+
+use super::driver_error::DriverError;
 
 /// A failed database call.
 #[derive(Debug, thiserror::Error)]
@@ -9,7 +12,7 @@ pub enum StoreError {
     #[error("the MongoDB connection string cannot be used")]
     BadUri {
         /// The driver's words.
-        source: Error,
+        source: DriverError,
     },
     /// No answer in time; a write may have happened.
     #[error("MongoDB did not answer `{what}` within {seconds} s")]
@@ -25,15 +28,23 @@ pub enum StoreError {
         /// The call.
         what: &'static str,
         /// The driver's words, with the state of each server.
-        source: Error,
+        source: DriverError,
     },
-    /// Wrong user or password, or the user may not do this.
+    /// Wrong user or password, or a certificate that is no user's.
+    #[error("MongoDB did not let us in for `{what}`")]
+    LoginFailed {
+        /// The call.
+        what: &'static str,
+        /// The driver's words.
+        source: DriverError,
+    },
+    /// The user may not do this.
     #[error("MongoDB refused `{what}`")]
     Refused {
         /// The call.
         what: &'static str,
         /// The driver's words.
-        source: Error,
+        source: DriverError,
     },
     /// A server outside a replica set.
     #[error("the MongoDB server is not a member of a replica set")]
@@ -44,7 +55,7 @@ pub enum StoreError {
         /// The call.
         what: &'static str,
         /// The driver's words.
-        source: Error,
+        source: DriverError,
     },
     /// A stored document that cannot be read, even leniently.
     #[error("document {id} of `{collection}` cannot be read")]
@@ -62,7 +73,7 @@ pub enum StoreError {
         /// The call.
         what: &'static str,
         /// The driver's words.
-        source: Error,
+        source: DriverError,
     },
 }
 
@@ -73,16 +84,17 @@ const CHANGE_STREAM_NEEDS_REPLICA_SET: i32 = 40573;
 
 impl StoreError {
     pub(super) fn classify(what: &'static str, source: Error) -> Self {
-        let code = match source.kind.as_ref() {
-            ErrorKind::Authentication { .. } => return Self::Refused { what, source },
+        debug!(what, words = %source, "a database call failed");
+        let source = DriverError::from(source);
+        match source.kind() {
+            ErrorKind::Authentication { .. } => return Self::LoginFailed { what, source },
             ErrorKind::ServerSelection { .. } => return Self::Unreachable { what, source },
-            ErrorKind::Command(command) => Some(command.code),
-            ErrorKind::Write(WriteFailure::WriteError(write)) => Some(write.code),
-            _ => None,
-        };
-        match code {
+            _ => {}
+        }
+        match source.code() {
             Some(DUPLICATE_KEY) => Self::Duplicate { what, source },
-            Some(UNAUTHORIZED | AUTHENTICATION_FAILED) => Self::Refused { what, source },
+            Some(AUTHENTICATION_FAILED) => Self::LoginFailed { what, source },
+            Some(UNAUTHORIZED) => Self::Refused { what, source },
             Some(CHANGE_STREAM_NEEDS_REPLICA_SET) => Self::NotReplicaSet,
             _ => Self::Other { what, source },
         }
@@ -90,7 +102,10 @@ impl StoreError {
 
     /// Whether a configuration must change before this can succeed.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::BadUri { .. } | Self::Refused { .. } | Self::NotReplicaSet)
+        matches!(
+            self,
+            Self::BadUri { .. } | Self::LoginFailed { .. } | Self::Refused { .. } | Self::NotReplicaSet
+        )
     }
 
     /// What the operator can do.
@@ -99,20 +114,14 @@ impl StoreError {
             Self::BadUri { .. } => {
                 "write mongodb.uri as mongodb://user:password@host:27017/?replicaSet=rs0, with special characters of the password percent-encoded"
             }
-            Self::Unreachable { source, .. } => {
-                let words = source.to_string();
-                if words.contains("close_notify") || words.contains("unexpected end of file") {
-                    "the server seems to want TLS: add tls=true&tlsCAFile=… to mongodb.uri"
-                } else if words.contains("UnknownIssuer") {
-                    "the server's certificate is of a private authority: add tlsCAFile=… to mongodb.uri"
-                } else if words.contains("not valid for name") {
-                    "the server's certificate does not name this host: use the name it was issued for"
-                } else {
-                    "is mongod running, is the host name right, does replicaSet= name the set?"
-                }
+            Self::Unreachable { source, .. } => source
+                .hint()
+                .unwrap_or("is mongod running, is the host name right, does replicaSet= name the set?"),
+            Self::LoginFailed { .. } => {
+                "check mongodb.username, the password and authSource; with MONGODB-X509 there must be a database user of the certificate's subject"
             }
             Self::Refused { .. } => {
-                "check user, password, authSource and the role of this user (README, \"Least privilege\")"
+                "give this database user its role, see configs/mongodb-roles.js and README, \"Least privilege\""
             }
             Self::NotReplicaSet => {
                 "start mongod with --replSet rs0 and run rs.initiate(); change streams need a replica set, one member is enough"

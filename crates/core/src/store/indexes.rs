@@ -8,6 +8,7 @@ use mongodb::{Collection, IndexModel, options::IndexOptions};
 use tracing::warn;
 
 use super::{Store, error::StoreError};
+use crate::error_chain::ErrorChain;
 
 /// What became of the indexes at start.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +18,15 @@ pub struct IndexReport {
     /// Indexes that could not be made, with the server's reason; the agents work without them, slower or
     /// with one guard less.
     pub missing: Vec<(String, String)>,
+}
+
+/// Whose queries the indexes are for. An agent's database user may see no more collections than the agent uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexUser {
+    /// `cars`, `offlinedeals`, `dealintents`.
+    ClientAgent,
+    /// `cars`, `offlinedeals`.
+    MinerAgent,
 }
 
 /// What to do about a missing index.
@@ -34,7 +44,7 @@ struct Wanted {
 }
 
 impl Store {
-    /// Creates the indexes both agents rely on, where an index over the same keys does not stand already
+    /// Creates the indexes that an agent relies on, where an index over the same keys does not stand already
     /// (the prototype's unique indexes on `cars` and `offlinedeals` count).
     ///
     /// An index that cannot be made (no permission, duplicates in old data) is reported, not fatal.
@@ -42,8 +52,8 @@ impl Store {
     /// # Errors
     ///
     /// When the server cannot be asked at all.
-    pub async fn ensure_indexes(&self) -> Result<IndexReport, StoreError> {
-        self.indexes(Missing::Create).await
+    pub async fn ensure_indexes(&self, user: IndexUser) -> Result<IndexReport, StoreError> {
+        self.indexes(user, Missing::Create).await
     }
 
     /// Says which of them are missing; creates none.
@@ -51,11 +61,11 @@ impl Store {
     /// # Errors
     ///
     /// When the server cannot be asked at all.
-    pub async fn check_indexes(&self) -> Result<IndexReport, StoreError> {
-        self.indexes(Missing::Report).await
+    pub async fn check_indexes(&self, user: IndexUser) -> Result<IndexReport, StoreError> {
+        self.indexes(user, Missing::Report).await
     }
 
-    async fn indexes(&self, missing: Missing) -> Result<IndexReport, StoreError> {
+    async fn indexes(&self, user: IndexUser, missing: Missing) -> Result<IndexReport, StoreError> {
         let mut report = IndexReport::default();
         let cars = [
             wanted("carferry_source", doc! { "inputpath": 1, "outputpath": 1, "filecid": 1 }).unique(),
@@ -86,7 +96,9 @@ impl Store {
         ];
         self.ensure_on(&self.cars, &cars, missing, &mut report).await?;
         self.ensure_on(&self.deals, &deals, missing, &mut report).await?;
-        self.ensure_on(&self.intents, &intents, missing, &mut report).await?;
+        if user == IndexUser::ClientAgent {
+            self.ensure_on(&self.intents, &intents, missing, &mut report).await?;
+        }
         Ok(report)
     }
 
@@ -97,7 +109,16 @@ impl Store {
         missing: Missing,
         report: &mut IndexReport,
     ) -> Result<(), StoreError> {
-        let existing = self.existing_keys(collection).await?;
+        let existing = match self.existing_keys(collection).await {
+            Ok(existing) => existing,
+            // Whoever may not look may still make: to the server an index that stands already is no news.
+            Err(error @ StoreError::Refused { .. }) if missing == Missing::Report => {
+                report.missing.push((collection.name().to_owned(), ErrorChain(&error).to_string()));
+                return Ok(());
+            }
+            Err(StoreError::Refused { .. }) => BTreeSet::new(),
+            Err(error) => return Err(error),
+        };
         for index in wanted {
             if existing.contains(&index.keys.to_string()) {
                 continue;
@@ -119,9 +140,13 @@ impl Store {
                     return Err(error);
                 }
                 Err(error) => {
-                    let reason = crate::error_chain::ErrorChain(&error).to_string();
+                    let reason = ErrorChain(&error).to_string();
                     warn!(index = %label, reason = %reason, "index could not be created");
                     report.missing.push((label, reason));
+                    if matches!(error, StoreError::Refused { .. }) {
+                        // What is refused once is refused for every index of the collection.
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -133,10 +158,7 @@ impl Store {
         const NAMESPACE_NOT_FOUND: i32 = 26;
         let listed = match self.bounded("listIndexes", collection.list_indexes()).await {
             Ok(cursor) => self.bounded("listIndexes", cursor.try_collect::<Vec<IndexModel>>()).await?,
-            Err(StoreError::Other { source, .. }) if matches!(source.kind.as_ref(), mongodb::error::ErrorKind::Command(c) if c.code == NAMESPACE_NOT_FOUND) => {
-                Vec::new()
-            }
-            Err(StoreError::Refused { .. }) => Vec::new(),
+            Err(StoreError::Other { source, .. }) if source.code() == Some(NAMESPACE_NOT_FOUND) => Vec::new(),
             Err(error) => return Err(error),
         };
         Ok(listed.iter().map(|index| normalised(&index.keys).to_string()).collect())

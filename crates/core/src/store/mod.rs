@@ -9,6 +9,7 @@ mod bounded;
 mod cars;
 mod claims;
 mod deals;
+mod driver_error;
 mod error;
 mod indexes;
 mod intents;
@@ -26,8 +27,9 @@ use mongodb::{
 
 pub use claims::{Claim, ImportOutcome, PendingCounts};
 pub use deals::{DealCounts, StoredDeal};
+pub use driver_error::DriverError;
 pub use error::StoreError;
-pub use indexes::IndexReport;
+pub use indexes::{IndexReport, IndexUser};
 pub use intents::NewIntent;
 pub use provider_views::ProviderView;
 pub use tracking::{Restored, StatusChange};
@@ -69,10 +71,12 @@ impl Store {
     ///
     /// [`StoreError::BadUri`] for a connection string that cannot be read.
     pub async fn open(options: &StoreOptions) -> Result<Self, StoreError> {
-        let bad_uri = |source| StoreError::BadUri { source };
+        let bad_uri = |source: mongodb::error::Error| StoreError::BadUri { source: source.into() };
         let mut client_options = ClientOptions::parse(&options.uri).await.map_err(bad_uri)?;
         client_options.app_name = Some(options.app_name.clone());
-        client_options.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
+        // Less than a call's own limit: only the driver knows why no server can be used.
+        let selection_timeout = SERVER_SELECTION_TIMEOUT.min(options.call_timeout * 4 / 5);
+        client_options.server_selection_timeout.get_or_insert(selection_timeout);
         client_options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
         client_options.heartbeat_freq.get_or_insert(HEARTBEAT);
         let majority =
