@@ -16,3 +16,5 @@ mod imports;
 mod pack;
 #[cfg(test)]
 mod quirks;
+#[cfg(test)]
+mod security;

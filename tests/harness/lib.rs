@@ -12,3 +12,4 @@ pub mod tied;
 
 pub use mongod::database::{TestDb, database};
 pub use mongod::replica_set::{Members, Options, ReplicaSet};
+pub use mongod::secured::{SecuredMongod, ServerTls};

@@ -5,6 +5,7 @@ pub mod database;
 pub(crate) mod keeper;
 pub(crate) mod member;
 pub mod replica_set;
+pub mod secured;
 pub mod shared;
 pub mod wire;
 

@@ -68,6 +68,11 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has said this on standard error.
     pub fn has_logged(&self, text: &str) -> anyhow::Result<bool> {
         Ok(fs::read_to_string(&self.log)?.contains(text))
@@ -122,6 +127,11 @@ pub fn spawn(mut command: Command, log: &Path) -> anyhow::Result<Process> {
 impl Road {
     /// A configuration of miner-agent for these miners, with times that suit tests.
     pub fn import_yaml(&self, miners: &[&str]) -> anyhow::Result<PathBuf> {
+        self.import_yaml_on(&format!("{{uri: '{}', database: '{}'}}", self.uri, self.db.name()), miners)
+    }
+
+    /// The same with another section `mongodb`.
+    pub fn import_yaml_on(&self, mongodb: &str, miners: &[&str]) -> anyhow::Result<PathBuf> {
         let token = self.sim.token(Permission::Write);
         let miners: Vec<_> = miners
             .iter()
@@ -130,12 +140,9 @@ impl Road {
             })
             .collect();
         let text = format!(
-            "miners: [{}]\nfullNode: {{endpoint: '{}'}}\nmongodb: {{uri: '{}', database: '{}'}}\nsetting: \
-             {SETTING}\n",
+            "miners: [{}]\nfullNode: {{endpoint: '{}'}}\nmongodb: {mongodb}\nsetting: {SETTING}\n",
             miners.join(", "),
             self.sim.full_node_url(),
-            self.uri,
-            self.db.name(),
         );
         let file = self.new_path("import.yaml");
         fs::write(&file, text)?;
@@ -164,8 +171,13 @@ impl Road {
 
     /// Starts a miner-agent for [`MINER`] as a process of its own.
     pub fn miner_agent_process(&self) -> anyhow::Result<Process> {
+        self.miner_agent_process_of(&self.import_yaml(&[MINER])?)
+    }
+
+    /// The same with a configuration file of the caller's.
+    pub fn miner_agent_process_of(&self, config: &Path) -> anyhow::Result<Process> {
         let mut command = miner_agent_command()?;
-        command.arg("run").arg("-c").arg(self.import_yaml(&[MINER])?);
+        command.arg("run").arg("-c").arg(config);
         spawn(command, &self.new_path("miner-agent.log"))
     }
 }
