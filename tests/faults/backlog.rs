@@ -74,7 +74,8 @@ async fn make_indexes(scene: &Scene) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_backlog_drains() {
     let dice = Dice::of("backlog-drain");
-    let import_setting = &[("listTimeout", "60s"), ("lease", "30s"), ("scanInterval", "30s")];
+    let import_setting =
+        &[("importsPerMiner", "8"), ("listTimeout", "60s"), ("lease", "30s"), ("scanInterval", "30s")];
     let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
     let scene = Scene::open(stage).await;
     make_indexes(&scene).await;

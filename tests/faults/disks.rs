@@ -39,8 +39,7 @@ async fn makecars_on_a_full_disk_leaves_whole_cars_and_goes_on_when_there_is_roo
     // Only a namespace may mount without being root.
     let mut script = Command::new("unshare");
     script.args(["--map-root-user", "--mount", "sh", "-c", SCRIPT]).arg(&scene.outputs);
-    let makecars = road::client_agent_command().unwrap();
-    script.arg(makecars.get_program()).args(makecars.get_args());
+    script.args(road::client_agent_words().unwrap());
     script.arg("makecars").arg("-c").arg(scene.client_yaml("packer"));
     script.arg("--input").arg(&scene.inputs).arg("--output").arg(&scene.outputs);
     let ended = script.stdin(Stdio::null()).output().unwrap();

@@ -25,14 +25,13 @@ async fn deals_pass_a_network_that_fails_in_every_way() {
     let options = Options { behind_proxies: true, ..Options::default() };
     let mut scene = Scene::open(Stage { members: Members::Three, options, ..Stage::default() }).await;
     let mut lotus = Vec::new();
-    let mut proxied = |url: &mut String| {
+    let urls = scene.miner_urls.iter_mut().map(|(_, url)| url).chain([&mut scene.full_node]);
+    for url in urls {
         let port = port_of(url);
-        let proxy = Proxy::start(port).unwrap();
+        let proxy = tokio::task::spawn_blocking(move || Proxy::start(port)).await.unwrap().unwrap();
         *url = url.replace(&port.to_string(), &proxy.port().to_string());
         lotus.push(proxy);
-    };
-    proxied(&mut scene.full_node);
-    scene.miner_urls.iter_mut().for_each(|(_, url)| proxied(url));
+    }
     let agents = (scene.client("client", None), scene.miner(None), scene.miner(None));
     let count = rounds(8, 80);
     for round in 0..count {

@@ -103,6 +103,7 @@ async fn whatever_ends_a_stream_is_followed_by_the_next() {
 
     // Made anew from what client-agent knows, and nothing is proposed again.
     scene.road.deals().delete_one(doc! { "dealcid": &deal }).await.unwrap();
+    scene.road.cars().delete_one(doc! { "filecid": &car.payload_cid }).await.unwrap();
     let client = scene.client("client", None);
     let miner = scene.miner(None);
     scene.settled(Duration::from_secs(60)).await;

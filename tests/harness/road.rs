@@ -25,7 +25,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lotus_sim::{Permission, Sim, SimConfig, WalletConfig};
 use mongodb::Collection;
 
-pub use agents::{MinerAgent, Process, client_agent_command, miner_agent_command, spawn};
+pub use agents::{MinerAgent, Process, client_agent_command, client_agent_words, miner_agent_command, spawn};
 pub use cars::Car;
 
 /// The miner that a simulator has where nothing else is said.

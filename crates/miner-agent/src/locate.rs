@@ -17,6 +17,7 @@ use tracing::debug;
 use crate::{
     paths::{PathMapping, map_longest},
     piece_check::{PieceChecker, PieceVerdict},
+    policy::NOT_THE_PIECE,
 };
 
 /// Where to look.
@@ -302,9 +303,9 @@ fn check_piece(
         PieceVerdict::Piece(piece_cid) if piece_cid == deal => {
             Examined::Good(PayloadSize::new(metadata.len()))
         }
-        PieceVerdict::Piece(piece_cid) => {
-            Examined::Wrong(format!("is piece {piece_cid}, the deal is about {deal}"))
-        }
+        PieceVerdict::Piece(piece_cid) => Examined::Wrong(format!(
+            "{NOT_THE_PIECE}: its piece CID is {piece_cid}, the deal is about {deal}"
+        )),
         PieceVerdict::Changed => Examined::Arriving("changed while it was read".to_owned()),
     })
 }

@@ -106,7 +106,8 @@ const IMPORT_ERRORS: &[(&str, Meaning, Option<&str>)] = &[
     ),
 ];
 
-/// In the reason of every deal whose file was found to be another piece.
+/// In the reason of every deal whose file was found to be another piece, by the market or by ourselves: from then on
+/// its piece CID is computed before a call.
 pub const NOT_THE_PIECE: &str = "is not the deal's piece";
 
 /// Reads the error of an import call of the file the market knows as `node_path`.

@@ -109,6 +109,11 @@ pub fn miner_agent_command() -> anyhow::Result<Command> {
     agent_command("miner-agent")
 }
 
+/// client-agent as a command line that anybody may start, and that nobody ends: for scripts.
+pub fn client_agent_words() -> anyhow::Result<[PathBuf; 2]> {
+    Ok([helper::program()?, "client-agent".into()])
+}
+
 fn agent_command(name: &str) -> anyhow::Result<Command> {
     let mut command = tied::command(helper::program()?)?;
     command.arg(name).stdin(Stdio::null());
