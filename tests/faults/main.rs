@@ -29,3 +29,5 @@ mod rounds;
 mod scene;
 #[cfg(test)]
 mod streams;
+#[cfg(test)]
+mod vandal;

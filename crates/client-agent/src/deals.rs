@@ -11,6 +11,7 @@ use carferry_core::{
     runtime::{Backoff, BackoffPolicy, Shutdown, Supervisor},
     store::{IndexUser, Store},
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,6 +28,8 @@ use crate::{
     track::{TrackError, Tracker},
 };
 
+/// A pass over very many deals takes long; node and database rest so many times as long before the next.
+const RESTS: u32 = 2;
 /// How often a finished pass looks whether its lanes are empty.
 const IDLE_LOOK: Duration = Duration::from_millis(50);
 
@@ -153,11 +156,12 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
                 Err(error) => warn!(reason = %ErrorChain(&error), "indexes could not be looked at"),
             }
         }
+        let begun = Instant::now();
         let pause = match proposer.pass(Mode::Publish).await {
             Ok(report) => {
                 say(&report, &mut said);
                 backoff.reset();
-                every
+                every.max(begun.elapsed() * RESTS)
             }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "no deals can be published now");
@@ -187,10 +191,11 @@ fn say(report: &Report, said: &mut BTreeSet<String>) {
 async fn follow(mut tracker: Tracker, every: Duration, stop: CancellationToken) {
     let mut backoff = Backoff::new(BackoffPolicy::default());
     while !stop.is_cancelled() {
+        let begun = Instant::now();
         let pause = match tracker.pass().await {
             Ok(_report) => {
                 backoff.reset();
-                every
+                every.max(begun.elapsed() * RESTS)
             }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "deals cannot be followed now");

@@ -13,6 +13,7 @@ use carferry_core::{
     },
     lotus::{CallTimeouts, provider::ImportMethod},
     model::address::MinerId,
+    store::{LEASE_MAX, PAUSE_MAX},
 };
 use serde::Deserialize;
 
@@ -305,6 +306,16 @@ impl Setting {
                 "longer than setting.retryMax",
                 "make retryMax the larger",
             ));
+        }
+        for (key, pause, longest) in [
+            ("setting.lease", self.lease, LEASE_MAX),
+            ("setting.retryMax", self.retry_max, PAUSE_MAX),
+            ("setting.waitInterval", self.wait_interval, PAUSE_MAX),
+        ] {
+            if pause > longest {
+                let problem = format!("longer than {} h", longest.as_secs() / 3600);
+                return Err(conflict(key, &problem, "write a shorter time"));
+            }
         }
         for (key, pause) in [
             ("setting.scanInterval", self.scan_interval),

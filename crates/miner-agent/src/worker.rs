@@ -51,6 +51,8 @@ pub struct Worker {
     call_ended: Arc<Notify>,
     /// No claims before this: node or database are in trouble.
     paused_until: Option<Instant>,
+    /// When impossible leases were last looked for.
+    released: Option<Instant>,
     /// Failures without a success between them, whatever the deal.
     failures_in_row: u32,
     node_pauses: Backoff,
@@ -110,6 +112,7 @@ impl Worker {
             calls,
             call_ended: Arc::default(),
             paused_until: None,
+            released: None,
             failures_in_row: 0,
             node_pauses: Backoff::new(NODE_PAUSES),
             database_pauses: Backoff::new(BackoffPolicy::default()),
@@ -177,6 +180,17 @@ impl Worker {
             let was_read = self.due.is_empty() || self.is_stale;
             if was_read {
                 self.is_stale = false;
+                let setting = &self.importer.setting;
+                if self.released.is_none_or(|last| last.elapsed() >= setting.scan_interval) {
+                    let deals = store.release_impossible(market.miner()).await?;
+                    if deals > 0 {
+                        warn!(
+                            { fields::MINER } = market.miner(),
+                            deals, "leases or pauses ended in a future that nobody sets; freed"
+                        );
+                    }
+                    self.released = Some(Instant::now());
+                }
                 self.due = store.due_ids(market.miner(), None, DUE_PAGE).await?.into();
             }
             while let Some(id) = self.due.pop_front() {

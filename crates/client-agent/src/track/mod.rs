@@ -30,6 +30,8 @@ use reconcile::OnChain;
 
 /// How often an active stateless deal is looked up on chain: it changes only when slashed or at its end.
 const ACTIVE_LOOK_EVERY: Duration = Duration::from_secs(3600);
+/// Deals looked up on chain in one pass, each with a call of its own.
+const LOOKS_MAX: usize = 500;
 /// Calls and writes side by side.
 const CONCURRENCY: usize = 8;
 
@@ -148,17 +150,17 @@ impl Tracker {
         let head = ChainEpoch::new(tipset.height);
         let now = Instant::now();
         let active = i64::try_from(DealStatus::ACTIVE.get()).unwrap_or(0);
-        let asked: Vec<&OfflineDealDoc> = deals
-            .iter()
-            .filter(|deal| {
-                let rested = deal
-                    .dealcid
-                    .as_ref()
-                    .and_then(|cid| self.looked_up.get(cid))
-                    .is_none_or(|last| now.duration_since(*last) >= ACTIVE_LOOK_EVERY);
-                deal.status != Some(active) || rested
-            })
-            .collect();
+        let last_look = |deal: &OfflineDealDoc| self.looked_up.get(deal.dealcid.as_ref()?).copied();
+        let (mut on_chain, in_records): (Vec<&OfflineDealDoc>, Vec<&OfflineDealDoc>) =
+            deals.iter().partition(|deal| reconcile::chain_question(deal).is_some());
+        on_chain.retain(|deal| {
+            let rested = last_look(deal).is_none_or(|last| now.duration_since(last) >= ACTIVE_LOOK_EVERY);
+            deal.status != Some(active) || rested
+        });
+        // The longest not looked up first: each in its turn, however many there are.
+        on_chain.sort_by_key(|deal| last_look(deal));
+        on_chain.truncate(LOOKS_MAX);
+        let asked: Vec<&OfflineDealDoc> = on_chain.into_iter().chain(in_records).collect();
         // Futures first, then the stream: a closure over borrowed deals would not be `Send` for every lifetime.
         let looks: Vec<_> = asked.iter().map(|deal| self.look(deal, head)).collect();
         let answers: Vec<Look> = stream::iter(looks).buffered(CONCURRENCY).collect().await;

@@ -85,6 +85,11 @@ pub struct PendingCounts {
     pub failed: u64,
 }
 
+/// The longest lease and the longest pause an agent may be configured to set.
+pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+/// See [`LEASE_MAX`].
+pub const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// States of `import` in which nothing is tried any more.
 pub(super) const RESTING: [&str; 3] = ["failed", "setaside", "missed"];
 
@@ -262,6 +267,22 @@ impl Store {
             first = first.into_iter().chain(wait).min();
         }
         Ok(first)
+    }
+
+    /// Frees deals whose lease or pause ends later than any agent sets it: written under a server's clock that was
+    /// far ahead, or by somebody else. Returns how many.
+    pub async fn release_impossible(&self, miner: &str) -> Result<u64, StoreError> {
+        let beyond = |time: &str, limit: Duration| {
+            doc! { "$expr": { "$gt": [time, { "$add": [NOW, lease_millis(limit)] }] } }
+        };
+        let filter = doc! {
+            "miner": miner,
+            "isdeal": 0,
+            "$or": [beyond("$claim.until", LEASE_MAX * 2), beyond("$import.nexttry", PAUSE_MAX * 2)],
+        };
+        let update =
+            vec![doc! { "$set": { "updatedtime": "$$NOW" } }, doc! { "$unset": ["claim", "import.nexttry"] }];
+        Ok(self.bounded("release", self.deals.update_many(filter, update)).await?.modified_count)
     }
 
     /// Pending deals of one miner, counted.

@@ -84,9 +84,10 @@ impl Store {
         status: u64,
         status_message: &str,
     ) -> Result<(), StoreError> {
-        self.record_deal(intent, deal, i64::try_from(status).unwrap_or(i64::MAX), status_message).await?;
+        let status = i64::try_from(status).unwrap_or(i64::MAX);
+        self.record_deal(intent, deal, status, status_message).await?;
         fail_point("publish.recorded");
-        self.settle_intent(intent, IntentState::Confirmed, Some(deal), None).await
+        self.settle_intent(intent, IntentState::Confirmed, Some((deal, status)), None).await
     }
 
     /// Writes the document of a made deal, unless it is there.
@@ -131,7 +132,7 @@ impl Store {
         &self,
         intent: &IntentDoc,
         state: IntentState,
-        deal: Option<&ProposalCid>,
+        deal: Option<(&ProposalCid, i64)>,
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
         let state = match state {
@@ -142,7 +143,8 @@ impl Store {
         };
         let set = doc! {
             "state": state,
-            "dealcid": { "$literal": deal.map(ProposalCid::as_str) },
+            "dealcid": { "$literal": deal.map(|(cid, _)| cid.as_str()) },
+            "dealstatus": { "$ifNull": ["$dealstatus", { "$literal": deal.map(|(_, status)| status) }] },
             "reason": { "$literal": reason },
             "updatedtime": "$$NOW",
         };

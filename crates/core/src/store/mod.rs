@@ -25,7 +25,7 @@ use mongodb::{
     options::{Acknowledgment, ClientOptions, ServerApi, WriteConcern},
 };
 
-pub use claims::{Claim, ImportOutcome, PendingCounts};
+pub use claims::{Claim, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
 pub use deals::{DealCounts, StoredDeal};
 pub use driver_error::DriverError;
 pub use error::StoreError;

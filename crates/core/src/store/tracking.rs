@@ -126,6 +126,9 @@ impl Store {
         if let Some(status) = intent.dealstatus {
             agreed.insert("status", status);
         }
+        if !matches!(record.get("isdeal").and_then(stored::integer), Some(0 | 1)) {
+            agreed.insert("isdeal", 0_i32);
+        }
         let agreed: Document =
             agreed.into_iter().filter(|(name, value)| !same(record.get(name), value)).collect();
         if agreed.is_empty() {

@@ -1,0 +1,79 @@
+//! What one provider could do to another's deals: its database user may update `offlinedeals`, and roles know no rows.
+
+use std::time::Duration;
+
+use bson::{Bson, DateTime, Document, doc};
+use futures::TryStreamExt as _;
+use harness::{eventually, eventually_eq};
+
+use crate::{
+    rounds::Dice,
+    scene::{REPLICAS, Scene, Stage},
+};
+
+/// A date that no lease reaches.
+fn far_future() -> DateTime {
+    DateTime::from_millis(DateTime::now().timestamp_millis() + 365 * 24 * 3_600_000)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_provider_writes_into_others_deals_is_undone_and_doubles_nothing() {
+    let dice = Dice::of("vandal");
+    let mut scene = Scene::open(Stage::default()).await;
+    scene.add_cars(12).await;
+    let wanted = u64::try_from(12 * REPLICAS).unwrap();
+    let mut client = scene.client("client", None);
+    let deals = scene.road.deals();
+    eventually_eq!(within Duration::from_secs(60), deals.count_documents(doc! {}).await.unwrap(), wanted, "deals are recorded");
+    let intents = scene.road.db.collection::<Document>("dealintents");
+    let open = doc! { "state": "intended" };
+    eventually_eq!(intents.count_documents(open.clone()).await.unwrap(), 0, "all are confirmed");
+    client.kill9().unwrap();
+
+    // No agent is up: the worst moment.
+    let writes: [(&str, Document); 10] = [
+        ("closed without the data", doc! { "isdeal": 1 }),
+        ("closed with a made up view", doc! { "isdeal": 1, "provider": { "status": 24, "statusname": "x" } }),
+        ("given up", doc! { "status": 26, "statusmsg": "StorageDealError" }),
+        ("ended", doc! { "status": 8 }),
+        ("another miner's", doc! { "miner": "f01001" }),
+        ("another CAR's", doc! { "filecid": "bafkqaaa" }),
+        (
+            "other terms",
+            doc! { "startepoch": 1, "piececid": "baga", "dealsizebytes": 1, "wallet": "f1x", "method": 7 },
+        ),
+        ("no intent, no sense", doc! { "intent": Bson::Null, "isdeal": 5 }),
+        ("held for ever", doc! { "claim": { "owner": "vandal", "until": far_future(), "n": 9 } }),
+        ("paused for ever", doc! { "import": { "state": "waiting", "nexttry": far_future() } }),
+    ];
+    let mut ids = deals.distinct("dealcid", doc! {}).await.unwrap();
+    for (what, write) in &writes {
+        let id = ids.pop().unwrap();
+        let filter = doc! { "dealcid": &id };
+        // As far as it can go, on whichever miner's deal.
+        let changed = deals.update_one(filter, doc! { "$set": write.clone() }).await.unwrap().matched_count;
+        assert_eq!(changed, 1, "{what}");
+    }
+    // And a record that is made nobody's.
+    let id = ids.pop().unwrap();
+    deals
+        .update_one(doc! { "dealcid": &id }, doc! { "$set": { "dealcid": "gone", "miner": "f09" } })
+        .await
+        .unwrap();
+
+    let agents = (scene.client("client", None), scene.miner(None));
+    // The record that was made nobody's stays as rubbish beside the one that was made anew.
+    let unfinished = async || {
+        let filter = doc! { "$nor": [{ "isdeal": 1, "status": 7 }, { "dealcid": "gone" }] };
+        deals.find(filter).await.unwrap().try_collect::<Vec<_>>().await.unwrap()
+    };
+    eventually_eq!(within Duration::from_secs(60), unfinished().await, [], "every deal is imported and active");
+    assert_eq!(scene.road.sim.deals().len(), usize::try_from(wanted).unwrap(), "no deal was proposed again");
+    deals.delete_one(doc! { "dealcid": "gone" }).await.unwrap();
+    scene.settled(Duration::from_secs(30)).await;
+    let counts = scene.check().await;
+    assert!(agents.0.has_logged("somebody changed the record of this deal").unwrap());
+    assert!(agents.1.has_logged("`isdeal` was 1, but the market still waits").unwrap());
+    dice.tell(1, &format!("{} kinds of writes, {counts:?}", writes.len() + 1));
+    drop(agents);
+}
