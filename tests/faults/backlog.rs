@@ -3,7 +3,10 @@
 use std::{fs, time::Duration};
 
 use bson::{Document, doc};
-use harness::{Members, eventually, road::Process};
+use harness::{
+    Members, eventually,
+    road::{Process, move_file},
+};
 use lotus_sim::{SimConfig, Timings};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -51,7 +54,7 @@ async fn backlog(scene: &Scene, count: usize, is_missing: bool) -> std::path::Pa
     }
     let away = car.path.with_extension("away");
     if is_missing {
-        fs::rename(&car.path, &away).unwrap();
+        move_file(&car.path, &away).unwrap();
     }
     car.path
 }
@@ -104,8 +107,13 @@ async fn a_large_backlog_drains() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
     let dice = Dice::of("backlog-waits");
-    let import_setting =
-        &[("listTimeout", "60s"), ("lease", "30s"), ("waitInterval", "300s"), ("scanInterval", "30s")];
+    let import_setting = &[
+        ("importsPerMiner", "8"),
+        ("listTimeout", "60s"),
+        ("lease", "30s"),
+        ("waitInterval", "3h"),
+        ("scanInterval", "30s"),
+    ];
     let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
     let scene = Scene::open(stage).await;
     make_indexes(&scene).await;

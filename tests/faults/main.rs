@@ -12,6 +12,8 @@ mod checker;
 #[cfg(test)]
 mod crowd;
 #[cfg(test)]
+mod deadlines;
+#[cfg(test)]
 mod disks;
 #[cfg(test)]
 mod frozen;

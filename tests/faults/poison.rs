@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use bson::{Bson, doc};
-use harness::{eventually, eventually_eq};
+use harness::{eventually, eventually_eq, road::move_file};
 use lotus_sim::{Fault, FaultKind};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ fn flip_last_byte(path: &Path) {
     // As a copy that arrives: under another name first.
     let beside = path.with_extension("partial");
     fs::write(&beside, bytes).unwrap();
-    fs::rename(beside, path).unwrap();
+    move_file(&beside, path).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::{Bson, DateTime, Document, doc};
 use futures::TryStreamExt as _;
-use harness::{eventually, eventually_eq};
+use harness::eventually_eq;
 
 use crate::{
     rounds::Dice,

@@ -160,7 +160,7 @@ const OWN_KEYS: &[Key] = &[
     Key::new("setting.retryMin", Kind::Duration, "Pause after a deal's first failure; doubles").or("10s"),
     Key::new("setting.retryMax", Kind::Duration, "Longest pause between tries of a deal").or("30m"),
     Key::new("setting.maxTries", Kind::Integer, "Failed tries after which a deal is set aside").or("20"),
-    Key::new("setting.waitInterval", Kind::Duration, "Pause before a waiting deal is looked at again")
+    Key::new("setting.waitInterval", Kind::Duration, "Least pause before a waiting deal is looked at again")
         .or("30s"),
     Key::new("setting.providerPollInterval", Kind::Duration, "How often the provider's view is recorded")
         .or("60s"),

@@ -145,7 +145,9 @@ impl Importer {
             (Before::HasData, _) => return with_view(ImportOutcome::Done { path: None }),
             (Before::Failed(reason), _) => return with_view(failed(reason)),
             (Before::NotYet(reason), Some(_)) => return settled(self.waiting(reason)),
-            (Before::NotYet(reason), None) => return settled(self.waiting_by_age(deal, reason)),
+            (Before::NotYet(reason), None) => {
+                return settled(self.waiting_by_age(deal, reason, Vec::new()));
+            }
             (Before::Import, None) => {
                 return settled(self.waiting("the provider lists no such deal".to_owned()));
             }
@@ -171,7 +173,7 @@ impl Importer {
         let verify = self.setting.verify_piece || was_wrong;
         match self.search(wanted, cars, verify).await {
             Ok(Located::Found(car)) => Ok(Assessment::Import { proposal_cid, car }),
-            Ok(Located::Missing { reason, names }) => settled(self.waiting_for(reason, names)),
+            Ok(Located::Missing { reason, names }) => settled(self.waiting_by_age(deal, reason, names)),
             Ok(Located::Wrong { reason, names }) => settled(self.wrong_file(deal, reason, names)),
             Err(reason) => Ok(Assessment::NodeTrouble(self.waiting(reason))),
         }
@@ -367,21 +369,18 @@ impl Importer {
     }
 
     fn waiting(&self, reason: String) -> ImportOutcome {
-        self.waiting_for(reason, Vec::new())
+        ImportOutcome::Waiting { reason, after: jittered(self.setting.wait_interval), files: Vec::new() }
     }
 
-    fn waiting_for(&self, reason: String, files: Vec<String>) -> ImportOutcome {
-        ImportOutcome::Waiting { reason, after: jittered(self.setting.wait_interval), files }
-    }
-
-    /// For what may never come: looked for less often with time.
-    fn waiting_by_age(&self, deal: &OfflineDealDoc, reason: String) -> ImportOutcome {
+    /// For what may come late or never: looked for less often with time. A hundred thousand such deals must not
+    /// keep those waiting that could be imported; and a file that arrives is told of.
+    fn waiting_by_age(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
         let until = deal.claim.as_ref().and_then(|claim| claim.until);
         let age = until.zip(deal.createdtime).map_or(Duration::ZERO, |(until, created)| {
             policy::age_at_claim(created.timestamp_millis(), until.timestamp_millis(), self.setting.lease)
         });
         let after = self.pauses().by_age(age, self.setting.wait_interval);
-        ImportOutcome::Waiting { reason, after: jittered(after), files: Vec::new() }
+        ImportOutcome::Waiting { reason, after: jittered(after), files }
     }
 
     fn node_trouble(&self, error: &LotusError) -> ImportOutcome {

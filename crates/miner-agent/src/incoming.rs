@@ -135,6 +135,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "a file as others move it")]
     #[tokio::test]
     async fn files_that_are_written_or_moved_into_any_depth_are_told() {
         let folder = tempfile::tempdir().unwrap();

@@ -198,7 +198,7 @@ fn live_miners(picture: &Picture, head: ChainEpoch) -> impl Iterator<Item = &str
             // A confirmed one whose record is gone, or does not name it any more, is a deal all the same.
             let stands = match intent.state {
                 IntentState::Intended => true,
-                IntentState::Confirmed => !status_of(intent).is_some_and(|status| !status.is_live()),
+                IntentState::Confirmed => status_of(intent).is_none_or(DealStatus::is_live),
                 IntentState::Refused | IntentState::Abandoned => false,
             };
             stands && !picture.deals.iter().any(|deal| deal.intent.as_deref() == Some(&intent.id))
