@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use carferry_core::lotus::{CallTimeouts, Client, LotusError, Provider, provider::ImportMethod};
+use carferry_core::lotus::{CallTimeouts, Client, LotusError, Moment, Provider, provider::ImportMethod};
 use harness::{
     eventually,
     road::{MINER, Road},
@@ -23,6 +23,10 @@ use serde_json::{Value, json};
 const VOID_METHOD: &str = "Filecoin.MarketPublishPendingDeals";
 const ANSWER_BYTES: usize = 11 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
+
+fn soon() -> Moment {
+    Moment::now().plus(LIMIT)
+}
 
 async fn sim(version: LotusVersion) -> Sim {
     lotus_sim::start(SimConfig { version, ..SimConfig::default() }).await.unwrap()
@@ -77,7 +81,7 @@ async fn void_answer_of_an_import_is_success_to_ours() {
     let (car, deal) = road.proposed("void").await.unwrap();
     let provider = Provider::new(ours(&road.sim, &miner()));
     let path = car.path.to_str().unwrap();
-    provider.import(ImportMethod::default(), &deal.parse().unwrap(), path).await.unwrap();
+    provider.import(ImportMethod::default(), &deal.parse().unwrap(), path, soon()).await.unwrap();
     let counts = road.sim.import_counts(&deal);
     assert_eq!((counts.started, counts.effective), (1, 1), "{counts:?}");
 }
@@ -210,7 +214,7 @@ async fn missing_permission_is_told_apart_with_the_token_to_make() {
     let client = Client::new(&road.sim.miner_url(MINER), Some(&token), CallTimeouts::default()).unwrap();
     let (provider, proposal) = (Provider::new(client), deal.parse().unwrap());
     let path = car.path.to_str().unwrap();
-    let error = provider.import(ImportMethod::default(), &proposal, path).await.unwrap_err();
+    let error = provider.import(ImportMethod::default(), &proposal, path, soon()).await.unwrap_err();
     assert!(matches!(error, LotusError::Permission { .. }), "{error:?}");
     assert!(error.hint().unwrap().contains("--perm write"), "{error:?}");
     assert!(!error.effect_is_unknown() && error.is_about_the_node());

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use bson::{Document, doc};
 use carferry_core::{
     lotus::{
-        CallTimeouts, Client, FullNode, Provider,
+        CallTimeouts, Client, FullNode, Moment, Provider,
         provider::ImportMethod,
         wire::{CidLink, DataRef, StartDealParams},
     },
@@ -193,7 +193,8 @@ impl Road {
         let token = self.sim.token(Permission::Admin);
         let client = Client::new(&self.sim.miner_url(MINER), Some(&token), CallTimeouts::default())?;
         let path = car.path.to_str().context("the path is no UTF-8")?;
-        Ok(Provider::new(client).import(ImportMethod::Deals, &deal.parse()?, path).await?)
+        let soon = Moment::now().plus(std::time::Duration::from_secs(60));
+        Ok(Provider::new(client).import(ImportMethod::Deals, &deal.parse()?, path, soon).await?)
     }
 
     /// The document of a deal, if there is one.

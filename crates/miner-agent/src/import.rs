@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid, UnpaddedPieceSize};
 use carferry_core::{
     error_chain::ErrorChain,
-    lotus::{LotusError, wire::MinerDeal},
+    lotus::{LotusError, Moment, wire::MinerDeal},
     model::{CarDoc, ChainEpoch, DealId, DealPhase, DealStatus, OfflineDealDoc, ProposalCid},
     runtime::fail_point,
     store::{Claim, ImportOutcome, ProviderView, Store, StoreError},
@@ -223,28 +223,26 @@ impl Importer {
             return Verdict::LeaseLost;
         }
         fail_point("import.assessed");
-        if !self.noted(claim, &car).await {
-            return Verdict::LeaseLost;
-        }
+        let Some(send_before) = self.noted(claim, &car).await else { return Verdict::LeaseLost };
         fail_point("import.noted");
-        let answer = self.call(&proposal_cid, &car).await;
+        let answer = self.call(&proposal_cid, &car, send_before).await;
         fail_point("import.called");
         drop(slot);
         self.confirm(claim, &proposal_cid, &car, answer).await
     }
 
-    /// Notes that the call goes out. `false`: the lease was lost, it must not.
-    async fn noted(&self, claim: &Claim, car: &FoundCar) -> bool {
+    /// Notes that the call goes out, and until when it may; `None`: the lease was lost.
+    async fn noted(&self, claim: &Claim, car: &FoundCar) -> Option<Moment> {
         let lease = self.setting.lease;
         loop {
-            let begun = Instant::now();
+            // Noting lengthens the lease, by the database's clock: from this moment at the earliest.
+            let send_before = Moment::now().plus(lease / 2);
             let note = || self.store.note_import_call(claim, &car.node_path, lease);
             if !matches!(patiently("note import call", note).await, Ok(true)) {
-                return false;
+                return None;
             }
-            // A process that was stopped in between would wake up with a lease that is another's by now.
-            if begun.elapsed() < lease / 3 {
-                return true;
+            if !send_before.has_passed() {
+                return Some(send_before);
             }
         }
     }
@@ -273,10 +271,15 @@ impl Importer {
         }
     }
 
-    async fn call(&self, proposal_cid: &ProposalCid, car: &FoundCar) -> Result<(), LotusError> {
+    async fn call(
+        &self,
+        proposal_cid: &ProposalCid,
+        car: &FoundCar,
+        send_before: Moment,
+    ) -> Result<(), LotusError> {
         let started = Instant::now();
         info!({ fields::PATH } = %car.node_path, { fields::PAYLOAD_SIZE } = car.size.get(), "importing");
-        let answer = self.market.import(proposal_cid, &car.node_path).await;
+        let answer = self.market.import(proposal_cid, &car.node_path, send_before).await;
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         debug!({ fields::ELAPSED_MS } = elapsed_ms, is_ok = answer.is_ok(), "import call answered");
         answer

@@ -16,7 +16,7 @@ use carferry_core::{
     config::{Secret, sections::LotusSection},
     error_chain::Hint as _,
     lotus::{
-        CallTimeouts, Client, LotusError, Provider,
+        CallTimeouts, Client, LotusError, Moment, Provider,
         endpoint::{self, EndpointError},
         provider::ImportMethod,
         wire::MinerDeal,
@@ -248,9 +248,14 @@ impl Market {
         Ok(fetched)
     }
 
-    /// Hands a file to the market. Read the deal's state before and after.
-    pub async fn import(&self, deal: &ProposalCid, node_path: &str) -> Result<(), LotusError> {
-        self.provider()?.import(self.method, deal, node_path).await
+    /// Hands a file to the market; nothing is sent after `send_before`. Read the deal's state before and after.
+    pub async fn import(
+        &self,
+        deal: &ProposalCid,
+        node_path: &str,
+        send_before: Moment,
+    ) -> Result<(), LotusError> {
+        self.provider()?.import(self.method, deal, node_path, send_before).await
     }
 }
 

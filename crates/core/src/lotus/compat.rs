@@ -26,6 +26,8 @@ use jsonrpsee::{
 use serde_json::{Map, Value};
 use tower::{Layer, Service};
 
+use super::fence::fenced;
+
 /// Answers larger than this are lists of deals, never a void answer or an error: they pass unparsed.
 const REPAIRED_BYTES_MAX: usize = 64 * 1024;
 /// Lists of deals pass 10 MiB, the client library's default limit, at about 7 700 deals of a provider.
@@ -64,7 +66,7 @@ where
     }
 
     fn call(&mut self, request: HttpRequest) -> Self::Future {
-        let answer = self.inner.call(request);
+        let answer = self.inner.call(fenced(request));
         Box::pin(async move {
             let (mut head, body) = answer.await?.into_parts();
             let collected = Limited::new(body, RESPONSE_BYTES_MAX).collect().await;

@@ -8,11 +8,13 @@ mod client;
 mod compat;
 pub mod endpoint;
 mod error;
+mod fence;
 pub mod full_node;
 pub mod provider;
 pub mod wire;
 
 pub use client::{CallTimeouts, Client};
 pub use error::LotusError;
+pub use fence::Moment;
 pub use full_node::FullNode;
 pub use provider::Provider;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{
     client::Client,
     error::LotusError,
+    fence::{Moment, sent_before},
     wire::{CidLink, List, MinerDeal, Version},
 };
 use crate::model::ProposalCid;
@@ -66,19 +67,22 @@ impl Provider {
     ///
     /// Success says only that the bytes fit the deal. Whether the deal moved on is seen in its state:
     /// in any state but "waiting for data" the same call succeeds without effect (lotus-contract §3.2).
+    ///
+    /// Nothing is sent after `send_before`, when the caller's right to call has ended.
     pub async fn import(
         &self,
         method: ImportMethod,
         deal: &ProposalCid,
         path: &str,
+        send_before: Moment,
     ) -> Result<(), LotusError> {
         let name = match method {
             ImportMethod::Market => "Filecoin.MarketImportDealData",
             ImportMethod::Deals => "Filecoin.DealsImportData",
         };
         let link = serde_json::to_value(CidLink::new(deal.as_str())).unwrap_or(Value::Null);
-        let _void: Value =
-            self.client.call(name, vec![link, json!(path)], self.client.timeouts.import).await?;
+        let call = self.client.call(name, vec![link, json!(path)], self.client.timeouts.import);
+        let _void: Value = sent_before(send_before, call).await?;
         Ok(())
     }
 }

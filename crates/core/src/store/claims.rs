@@ -272,17 +272,21 @@ impl Store {
     /// Frees deals whose lease or pause ends later than any agent sets it: written under a server's clock that was
     /// far ahead, or by somebody else. Returns how many.
     pub async fn release_impossible(&self, miner: &str) -> Result<u64, StoreError> {
-        let beyond = |time: &str, limit: Duration| {
-            doc! { "$expr": { "$gt": [time, { "$add": [NOW, lease_millis(limit)] }] } }
-        };
-        let filter = doc! {
-            "miner": miner,
-            "isdeal": 0,
-            "$or": [beyond("$claim.until", LEASE_MAX * 2), beyond("$import.nexttry", PAUSE_MAX * 2)],
-        };
-        let update =
-            vec![doc! { "$set": { "updatedtime": "$$NOW" } }, doc! { "$unset": ["claim", "import.nexttry"] }];
-        Ok(self.bounded("release", self.deals.update_many(filter, update)).await?.modified_count)
+        let mut released = 0;
+        // One after the other: each goes by its own index.
+        for (time, limit) in [("claim.until", LEASE_MAX), ("import.nexttry", PAUSE_MAX)] {
+            let beyond = doc! { "$add": [NOW, lease_millis(limit * 2)] };
+            let filter = doc! {
+                "miner": miner, "isdeal": 0, time: { "$type": "date" },
+                "$expr": { "$gt": [format!("${time}"), beyond] },
+            };
+            let update = vec![
+                doc! { "$set": { "updatedtime": "$$NOW" } },
+                doc! { "$unset": ["claim", "import.nexttry"] },
+            ];
+            released += self.bounded("release", self.deals.update_many(filter, update)).await?.modified_count;
+        }
+        Ok(released)
     }
 
     /// Pending deals of one miner, counted.

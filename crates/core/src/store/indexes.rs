@@ -86,6 +86,9 @@ impl Store {
             // Holds the deals under a lease only.
             wanted("carferry_claims", doc! { "miner": 1, "claim.until": 1 })
                 .partial(doc! { "isdeal": 0, "claim.until": { "$exists": true } }),
+            // What a file that arrives is looked up by.
+            wanted("carferry_awaited", doc! { "import.awaitedfiles": 1 })
+                .partial(doc! { "isdeal": 0, "import.awaitedfiles": { "$exists": true } }),
             wanted("carferry_miner", doc! { "miner": 1, "_id": 1 }),
             wanted("carferry_filecid", doc! { "filecid": 1, "miner": 1 }),
             wanted("carferry_status", doc! { "wallet": 1, "status": 1 }),
