@@ -202,7 +202,7 @@ fn check_deals(deals: &[OfflineDealDoc]) -> anyhow::Result<()> {
 }
 
 async fn check_intents(store: &Store, payloads: &[String]) -> anyhow::Result<()> {
-    for intent in store.intents_of_payloads(payloads).await? {
+    for intent in store.intents_of_payloads(payloads).await?.0 {
         if matches!(intent.state, IntentState::Refused | IntentState::Abandoned) {
             bail!(
                 "no deal with {} for {}: {}",

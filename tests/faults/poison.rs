@@ -71,6 +71,24 @@ async fn poison_is_set_aside_and_good_deals_pass() {
             .unwrap();
     }
 
+    // Good deals with nonsense where agents write: it goes, and they are imported.
+    let nonsense = [
+        doc! { "claim": { "n": "x" } },
+        doc! { "claim": { "n": { "deep": 1 } } },
+        doc! { "claim": { "n": i64::MAX, "until": "never" } },
+        doc! { "claim": [] },
+        doc! { "claim": [{}], "import": [] },
+        doc! { "import": { "attempts": "3", "awaitedfiles": [] } },
+        doc! { "import": [[1]], "provider": 7 },
+        doc! { "provider": { "status": 18 }, "import": { "attempts": f64::INFINITY } },
+    ];
+    let mut odd = Vec::new();
+    for (number, fields) in nonsense.iter().enumerate() {
+        let (_, deal) = road.recorded(&format!("odd {number}")).await.unwrap();
+        road.deals().update_one(doc! { "dealcid": &deal }, doc! { "$set": fields.clone() }).await.unwrap();
+        odd.push(deal);
+    }
+
     let agents = (scene.client("client", None), scene.miner(None));
     scene.add_cars(10).await;
     let imported = async || {
@@ -78,6 +96,10 @@ async fn poison_is_set_aside_and_good_deals_pass() {
         scene.road.deals().count_documents(good).await.unwrap()
     };
     eventually!(within Duration::from_secs(60), imported().await >= 20, "good deals are active");
+
+    for (deal, fields) in odd.iter().zip(&nonsense) {
+        eventually!(scene.road.is_imported(deal).await.unwrap(), "imported in spite of {fields}");
+    }
 
     // Set aside after so many calls, and shown with the reason.
     let road = &scene.road;

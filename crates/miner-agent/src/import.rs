@@ -30,6 +30,7 @@ use tracing::{debug, info, warn};
 use crate::{
     config::Setting,
     head::Head,
+    incoming::Arrivals,
     locate::{FoundCar, Located, Places, Wanted, locate},
     market::Market,
     patience::patiently,
@@ -50,6 +51,8 @@ pub struct Importer {
     pub places: Arc<Places>,
     /// Piece commitments, where they are to be checked.
     pub pieces: Arc<PieceChecker>,
+    /// Files that came lately.
+    pub arrivals: Arc<Arrivals>,
     /// Searches on disks that may be under way at a time: one that hangs keeps its place.
     pub searches: Arc<Semaphore>,
     /// Times and limits.
@@ -63,6 +66,8 @@ pub struct Settled {
     pub outcome: ImportOutcome,
     /// To be written beside it.
     pub view: Option<ProviderView>,
+    /// Whether no import call can be under way any more.
+    pub is_answered: bool,
 }
 
 /// What one try came to.
@@ -71,7 +76,7 @@ pub enum Verdict {
     /// To be written into the deal.
     Settled(Settled),
     /// The node, not the deal, is the trouble; the outcome says so, and no other deal should be tried now.
-    NodeTrouble(ImportOutcome),
+    NodeTrouble(Settled),
     /// The lease was lost: whoever has it writes the outcome.
     LeaseLost,
 }
@@ -88,6 +93,11 @@ pub enum Assessment {
     },
     /// Nothing is called.
     Settled(Settled),
+    /// The market's list of some seconds ago does not have it, and nobody looked for it before.
+    Unlisted {
+        /// The deal.
+        proposal_cid: ProposalCid,
+    },
     /// The node, or a disk, does not tell.
     NodeTrouble(ImportOutcome),
 }
@@ -122,37 +132,41 @@ impl Importer {
     ///
     /// When the database does not answer.
     pub async fn assess(&self, deal: &OfflineDealDoc) -> Result<Assessment, StoreError> {
-        let settled = |outcome| Ok(Assessment::Settled(Settled { outcome, view: None }));
+        let settled = |outcome| Ok(Assessment::Settled(Settled { outcome, view: None, is_answered: false }));
         let proposal_cid = match deal.dealcid.as_deref().unwrap_or_default().parse::<ProposalCid>() {
             Ok(proposal_cid) => proposal_cid,
             Err(error) => return settled(failed(format!("`dealcid` cannot be used: {error}"))),
         };
-        let mut listed = self.market.recent_listing().await;
-        // Recorded after that listing, perhaps. One that stays unknown is not worth a listing at each look.
-        let is_first_look = deal.import.is_none();
-        if is_first_look && listed.as_ref().is_ok_and(|listing| listing.deal(proposal_cid.as_str()).is_none())
-        {
-            listed = self.market.fresh_listing().await;
-        }
-        let listing = match listed {
+        let listing = match self.market.recent_listing().await {
             Ok(listing) => listing,
             Err(error) => return Ok(Assessment::NodeTrouble(self.node_trouble(&error))),
         };
         let seen = listing.deal(proposal_cid.as_str());
-        let with_view = |outcome| Ok(Assessment::Settled(Settled { outcome, view: seen.map(view_of) }));
+        let with_view = |outcome| {
+            Ok(Assessment::Settled(Settled { outcome, view: seen.map(view_of), is_answered: true }))
+        };
         let at_provider = match (policy::before_import(seen), seen) {
             (Before::Import, Some(at_provider)) => at_provider,
             (Before::HasData, _) => return with_view(ImportOutcome::Done { path: None }),
             (Before::Failed(reason), _) => return with_view(failed(reason)),
             (Before::NotYet(reason), Some(_)) => return settled(self.waiting(reason)),
             (Before::NotYet(reason), None) => {
-                return settled(self.waiting_by_age(deal, reason, Vec::new()));
+                // Recorded after that listing, perhaps. One that stays unknown is not worth a listing at each look.
+                return if deal.import.is_none() {
+                    Ok(Assessment::Unlisted { proposal_cid })
+                } else if let Some(reason) = self.never_came(deal).await {
+                    settled(ImportOutcome::Missed { reason })
+                } else {
+                    settled(self.waiting_by_age(deal, reason, Vec::new()))
+                };
             }
             (Before::Import, None) => {
                 return settled(self.waiting("the provider lists no such deal".to_owned()));
             }
         };
-        if let Some(reason) = self.missed_start(at_provider).await {
+        if deal.import.as_ref().is_none_or(|import| import.pendingcall.is_none())
+            && let Some(reason) = self.missed_start(at_provider).await
+        {
             return with_view(ImportOutcome::Missed { reason });
         }
         let payload_cid = match deal.filecid.as_deref().unwrap_or_default().parse::<PayloadCid>() {
@@ -211,7 +225,12 @@ impl Importer {
         let (proposal_cid, car) = match assessment {
             Ok(Assessment::Import { proposal_cid, car }) => (proposal_cid, car),
             Ok(Assessment::Settled(settled)) => return Verdict::Settled(settled),
-            Ok(Assessment::NodeTrouble(outcome)) => return Verdict::NodeTrouble(outcome),
+            Ok(Assessment::Unlisted { proposal_cid }) => {
+                // Many new deals share one list, and keep no other from being imported meanwhile.
+                drop(slot);
+                return self.look_again(&claim.deal, &proposal_cid).await;
+            }
+            Ok(Assessment::NodeTrouble(outcome)) => return trouble(outcome, false),
             Err(error) => {
                 return settled(self.retrying(&claim.deal, ErrorChain(&error).to_string()));
             }
@@ -254,21 +273,58 @@ impl Importer {
             // No call went out for this deal, of no agent: each notes its own before. What was just assessed holds.
             return None;
         }
-        // A lease that was not given back after its call went out: that call may still be under way.
-        let left_behind = claim.n() > 1;
-        let wait = if left_behind { self.setting.confirm_timeout } else { Duration::ZERO };
-        if left_behind {
-            info!(
-                path = import.and_then(|import| import.path.as_deref()).unwrap_or_default(),
-                "an import call of an agent that ended may be under way, looking first"
-            );
-        }
-        match self.look_until_moved(proposal_cid, wait).await {
-            Seen::StillWaiting => None,
+        let seen = self.look_until_moved(proposal_cid, Duration::ZERO).await;
+        match seen {
+            Seen::StillWaiting => self.call_under_way(&claim.deal).map(|(since, remaining)| {
+                let reason = format!("an import call of {since} may still be under way");
+                info!(reason, "looking again before another one");
+                let after = remaining.min(self.setting.confirm_timeout).max(LOOK_PAUSE_MIN);
+                settled(ImportOutcome::Waiting { reason, after, files: Vec::new() })
+            }),
             Seen::Moved(at_provider) => Some(self.moved(&at_provider, None)),
             Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
-            Seen::Unseen(error) => Some(Verdict::NodeTrouble(self.node_trouble(&error))),
+            Seen::Unseen(error) => Some(trouble(self.node_trouble(&error), false)),
         }
+    }
+
+    /// A call whose answer nobody knows, and how long it may still take: the market goes on with it when its caller
+    /// is gone (lotus-contract §3.3), copies the CAR and computes its commitment. By the database's clock, as the
+    /// lease that was just taken tells it.
+    fn call_under_way(&self, deal: &OfflineDealDoc) -> Option<(String, Duration)> {
+        let called = deal.import.as_ref()?.pendingcall?;
+        let until = deal.claim.as_ref()?.until?;
+        let age =
+            policy::age_at_claim(called.timestamp_millis(), until.timestamp_millis(), self.setting.lease);
+        let bytes = deal.dealsizebytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+        let limit = policy::import_takes_at_most(bytes).max(self.setting.confirm_timeout);
+        let remaining = limit.min(self.setting.import_timeout).checked_sub(age)?;
+        Some((called.try_to_rfc3339_string().unwrap_or_default(), remaining))
+    }
+
+    /// A deal that nobody has looked at, by a list that is asked for now.
+    async fn look_again(&self, deal: &OfflineDealDoc, proposal_cid: &ProposalCid) -> Verdict {
+        match self.market.fresh_listing().await {
+            Ok(listing) if listing.deal(proposal_cid.as_str()).is_some() => {
+                let reason = "the provider has just listed the deal".to_owned();
+                settled(ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() })
+            }
+            Ok(_) => {
+                let reason = "the provider does not know the proposal yet".to_owned();
+                settled(self.waiting_by_age(deal, reason, Vec::new()))
+            }
+            Err(error) => trouble(self.node_trouble(&error), false),
+        }
+    }
+
+    /// Why a deal that the provider does not list can be forgotten.
+    async fn never_came(&self, deal: &OfflineDealDoc) -> Option<String> {
+        let start = ChainEpoch::new(deal.startepoch?);
+        let head = self.head.epoch(self.market.miner()).await?;
+        (head > start).then(|| {
+            format!(
+                "start epoch {start} has passed (head {head}), and the provider never listed the proposal"
+            )
+        })
     }
 
     async fn call(
@@ -293,7 +349,7 @@ impl Importer {
         car: &FoundCar,
         answer: Result<(), LotusError>,
     ) -> Verdict {
-        let (trouble, unclear) = match answer {
+        let (without_effect, unclear) = match answer {
             Ok(()) => {
                 ("the import call answered success, but the deal still waits for data".to_owned(), None)
             }
@@ -302,26 +358,26 @@ impl Importer {
                     warn!(reason, "what became of the import call is unknown, looking at the deal");
                     (format!("the deal still waits for data after: {reason}"), Some(reason))
                 }
-                AfterError::Retry(reason) => return settled(self.retrying(&claim.deal, reason)),
+                AfterError::Retry(reason) => return answered(self.retrying(&claim.deal, reason)),
                 AfterError::WrongFile(reason) => {
                     let name = car.local_path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-                    return settled(self.wrong_file(&claim.deal, reason, name.into_iter().collect()));
+                    return answered(self.wrong_file(&claim.deal, reason, name.into_iter().collect()));
                 }
-                AfterError::NotYet(reason) => return settled(self.waiting(reason)),
-                AfterError::NodeTrouble(reason) => return Verdict::NodeTrouble(self.waiting(reason)),
+                AfterError::NotYet(reason) => return answered(self.waiting(reason)),
+                AfterError::NodeTrouble(reason) => return trouble(self.waiting(reason), true),
             },
         };
         match self.look_until_moved(proposal_cid, self.setting.confirm_timeout).await {
             Seen::Moved(at_provider) => self.moved(&at_provider, Some(car)),
-            Seen::StillWaiting => settled(self.retrying(&claim.deal, trouble)),
+            Seen::StillWaiting if unclear.is_none() => answered(self.retrying(&claim.deal, without_effect)),
+            Seen::StillWaiting => settled(self.retrying(&claim.deal, without_effect)),
             Seen::Gone => settled(self.waiting("the provider lists the deal no more".to_owned())),
             Seen::Unseen(error) => {
                 let reason =
                     unclear.unwrap_or_else(|| "whether the import took effect is unknown".to_owned());
                 let error = ErrorChain(&error);
-                Verdict::NodeTrouble(
-                    self.waiting(format!("{reason}; and the deal's state cannot be read: {error}")),
-                )
+                let reason = format!("{reason}; and the deal's state cannot be read: {error}");
+                trouble(self.waiting(reason), false)
             }
         }
     }
@@ -334,7 +390,7 @@ impl Importer {
             Before::NotYet(reason) => self.waiting(reason),
             Before::Import => self.waiting("the deal waits for data again".to_owned()),
         };
-        Verdict::Settled(Settled { outcome, view: Some(view_of(at_provider)) })
+        Verdict::Settled(Settled { outcome, view: Some(view_of(at_provider)), is_answered: true })
     }
 
     /// Looks at a deal with growing pauses until it does not wait for data any more, at least once, at most
@@ -378,12 +434,15 @@ impl Importer {
     /// For what may come late or never: looked for less often with time. A hundred thousand such deals must not
     /// keep those waiting that could be imported; and a file that arrives is told of.
     fn waiting_by_age(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
+        ImportOutcome::Waiting { reason, after: self.pause_by_age(deal), files }
+    }
+
+    fn pause_by_age(&self, deal: &OfflineDealDoc) -> Duration {
         let until = deal.claim.as_ref().and_then(|claim| claim.until);
         let age = until.zip(deal.createdtime).map_or(Duration::ZERO, |(until, created)| {
             policy::age_at_claim(created.timestamp_millis(), until.timestamp_millis(), self.setting.lease)
         });
-        let after = self.pauses().by_age(age, self.setting.wait_interval);
-        ImportOutcome::Waiting { reason, after: jittered(after), files }
+        jittered(self.pauses().by_age(age, self.setting.wait_interval))
     }
 
     fn node_trouble(&self, error: &LotusError) -> ImportOutcome {
@@ -405,8 +464,7 @@ impl Importer {
 
     /// A person puts another file there, sooner or later; until then a look costs next to nothing.
     fn wrong_file(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
-        let after = self.pauses().after(failures_of(deal), &mut fastrand::Rng::new());
-        ImportOutcome::Retrying { reason, after, files }
+        ImportOutcome::Retrying { reason, after: self.pause_by_age(deal), files }
     }
 }
 
@@ -424,7 +482,16 @@ pub fn view_of(deal: &MinerDeal) -> ProviderView {
 }
 
 fn settled(outcome: ImportOutcome) -> Verdict {
-    Verdict::Settled(Settled { outcome, view: None })
+    Verdict::Settled(Settled { outcome, view: None, is_answered: false })
+}
+
+fn trouble(outcome: ImportOutcome, is_answered: bool) -> Verdict {
+    Verdict::NodeTrouble(Settled { outcome, view: None, is_answered })
+}
+
+/// After a call that the market has answered.
+fn answered(outcome: ImportOutcome) -> Verdict {
+    Verdict::Settled(Settled { outcome, view: None, is_answered: true })
 }
 
 fn failed(reason: String) -> ImportOutcome {

@@ -4,8 +4,9 @@
 //! (network file systems tell nothing of what other machines do), that interval is all there is.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -23,6 +24,29 @@ use tracing::{debug, info, warn};
 
 use crate::locate::Places;
 
+/// Names that arrived lately: a look that was under way may have missed them.
+#[derive(Debug, Default)]
+pub struct Arrivals(Mutex<HashMap<String, Instant>>);
+
+/// Names remembered; then the memory starts anew.
+const REMEMBERED_MAX: usize = 10_000;
+
+impl Arrivals {
+    fn note(&self, names: &BTreeSet<String>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() + names.len() > REMEMBERED_MAX {
+            known.clear();
+        }
+        known.extend(names.iter().map(|name| (name.clone(), Instant::now())));
+    }
+
+    /// Whether one of these arrived after that moment.
+    pub fn any_since(&self, names: &[String], moment: Instant) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().any(|name| known.get(name).is_some_and(|arrived| *arrived >= moment))
+    }
+}
+
 /// Files that arrive within this time are told to the database in one call.
 const GATHER: Duration = Duration::from_millis(200);
 /// Names in one call.
@@ -34,6 +58,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 pub(crate) async fn watch(
     store: &Store,
     places: &Places,
+    arrivals: &Arrivals,
     miners: &[String],
     stop: &CancellationToken,
     wake: impl Fn(),
@@ -45,7 +70,8 @@ pub(crate) async fn watch(
     let (told, mut names) = mpsc::unbounded_channel();
     let work = async {
         // Held until the end: its drop ends the notifications.
-        let _watchers = tokio::join!(keep_watching(folders, told), tell(store, miners, &mut names, &wake));
+        let _watchers =
+            tokio::join!(keep_watching(folders, told), tell(store, arrivals, miners, &mut names, &wake));
     };
     stop.run_until_cancelled(work).await;
 }
@@ -103,7 +129,13 @@ fn is_arrival(kind: EventKind) -> bool {
     )
 }
 
-async fn tell(store: &Store, miners: &[String], names: &mut UnboundedReceiver<String>, wake: &impl Fn()) {
+async fn tell(
+    store: &Store,
+    arrivals: &Arrivals,
+    miners: &[String],
+    names: &mut UnboundedReceiver<String>,
+    wake: &impl Fn(),
+) {
     while let Some(first) = names.recv().await {
         let mut arrived = BTreeSet::from([first]);
         let until = Instant::now() + GATHER;
@@ -117,8 +149,9 @@ async fn tell(store: &Store, miners: &[String], names: &mut UnboundedReceiver<St
                 },
             }
         }
+        arrivals.note(&arrived);
         let arrived: Vec<String> = arrived.into_iter().collect();
-        match store.wake_awaiting(miners, &arrived).await {
+        match store.wake_awaiting(miners, Some(&arrived)).await {
             Ok(0) => {}
             Ok(deals) => {
                 debug!(files = arrived.len(), deals, "files arrived that deals wait for");

@@ -19,7 +19,7 @@ pub mod doctor;
 pub mod error;
 pub mod head;
 pub mod import;
-mod incoming;
+pub mod incoming;
 pub mod locate;
 pub mod market;
 pub mod pass;

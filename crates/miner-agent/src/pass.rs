@@ -180,6 +180,10 @@ pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Re
                 tell(DealLine { path: Some(car.node_path), ..DealLine::new(&deal, miner, "import") });
             }
             Assessment::Settled(settled) => tell(DealLine::of_outcome(&deal, miner, &settled.outcome)),
+            Assessment::Unlisted { .. } => {
+                let reason = Some("the provider does not know the proposal yet".to_owned());
+                tell(DealLine { reason, ..DealLine::new(&deal, miner, "waiting") });
+            }
             Assessment::NodeTrouble(outcome) => {
                 let line = DealLine::of_outcome(&deal, miner, &outcome);
                 return Ok(PassEnd { trouble: line.reason });

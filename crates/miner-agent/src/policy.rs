@@ -165,6 +165,12 @@ pub fn age_at_claim(created: i64, lease_until: i64, lease: Duration) -> Duration
     Duration::from_millis(until_end).saturating_sub(lease)
 }
 
+/// How long an import of so many bytes may take at the market, however busy: it copies the file and computes its
+/// commitment, at 10 MiB a second together (lotus-contract §3.3: minutes for 32 GiB on a quiet machine).
+pub fn import_takes_at_most(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / (10 << 20))
+}
+
 /// Bounds of the pauses between tries of one deal.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPauses {

@@ -3,7 +3,7 @@
 use carferry_core::{
     error_chain::ErrorChain,
     lotus::{LotusError, wire::MinerDeal},
-    model::{DealPhase, DealStatus, ProviderViewDoc},
+    model::{DealPhase, DealStatus, ImportState, ProviderViewDoc},
     store::StoreError,
     telemetry::fields,
 };
@@ -11,7 +11,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::import::{Importer, view_of};
+use crate::{
+    import::{Importer, view_of},
+    policy::{self, Before},
+};
 
 /// Why a poll did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +77,13 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
             let Some(seen) = listing.deal(proposal_cid) else { continue };
             if deal.isdeal == Some(1) && awaits_data(seen) {
                 doubted.push(proposal_cid);
+            }
+            let state = deal.import.as_ref().map(|import| import.state);
+            let rests =
+                matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
+            if deal.isdeal != Some(1) && rests && policy::before_import(Some(seen)) == Before::HasData {
+                store.wake_resting(miner, proposal_cid).await?;
+                changed += 1;
             }
             if differs(deal.provider.as_ref(), seen) {
                 store.record_provider_view(miner, proposal_cid, &view_of(seen)).await?;

@@ -5,9 +5,9 @@
 //! that is down pauses the worker, not the deals: they are not claimed meanwhile.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -49,6 +49,7 @@ pub struct Worker {
     /// Calls that may be under way at a time; a deal whose call was answered needs none any more.
     calls: Arc<Semaphore>,
     call_ended: Arc<Notify>,
+    in_hand: InHand,
     /// No claims before this: node or database are in trouble.
     paused_until: Option<Instant>,
     /// When impossible leases were last looked for.
@@ -66,6 +67,8 @@ pub struct Finished {
     pub outcome: Option<ImportOutcome>,
     /// Whether the node was the trouble.
     pub node_trouble: bool,
+    /// Whether the deal is due again at once.
+    pub is_due: bool,
     /// From the claim to here.
     pub elapsed: Duration,
 }
@@ -84,6 +87,34 @@ const BREAKER: u32 = 5;
 const DUE_PAGE: i64 = 256;
 /// Deals under a lease of ours at a time, most of them called and to be confirmed by the next listing.
 const IN_HAND_MAX: usize = 256;
+
+/// Deals that this worker is at.
+#[derive(Clone, Debug, Default)]
+struct InHand(Arc<Mutex<HashSet<String>>>);
+
+/// One of them, until it is dropped.
+struct Held {
+    all: InHand,
+    id: String,
+}
+
+impl InHand {
+    fn holds(&self, id: &Bson) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&id.to_string())
+    }
+
+    fn take(&self, id: &Bson) -> Held {
+        let id = id.to_string();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
+        Held { all: self.clone(), id }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
 
 /// Leave to have an import call under way; tells the worker when it is given back.
 struct CallSlot {
@@ -111,6 +142,7 @@ impl Worker {
             is_stale: true,
             calls,
             call_ended: Arc::default(),
+            in_hand: InHand::default(),
             paused_until: None,
             released: None,
             failures_in_row: 0,
@@ -155,7 +187,12 @@ impl Worker {
                     let importer = self.importer.clone();
                     let span = deal_span(&claim, importer.market.miner());
                     let slot = CallSlot { permit: Some(permit), ended: Arc::clone(&self.call_ended) };
-                    running.spawn(async move { process(&importer, &claim, slot).await }.instrument(span));
+                    let held = self.in_hand.take(&claim.id);
+                    let work = async move {
+                        let _held = held;
+                        process(&importer, &claim, slot).await
+                    };
+                    running.spawn(work.instrument(span));
                 }
                 Ok(None) => return scan.min(self.next_due(now).await.unwrap_or(scan)),
                 Err(error @ StoreError::BadDocument { .. }) => {
@@ -194,6 +231,10 @@ impl Worker {
                 self.due = store.due_ids(market.miner(), None, DUE_PAGE).await?.into();
             }
             while let Some(id) = self.due.pop_front() {
+                // Its lease may have ended under us, while the database was away; it is still in our hands.
+                if self.in_hand.holds(&id) {
+                    continue;
+                }
                 let owner = next_owner(&self.owner);
                 if let Some(claim) = store.claim(&id, market.miner(), &owner, setting.lease).await? {
                     return Ok(Some(claim));
@@ -253,10 +294,8 @@ impl Worker {
                 self.failures_in_row = 0;
                 self.node_pauses.reset();
             }
-            Ok(Finished {
-                outcome: Some(ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. }),
-                ..
-            }) => {
+            // A wrong file says nothing of the node.
+            Ok(Finished { outcome: Some(outcome), .. }) if is_failure(&outcome) => {
                 self.failures_in_row = self.failures_in_row.saturating_add(1);
                 if self.failures_in_row >= BREAKER {
                     self.failures_in_row = 0;
@@ -270,6 +309,7 @@ impl Worker {
                     self.pause(pause);
                 }
             }
+            Ok(Finished { is_due: true, .. }) => self.is_stale = true,
             Ok(_) => {}
             // Its lease runs out, and another try follows.
             Err(error) => error!(%error, "an import ended by a bug of ours"),
@@ -297,17 +337,28 @@ impl Worker {
     }
 }
 
+fn is_failure(outcome: &ImportOutcome) -> bool {
+    matches!(outcome, ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. })
+        && outcome.awaited_files().is_empty()
+}
+
 /// Brings a claimed deal forward and writes what it came to, holding the lease all the while.
 pub async fn process(importer: &Importer, claim: &Claim, slot: impl Slot) -> Finished {
     let started = Instant::now();
     let lost = CancellationToken::new();
     let work = async {
         let verdict = importer.reconcile(claim, &lost, slot).await;
-        write_verdict(&importer.store, claim, verdict).await
+        let (outcome, node_trouble) = write_verdict(&importer.store, claim, verdict).await;
+        let is_due = match &outcome {
+            Some(ImportOutcome::Waiting { after: Duration::ZERO, .. }) => true,
+            Some(outcome) => have_files_come(importer, outcome, started).await,
+            None => false,
+        };
+        (outcome, node_trouble, is_due)
     };
     tokio::pin!(work);
     // Cancel safety: `work` is polled to its end in either branch; a renewal may be dropped at any point.
-    let (outcome, node_trouble) = tokio::select! {
+    let (outcome, node_trouble, is_due) = tokio::select! {
         written = &mut work => written,
         () = hold_lease(&importer.store, claim, importer.setting.lease) => {
             lost.cancel();
@@ -315,19 +366,32 @@ pub async fn process(importer: &Importer, claim: &Claim, slot: impl Slot) -> Fin
             work.await
         }
     };
-    let finished = Finished { outcome, node_trouble, elapsed: started.elapsed() };
+    let finished = Finished { outcome, node_trouble, is_due, elapsed: started.elapsed() };
     log(claim, &finished);
     finished
 }
 
+/// Whether a file that the deal waits for came while it was looked at: that was told to those who waited already.
+async fn have_files_come(importer: &Importer, outcome: &ImportOutcome, since: Instant) -> bool {
+    let files = outcome.awaited_files();
+    if !importer.arrivals.any_since(files, since) {
+        return false;
+    }
+    let miner = importer.market.miner().to_owned();
+    if let Err(error) = importer.store.wake_awaiting(&[miner], Some(files)).await {
+        debug!(error = %ErrorChain(&error), "arrivals not told, the interval decides");
+    }
+    true
+}
+
 async fn write_verdict(store: &Store, claim: &Claim, verdict: Verdict) -> (Option<ImportOutcome>, bool) {
-    let (Settled { outcome, view }, node_trouble) = match verdict {
+    let (Settled { outcome, view, is_answered }, node_trouble) = match verdict {
         Verdict::Settled(settled) => (settled, false),
-        Verdict::NodeTrouble(outcome) => (Settled { outcome, view: None }, true),
+        Verdict::NodeTrouble(settled) => (settled, true),
         Verdict::LeaseLost => return (None, false),
     };
     fail_point("import.confirmed");
-    let written = patiently("finish", || store.finish(claim, &outcome, view.as_ref())).await;
+    let written = patiently("finish", || store.finish(claim, &outcome, view.as_ref(), is_answered)).await;
     fail_point("import.finished");
     match written {
         Ok(true) => (Some(outcome), node_trouble),

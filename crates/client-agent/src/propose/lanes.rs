@@ -130,6 +130,15 @@ async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
 
 /// What became of it; `None`: nothing was written down.
 async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
+    // It may have waited here for long, and another agent have taken it for abandoned.
+    match shared.store.touch_intent(intent).await {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(error) => {
+            warn!(reason = %ErrorChain(&error), "proposal left to a later pass");
+            return Some(DealState::Unsettled);
+        }
+    }
     let call = shared.publisher.publish(intent);
     tokio::pin!(call);
     let mut touch = tokio::time::interval(TOUCH_EVERY);

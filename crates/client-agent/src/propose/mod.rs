@@ -259,12 +259,14 @@ impl Proposer {
         let mut pictures: HashMap<String, Picture> = HashMap::new();
         // Intents first: one that is confirmed by now has its deal in what is read after it. The other way
         // round a deal confirmed in between would be in neither, and be made again.
-        for intent in self.store.intents_of_payloads(&payloads).await? {
+        let (intents, unreadable) = self.store.intents_of_payloads(&payloads).await?;
+        for intent in intents {
             pictures.entry(intent.filecid.clone()).or_default().intents.push(intent);
         }
         for deal in self.store.deals_of_payloads(&payloads).await? {
             pictures.entry(deal.payload_cid.clone()).or_default().deals.push(deal);
         }
+        pictures.values_mut().for_each(Picture::by_intents);
         let mut planned: std::collections::HashSet<String> = std::collections::HashSet::new();
         for car in cars {
             let wanted_group = self.terms.groups.is_empty()
@@ -275,6 +277,10 @@ impl Proposer {
             pass.report.cars += 1;
             match proposable(&car) {
                 // The same bytes may lie under two paths: one payload, one set of replicas.
+                Ok(car) if unreadable.contains(&car.payload_cid.to_string()) => {
+                    let problem = "one of its documents in `dealintents` cannot be read";
+                    pass.report.car_problem(format!("{}: {problem}", car.payload_cid));
+                }
                 Ok(car) if planned.insert(car.payload_cid.to_string()) => {
                     let picture = pictures.remove(&car.payload_cid.to_string()).unwrap_or_default();
                     self.plan_payload(pass, &car, &picture).await?;
@@ -445,6 +451,7 @@ impl Proposer {
             state: IntentState::Intended,
             dealcid: None,
             dealstatus: None,
+            dealid: None,
             reason: None,
             createdtime: None,
             updatedtime: None,

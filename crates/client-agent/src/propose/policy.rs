@@ -44,6 +44,20 @@ pub struct Picture {
     pub intents: Vec<IntentDoc>,
 }
 
+impl Picture {
+    /// Takes what was agreed from the intents: records of deals can be written by every provider.
+    pub fn by_intents(&mut self) {
+        for deal in &mut self.deals {
+            let made_of = |intent: &&IntentDoc| intent.dealcid.as_deref() == Some(&deal.proposal_cid);
+            if let Some(intent) = self.intents.iter().find(made_of) {
+                deal.miner.clone_from(&intent.miner);
+                deal.start_epoch = Some(intent.startepoch);
+                deal.intent = Some(intent.id.clone());
+            }
+        }
+    }
+}
+
 /// Why a payload gets no (further) deal with a provider now.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Held {
@@ -212,12 +226,14 @@ fn live_miners(picture: &Picture, head: ChainEpoch) -> impl Iterator<Item = &str
 /// Providers can write to `offlinedeals`, not to `dealintents`: a deal is dead when what client-agent noted
 /// there says so too.
 fn is_live(picture: &Picture, deal: &StoredDeal, head: ChainEpoch) -> bool {
-    if deal.missed && deal.start_epoch.is_some_and(|start| head.plus(MISSED_WITHIN) > ChainEpoch::new(start))
-    {
-        return false;
-    }
     let intent = picture.intents.iter().find(|intent| deal.intent.as_deref() == Some(&intent.id));
     let noted = intent.and_then(status_of);
+    let goes_on = |status: DealStatus| matches!(status.phase(), DealPhase::Progressing | DealPhase::Active);
+    let is_near = deal.start_epoch.is_some_and(|start| head.plus(MISSED_WITHIN) > ChainEpoch::new(start));
+    let seen = [Some(deal.status), deal.provider_status, noted];
+    if deal.missed && is_near && !seen.into_iter().flatten().any(goes_on) {
+        return false;
+    }
     deal.is_live() || noted.is_some_and(DealStatus::is_live)
 }
 
@@ -277,6 +293,7 @@ mod tests {
 
     fn deal(miner: &str, status: u64) -> StoredDeal {
         StoredDeal {
+            proposal_cid: format!("deal with {miner}"),
             payload_cid: "p".into(),
             miner: miner.into(),
             status: DealStatus::from_lotus(status),
@@ -309,6 +326,7 @@ mod tests {
             state,
             dealcid: None,
             dealstatus: None,
+            dealid: None,
             reason: None,
             createdtime: None,
             updatedtime: Some(bson::DateTime::from_millis(updated_seconds * 1000)),
@@ -417,6 +435,39 @@ mod tests {
             let decision = decide(&picture, &targets(&["b"]), &limits, &mut Ledger::default(), at(0), head);
             assert_eq!(decision.wanted.len(), wanted, "{head}");
         }
+    }
+
+    #[test]
+    fn a_deal_called_missed_that_goes_on_is_a_replica() {
+        let limits = Limits { replicas_max: 1, ..LIMITS };
+        let near = ChainEpoch::new(9_999);
+        for (status, at_provider, wanted) in
+            [(29, None, 0), (7, None, 0), (18, Some(24), 0), (18, Some(18), 1)]
+        {
+            let mut missed = deal("a", status);
+            missed.missed = true;
+            missed.provider_status = at_provider.map(DealStatus::from_lotus);
+            let picture = Picture { deals: vec![missed], intents: vec![] };
+            let decision = decide(&picture, &targets(&["b"]), &limits, &mut Ledger::default(), at(0), near);
+            assert_eq!(decision.wanted.len(), wanted, "{status} {at_provider:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_agreed_counts_not_what_the_record_says() {
+        let mut record = deal("a", 18);
+        (record.miner, record.start_epoch, record.missed) = ("f09".into(), Some(1), true);
+        let made = IntentDoc {
+            dealcid: Some(record.proposal_cid.clone()),
+            dealstatus: Some(18),
+            startepoch: 10_000,
+            ..intent("a", IntentState::Confirmed, 0)
+        };
+        let mut picture = Picture { deals: vec![record], intents: vec![made] };
+        picture.by_intents();
+        let limits = Limits { deals_per_payload_and_miner_max: 1, ..LIMITS };
+        let decision = decide(&picture, &targets(&["a"]), &limits, &mut Ledger::default(), at(0), HEAD);
+        assert_eq!(decision.wanted, []);
     }
 
     #[test]

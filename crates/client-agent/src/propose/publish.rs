@@ -102,8 +102,8 @@ impl Publisher {
                 known.insert(intent.filecid.clone());
                 Ok(())
             }
-            Err(error) if error.effect_is_unknown() => Err(Outcome::Unknown(told(&error))),
-            Err(error) => Err(Outcome::Refused(format!(
+            // A matter of this node and its disk: no word on the deal.
+            Err(error) => Err(Outcome::Unknown(format!(
                 "the node wants the root imported and could not import {path}: {}; hint: the CAR must lie on \
                  the Lotus node's own disk, see setting.carPaths",
                 told(&error)
@@ -181,15 +181,26 @@ fn judge(intent: &IntentDoc, answer: Result<CidLink, LotusError>) -> Outcome {
             Outcome::Made { proposal_cid, status }
         };
     }
-    // A panic in the node, or a proposal that was on its way: the provider may have it.
-    // One that never reached it fails like every other to this provider: no refusal either.
-    let on_its_way =
-        ["opening dealstream", "sending deal proposal failed", "reading proposal response failed"];
-    if *code == 0 || on_its_way.iter().any(|words| message.contains(words)) {
-        return Outcome::Unknown(message.clone());
+    if *code != 0 && REFUSALS.iter().any(|words| message.contains(words)) {
+        Outcome::Refused(message.clone())
+    } else {
+        Outcome::Unknown(message.clone())
     }
-    Outcome::Refused(message.clone())
 }
+
+/// Words that refuse these very terms, before anything is made of them and whenever they are tried: only they end
+/// an intent and count as a failure (lotus-contract §2.4, §2.6). Anything else may be the node's trouble (a disk
+/// that is full, a chain it has not caught up with, a provider it does not reach), or an answer after the deal was
+/// made: the same terms are tried again, and make no second deal.
+const REFUSALS: [&str; 7] = [
+    "data doesn't fit in a sector",
+    "cannot propose a deal whose piece size",
+    "Piece CID and size must be set",
+    "creating label field in proposal",
+    "invalid transfer type",
+    "can only be initiated with storage price of 0",
+    "deal rejected",
+];
 
 fn unexpected_state(message: &str) -> Option<(ProposalCid, DealStatus)> {
     let rest = message.split("provider returned unexpected state ").nth(1)?;
@@ -252,6 +263,7 @@ mod tests {
             state: IntentState::Intended,
             dealcid: None,
             dealstatus: None,
+            dealid: None,
             reason: None,
             createdtime: None,
             updatedtime: None,

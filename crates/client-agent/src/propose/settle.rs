@@ -35,10 +35,18 @@ impl Proposer {
         // Every intent that one of those deals may belong to, of all agents and of our lanes too; read after
         // the list, so that none is missing.
         let payloads: Vec<String> = open.iter().map(|intent| intent.filecid.clone()).collect();
-        let mut unsettled = self.store.intents_of_payloads(&payloads).await?;
+        let (mut unsettled, _unreadable) = self.store.intents_of_payloads(&payloads).await?;
         unsettled
             .retain(|intent| intent.state == IntentState::Intended && intent.method == PublishMethod::Start);
         for intent in &open {
+            // Recorded, and killed before the intent was settled.
+            if let Some((recorded, status)) = self.store.recorded_of_intent(&intent.id).await?
+                && let Ok(proposal_cid) = recorded.parse()
+            {
+                self.store.confirm_intent(intent, &proposal_cid, status.get(), &status.name()).await?;
+                report.deals.push(line_of(intent, DealState::Settled, Some(recorded)));
+                continue;
+            }
             let candidates: Vec<&DealInfo> = if intent.method == PublishMethod::Start {
                 unrecorded.iter().filter(|deal| publish::is_deal_of(intent, deal)).collect()
             } else {

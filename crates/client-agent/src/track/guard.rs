@@ -9,8 +9,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use carferry_core::{
+    error_chain::ErrorChain,
     model::OfflineDealDoc,
-    store::{Store, StoreError},
+    store::{StatusChange, Store, StoreError},
 };
 use tokio::time::Instant;
 use tracing::warn;
@@ -19,6 +20,8 @@ use tracing::warn;
 const RESTORE_EVERY: Duration = Duration::from_secs(600);
 /// Records compared at a time.
 const PAGE: i64 = 1000;
+/// How long a provider's word of a deal's end must stand: its agent looks each minute.
+const ENDS_AFTER: Duration = Duration::from_secs(600);
 /// How long a contradiction must stand: what speaks and what is recorded are not read in one moment.
 const DOUBT_FOR: Duration = Duration::from_secs(60);
 /// How long a deal that was put back is left alone: its provider may be slow to say why it closed it.
@@ -27,11 +30,28 @@ const REST: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     restored: Option<Instant>,
+    /// Since when a provider alone says that a deal is at its end.
+    ends: HashMap<String, Instant>,
     /// Since when a deal is doubted, and when it was last put back.
     doubts: HashMap<String, (Instant, Option<Instant>)>,
 }
 
 impl Guard {
+    /// Whether a state that nobody but the provider's view tells is to be believed: an end only when it has stood for
+    /// a while, in which the provider's own agent would have put right what another wrote.
+    pub(super) fn stands(&mut self, change: &StatusChange) -> bool {
+        if change.status.is_live() {
+            self.ends.remove(&change.proposal_cid);
+            return true;
+        }
+        let since = *self.ends.entry(change.proposal_cid.clone()).or_insert_with(Instant::now);
+        let stands = since.elapsed() >= ENDS_AFTER;
+        if stands {
+            self.ends.remove(&change.proposal_cid);
+        }
+        stands
+    }
+
     /// Brings records back that others changed; how many there were. Not at each call.
     pub(super) async fn restore(&mut self, store: &Store, wallet: &str) -> Result<u64, StoreError> {
         if self.restored.is_some_and(|last| last.elapsed() < RESTORE_EVERY) {
@@ -81,11 +101,20 @@ impl Guard {
                 continue;
             }
             let reason = "`isdeal` was 1, but nobody saw the provider take the data: put back to 0";
-            if store.put_back(&miner, &proposal_cid, reason).await? {
-                warn!(deal.proposal_cid = proposal_cid, miner, "{reason}");
-                count += 1;
-            }
             *put_back = Some(now);
+            match store.put_back(&miner, &proposal_cid, reason).await {
+                Ok(true) => {
+                    warn!(deal.proposal_cid = proposal_cid, miner, "{reason}");
+                    count += 1;
+                }
+                Ok(false) => {}
+                Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    warn!(deal.proposal_cid = proposal_cid, error = %ErrorChain(&error), "deal not put back");
+                }
+            }
         }
         Ok(count)
     }

@@ -103,8 +103,15 @@ impl Tracker {
         if deals.is_empty() {
             return Ok(report);
         }
+        let cids: Vec<&str> = deals.iter().filter_map(|deal| deal.dealcid.as_deref()).collect();
+        let terms = self.store.agreed_terms(&cids).await?;
+        let deals =
+            deals.into_iter().map(|deal| match deal.dealcid.as_ref().and_then(|cid| terms.get(cid)) {
+                Some(intent) => reconcile::by_intent(deal, intent),
+                None => deal,
+            });
         let (stateless, started): (Vec<_>, Vec<_>) =
-            deals.into_iter().partition(|deal| deal.method.as_deref() == Some("stateless"));
+            deals.partition(|deal| deal.method.as_deref() == Some("stateless"));
         let mut changes = Vec::new();
         let mut doubted: Vec<&OfflineDealDoc> =
             stateless.iter().filter(|deal| reconcile::is_unwitnessed(deal)).collect();
@@ -166,8 +173,9 @@ impl Tracker {
         let answers: Vec<Look> = stream::iter(looks).buffered(CONCURRENCY).collect().await;
         let failed = count(answers.iter().filter(|look| matches!(look, Look::Failed)).count());
         self.looked_up.extend(asked.iter().filter_map(|deal| deal.dealcid.clone()).map(|cid| (cid, now)));
+        let guard = &mut self.guard;
         let changes = answers.into_iter().filter_map(|look| match look {
-            Look::Changed(change) => Some(change),
+            Look::Changed { change, by_chain } => (by_chain || guard.stands(&change)).then_some(change),
             Look::Same | Look::Failed => None,
         });
         Ok((changes.collect(), failed))
@@ -199,7 +207,10 @@ impl Tracker {
                 }
             },
         };
-        reconcile::from_chain(deal, on_chain.as_ref(), head).map_or(Look::Same, Look::Changed)
+        let by_chain =
+            matches!(&on_chain, Some(OnChain::Found(_))) || on_chain.is_some() && deal.dealid.is_some();
+        reconcile::from_chain(deal, on_chain.as_ref(), head)
+            .map_or(Look::Same, |change| Look::Changed { change, by_chain })
     }
 
     async fn record(&self, changes: Vec<StatusChange>) -> Result<u64, StoreError> {
@@ -220,7 +231,11 @@ impl Tracker {
 
 /// What looking at one deal came to.
 enum Look {
-    Changed(StatusChange),
+    /// `by_chain`: the chain says so, not only the provider's agent.
+    Changed {
+        change: StatusChange,
+        by_chain: bool,
+    },
     Same,
     Failed,
 }

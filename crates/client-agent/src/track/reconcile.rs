@@ -2,7 +2,7 @@
 
 use carferry_core::{
     lotus::wire::{DealInfo, MarketDeal},
-    model::{ChainEpoch, DealId, DealPhase, DealStatus, OfflineDealDoc},
+    model::{ChainEpoch, DealId, DealPhase, DealStatus, IntentDoc, OfflineDealDoc},
     store::StatusChange,
 };
 
@@ -54,6 +54,20 @@ fn step(status: DealStatus) -> u8 {
         DealPhase::Progressing => PROGRESSING,
         DealPhase::Active => 3,
         DealPhase::Expired | DealPhase::Failed => 4,
+    }
+}
+
+/// The record with what was agreed and seen by ourselves in place of what every provider can write.
+pub(super) fn by_intent(deal: OfflineDealDoc, intent: &IntentDoc) -> OfflineDealDoc {
+    OfflineDealDoc {
+        miner: Some(intent.miner.clone()),
+        method: Some(intent.method.as_str().to_owned()),
+        startepoch: Some(intent.startepoch),
+        duration: Some(intent.duration),
+        piececid: Some(intent.piececid.clone()),
+        intent: Some(intent.id.clone()),
+        dealid: intent.dealid,
+        ..deal
     }
 }
 
@@ -122,7 +136,9 @@ pub(super) fn from_chain(
     let provider_message = view.and_then(|view| view.message.as_deref()).unwrap_or_default();
     let deal_id = recorded_deal_id(deal);
     let started = deal.startepoch.is_some_and(|start| head > ChainEpoch::new(start));
-    match on_chain {
+    // A number that only the provider's agent has told may be any number: that it is gone says nothing.
+    let was_seen = deal.dealid.is_some();
+    match on_chain.filter(|on_chain| was_seen || !matches!(on_chain, OnChain::Gone)) {
         Some(OnChain::Found(market)) => {
             let status = if market.state.slash_epoch > -1 {
                 DealStatus::SLASHED
@@ -160,7 +176,7 @@ pub(super) fn from_chain(
                 let message = "the start epoch has passed without the data";
                 change(deal, DealStatus::ERROR, words(DealStatus::ERROR, message), deal_id)
             }
-            Some(status) => change(deal, status, words(status, provider_message), deal_id),
+            Some(status) => change(deal, status, words(status, provider_message), None),
             None if started => {
                 let status = recorded_status(deal).unwrap_or(DealStatus::UNKNOWN);
                 let message = "the start epoch has passed and the deal's number on chain is not known \
@@ -258,6 +274,9 @@ mod tests {
             (with_view(7, 7, 42), 2000, Some(9)),
             (with_view(7, 7, 42), 600_000, Some(8)),
         ] {
+            let by_word = from_chain(&recorded, Some(&OnChain::Gone), ChainEpoch::new(head));
+            assert!(by_word.is_none_or(|change| change.status.is_live()), "a number nobody saw on chain");
+            let recorded = OfflineDealDoc { dealid: Some(42), ..recorded };
             let change = from_chain(&recorded, Some(&OnChain::Gone), ChainEpoch::new(head));
             assert_eq!(change.map(|c| c.status.get()), status, "{head}");
         }

@@ -86,6 +86,9 @@ pub struct IntentDoc {
     /// The deal's state as client-agent last recorded it: beside `offlinedeals.status`, where providers can write.
     #[serde(default, deserialize_with = "stored::opt_integer")]
     pub dealstatus: Option<i64>,
+    /// The deal's number on chain, once client-agent has seen this very deal there.
+    #[serde(default, deserialize_with = "stored::opt_integer")]
+    pub dealid: Option<i64>,
     /// Why it was refused or abandoned.
     #[serde(default)]
     pub reason: Option<String>,

@@ -132,6 +132,9 @@ pub struct ImportDoc {
     /// When this deal's import call first went out (server time).
     #[serde(deserialize_with = "stored::opt_time")]
     pub calledtime: Option<DateTime>,
+    /// When an import call went out whose answer is not known: it may still be under way (server time).
+    #[serde(deserialize_with = "stored::opt_time")]
+    pub pendingcall: Option<DateTime>,
     /// Names of files whose arrival is worth another look.
     pub awaitedfiles: Vec<String>,
     /// How often `isdeal` was put back to 0 because it said 1 without truth.

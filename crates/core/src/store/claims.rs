@@ -127,12 +127,16 @@ impl Store {
         let mut filter = due_filter(&NOW.into());
         filter.insert("_id", id);
         filter.insert("miner", miner);
+        let n = doc! { "$mod": [count_of("$claim.n"), N_MAX] };
         let update = vec![doc! { "$set": {
-            "claim": {
+            // One value, which takes the place of whatever stands there.
+            "claim": { "$mergeObjects": [{
                 "owner": { "$literal": owner },
                 "until": { "$add": ["$$NOW", lease_millis(lease)] },
-                "n": { "$add": [{ "$toLong": { "$ifNull": ["$claim.n", 0_i64] } }, 1_i64] },
-            },
+                "n": { "$add": [n, 1_i64] },
+            }] },
+            "import": object_or_nothing("$import"),
+            "provider": object_or_nothing("$provider"),
             "updatedtime": "$$NOW",
         } }];
         let call = self.deals.find_one_and_update(filter, update).return_document(ReturnDocument::After);
@@ -149,7 +153,7 @@ impl Store {
             Err(error) => {
                 let reason = crate::error_chain::ErrorChain(&error).to_string();
                 let unreadable = claim(OfflineDealDoc::default());
-                self.finish(&unreadable, &ImportOutcome::Failed { reason }, None).await?;
+                self.finish(&unreadable, &ImportOutcome::Failed { reason }, None, false).await?;
                 Err(error)
             }
         }
@@ -163,7 +167,7 @@ impl Store {
     }
 
     /// Notes, before the import call goes out, that it does and with which file; lengthens the lease. `false`:
-    /// the lease was lost, do not call.
+    /// the lease was lost, or the client has given the deal up meanwhile; do not call.
     pub async fn note_import_call(
         &self,
         claim: &Claim,
@@ -174,22 +178,30 @@ impl Store {
             "claim.until": { "$add": ["$$NOW", lease_millis(lease)] },
             "import.path": { "$literal": path },
             "import.calledtime": { "$ifNull": ["$import.calledtime", "$$NOW"] },
+            "import.pendingcall": "$$NOW",
             "updatedtime": "$$NOW",
         } }];
-        let result = self.bounded("note import call", self.deals.update_one(claim.filter(), update)).await?;
+        let mut filter = claim.filter();
+        filter.insert("status", doc! { "$nin": dead_states() });
+        let result = self.bounded("note import call", self.deals.update_one(filter, update)).await?;
         Ok(result.matched_count == 1)
     }
 
     /// Writes the outcome, with what the provider says of the deal where that is news, and gives the lease
-    /// back. `false`: the lease was lost, nothing was written.
+    /// back. `false`: the lease was lost, nothing was written. `is_answered`: no import call can be under way any
+    /// more.
     pub async fn finish(
         &self,
         claim: &Claim,
         outcome: &ImportOutcome,
         view: Option<&ProviderView>,
+        is_answered: bool,
     ) -> Result<bool, StoreError> {
         let mut set = doc! { "updatedtime": "$$NOW" };
         let mut unset = vec!["claim"];
+        if is_answered {
+            unset.push("import.pendingcall");
+        }
         let state = match outcome {
             ImportOutcome::Done { path } => {
                 set.insert("isdeal", 1_i32);
@@ -210,8 +222,11 @@ impl Store {
         if let Some(reason) = outcome.reason() {
             set.insert("import.reason", doc! { "$literal": reason });
         }
-        if let ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. } = outcome {
-            let failures = doc! { "$add": [{ "$ifNull": ["$import.attempts", 0_i64] }, 1_i64] };
+        // A wrong file is no failure of the deal: another one may come.
+        if let ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. } = outcome
+            && outcome.awaited_files().is_empty()
+        {
+            let failures = doc! { "$add": [{ "$mod": [count_of("$import.attempts"), N_MAX] }, 1_i64] };
             set.insert("import.attempts", failures);
         }
         match outcome {
@@ -321,7 +336,7 @@ impl Store {
         let mut filter = doc! {
             "miner": { "$in": miners },
             "isdeal": 0,
-            "import.state": { "$in": ["waiting", "retrying", "setaside", "failed"] },
+            "import.state": { "$in": ["waiting", "retrying", "setaside", "missed", "failed"] },
         };
         if let Some(deal) = deal {
             filter.insert("dealcid", deal);
@@ -333,13 +348,18 @@ impl Store {
         Ok(self.bounded("retry imports", self.deals.update_many(filter, update)).await?.modified_count)
     }
 
-    /// Makes deals due that wait for a file with one of these names, or were set aside over it. Returns how
+    /// Makes deals due that wait for a file with one of these names; without names, for any file. Returns how
     /// many.
-    pub async fn wake_awaiting(&self, miners: &[String], files: &[String]) -> Result<u64, StoreError> {
+    pub async fn wake_awaiting(
+        &self,
+        miners: &[String],
+        files: Option<&[String]>,
+    ) -> Result<u64, StoreError> {
+        let awaited = files.map_or_else(|| doc! { "$exists": true }, |files| doc! { "$in": files });
         let filter = doc! {
             "miner": { "$in": miners },
             "isdeal": 0,
-            "import.awaitedfiles": { "$in": files },
+            "import.awaitedfiles": awaited,
             "import.state": { "$in": ["waiting", "retrying", "setaside"] },
         };
         let update = vec![
@@ -383,6 +403,19 @@ impl Claim {
     fn filter(&self) -> Document {
         doc! { "_id": &self.id, "isdeal": 0, "claim.owner": &self.owner, "claim.n": self.n }
     }
+}
+
+/// Counters stay far below what a number holds, whatever somebody writes there.
+const N_MAX: i64 = 1 << 52;
+
+/// A stored counter; what is none counts as 0.
+pub(super) fn count_of(field: &str) -> Document {
+    doc! { "$convert": { "input": field, "to": "long", "onError": 0_i64, "onNull": 0_i64 } }
+}
+
+/// A stored subdocument as it is; anything else under its name goes.
+pub(super) fn object_or_nothing(field: &str) -> Document {
+    doc! { "$cond": [{ "$eq": [{ "$type": field }, "object"] }, field, "$$REMOVE"] }
 }
 
 /// The server's clock, in an expression.

@@ -1,8 +1,10 @@
 //! `offlinedeals` as client-agent reads it: what stands for a payload, what to follow, what to report.
 
+use std::collections::HashSet;
+
 use bson::{DateTime, Document, doc};
 
-use super::{Store, bounded::decode, claims::readable, error::StoreError};
+use super::{Store, bounded::decode, claims::readable, error::StoreError, tracking::PAGE};
 use crate::model::{DealPhase, DealStatus, OfflineDealDoc, stored};
 
 const COLLECTION: &str = "offlinedeals";
@@ -10,6 +12,8 @@ const COLLECTION: &str = "offlinedeals";
 /// A deal, reduced to what planning needs.
 #[derive(Clone, Debug)]
 pub struct StoredDeal {
+    /// Proposal CID.
+    pub proposal_cid: String,
     /// Payload CID.
     pub payload_cid: String,
     /// Storage provider.
@@ -61,7 +65,7 @@ pub struct DealCounts {
 impl Store {
     /// All deals recorded for these payload CIDs.
     pub async fn deals_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<StoredDeal>, StoreError> {
-        let fields = doc! { "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1, "import": 1, "startepoch": 1 };
+        let fields = doc! { "dealcid": 1, "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1, "import": 1, "startepoch": 1 };
         let find = self.deals.find(doc! { "filecid": { "$in": payload_cids } }).projection(fields);
         let cursor = self.bounded("deals find", find).await?;
         Ok(self.drain("deals find", cursor).await?.iter().map(reduce).collect())
@@ -127,12 +131,26 @@ impl Store {
     }
 
     /// Proposal CIDs of these that are recorded already.
-    pub async fn recorded_proposals(&self, proposal_cids: &[String]) -> Result<Vec<String>, StoreError> {
+    pub async fn recorded_proposals(&self, proposal_cids: &[String]) -> Result<HashSet<String>, StoreError> {
+        let mut recorded = HashSet::new();
+        for page in proposal_cids.chunks(PAGE) {
+            let find = self.deals.find(doc! { "dealcid": { "$in": page } }).projection(doc! { "dealcid": 1 });
+            let cursor = self.bounded("deals find", find).await?;
+            let found = self.drain("deals find", cursor).await?;
+            recorded.extend(found.iter().filter_map(|d| d.get_str("dealcid").ok().map(str::to_owned)));
+        }
+        Ok(recorded)
+    }
+
+    /// The proposal CID that is recorded for an intent, with the deal's state.
+    pub async fn recorded_of_intent(&self, intent: &str) -> Result<Option<(String, DealStatus)>, StoreError> {
         let find =
-            self.deals.find(doc! { "dealcid": { "$in": proposal_cids } }).projection(doc! { "dealcid": 1 });
-        let cursor = self.bounded("deals find", find).await?;
-        let found = self.drain("deals find", cursor).await?;
-        Ok(found.iter().filter_map(|d| d.get_str("dealcid").ok().map(str::to_owned)).collect())
+            self.deals.find_one(doc! { "intent": intent }).projection(doc! { "dealcid": 1, "status": 1 });
+        let found = self.bounded("deals find", find).await?;
+        Ok(found.and_then(|found| {
+            let status = found.get("status").and_then(stored::integer).and_then(|n| u64::try_from(n).ok());
+            Some((found.get_str("dealcid").ok()?.to_owned(), DealStatus::from_lotus(status.unwrap_or(0))))
+        }))
     }
 
     /// Deals counted by miner, state and `isdeal`.
@@ -173,6 +191,7 @@ fn reduce(document: &Document) -> StoredDeal {
     let text = |name: &str| document.get_str(name).unwrap_or_default().to_owned();
     let number = |name: &str| document.get(name).and_then(stored::integer);
     StoredDeal {
+        proposal_cid: text("dealcid"),
         payload_cid: text("filecid"),
         miner: text("miner"),
         status: DealStatus::from_lotus(

@@ -92,10 +92,12 @@ impl Store {
             wanted("carferry_miner", doc! { "miner": 1, "_id": 1 }),
             wanted("carferry_filecid", doc! { "filecid": 1, "miner": 1 }),
             wanted("carferry_status", doc! { "wallet": 1, "status": 1 }),
+            wanted("carferry_intent", doc! { "intent": 1 }).partial(doc! { "intent": { "$type": "string" } }),
         ];
         let intents = [
             wanted("carferry_filecid", doc! { "filecid": 1 }),
             wanted("carferry_state", doc! { "state": 1, "owner": 1 }),
+            wanted("carferry_dealcid", doc! { "dealcid": 1 }),
         ];
         self.ensure_on(&self.cars, &cars, missing, &mut report).await?;
         self.ensure_on(&self.deals, &deals, missing, &mut report).await?;

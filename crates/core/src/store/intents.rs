@@ -1,9 +1,11 @@
 //! `dealintents`: proposals about to be made.
 
 use bson::{Document, doc};
+use tracing::warn;
 
 use super::{Store, bounded::decode, error::StoreError};
 use crate::{
+    error_chain::ErrorChain,
     model::{AttoFil, IntentDoc, IntentState, ProposalCid},
     runtime::fail_point,
 };
@@ -15,11 +17,26 @@ const COLLECTION: &str = "dealintents";
 pub struct NewIntent(pub IntentDoc);
 
 impl Store {
-    /// Every intent ever written for these payload CIDs, in order.
-    pub async fn intents_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<IntentDoc>, StoreError> {
+    /// Every intent ever written for these payload CIDs, in order; and the payload CIDs of those that cannot be
+    /// read: nobody knows what they stand for, so nothing may be proposed for these.
+    pub async fn intents_of_payloads(
+        &self,
+        payload_cids: &[String],
+    ) -> Result<(Vec<IntentDoc>, Vec<String>), StoreError> {
         let find = self.intents.find(doc! { "filecid": { "$in": payload_cids } }).sort(doc! { "_id": 1 });
         let cursor = self.bounded("intents find", find).await?;
-        self.drain("intents find", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+        let (mut intents, mut unreadable) = (Vec::new(), Vec::new());
+        for document in self.drain("intents find", cursor).await? {
+            let payload_cid = document.get_str("filecid").unwrap_or_default().to_owned();
+            match decode(COLLECTION, document) {
+                Ok(intent) => intents.push(intent),
+                Err(error) => {
+                    warn!(payload_cid, error = %ErrorChain(&error), "an intent cannot be read; nothing is proposed for this CAR");
+                    unreadable.push(payload_cid);
+                }
+            }
+        }
+        Ok((intents, unreadable))
     }
 
     /// Writes an intent. `false`: another agent took this number, so it planned at the same moment; read
@@ -31,7 +48,7 @@ impl Store {
                 id: intent.0.id.clone(),
                 source: Box::new(source),
             })?;
-        for managed in ["_id", "createdtime", "updatedtime", "dealstatus"] {
+        for managed in ["_id", "createdtime", "updatedtime", "dealstatus", "dealid"] {
             document.remove(managed);
         }
         // An upsert instead of an insert, because only a pipeline knows the server's time. It must create
@@ -72,7 +89,12 @@ impl Store {
         };
         let cursor =
             self.bounded("intents find", self.intents.find(filter).sort(doc! { "createdtime": 1 })).await?;
-        self.drain("intents find", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+        Ok(self
+            .drain("intents find", cursor)
+            .await?
+            .into_iter()
+            .filter_map(|d| decode(COLLECTION, d).ok())
+            .collect())
     }
 
     /// Brings a made deal into the open: first into `offlinedeals` (one document per proposal CID, however
@@ -157,7 +179,12 @@ impl Store {
     pub async fn intended(&self, wallet: &str) -> Result<Vec<IntentDoc>, StoreError> {
         let find = self.intents.find(doc! { "state": "intended", "wallet": wallet });
         let cursor = self.bounded("intents find", find).await?;
-        self.drain("intents find", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+        Ok(self
+            .drain("intents find", cursor)
+            .await?
+            .into_iter()
+            .filter_map(|d| decode(COLLECTION, d).ok())
+            .collect())
     }
 
     /// How many intents wait to be settled, of all agents.
@@ -165,12 +192,13 @@ impl Store {
         self.bounded("intents count", self.intents.count_documents(doc! { "state": "intended" })).await
     }
 
-    /// Notes that an intent is still being worked on, so that no other agent takes it for abandoned.
-    pub async fn touch_intent(&self, intent: &IntentDoc) -> Result<(), StoreError> {
+    /// Notes that an intent is still being worked on, so that no other agent takes it for abandoned. `false`: it
+    /// is settled already, by whomever, and nothing may be sent for it any more.
+    pub async fn touch_intent(&self, intent: &IntentDoc) -> Result<bool, StoreError> {
         let filter = doc! { "_id": &intent.id, "state": "intended" };
         let update = vec![doc! { "$set": { "updatedtime": "$$NOW" } }];
-        self.bounded("intent touch", self.intents.update_one(filter, update)).await?;
-        Ok(())
+        let result = self.bounded("intent touch", self.intents.update_one(filter, update)).await?;
+        Ok(result.matched_count == 1)
     }
 }
 

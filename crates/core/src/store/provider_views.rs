@@ -2,7 +2,11 @@
 
 use bson::{Bson, Document, doc};
 
-use super::{Store, claims::readable, error::StoreError};
+use super::{
+    Store,
+    claims::{RESTING, count_of, object_or_nothing, readable},
+    error::StoreError,
+};
 use crate::model::{DealId, DealStatus, OfflineDealDoc};
 
 /// What a provider says of a deal.
@@ -30,8 +34,9 @@ impl ProviderView {
 }
 
 impl Store {
-    /// A page of this miner's deals whose state at the provider can still change, after the document
-    /// `after`, and the last document looked at; `None` at the end.
+    /// A page of this miner's deals whose state at the provider, or by their client, can still change, after the
+    /// document `after`, and the last document looked at; `None` at the end. Both: another user may have written
+    /// a final state.
     pub async fn provider_followed(
         &self,
         miner: &str,
@@ -40,12 +45,15 @@ impl Store {
     ) -> Result<(Vec<OfflineDealDoc>, Option<Bson>), StoreError> {
         let finals: Vec<i64> =
             DealStatus::FINAL.iter().map(|status| i64::try_from(status.get()).unwrap_or(0)).collect();
-        let mut filter =
-            doc! { "miner": miner, "dealcid": { "$type": "string" }, "provider.status": { "$nin": finals } };
+        let mut filter = doc! {
+            "miner": miner,
+            "dealcid": { "$type": "string" },
+            "$or": [{ "provider.status": { "$nin": &finals } }, { "status": { "$nin": finals } }],
+        };
         if let Some(after) = after {
             filter.insert("_id", doc! { "$gt": after });
         }
-        let fields = doc! { "dealcid": 1, "provider": 1, "isdeal": 1 };
+        let fields = doc! { "dealcid": 1, "provider": 1, "isdeal": 1, "import.state": 1 };
         let find = self.deals.find(filter).projection(fields).sort(doc! { "_id": 1 }).limit(limit);
         let cursor = self.bounded("provider deals", find).await?;
         let page = self.drain("provider deals", cursor).await?;
@@ -66,16 +74,30 @@ impl Store {
         Ok(())
     }
 
+    /// Makes a resting deal due: its market has the data after all.
+    pub async fn wake_resting(&self, miner: &str, deal: &str) -> Result<(), StoreError> {
+        let filter = doc! {
+            "dealcid": deal, "miner": miner, "isdeal": 0, "import.state": { "$in": RESTING.to_vec() }
+        };
+        let update = vec![
+            doc! { "$set": { "import.state": "waiting", "updatedtime": "$$NOW" } },
+            doc! { "$unset": ["import.nexttry"] },
+        ];
+        self.bounded("wake resting", self.deals.update_one(filter, update)).await?;
+        Ok(())
+    }
+
     /// Puts a deal back to pending whose `isdeal` said 1 without truth, and says why. `false`: it does not
     /// say so any more.
     pub async fn put_back(&self, miner: &str, deal: &str, reason: &str) -> Result<bool, StoreError> {
         let filter = doc! { "dealcid": deal, "miner": miner, "isdeal": 1 };
         let update = vec![
+            doc! { "$set": { "import": object_or_nothing("$import") } },
             doc! { "$set": {
                 "isdeal": 0_i32,
                 "import.state": "waiting",
                 "import.reason": { "$literal": reason },
-                "import.putback": { "$add": [{ "$ifNull": ["$import.putback", 0_i64] }, 1_i64] },
+                "import.putback": { "$add": [{ "$mod": [count_of("$import.putback"), 1_i64 << 32] }, 1_i64] },
                 "updatedtime": "$$NOW",
             } },
             doc! { "$unset": ["import.nexttry", "import.importedtime", "claim"] },

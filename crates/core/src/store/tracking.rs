@@ -8,8 +8,16 @@ use std::collections::HashMap;
 
 use bson::{Bson, Document, doc};
 
+use tracing::warn;
+
 use super::{Store, bounded::decode, error::StoreError, intents::first_fields};
-use crate::model::{DealId, DealStatus, IntentDoc, stored};
+use crate::{
+    error_chain::ErrorChain,
+    model::{DealId, DealStatus, IntentDoc, stored},
+};
+
+/// Documents asked for in one call.
+pub(super) const PAGE: usize = 1000;
 
 /// A new state of a deal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,9 +52,16 @@ impl Store {
     /// another by now, or final: whoever follows the deal looks again.
     pub async fn record_status(&self, change: &StatusChange) -> Result<(), StoreError> {
         let status = number(change.status);
-        if let Some(intent) = &change.intent {
-            let update = doc! { "$set": { "dealstatus": status } };
-            self.bounded("intent status", self.intents.update_one(doc! { "_id": intent }, update)).await?;
+        let finals: Vec<i64> = DealStatus::FINAL.iter().copied().map(number).collect();
+        if change.intent.is_some() {
+            let mut known = doc! { "dealstatus": status };
+            if let Some(deal_id) = change.deal_id {
+                known.insert("dealid", i64::try_from(deal_id.get()).unwrap_or(i64::MAX));
+            }
+            // By the proposal, not by the intent that the record names; and a final state is final here too.
+            let filter = doc! { "dealcid": &change.proposal_cid, "dealstatus": { "$nin": &finals } };
+            let call = self.intents.update_one(filter, doc! { "$set": known });
+            self.bounded("intent status", call).await?;
         }
         let mut set = doc! {
             "status": status,
@@ -56,13 +71,28 @@ impl Store {
         if let Some(deal_id) = change.deal_id {
             set.insert("dealid", i64::try_from(deal_id.get()).unwrap_or(i64::MAX));
         }
-        let finals: Vec<i64> = DealStatus::FINAL.iter().copied().map(number).collect();
         let filter = doc! {
             "dealcid": &change.proposal_cid,
             "$and": [{ "status": change.before }, { "status": { "$nin": finals } }],
         };
         self.bounded("status update", self.deals.update_one(filter, vec![doc! { "$set": set }])).await?;
         Ok(())
+    }
+
+    /// What was agreed on and is known of these deals, by proposal CID; nothing of the prototype's.
+    pub async fn agreed_terms(
+        &self,
+        proposal_cids: &[&str],
+    ) -> Result<HashMap<String, IntentDoc>, StoreError> {
+        let mut terms = HashMap::with_capacity(proposal_cids.len());
+        for page in proposal_cids.chunks(PAGE) {
+            let find = self.intents.find(doc! { "dealcid": { "$in": page } });
+            let cursor = self.bounded("intents find", find).await?;
+            let page = self.drain("intents find", cursor).await?;
+            let intents = page.into_iter().filter_map(|found| decode::<IntentDoc>("dealintents", found).ok());
+            terms.extend(intents.filter_map(|intent| Some((intent.dealcid.clone()?, intent))));
+        }
+        Ok(terms)
     }
 
     /// Looks at a page of made deals that are not final, after the intent `after`, and brings their records back
@@ -98,10 +128,19 @@ impl Store {
         let mut restored = Vec::new();
         for intent in &intents {
             let Some(proposal_cid) = intent.dealcid.as_deref() else { continue };
-            let record = records.get(proposal_cid);
-            if let Some(fields) = self.restore(intent, proposal_cid, record).await? {
-                let (proposal_cid, miner) = (proposal_cid.to_owned(), intent.miner.clone());
-                restored.push(Restored { proposal_cid, miner, fields });
+            match self.restore(intent, proposal_cid, records.get(proposal_cid)).await {
+                Ok(None) => {}
+                Ok(Some(fields)) => {
+                    let (proposal_cid, miner) = (proposal_cid.to_owned(), intent.miner.clone());
+                    restored.push(Restored { proposal_cid, miner, fields });
+                }
+                Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => {
+                    return Err(error);
+                }
+                // One record must not keep the others from being followed.
+                Err(error) => {
+                    warn!(deal.proposal_cid = proposal_cid, error = %ErrorChain(&error), "record not restored");
+                }
             }
         }
         Ok((restored, next))
@@ -126,20 +165,37 @@ impl Store {
         if let Some(status) = intent.dealstatus {
             agreed.insert("status", status);
         }
-        if !matches!(record.get("isdeal").and_then(stored::integer), Some(0 | 1)) {
+        if let Some(number) = intent.dealid {
+            agreed.insert("dealid", number);
+        }
+        // What no query for 0 or 1 finds.
+        let isdeal =
+            record.get("isdeal").filter(|value| !matches!(value, Bson::String(_) | Bson::Boolean(_)));
+        if !matches!(isdeal.and_then(stored::integer), Some(0 | 1)) {
             agreed.insert("isdeal", 0_i32);
         }
-        let agreed: Document =
-            agreed.into_iter().filter(|(name, value)| !same(record.get(name), value)).collect();
+        let is_false = |name: &str, value: &Bson| {
+            let found = record.get(name);
+            !same(found, value) || name == "isdeal"
+        };
+        let agreed: Document = agreed.into_iter().filter(|(name, value)| is_false(name, value)).collect();
         if agreed.is_empty() {
+            return Ok(None);
+        }
+        // Tracking writes here first: what was read before the record may be older than it.
+        let known = self.intents.find_one(doc! { "_id": &intent.id }).projection(doc! { "dealstatus": 1 });
+        let known = self.bounded("intent find", known).await?;
+        let status = known.as_ref().and_then(|known| known.get("dealstatus")).and_then(stored::integer);
+        if status != intent.dealstatus {
             return Ok(None);
         }
         let fields: Vec<String> = agreed.keys().cloned().collect();
         // Only over what was read: tracking may have written meanwhile.
         let mut filter = doc! { "_id": record.get("_id") };
-        filter.extend(
-            fields.iter().map(|name| (name.clone(), record.get(name).cloned().unwrap_or(Bson::Null))),
-        );
+        filter.extend(fields.iter().map(|name| {
+            let found = record.get(name).cloned().unwrap_or(Bson::Null);
+            (name.clone(), doc! { "$eq": found }.into())
+        }));
         let mut set: Document =
             agreed.into_iter().map(|(name, value)| (name, doc! { "$literal": value }.into())).collect();
         set.insert("updatedtime", "$$NOW");
