@@ -82,7 +82,7 @@ async fn a_large_backlog_drains() {
     let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
     let scene = Scene::open(stage).await;
     make_indexes(&scene).await;
-    let count = rounds(2_000, 100_000);
+    let count = rounds(1_000, 100_000);
     backlog(&scene, count, false).await;
     let started = Instant::now();
     let miner = scene.miner(None);
@@ -117,7 +117,7 @@ async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
     let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
     let scene = Scene::open(stage).await;
     make_indexes(&scene).await;
-    let count = rounds(2_000, 100_000);
+    let count = rounds(1_000, 100_000);
     backlog(&scene, count, true).await;
     let started = Instant::now();
     let miner = scene.miner(None);

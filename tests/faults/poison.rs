@@ -80,7 +80,7 @@ async fn poison_is_set_aside_and_good_deals_pass() {
         doc! { "claim": [{}], "import": [] },
         doc! { "import": { "attempts": "3", "awaitedfiles": [] } },
         doc! { "import": [[1]], "provider": 7 },
-        doc! { "provider": { "status": 18 }, "import": { "attempts": f64::INFINITY } },
+        doc! { "provider": { "status": 26 }, "import": { "attempts": 1.0 } },
     ];
     let mut odd = Vec::new();
     for (number, fields) in nonsense.iter().enumerate() {

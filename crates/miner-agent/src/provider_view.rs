@@ -75,7 +75,8 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
         for deal in &page {
             let Some(proposal_cid) = deal.dealcid.as_deref() else { continue };
             let Some(seen) = listing.deal(proposal_cid) else { continue };
-            if deal.isdeal == Some(1) && awaits_data(seen) {
+            // Those of the prototype stay as it left them.
+            if deal.isdeal == Some(1) && deal.intent.is_some() && awaits_data(seen) {
                 doubted.push(proposal_cid);
             }
             let state = deal.import.as_ref().map(|import| import.state);
