@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use notify::{
     event::{AccessKind, AccessMode, ModifyKind},
 };
 use tokio::{
-    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    sync::mpsc::{self, Receiver, Sender},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,6 +30,31 @@ use crate::locate::Places;
 /// Names that arrived lately: a look that was under way may have missed them.
 #[derive(Debug, Default)]
 pub struct Arrivals(Mutex<HashMap<String, Instant>>);
+
+/// Names on their way to the database; more at a time, and all that waits for files is looked at instead.
+const CHANNEL: usize = 10_000;
+
+/// Where notifications go.
+#[derive(Clone, Debug)]
+struct Told {
+    names: Sender<String>,
+    /// Files may have come whose names nobody told: a whole folder, or more than there was room for.
+    anything: Arc<AtomicBool>,
+}
+
+impl Told {
+    fn name(&self, name: &str) {
+        if self.names.try_send(name.to_owned()).is_err() {
+            self.anything.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn anything(&self) {
+        self.anything.store(true, Ordering::Relaxed);
+        // Whoever reads a full channel looks at the flag anyway.
+        let _full = self.names.try_send(String::new());
+    }
+}
 
 /// Names remembered; then the memory starts anew.
 const REMEMBERED_MAX: usize = 10_000;
@@ -67,17 +95,21 @@ pub(crate) async fn watch(
     if folders.is_empty() {
         return;
     }
-    let (told, mut names) = mpsc::unbounded_channel();
+    let (names, mut told_names) = mpsc::channel(CHANNEL);
+    let told = Told { names, anything: Arc::default() };
+    let anything = Arc::clone(&told.anything);
     let work = async {
         // Held until the end: its drop ends the notifications.
-        let _watchers =
-            tokio::join!(keep_watching(folders, told), tell(store, arrivals, miners, &mut names, &wake));
+        let _watchers = tokio::join!(
+            keep_watching(folders, told),
+            tell(store, arrivals, miners, (&mut told_names, &anything), &wake)
+        );
     };
     stop.run_until_cancelled(work).await;
 }
 
 /// Sets up the watch of every folder, and tries again those that could not be watched.
-async fn keep_watching(mut folders: Vec<PathBuf>, told: UnboundedSender<String>) {
+async fn keep_watching(mut folders: Vec<PathBuf>, told: Told) {
     let mut watchers = Vec::new();
     while !folders.is_empty() {
         let mut left = Vec::new();
@@ -105,13 +137,18 @@ async fn keep_watching(mut folders: Vec<PathBuf>, told: UnboundedSender<String>)
     std::future::pending::<()>().await;
 }
 
-fn begin(folder: &Path, told: UnboundedSender<String>) -> notify::Result<RecommendedWatcher> {
+fn begin(folder: &Path, told: Told) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
         let Ok(event) = event else { return };
+        if event.need_rescan() {
+            told.anything();
+        }
         if is_arrival(event.kind) {
-            for name in event.paths.iter().filter_map(|path| path.file_name()?.to_str()) {
-                // Nobody listens any more: the agent ends.
-                let _ended = told.send(name.to_owned());
+            for path in &event.paths {
+                match path.file_name().and_then(|name| name.to_str()) {
+                    Some(name) if !path.is_dir() => told.name(name),
+                    _ => told.anything(),
+                }
             }
         }
     })?;
@@ -133,7 +170,7 @@ async fn tell(
     store: &Store,
     arrivals: &Arrivals,
     miners: &[String],
-    names: &mut UnboundedReceiver<String>,
+    (names, anything): (&mut Receiver<String>, &AtomicBool),
     wake: &impl Fn(),
 ) {
     while let Some(first) = names.recv().await {
@@ -151,7 +188,8 @@ async fn tell(
         }
         arrivals.note(&arrived);
         let arrived: Vec<String> = arrived.into_iter().collect();
-        match store.wake_awaiting(miners, Some(&arrived)).await {
+        let files = (!anything.swap(false, Ordering::Relaxed)).then_some(arrived.as_slice());
+        match store.wake_awaiting(miners, files).await {
             Ok(0) => {}
             Ok(deals) => {
                 debug!(files = arrived.len(), deals, "files arrived that deals wait for");
@@ -174,14 +212,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("deep/er")).unwrap();
         fs::write(folder.path().join("old.car"), b"x").unwrap();
-        let (told, mut names) = mpsc::unbounded_channel();
-        let _watcher = begin(folder.path(), told).unwrap();
+        let (names, mut told_names) = mpsc::channel(CHANNEL);
+        let told = Told { names, anything: Arc::default() };
+        let _watcher = begin(folder.path(), told.clone()).unwrap();
         fs::write(folder.path().join("deep/er/written.car"), b"x").unwrap();
         fs::rename(folder.path().join("old.car"), folder.path().join("moved.car")).unwrap();
         let mut missing = HashSet::from(["written.car", "moved.car"]);
         while !missing.is_empty() {
-            let name = tokio::time::timeout(Duration::from_secs(10), names.recv()).await.unwrap().unwrap();
+            let name = tokio::time::timeout(Duration::from_secs(10), told_names.recv());
+            let name = name.await.unwrap().unwrap();
             missing.remove(name.as_str());
         }
+        assert!(!told.anything.load(Ordering::Relaxed));
+
+        // What is in a folder that is moved here, nobody tells.
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::create_dir(elsewhere.path().join("full")).unwrap();
+        fs::write(elsewhere.path().join("full/inside.car"), b"x").unwrap();
+        fs::rename(elsewhere.path().join("full"), folder.path().join("full")).unwrap();
+        let moved = async {
+            while !told.anything.load(Ordering::Relaxed) {
+                sleep(GATHER / 20).await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), moved).await.unwrap();
     }
 }

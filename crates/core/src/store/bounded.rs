@@ -6,6 +6,7 @@ use bson::{Bson, Document};
 use futures::TryStreamExt;
 use mongodb::Cursor;
 use serde::de::DeserializeOwned;
+use tracing::warn;
 
 use super::{Store, error::StoreError};
 
@@ -46,4 +47,14 @@ pub(super) fn decode<T: DeserializeOwned>(
         id,
         source: Box::new(source),
     })
+}
+
+/// What can be read of these documents: one that cannot must not hide the others.
+pub(super) fn readable<T: DeserializeOwned>(collection: &'static str, documents: Vec<Document>) -> Vec<T> {
+    let read = |document| {
+        decode(collection, document)
+            .inspect_err(|error| warn!(error = %crate::error_chain::ErrorChain(error), "left out"))
+            .ok()
+    };
+    documents.into_iter().filter_map(read).collect()
 }

@@ -9,9 +9,14 @@ use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 use mongodb::options::ReturnDocument;
-use tracing::warn;
 
-use super::{Store, bounded::decode, deals::dead_states, error::StoreError, provider_views::ProviderView};
+use super::{
+    Store,
+    bounded::{decode, readable},
+    deals::dead_states,
+    error::StoreError,
+    provider_views::ProviderView,
+};
 use crate::model::OfflineDealDoc;
 
 const COLLECTION: &str = "offlinedeals";
@@ -255,7 +260,7 @@ impl Store {
         filter.insert("miner", doc! { "$in": miners });
         let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(limit);
         let cursor = self.bounded("due deals", find).await?;
-        Ok(readable(self.drain("due deals", cursor).await?))
+        Ok(readable(COLLECTION, self.drain("due deals", cursor).await?))
     }
 
     /// How long until the next deal of this miner comes due, be it that its pause or that another agent's
@@ -328,7 +333,7 @@ impl Store {
         let filter = doc! { "miner": { "$in": miners }, "isdeal": 0 };
         let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(limit);
         let cursor = self.bounded("pending deals", find).await?;
-        Ok(readable(self.drain("pending deals", cursor).await?))
+        Ok(readable(COLLECTION, self.drain("pending deals", cursor).await?))
     }
 
     /// Asks for another try now: of one deal, or of all that wait or failed. Returns how many.
@@ -435,18 +440,6 @@ fn due_filter(moment: &Bson) -> Document {
             { "$lte": ["$import.nexttry", moment] },
         ] },
     }
-}
-
-/// What can be read of these documents: one that cannot must not hide the others.
-pub(super) fn readable(documents: Vec<Document>) -> Vec<OfflineDealDoc> {
-    let mut deals = Vec::with_capacity(documents.len());
-    for document in documents {
-        match decode(COLLECTION, document) {
-            Ok(deal) => deals.push(deal),
-            Err(error) => warn!(error = %crate::error_chain::ErrorChain(&error), "left out"),
-        }
-    }
-    deals
 }
 
 fn lease_millis(lease: Duration) -> i64 {

@@ -4,7 +4,12 @@ use std::collections::HashSet;
 
 use bson::{DateTime, Document, doc};
 
-use super::{Store, bounded::decode, claims::readable, error::StoreError, tracking::PAGE};
+use super::{
+    Store,
+    bounded::{decode, readable},
+    error::StoreError,
+    tracking::PAGE,
+};
 use crate::model::{DealPhase, DealStatus, OfflineDealDoc, stored};
 
 const COLLECTION: &str = "offlinedeals";
@@ -127,7 +132,7 @@ impl Store {
             "dealsizebytes": 1,
         };
         let cursor = self.bounded("deals to track", self.deals.find(filter).projection(fields)).await?;
-        Ok(readable(self.drain("deals to track", cursor).await?))
+        Ok(readable(COLLECTION, self.drain("deals to track", cursor).await?))
     }
 
     /// Proposal CIDs of these that are recorded already.
@@ -176,7 +181,7 @@ impl Store {
         ] };
         let find = self.deals.find(filter).sort(doc! { "updatedtime": -1 }).limit(limit);
         let cursor = self.bounded("troubled deals", find).await?;
-        Ok(readable(self.drain("troubled deals", cursor).await?))
+        Ok(readable(COLLECTION, self.drain("troubled deals", cursor).await?))
     }
 
     /// Every deal, for reports and the demo's summary; bounded.

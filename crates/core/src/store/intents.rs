@@ -3,7 +3,11 @@
 use bson::{Document, doc};
 use tracing::warn;
 
-use super::{Store, bounded::decode, error::StoreError};
+use super::{
+    Store,
+    bounded::{decode, readable},
+    error::StoreError,
+};
 use crate::{
     error_chain::ErrorChain,
     model::{AttoFil, IntentDoc, IntentState, ProposalCid},
@@ -89,12 +93,7 @@ impl Store {
         };
         let cursor =
             self.bounded("intents find", self.intents.find(filter).sort(doc! { "createdtime": 1 })).await?;
-        Ok(self
-            .drain("intents find", cursor)
-            .await?
-            .into_iter()
-            .filter_map(|d| decode(COLLECTION, d).ok())
-            .collect())
+        Ok(readable(COLLECTION, self.drain("intents find", cursor).await?))
     }
 
     /// Brings a made deal into the open: first into `offlinedeals` (one document per proposal CID, however
@@ -179,12 +178,7 @@ impl Store {
     pub async fn intended(&self, wallet: &str) -> Result<Vec<IntentDoc>, StoreError> {
         let find = self.intents.find(doc! { "state": "intended", "wallet": wallet });
         let cursor = self.bounded("intents find", find).await?;
-        Ok(self
-            .drain("intents find", cursor)
-            .await?
-            .into_iter()
-            .filter_map(|d| decode(COLLECTION, d).ok())
-            .collect())
+        Ok(readable(COLLECTION, self.drain("intents find", cursor).await?))
     }
 
     /// How many intents wait to be settled, of all agents.

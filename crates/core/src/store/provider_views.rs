@@ -4,7 +4,8 @@ use bson::{Bson, Document, doc};
 
 use super::{
     Store,
-    claims::{RESTING, count_of, object_or_nothing, readable},
+    bounded::readable,
+    claims::{RESTING, count_of, object_or_nothing},
     error::StoreError,
 };
 use crate::model::{DealId, DealStatus, OfflineDealDoc};
@@ -58,7 +59,7 @@ impl Store {
         let cursor = self.bounded("provider deals", find).await?;
         let page = self.drain("provider deals", cursor).await?;
         let last = page.last().and_then(|document| document.get("_id")).cloned();
-        Ok((readable(page), last))
+        Ok((readable("offlinedeals", page), last))
     }
 
     /// Records what the provider says of a deal.

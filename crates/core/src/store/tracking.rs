@@ -10,7 +10,7 @@ use bson::{Bson, Document, doc};
 
 use tracing::warn;
 
-use super::{Store, bounded::decode, error::StoreError, intents::first_fields};
+use super::{Store, bounded::readable, error::StoreError, intents::first_fields};
 use crate::{
     error_chain::ErrorChain,
     model::{DealId, DealStatus, IntentDoc, stored},
@@ -89,8 +89,8 @@ impl Store {
             let find = self.intents.find(doc! { "dealcid": { "$in": page } });
             let cursor = self.bounded("intents find", find).await?;
             let page = self.drain("intents find", cursor).await?;
-            let intents = page.into_iter().filter_map(|found| decode::<IntentDoc>("dealintents", found).ok());
-            terms.extend(intents.filter_map(|intent| Some((intent.dealcid.clone()?, intent))));
+            let intents = readable::<IntentDoc>("dealintents", page);
+            terms.extend(intents.into_iter().filter_map(|intent| Some((intent.dealcid.clone()?, intent))));
         }
         Ok(terms)
     }
@@ -115,8 +115,7 @@ impl Store {
         let cursor = self.bounded("intents page", find).await?;
         let page = self.drain("intents page", cursor).await?;
         let next = page.last().and_then(|last| last.get_str("_id").ok()).map(str::to_owned);
-        let intents: Vec<IntentDoc> =
-            page.into_iter().filter_map(|document| decode("dealintents", document).ok()).collect();
+        let intents: Vec<IntentDoc> = readable("dealintents", page);
         let cids: Vec<&str> = intents.iter().filter_map(|intent| intent.dealcid.as_deref()).collect();
         let cursor = self.bounded("deals find", self.deals.find(doc! { "dealcid": { "$in": cids } })).await?;
         let records: HashMap<String, Document> = self
