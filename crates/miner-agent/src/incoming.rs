@@ -232,7 +232,7 @@ mod tests {
         fs::rename(elsewhere.path().join("full"), folder.path().join("full")).unwrap();
         let moved = async {
             while !told.anything.load(Ordering::Relaxed) {
-                sleep(GATHER / 20).await
+                sleep(GATHER / 20).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(10), moved).await.unwrap();
