@@ -84,9 +84,9 @@ const DUE_MARGIN: Duration = Duration::from_millis(20);
 /// So many failures in a row, of whatever deals, and the miner's node is given a pause.
 const BREAKER: u32 = 5;
 /// Deals read from the queue at a time.
-const DUE_PAGE: i64 = 256;
+const DUE_PAGE: i64 = 512;
 /// Deals under a lease of ours at a time, most of them called and to be confirmed by the next listing.
-const IN_HAND_MAX: usize = 256;
+const IN_HAND_MAX: usize = 2048;
 
 /// Deals that this worker is at.
 #[derive(Clone, Debug, Default)]

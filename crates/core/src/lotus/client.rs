@@ -8,7 +8,7 @@ use jsonrpsee::{
     http_client::{HeaderMap, HeaderValue, HttpClientBuilder},
 };
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use tracing::{Instrument, debug_span};
 
 use super::{
@@ -45,7 +45,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Above every limit of [`CallTimeouts`]; those are what counts.
 const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-type Call = dyn Fn(&'static str, Vec<Value>) -> BoxFuture<'static, Result<Value, ClientError>> + Send + Sync;
+/// The answer as the node wrote it: a list of 100 000 deals is 150 MB of text, and many times that as a tree of
+/// values.
+type Answer = Result<Box<RawValue>, ClientError>;
+type Call = dyn Fn(&'static str, Vec<Value>) -> BoxFuture<'static, Answer> + Send + Sync;
 
 /// A connection to one Lotus API. Cheap to clone.
 #[derive(Clone)]
@@ -90,16 +93,14 @@ impl Client {
             .build(url)
             .map_err(|e| broken(e.into()))?;
         let client = Arc::new(client);
-        let call = move |method: &'static str,
-                         params: Vec<Value>|
-              -> BoxFuture<'static, Result<Value, ClientError>> {
+        let call = move |method: &'static str, params: Vec<Value>| -> BoxFuture<'static, Answer> {
             let client = Arc::clone(&client);
             Box::pin(async move {
                 let mut array = ArrayParams::new();
                 for param in params {
                     array.insert(param).map_err(ClientError::ParseError)?;
                 }
-                client.request::<Value, _>(method, array).await
+                client.request::<Box<RawValue>, _>(method, array).await
             })
         };
         Ok(Self { call: Arc::new(call), endpoint: url.into(), timeouts })
@@ -127,7 +128,7 @@ impl Client {
     ) -> Result<T, LotusError> {
         let span = debug_span!("rpc", method, endpoint = %self.endpoint);
         let answer = tokio::time::timeout(limit, (self.call)(method, params)).instrument(span).await;
-        let value = match answer {
+        let text = match answer {
             Err(_elapsed) => {
                 return Err(LotusError::Timeout {
                     method,
@@ -137,7 +138,7 @@ impl Client {
             }
             Ok(answer) => answer.map_err(|error| LotusError::classify(method, &self.endpoint, error))?,
         };
-        serde_json::from_value(value).map_err(|source| LotusError::Decode {
+        serde_json::from_str(text.get()).map_err(|source| LotusError::Decode {
             method,
             endpoint: self.endpoint.to_string(),
             source: source.into(),

@@ -18,7 +18,7 @@ use std::{
 };
 
 use http::StatusCode;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use jsonrpsee::{
     core::http_helpers::HttpError,
     http_client::{HttpBody, HttpRequest, HttpResponse, transport},
@@ -81,7 +81,7 @@ where
                     head.headers.remove(http::header::CONTENT_LENGTH);
                     HttpBody::from(text)
                 }
-                None => HttpBody::from(bytes.to_vec()),
+                None => HttpBody::new(Full::new(bytes)),
             };
             Ok(HttpResponse::from_parts(head, body))
         })
