@@ -84,6 +84,16 @@ impl Folders {
     }
 
     /// A file of this size that takes no space: long to read, quick to write the CAR of.
+    /// A file that takes its time: unlike those of a sparse one, its bytes have to be read and hashed.
+    pub(crate) fn write_long(&self, name: &str, bytes: u64) {
+        let mut file = fs::File::create(self.input.join(name)).expect("a long file");
+        let mut block: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+        for number in 0..bytes >> 20 {
+            block.splice(..8, number.to_le_bytes());
+            std::io::Write::write_all(&mut file, &block).expect("a long file");
+        }
+    }
+
     pub(crate) fn write_sparse(&self, name: &str, bytes: u64) {
         fs::File::create(self.input.join(name)).and_then(|file| file.set_len(bytes)).expect("a sparse file");
     }

@@ -10,9 +10,9 @@ use crate::common::{Ended, Folders, agent, agent_at, pattern, run};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// So long to read with one thread that a test can act meanwhile, on any machine.
-const LONG: u64 = 8 << 30;
+const LONG: u64 = 768 << 20;
 /// So long that a test stops it long before its end.
-const ENDLESS: u64 = 4 << 30;
+const ENDLESS: u64 = 768 << 20;
 
 fn signal(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process number");
@@ -127,7 +127,7 @@ fn an_output_inside_the_input_is_not_packed_again() {
 #[test]
 fn a_file_that_grows_or_vanishes_is_reported_and_the_others_go_on() {
     let folders = Folders::new();
-    folders.write_sparse("a-grows", LONG);
+    folders.write_long("a-grows", LONG);
     folders.write("b-vanishes", b"b");
     folders.write("c-stays", b"c");
     let mut child = agent(&folders.makecars(&["--json", "--jobs", "1"])).spawn().unwrap();
@@ -137,7 +137,7 @@ fn a_file_that_grows_or_vanishes_is_reported_and_the_others_go_on() {
     let ended = Ended::of(child.wait_with_output().unwrap());
     assert_eq!(ended.code, Some(1), "{ended:?}");
     for (name, state, reason) in [
-        ("a-grows", "failed", "changed while it was read: 8589934592 bytes before, 8589934596 now"),
+        ("a-grows", "failed", "changed while it was read: 805306368 bytes before, 805306372 now"),
         ("b-vanishes", "failed", "is gone"),
         ("c-stays", "made", ""),
     ] {
@@ -207,7 +207,7 @@ fn a_car_too_large_for_the_piece_is_refused_before_it_is_written() {
 fn an_interrupted_run_leaves_no_debris() {
     for number in [Signal::INT, Signal::TERM] {
         let folders = Folders::new();
-        folders.write_sparse("long", ENDLESS);
+        folders.write_long("long", ENDLESS);
         folders.write("never-begun", b"x");
         let mut child = agent(&folders.makecars(&["--jobs", "1"])).spawn().unwrap();
         folders.wait_until_begun(&mut child, "long");
@@ -222,7 +222,7 @@ fn an_interrupted_run_leaves_no_debris() {
 #[test]
 fn what_a_killed_run_left_is_removed_by_the_next() {
     let folders = Folders::new();
-    folders.write_sparse("long", ENDLESS);
+    folders.write_long("long", ENDLESS);
     let mut child = agent(&folders.makecars(&["--jobs", "1"])).spawn().unwrap();
     folders.wait_until_begun(&mut child, "long");
     child.kill().unwrap();
@@ -238,7 +238,7 @@ fn what_a_killed_run_left_is_removed_by_the_next() {
 #[test]
 fn two_runs_never_work_on_the_same_output() {
     let folders = Folders::new();
-    folders.write_sparse("long", ENDLESS);
+    folders.write_long("long", ENDLESS);
     let mut child = agent(&folders.makecars(&["--jobs", "1"])).spawn().unwrap();
     folders.wait_until_begun(&mut child, "long");
     let second = run(&folders.makecars(&[]));
