@@ -3,11 +3,12 @@
 //! ```text
 //!  claimed deal ─► state at the provider ─► start epoch ─► CAR ─► state anew ─► note ─► call ─► state moved?
 //!                   │ has the data: done     │ missed       │ not here           (database)      │
-//!                   │ failed: failed         │ : failed     │ : waiting                          ├ yes: done
+//!                   │ failed: failed         │ : missed     │ : waiting                          ├ yes: done
 //!                   └ not yet: waiting                                                           └ no: retry
 //! ```
 //!
 //! The call's success proves nothing (lotus-contract §3.2), so the state decides before and after it.
+//! It is read anew before a call only where one went out earlier: every call is noted first.
 
 use std::{sync::Arc, time::Duration};
 
