@@ -43,6 +43,28 @@ async fn import_of_a_killed_agent_is_finished_by_the_next_without_a_second_call(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn call_of_a_killed_agent_gets_the_time_its_size_needs_before_another() {
+    let road = Road::open_with(slow_node(Duration::from_secs(4))).await.unwrap();
+    // A piece of 64 MiB: six seconds at 10 MiB a second.
+    let lines: Vec<String> = (0..6_000_000).map(|number| number.to_string()).collect();
+    let (_, deal) = road.recorded(&lines.join("\n")).await.unwrap();
+    let mut agent = road.miner_agent_process().unwrap();
+    eventually!(within Duration::from_secs(20), has_called(&road, &deal).await, "the call is under way");
+    eventually!(staged(&road), "the node has its copy");
+    // All of it: a caller that leaves before stops the node.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    agent.kill9().unwrap();
+
+    // Without regard to the size the next call would go out within the second.
+    let settings = [("setting.confirmTimeout", "200ms"), ("setting.importTimeout", "60s")];
+    let next = road.miner_agent_with(&settings).unwrap();
+    eventually!(within Duration::from_secs(30), road.is_imported(&deal).await.unwrap(), "the next agent closes the deal");
+    next.end().await.unwrap();
+    let counts = road.sim.import_counts(&deal);
+    assert_eq!((counts.started, counts.effective), (1, 1), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn agent_killed_after_the_work_leaves_only_the_closing_to_the_next() {
     let road = Road::open().await.unwrap();
     let (_, deal) = road.recorded("answer withheld").await.unwrap();

@@ -152,7 +152,7 @@ async fn a_deal_is_imported_soon_after_it_is_committed() {
     let dice = Dice::of("latency");
     let scene = Scene::open(Stage {
         sim: instant(),
-        import_setting: &[("importsPerMiner", "4"), ("scanInterval", "300s")],
+        import_setting: &[("importsPerMiner", "1"), ("scanInterval", "300s")],
         ..Stage::default()
     })
     .await;

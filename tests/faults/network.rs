@@ -19,11 +19,8 @@ fn port_of(url: &str) -> u16 {
     url.split(':').nth(2).and_then(|rest| rest.split('/').next()?.parse().ok()).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn deals_pass_a_network_that_fails_in_every_way() {
-    let mut dice = Dice::of("network");
-    let options = Options { behind_proxies: true, ..Options::default() };
-    let mut scene = Scene::open(Stage { members: Members::Three, options, ..Stage::default() }).await;
+/// Puts every way to Lotus behind a proxy.
+async fn lotus_behind_proxies(scene: &mut Scene) -> Vec<Proxy> {
     let mut lotus = Vec::new();
     let urls = scene.miner_urls.iter_mut().map(|(_, url)| url).chain([&mut scene.full_node]);
     for url in urls {
@@ -32,6 +29,39 @@ async fn deals_pass_a_network_that_fails_in_every_way() {
         *url = url.replace(&port.to_string(), &proxy.port().to_string());
         lotus.push(proxy);
     }
+    lotus
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_cut_from_everything_is_survived() {
+    let dice = Dice::of("network-long");
+    let options = Options { behind_proxies: true, ..Options::default() };
+    let mut scene = Scene::open(Stage { members: Members::Three, options, ..Stage::default() }).await;
+    let lotus = lotus_behind_proxies(&mut scene).await;
+    let agents = (scene.client("client", None), scene.miner(None));
+    scene.add_cars(6).await;
+    scene.settled(Duration::from_secs(60)).await;
+    scene.add_cars(12).await;
+    // Some are published, some imported, some under way.
+    sleep(Duration::from_millis(1500)).await;
+    let cut = Duration::from_secs(u64::try_from(rounds(6, 3600)).unwrap());
+    let set = |link| scene.set.proxies().iter().chain(&lotus).for_each(|proxy| proxy.set(link));
+    set(Link::Blackhole);
+    sleep(cut).await;
+    set(Link::Pass);
+    // The longest pause of either agent is a minute.
+    scene.settled(Duration::from_secs(180)).await;
+    let counts = scene.check().await;
+    dice.tell(1, &format!("cut for {} s, {counts:?}", cut.as_secs()));
+    drop(agents);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deals_pass_a_network_that_fails_in_every_way() {
+    let mut dice = Dice::of("network");
+    let options = Options { behind_proxies: true, ..Options::default() };
+    let mut scene = Scene::open(Stage { members: Members::Three, options, ..Stage::default() }).await;
+    let lotus = lotus_behind_proxies(&mut scene).await;
     let agents = (scene.client("client", None), scene.miner(None), scene.miner(None));
     let count = rounds(8, 80);
     for round in 0..count {

@@ -111,3 +111,30 @@ async fn what_a_provider_writes_into_others_deals_is_undone_and_doubles_nothing(
     dice.tell(1, &format!("{} kinds of writes, {counts:?}", writes.len() + 1 + on_active.len()));
     drop(agents);
 }
+
+/// Deals that are closed without their data, while no agent of their miners is up to see it.
+async fn closed_without_data(method: &'static str) {
+    let mut scene = Scene::open(Stage { method, ..Stage::default() }).await;
+    scene.add_cars(2).await;
+    let _client = scene.client("client", None);
+    let deals = scene.road.deals();
+    let wanted = u64::try_from(2 * REPLICAS).unwrap();
+    // What the client's own node hears, or that it hears nothing.
+    let recorded =
+        doc! { "$or": [{ "status": 18 }, { "statusmsg": { "$regex": "StorageDealWaitingForData" } }] };
+    eventually_eq!(within Duration::from_secs(60), deals.count_documents(recorded.clone()).await.unwrap(), wanted, "deals wait for data");
+    deals.update_many(doc! {}, doc! { "$set": { "isdeal": 1 } }).await.unwrap();
+    // A doubt must stand for a minute.
+    eventually_eq!(within Duration::from_secs(120), deals.count_documents(doc! { "isdeal": 0 }).await.unwrap(), wanted, "{method}: all are put back");
+    let miner = scene.miner(None);
+    scene.settled(Duration::from_secs(60)).await;
+    scene.check().await;
+    drop(miner);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_puts_back_what_was_closed_without_the_data() {
+    let dice = Dice::of("closed-without-data");
+    tokio::join!(closed_without_data("start"), closed_without_data("stateless"));
+    dice.tell(1, "both methods");
+}

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
+    calls::Seat,
     config::Setting,
     head::Head,
     incoming::Arrivals,
@@ -102,10 +103,6 @@ pub enum Assessment {
     /// The node, or a disk, does not tell.
     NodeTrouble(ImportOutcome),
 }
-
-/// A place among the imports that may be called at a time. Free again when dropped.
-pub trait Slot: Send {}
-impl<T: Send> Slot for T {}
 
 /// First pause between looks at a deal's state after a call; it grows to [`LOOK_PAUSE_MAX`].
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -218,9 +215,9 @@ impl Importer {
         }
     }
 
-    /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is; `slot` is given
+    /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is; the seat is given
     /// back when no call is, or will be, under way.
-    pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, slot: impl Slot) -> Verdict {
+    pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, mut seat: Seat) -> Verdict {
         fail_point("import.claimed");
         let assessment = patiently("assess", || self.assess(&claim.deal)).await;
         let (proposal_cid, car) = match assessment {
@@ -228,7 +225,7 @@ impl Importer {
             Ok(Assessment::Settled(settled)) => return Verdict::Settled(settled),
             Ok(Assessment::Unlisted { proposal_cid }) => {
                 // Many new deals share one list, and keep no other from being imported meanwhile.
-                drop(slot);
+                drop(seat);
                 return self.look_again(&claim.deal, &proposal_cid).await;
             }
             Ok(Assessment::NodeTrouble(outcome)) => return trouble(outcome, false),
@@ -236,6 +233,10 @@ impl Importer {
                 return settled(self.retrying(&claim.deal, ErrorChain(&error).to_string()));
             }
         };
+        if !seat.call().await {
+            let reason = "it could be imported, and waits for the imports before it".to_owned();
+            return settled(ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() });
+        }
         if let Some(verdict) = self.last_look(claim, &proposal_cid).await {
             return verdict;
         }
@@ -247,7 +248,7 @@ impl Importer {
         fail_point("import.noted");
         let answer = self.call(&proposal_cid, &car, send_before).await;
         fail_point("import.called");
-        drop(slot);
+        drop(seat);
         self.confirm(claim, &proposal_cid, &car, answer).await
     }
 

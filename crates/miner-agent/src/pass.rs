@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, warn};
 
 use crate::{
+    calls::Calls,
     import::{Assessment, Importer},
     worker::{self, Finished},
 };
@@ -104,11 +105,13 @@ pub async fn import_due(
     let begun = importer.store.server_time().await?;
     let owner = worker::owner_name();
     let mut end = PassEnd::default();
+    let calls = Calls::without_ahead(setting.imports_per_miner);
     let mut running = JoinSet::<(OfflineDealDoc, Finished)>::new();
     let mut due = VecDeque::<Bson>::new();
     let mut is_read = false;
     loop {
-        while end.trouble.is_none() && !stop.is_cancelled() && running.len() < setting.imports_per_miner {
+        while end.trouble.is_none() && !stop.is_cancelled() {
+            let Some(seat) = calls.seat() else { break };
             if due.is_empty() && !is_read {
                 due = importer.store.due_ids(miner, Some(begun), DUE_PAGE).await?.into();
                 is_read = due.is_empty();
@@ -120,7 +123,7 @@ pub async fn import_due(
                     let span = worker::deal_span(&claim, miner);
                     let importer = importer.clone();
                     let work = async move {
-                        let finished = worker::process(&importer, &claim, ()).await;
+                        let finished = worker::process(&importer, &claim, seat).await;
                         (claim.deal, finished)
                     };
                     running.spawn(work.instrument(span));

@@ -23,7 +23,7 @@ use carferry_core::{
     telemetry::fields,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::Notify,
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -31,7 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::{
-    import::{Importer, Settled, Slot, Verdict},
+    calls::{Calls, Seat},
+    import::{Importer, Settled, Verdict},
     patience::patiently,
 };
 
@@ -46,9 +47,8 @@ pub struct Worker {
     due: VecDeque<Bson>,
     /// Whether something may have become due since.
     is_stale: bool,
-    /// Calls that may be under way at a time; a deal whose call was answered needs none any more.
-    calls: Arc<Semaphore>,
-    call_ended: Arc<Notify>,
+    /// Deals that may be worked on at a time; one whose call was answered needs no seat any more.
+    calls: Arc<Calls>,
     in_hand: InHand,
     /// No claims before this: node or database are in trouble.
     paused_until: Option<Instant>,
@@ -116,23 +116,10 @@ impl Drop for Held {
     }
 }
 
-/// Leave to have an import call under way; tells the worker when it is given back.
-struct CallSlot {
-    permit: Option<OwnedSemaphorePermit>,
-    ended: Arc<Notify>,
-}
-
-impl Drop for CallSlot {
-    fn drop(&mut self) {
-        drop(self.permit.take());
-        self.ended.notify_one();
-    }
-}
-
 impl Worker {
     /// A worker that is woken by `wake` and claims nothing after `stop`.
     pub fn new(importer: Importer, owner: String, wake: Arc<Notify>, stop: CancellationToken) -> Self {
-        let calls = Arc::new(Semaphore::new(importer.setting.imports_per_miner));
+        let calls = Calls::new(importer.setting.imports_per_miner);
         Self {
             importer,
             owner,
@@ -141,7 +128,6 @@ impl Worker {
             due: VecDeque::new(),
             is_stale: true,
             calls,
-            call_ended: Arc::default(),
             in_hand: InHand::default(),
             paused_until: None,
             released: None,
@@ -156,12 +142,12 @@ impl Worker {
         let mut running = JoinSet::new();
         while !self.stop.is_cancelled() {
             let idle = self.fill(&mut running).await;
-            let (wake, call_ended) = (Arc::clone(&self.wake), Arc::clone(&self.call_ended));
+            let (wake, calls) = (Arc::clone(&self.wake), Arc::clone(&self.calls));
             // Cancel safety: a dropped `notified` has not taken its permit, `join_next` loses no result.
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = wake.notified(), if self.paused_until.is_none() => self.is_stale = true,
-                () = call_ended.notified() => {}
+                () = calls.freed() => {}
                 () = sleep_until(idle) => self.is_stale = true,
                 Some(ended) = running.join_next() => self.ended(ended),
             }
@@ -181,16 +167,15 @@ impl Worker {
         }
         let scan = now + self.importer.setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
         while running.len() < IN_HAND_MAX {
-            let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else { return scan };
+            let Some(seat) = self.calls.seat() else { return scan };
             match self.claim().await {
                 Ok(Some(claim)) => {
                     let importer = self.importer.clone();
                     let span = deal_span(&claim, importer.market.miner());
-                    let slot = CallSlot { permit: Some(permit), ended: Arc::clone(&self.call_ended) };
                     let held = self.in_hand.take(&claim.id);
                     let work = async move {
                         let _held = held;
-                        process(&importer, &claim, slot).await
+                        process(&importer, &claim, seat).await
                     };
                     running.spawn(work.instrument(span));
                 }
@@ -343,11 +328,11 @@ fn is_failure(outcome: &ImportOutcome) -> bool {
 }
 
 /// Brings a claimed deal forward and writes what it came to, holding the lease all the while.
-pub async fn process(importer: &Importer, claim: &Claim, slot: impl Slot) -> Finished {
+pub async fn process(importer: &Importer, claim: &Claim, seat: Seat) -> Finished {
     let started = Instant::now();
     let lost = CancellationToken::new();
     let work = async {
-        let verdict = importer.reconcile(claim, &lost, slot).await;
+        let verdict = importer.reconcile(claim, &lost, seat).await;
         let (outcome, node_trouble) = write_verdict(&importer.store, claim, verdict).await;
         let is_due = match &outcome {
             Some(ImportOutcome::Waiting { after: Duration::ZERO, .. }) => true,

@@ -120,6 +120,8 @@ fn agent_command(name: &str) -> anyhow::Result<Command> {
     for lotus in ["FULLNODE_API_INFO", "MINER_API_INFO", "MARKETS_API_INFO", "STORAGE_API_INFO"] {
         command.env_remove(lotus);
     }
+    // The agents refuse variables that look like theirs and are not.
+    command.env_remove(LOG_VARIABLE);
     Ok(command)
 }
 

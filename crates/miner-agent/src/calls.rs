@@ -1,0 +1,144 @@
+//! How many import calls of a miner may be under way at a time, and how many deals are made ready meanwhile.
+//!
+//! ```text
+//!  seat: claimed, looked at ──► leave to call: at most `at_once` ──► answered, seat free
+//! ```
+//!
+//! While calls are short, some more deals than may be called are claimed and looked at: else the looking, a hundred
+//! milliseconds or so each, would be most of a short import's time. While calls are long, none: a deal that waits
+//! here for an hour would be kept from another agent, and from one that has become more urgent.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+
+/// Deals made ready beside those that are called, while calls are short. Source: ours.
+const AHEAD: usize = 4;
+/// A call shorter than this is short; a deal waits no longer than this for leave to call. Source: ours.
+const SHORT: Duration = Duration::from_secs(10);
+
+/// The calls of one miner.
+#[derive(Debug)]
+pub struct Calls {
+    at_once: usize,
+    ahead: usize,
+    permits: Arc<Semaphore>,
+    state: Mutex<State>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    seats: usize,
+    are_short: bool,
+}
+
+/// A deal's place; free again when dropped.
+#[derive(Debug)]
+pub struct Seat {
+    calls: Arc<Calls>,
+    called: Option<(Instant, OwnedSemaphorePermit)>,
+}
+
+impl Calls {
+    /// So many calls at once, and deals made ready beside them.
+    pub fn new(at_once: usize) -> Arc<Self> {
+        Self::with_ahead(at_once, AHEAD)
+    }
+
+    /// So many calls at once, and no deal claimed before it may be called: for those who try each deal once.
+    pub fn without_ahead(at_once: usize) -> Arc<Self> {
+        Self::with_ahead(at_once, 0)
+    }
+
+    fn with_ahead(at_once: usize, ahead: usize) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(at_once));
+        Arc::new(Self { at_once, ahead, permits, state: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// A place for one more deal, if there is one.
+    pub fn seat(self: &Arc<Self>) -> Option<Seat> {
+        let mut state = self.state();
+        let ahead = if state.are_short { self.ahead } else { 0 };
+        (state.seats < self.at_once + ahead).then(|| {
+            state.seats += 1;
+            Seat { calls: Arc::clone(self), called: None }
+        })
+    }
+
+    /// Waits until a seat was given back. One that was meanwhile counts.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Waits for leave to call. `false`: the calls before it take long, so the deal is better put back.
+    pub async fn call(&mut self) -> bool {
+        if let Ok(Ok(permit)) = timeout(SHORT, Arc::clone(&self.calls.permits).acquire_owned()).await {
+            self.called = Some((Instant::now(), permit));
+            return true;
+        }
+        self.calls.state().are_short = false;
+        false
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let called = self.called.take();
+        {
+            let mut state = self.calls.state();
+            state.seats -= 1;
+            if let Some((since, _permit)) = &called {
+                state.are_short = since.elapsed() < SHORT;
+            }
+        }
+        drop(called);
+        self.calls.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn deals_are_made_ready_ahead_only_while_calls_are_short() {
+        let calls = Calls::new(1);
+        let mut first = calls.seat().unwrap();
+        assert!(calls.seat().is_none(), "nobody knows yet how long calls take");
+        assert!(first.call().await);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        drop(first);
+        let mut seats: Vec<_> = std::iter::from_fn(|| calls.seat()).collect();
+        assert_eq!(seats.len(), 1 + AHEAD);
+        let (one, others) = seats.split_first_mut().unwrap();
+        assert!(one.call().await);
+        assert!(!others[0].call().await, "one call at a time");
+        drop(seats);
+        // The call that was under way all the time was not short.
+        let seats: Vec<_> = std::iter::from_fn(|| calls.seat()).collect();
+        assert_eq!(seats.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_seat_that_is_given_back_is_told_of() {
+        let calls = Calls::new(2);
+        let seats = (calls.seat().unwrap(), calls.seat().unwrap());
+        assert!(calls.seat().is_none());
+        drop(seats);
+        timeout(Duration::from_secs(1), calls.freed()).await.unwrap();
+        assert!(calls.seat().is_some());
+    }
+}
