@@ -113,12 +113,20 @@ impl Layout {
                     let file_size = node.children.iter().map(|child| child.file_size).sum();
                     self.close(&node, &block, file_size, &mut extents);
                 }
-                Step::CloseDirectory(directory, path) => {
-                    let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
-                    check_stamp(path, directory.stamp, Stamp::of(&metadata))?;
+                Step::CloseShard(directory, shards, shard) => {
+                    let node = self.open.pop().expect("a node is closed once");
+                    let name = |entry: usize| &*directory.children[entry].0;
+                    let block = shards.encode(*shard, &node.children, name);
+                    self.close(&node, &block, 0, &mut extents);
+                }
+                Step::CloseDirectory(directory) => {
                     let node = self.open.pop().expect("a node is closed once");
                     let block = encode_directory(directory, &node.children);
                     self.close(&node, &block, 0, &mut extents);
+                }
+                Step::EndDirectory(directory, path) => {
+                    let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
+                    check_stamp(path, directory.stamp, Stamp::of(&metadata))?;
                 }
             }
         }

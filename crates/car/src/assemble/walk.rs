@@ -19,6 +19,7 @@ use crate::profile::DagParams;
 use crate::readahead::{expect_sequential, read_ahead};
 use crate::units::len64;
 use crate::unixfs::dir::{Content, Directory, Entry, Stamp};
+use crate::unixfs::hamt::{Link, Links, Shards};
 
 /// Bytes of a group's sections at most, when it has more than one leaf.
 pub(crate) const GROUP_BYTES: usize = (16 << 20) + (8 << 10);
@@ -58,8 +59,12 @@ pub(crate) enum Step<'a> {
     EndFile(Arc<Source>),
     /// A file's node ends.
     CloseFileNode,
-    /// A folder ends.
-    CloseDirectory(&'a Directory, PathBuf),
+    /// A shard of a folder ends.
+    CloseShard(&'a Directory, &'a Shards, usize),
+    /// A folder of one block ends.
+    CloseDirectory(&'a Directory),
+    /// Everything in a folder has been dealt with.
+    EndDirectory(&'a Directory, PathBuf),
 }
 
 /// A leaf and its place in the group's buffer.
@@ -123,6 +128,15 @@ enum Place<'a> {
     Entry(Option<&'a str>, &'a Entry),
     /// A folder and how many of its children have been dealt with.
     Directory(&'a Directory, usize),
+    /// A shard of a folder, and what is left of its links.
+    Shard {
+        directory: &'a Directory,
+        shards: &'a Shards,
+        shard: usize,
+        links: Links<'a>,
+    },
+    /// Back to a folder of which all has been dealt with.
+    EndDirectory(&'a Directory),
     /// A node of a file: level above the leaves, and the bytes of the file that are still to come below it.
     FileNode {
         source: Arc<Source>,
@@ -182,8 +196,24 @@ impl<'a> Walk<'a> {
                     self.stack.push(Place::Directory(directory, done + 1));
                     self.stack.push(Place::Entry(Some(name), entry));
                 }
-                None => group.steps.push(Step::CloseDirectory(directory, self.path.clone())),
+                None => group.steps.push(Step::CloseDirectory(directory)),
             },
+            Place::Shard { directory, shards, shard, mut links } => match links.next() {
+                Some(link) => {
+                    self.stack.push(Place::Shard { directory, shards, shard, links });
+                    match link {
+                        Link::Shard(below) => self.open_shard(directory, shards, below, group),
+                        Link::Entry(index) => {
+                            let (name, entry) = &directory.children[index];
+                            self.stack.push(Place::Entry(Some(name), entry));
+                        }
+                    }
+                }
+                None => group.steps.push(Step::CloseShard(directory, shards, shard)),
+            },
+            Place::EndDirectory(directory) => {
+                group.steps.push(Step::EndDirectory(directory, self.path.clone()));
+            }
             Place::FileNode { source, level: 0, from, to } => {
                 let len = in_memory(to - from);
                 let prefix_len = in_memory(self.params.section_prefix_len(to - from));
@@ -221,8 +251,14 @@ impl<'a> Walk<'a> {
                 self.open_node(source, self.params.levels(stamp.size), 0, stamp.size, group);
             }
             Content::Directory(directory) => {
-                group.open_node(self.params.section_len(entry.shape.block_len));
-                self.stack.push(Place::Directory(directory, 0));
+                self.stack.push(Place::EndDirectory(directory));
+                match &directory.shards {
+                    Some(shards) => self.open_shard(directory, shards, 0, group),
+                    None => {
+                        group.open_node(self.params.section_len(entry.shape.block_len));
+                        self.stack.push(Place::Directory(directory, 0));
+                    }
+                }
             }
             Content::Symlink(block) => {
                 group.bytes += in_memory(self.params.section_len(len64(block.len())));
@@ -230,6 +266,17 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+
+    fn open_shard(
+        &mut self,
+        directory: &'a Directory,
+        shards: &'a Shards,
+        shard: usize,
+        group: &mut Group<'a>,
+    ) {
+        group.open_node(self.params.section_len(shards.block_len(shard)));
+        self.stack.push(Place::Shard { directory, shards, shard, links: shards.links(shard) });
     }
 
     fn open_node(&mut self, source: Arc<Source>, level: u32, from: u64, to: u64, group: &mut Group<'a>) {

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::dag::Shape;
-use super::pb;
+use super::hamt::{SameHash, Shards};
+use super::{murmur3, pb};
 use crate::assemble::{BuildError, Unsupported};
-use crate::limits::{DIRECTORY_DEPTH_MAX, PLAIN_DIRECTORY_BYTES_MAX};
-use crate::profile::DagParams;
+use crate::limits::{DIRECTORY_DEPTH_MAX, SHARDING_BYTES};
+use crate::profile::{DagParams, ShardRule};
 use crate::units::len64;
 
 /// How a file or folder looked when it was found; it must look the same when it has been read.
@@ -40,8 +41,10 @@ pub(crate) enum Content {
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub(crate) stamp: Stamp,
-    /// In byte order of the names.
+    /// In byte order of the names, or of their hashes where the folder is sharded.
     pub(crate) children: Vec<(Box<str>, Entry)>,
+    /// The shards, if it is sharded.
+    pub(crate) shards: Option<Shards>,
 }
 
 /// Sums over everything that was found.
@@ -113,8 +116,15 @@ fn scan_entry(
         let entry = scan_entry(&child_path, &metadata, params, totals, depth + 1)?;
         children.push((name.into_boxed_str(), entry));
     }
-    let shape = directory_shape(path, &children, params)?;
-    Ok(Entry { content: Content::Directory(Directory { stamp, children }), shape })
+    let mut shape = plain_shape(&children, params);
+    let mut shards = None;
+    if is_sharded(&children, shape, params) {
+        let (found, sharded) = shard(&mut children, params)
+            .map_err(|name| BuildError::not_supported(&path.join(&*name), Unsupported::SameHash))?;
+        shape = sharded;
+        shards = Some(found);
+    }
+    Ok(Entry { content: Content::Directory(Directory { stamp, children, shards }), shape })
 }
 
 fn sorted_names(path: &Path) -> Result<Vec<OsString>, BuildError> {
@@ -127,23 +137,37 @@ fn sorted_names(path: &Path) -> Result<Vec<OsString>, BuildError> {
     Ok(names.into_iter().map(OsString::from_vec).collect())
 }
 
-fn directory_shape(
-    path: &Path,
-    children: &[(Box<str>, Entry)],
-    params: &DagParams,
-) -> Result<Shape, BuildError> {
+/// Lengths of a folder that is one block.
+fn plain_shape(children: &[(Box<str>, Entry)], params: &DagParams) -> Shape {
     let mut block_len = pb::DIRECTORY_DATA_LEN;
-    let mut below = Shape { block_len: 0, tsize: 0, file_size: 0, car_len: 0 };
+    let mut below = Shape::NOTHING;
     for (name, entry) in children {
         let name_len = len64(name.len());
         block_len += pb::link_len(params.cid_len(entry.shape.block_len), name_len, entry.shape.tsize);
         below = entry.shape.above(below);
     }
-    if block_len > PLAIN_DIRECTORY_BYTES_MAX {
-        return Err(BuildError::not_supported(
-            path,
-            Unsupported::ShardedDirectory { entries: children.len() },
-        ));
+    params.block_shape(block_len, 0).above(below)
+}
+
+fn is_sharded(children: &[(Box<str>, Entry)], plain: Shape, params: &DagParams) -> bool {
+    match params.shard_rule {
+        ShardRule::LinksBytes => {
+            let link =
+                |(name, entry): &(Box<str>, Entry)| len64(name.len()) + params.cid_len(entry.shape.block_len);
+            children.iter().map(link).sum::<u64>() >= SHARDING_BYTES
+        }
+        ShardRule::BlockBytes => plain.block_len > SHARDING_BYTES,
     }
-    Ok(params.block_shape(block_len, 0).above(below))
+}
+
+/// Brings the entries of a folder into the order of their hashes; returns its shards and its lengths, or a name
+/// that has the hash of another one.
+fn shard(children: &mut [(Box<str>, Entry)], params: &DagParams) -> Result<(Shards, Shape), Box<str>> {
+    children.sort_by_cached_key(|(name, _)| murmur3::hash(name.as_bytes()));
+    let hashes: Vec<u64> = children.iter().map(|(name, _)| murmur3::hash(name.as_bytes())).collect();
+    let entry = |index: usize| {
+        let (name, entry) = &children[index];
+        (len64(name.len()), entry.shape)
+    };
+    Shards::new(params, &hashes, entry).map_err(|SameHash(index)| children[index].0.clone())
 }
