@@ -198,19 +198,20 @@ impl<'a> Walk<'a> {
                 }
                 None => group.steps.push(Step::CloseDirectory(directory)),
             },
-            Place::Shard { directory, shards, shard, mut links } => match links.next() {
-                Some(link) => {
-                    self.stack.push(Place::Shard { directory, shards, shard, links });
-                    match link {
-                        Link::Shard(below) => self.open_shard(directory, shards, below, group),
-                        Link::Entry(index) => {
-                            let (name, entry) = &directory.children[index];
-                            self.stack.push(Place::Entry(Some(name), entry));
-                        }
+            Place::Shard { directory, shards, shard, mut links } => {
+                let Some(link) = links.next() else {
+                    group.steps.push(Step::CloseShard(directory, shards, shard));
+                    return Ok(None);
+                };
+                self.stack.push(Place::Shard { directory, shards, shard, links });
+                match link {
+                    Link::Shard(below) => self.open_shard(directory, shards, below, group),
+                    Link::Entry(index) => {
+                        let (name, entry) = &directory.children[index];
+                        self.stack.push(Place::Entry(Some(name), entry));
                     }
                 }
-                None => group.steps.push(Step::CloseShard(directory, shards, shard)),
-            },
+            }
             Place::EndDirectory(directory) => {
                 group.steps.push(Step::EndDirectory(directory, self.path.clone()));
             }
@@ -252,12 +253,11 @@ impl<'a> Walk<'a> {
             }
             Content::Directory(directory) => {
                 self.stack.push(Place::EndDirectory(directory));
-                match &directory.shards {
-                    Some(shards) => self.open_shard(directory, shards, 0, group),
-                    None => {
-                        group.open_node(self.params.section_len(entry.shape.block_len));
-                        self.stack.push(Place::Directory(directory, 0));
-                    }
+                if let Some(shards) = &directory.shards {
+                    self.open_shard(directory, shards, 0, group);
+                } else {
+                    group.open_node(self.params.section_len(entry.shape.block_len));
+                    self.stack.push(Place::Directory(directory, 0));
                 }
             }
             Content::Symlink(block) => {

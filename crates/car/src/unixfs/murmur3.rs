@@ -1,6 +1,6 @@
 //! The hash of names that decides where in a sharded folder they stand.
 //!
-//! Sources: MurmurHash3 `x64_128` (smhasher, `MurmurHash3.cpp`), seed 0, of which the first half is used; boxo v0.10.1
+//! Sources: `MurmurHash3_x64_128` (`smhasher`, `MurmurHash3.cpp`), seed 0, of which the first half is used; boxo v0.10.1
 //! ipld/unixfs/hamt/util.go reads it from its most significant byte on.
 
 use crate::units::len64;
@@ -31,8 +31,9 @@ pub(crate) fn hash(bytes: &[u8]) -> u64 {
 }
 
 fn halves(block: &[u8; 16]) -> (u64, u64) {
-    let [a, b, c, d, e, f, g, h, second @ ..] = *block;
-    (u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes(second))
+    let both = u128::from_le_bytes(*block);
+    let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).expect("64 bits");
+    (half(both), half(both >> 64))
 }
 
 fn mix_first(k1: u64) -> u64 {
