@@ -9,3 +9,4 @@ mod published;
 mod shards;
 mod sources;
 mod threads;
+mod trees;
