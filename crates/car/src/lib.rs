@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What lives here: sizes and CIDs as types, the packing of a file or folder into a CAR with its commitment in
-//! one pass ([`build_car`]), the check of a CAR ([`verify_car`]), the commitment of any bytes ([`piece_of`]).
+//! one pass ([`build_car`], and [`build_tree`] for what a planner put together), the check of a CAR ([`verify_car`]), the commitment of any bytes ([`piece_of`]).
 //! What does not: networks, databases, asynchronous code, and names of files on disk: the caller opens the
 //! output, makes it durable and gives it its name.
 
@@ -22,6 +22,7 @@ mod piece;
 mod profile;
 mod progress;
 mod readahead;
+mod tree;
 mod turns;
 mod units;
 mod unixfs;
@@ -29,7 +30,7 @@ mod verify;
 
 pub use assemble::{
     BuildError, BuildOptions, BuiltCar, CarPlan, SourceChange, SourceIdentity, Unsupported, build_car,
-    plan_car,
+    build_tree, plan_car,
 };
 pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
@@ -39,8 +40,9 @@ pub use kernels::bench;
 pub use kernels::{KernelUnavailable, check_kernel_choice, kernel_name};
 pub use piece::file::piece_of_file;
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
-pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};
+pub use profile::{BlockHash, DagParams, Profile, ShardRule, UnknownProfile};
 pub use progress::{NoProgress, Progress};
+pub use tree::{FilePart, SourceStamp, SourceTree, TreeError};
 pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
 #[doc(hidden)]
 pub use verify::fuzz;

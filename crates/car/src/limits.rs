@@ -15,12 +15,10 @@ pub(crate) const SECTION_BYTES_MAX: u64 = 32 << 20;
 /// Source: go-cidutil v0.1.0 inline.go: Lotus inlines up to 126 bytes; 128 leaves no real CID out.
 pub(crate) const CID_DIGEST_BYTES_MAX: usize = 128;
 
-/// A directory node above this is sharded by every importer, by the widest of their estimates.
+/// Size of a folder from which on, or above which, it is sharded; how it is counted is a matter of the profile.
 ///
-/// Source: boxo v0.10.1 `HAMTShardingSize` and kubo's current profile, 256 KiB. The first counts names and
-/// CIDs, the second the block's bytes, which are more; the stricter one is used, so that no plain
-/// directory is written that one of them would shard.
-pub(crate) const PLAIN_DIRECTORY_BYTES_MAX: u64 = 256 << 10;
+/// Source: boxo v0.10.1 ipld/unixfs/io/directory.go:27, `HAMTShardingSize`; IPIP-499, both profiles.
+pub(crate) const SHARDING_BYTES: u64 = 256 << 10;
 
 /// Deepest directory tree that is packed. Source: ours; bounds the stack, `PATH_MAX` allows 2048 levels.
 pub(crate) const DIRECTORY_DEPTH_MAX: usize = 1024;

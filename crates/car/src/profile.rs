@@ -14,6 +14,23 @@ pub struct DagParams {
     pub block_hash: BlockHash,
     /// Blocks of at most this many bytes live inside their CID (identity multihash).
     pub inline_limit: Option<usize>,
+    /// Which folders are sharded.
+    pub shard_rule: ShardRule,
+}
+
+/// From which size on a folder is a tree of shards (HAMT) and not one block.
+///
+/// Shards have 256 places and murmur3-x64-64 by every rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ShardRule {
+    /// Names and CIDs of all its links have 256 KiB or more: `links-bytes` of IPIP-499.
+    ///
+    /// Source: boxo v0.10.1 ipld/unixfs/io/directory.go:27, 81-83, 224; the same up to v0.36.0.
+    LinksBytes,
+    /// Its one block would have more than 256 KiB: `block-bytes` of IPIP-499.
+    ///
+    /// Source: boxo v0.37.0 ipld/unixfs/io/directory.go:777-797, ipld/unixfs/io/profile.go `UnixFS_v1_2025`.
+    BlockBytes,
 }
 
 /// The hash functions for blocks.
@@ -35,9 +52,11 @@ pub enum Profile {
     Lotus,
     /// kubo's profile of that name, from IPIP-499; also ipfs-car.
     UnixfsV1_2025,
-    /// kubo `--chunker=size-1048576 --cid-version=1` with the older limit of 174 links.
+    /// kubo up to v0.39 `--chunker=size-1048576 --cid-version=1`, with the older limit of 174 links.
+    ///
+    /// Source: IPIP-499, profile `test-cid-v1`.
     Ipfs1m174,
-    /// kubo `--cid-version=1`.
+    /// kubo up to v0.39 `--cid-version=1`.
     Ipfs256k174,
 }
 
@@ -69,24 +88,28 @@ impl Profile {
                 links_per_node: 1024,
                 block_hash: BlockHash::Blake2b256,
                 inline_limit: Some(126),
+                shard_rule: ShardRule::LinksBytes,
             },
             Self::UnixfsV1_2025 => DagParams {
                 chunk_size: MIB,
                 links_per_node: 1024,
                 block_hash: BlockHash::Sha2_256,
                 inline_limit: None,
+                shard_rule: ShardRule::BlockBytes,
             },
             Self::Ipfs1m174 => DagParams {
                 chunk_size: MIB,
                 links_per_node: 174,
                 block_hash: BlockHash::Sha2_256,
                 inline_limit: None,
+                shard_rule: ShardRule::LinksBytes,
             },
             Self::Ipfs256k174 => DagParams {
                 chunk_size: MIB / 4,
                 links_per_node: 174,
                 block_hash: BlockHash::Sha2_256,
                 inline_limit: None,
+                shard_rule: ShardRule::LinksBytes,
             },
         }
     }

@@ -91,11 +91,8 @@ pub enum SourceChange {
 /// Why something cannot be packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsupported {
-    /// A folder so large that other tools shard it (HAMT).
-    ShardedDirectory {
-        /// How many names are in it.
-        entries: usize,
-    },
+    /// Its name has the hash of another one in a folder that has to be sharded (HAMT): nobody can write that.
+    SameHash,
     /// A socket, pipe or device.
     SpecialFile,
     /// A name that is not UTF-8.
@@ -140,12 +137,7 @@ impl fmt::Display for SourceChange {
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ShardedDirectory { entries } => {
-                write!(
-                    f,
-                    "a folder of {entries} entries needs a sharded directory, which is not supported yet"
-                )
-            }
+            Self::SameHash => f.write_str("another name in its folder has the same hash"),
             Self::SpecialFile => f.write_str("neither a file, a folder nor a symbolic link"),
             Self::NameNotUtf8 => f.write_str("its name is not UTF-8"),
             Self::TooDeep => f.write_str("folders are nested too deeply"),

@@ -10,12 +10,13 @@ use std::fs;
 use std::ops::Range;
 
 use super::BuildError;
-use super::walk::{Group, Step, check_stamp};
+use super::source::check_stamp;
+use super::walk::{Group, Step};
 use crate::carv1::{header, writer};
 use crate::profile::DagParams;
+use crate::tree::{Folder, Stamp};
 use crate::units::len64;
 use crate::unixfs::dag::Codec;
-use crate::unixfs::dir::{Directory, Stamp};
 use crate::unixfs::pb::{self, Child};
 
 /// Bytes for a place in the CAR.
@@ -113,12 +114,20 @@ impl Layout {
                     let file_size = node.children.iter().map(|child| child.file_size).sum();
                     self.close(&node, &block, file_size, &mut extents);
                 }
-                Step::CloseDirectory(directory, path) => {
-                    let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
-                    check_stamp(path, directory.stamp, Stamp::of(&metadata))?;
+                Step::CloseShard(folder, shard) => {
                     let node = self.open.pop().expect("a node is closed once");
-                    let block = encode_directory(directory, &node.children);
+                    let name = |entry: usize| &*folder.entries[entry].name;
+                    let block = folder.shards.encode(*shard, &node.children, name);
                     self.close(&node, &block, 0, &mut extents);
+                }
+                Step::CloseFolder(folder) => {
+                    let node = self.open.pop().expect("a node is closed once");
+                    let block = encode_folder(folder, &node.children);
+                    self.close(&node, &block, 0, &mut extents);
+                }
+                Step::EndFolder(path, stamp) => {
+                    let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
+                    check_stamp(path, *stamp, Stamp::of(&metadata))?;
                 }
             }
         }
@@ -175,9 +184,9 @@ impl Layout {
     }
 }
 
-fn encode_directory(directory: &Directory, children: &[Child]) -> Vec<u8> {
-    debug_assert_eq!(directory.children.len(), children.len(), "every entry became a block");
-    pb::encode_directory(directory.children.iter().map(|(name, _)| &**name).zip(children))
+fn encode_folder(folder: &Folder, children: &[Child]) -> Vec<u8> {
+    debug_assert_eq!(folder.children.len(), children.len(), "every entry became a block");
+    pb::encode_directory(folder.children.iter().map(|child| &*child.name).zip(children))
 }
 
 /// Adds a range of the buffer, as one extent with the one before if they touch on both sides.

@@ -9,12 +9,13 @@
 //! for the piece, and written from there once. Nodes and header are filled into their holes as soon as they
 //! are known. The bytes do not depend on the number of threads.
 //!
-//! What lives here: [`plan_car`], [`build_car`]. What does not: naming, syncing and publishing of the output.
+//! What lives here: [`plan_car`], [`build_car`], [`build_tree`]. What does not: naming, syncing and publishing of the output.
 
 mod error;
 mod layout;
 mod line;
 mod output;
+mod source;
 mod walk;
 
 use std::fs::File;
@@ -29,8 +30,10 @@ use crate::cids::{PayloadCid, PieceCid};
 use crate::crew::Crew;
 use crate::profile::DagParams;
 use crate::progress::Progress;
+use crate::tree::{SourceTree, Totals, scan};
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
-use crate::unixfs::dir::{Entry, Totals, scan};
+use crate::unixfs::dag::Shape;
+use crate::unixfs::folder::Shapes;
 use layout::Layout;
 use line::Line;
 use output::{Output, WhenFull};
@@ -98,7 +101,7 @@ impl Default for BuildOptions {
 ///
 /// [`BuildError`] about the source; [`BuildError::TooLarge`] only where no piece holds it.
 pub fn plan_car(input: &Path, params: &DagParams) -> Result<CarPlan, BuildError> {
-    scan(input, params).and_then(|(root, totals)| plan(input, params, &root, totals))
+    scan(input)?.plan(params)
 }
 
 /// Packs a file or folder into a CAR: writes it to `output`, an open, empty, writable file.
@@ -109,7 +112,6 @@ pub fn plan_car(input: &Path, params: &DagParams) -> Result<CarPlan, BuildError>
 /// # Errors
 ///
 /// [`BuildError`], the first that occurs. [`BuildError::TooLarge`] comes before anything is written.
-#[expect(clippy::missing_panics_doc, reason = "a CID that was made here is a CID")]
 pub fn build_car(
     crew: &Crew,
     input: &Path,
@@ -117,18 +119,39 @@ pub fn build_car(
     options: &BuildOptions,
     progress: &dyn Progress,
 ) -> Result<BuiltCar, BuildError> {
-    let (root, totals) = scan(input, &options.params)?;
-    let plan = plan(input, &options.params, &root, totals)?;
+    build_tree(crew, &scan(input)?, output, options, progress)
+}
+
+/// Packs what a planner has put together into a CAR, as [`build_car`] does with a path.
+///
+/// Every file is opened when its turn comes and compared with what was expected, and again when its part has been
+/// read. Room for the whole CAR is reserved first, as if no file had holes.
+///
+/// # Errors
+///
+/// [`BuildError`], the first that occurs; [`BuildError::SourceChanged`] names a file that is not as expected.
+/// [`BuildError::TooLarge`] comes before anything is opened or written.
+#[expect(clippy::missing_panics_doc, reason = "a CID that was made here is a CID")]
+pub fn build_tree(
+    crew: &Crew,
+    tree: &SourceTree,
+    output: &File,
+    options: &BuildOptions,
+    progress: &dyn Progress,
+) -> Result<BuiltCar, BuildError> {
+    let shapes = Shapes::new(tree, &options.params)?;
+    let root = shapes.of(&tree.root);
+    let plan = plan(tree, &options.params, root)?;
     if plan.padded_piece_size_max > options.max_piece {
-        return Err(too_large(input, plan.payload_size_max, options.max_piece));
+        return Err(too_large(tree, plan.payload_size_max, options.max_piece));
     }
-    let when_full = if totals.allocated < totals.bytes { WhenFull::Try } else { WhenFull::Refuse };
+    let when_full = if tree.totals.allocated < tree.totals.bytes { WhenFull::Try } else { WhenFull::Refuse };
     let output = Output::new(output, plan.payload_size_max.get(), when_full).map_err(output_error)?;
-    let header_len = header::header_len(options.params.cid_len(root.shape.block_len));
+    let header_len = header::header_len(options.params.cid_len(root.block_len));
     let line = Line::new(
         options.params,
-        Walk::new(input, &root, options.params, header_len),
-        Layout::new(options.params, root.shape.block_len),
+        Walk::new(tree, &shapes, options.params, header_len),
+        Layout::new(options.params, root.block_len),
         &output,
         progress,
     );
@@ -137,7 +160,7 @@ pub fn build_car(
     let (root, end, block_count) = layout.finish();
     output.finish(end).map_err(output_error)?;
     let payload_size = PayloadSize::new(end);
-    let piece = piece.finish(payload_size).map_err(|_| too_large(input, payload_size, options.max_piece))?;
+    let piece = piece.finish(payload_size).map_err(|_| too_large(tree, payload_size, options.max_piece))?;
     Ok(BuiltCar {
         payload_cid: PayloadCid::from_bytes(&root).expect("a CID that was made here"),
         piece_cid: piece.piece_cid,
@@ -148,25 +171,38 @@ pub fn build_car(
     })
 }
 
-fn plan(input: &Path, params: &DagParams, root: &Entry, totals: Totals) -> Result<CarPlan, BuildError> {
-    let header_len = header::header_len(params.cid_len(root.shape.block_len));
-    let payload_size_max = PayloadSize::new(header_len.saturating_add(root.shape.car_len));
+impl SourceTree {
+    /// What a CAR of the tree will be, from what was added alone; opens nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::TooLarge`] where no piece holds it; [`BuildError::NotSupported`] for two names in one large
+    /// folder that no sharded folder can hold.
+    pub fn plan(&self, params: &DagParams) -> Result<CarPlan, BuildError> {
+        plan(self, params, Shapes::new(self, params)?.of(&self.root))
+    }
+}
+
+fn plan(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<CarPlan, BuildError> {
+    let header_len = header::header_len(params.cid_len(root.block_len));
+    let payload_size_max = PayloadSize::new(header_len.saturating_add(root.car_len));
     let padded_piece_size_max = payload_size_max.padded_piece_size().map_err(|_: PieceSizeError| {
         // The largest piece there can be at all.
         let max_piece = PaddedPieceSize::new(1 << 63).expect("a power of two");
-        too_large(input, payload_size_max, max_piece)
+        too_large(tree, payload_size_max, max_piece)
     })?;
+    let Totals { bytes, files, modified, .. } = tree.totals;
     Ok(CarPlan {
         payload_size_max,
         padded_piece_size_max,
-        source_bytes: totals.bytes,
-        files: totals.files,
-        source: SourceIdentity { bytes: totals.bytes, modified: totals.modified },
+        source_bytes: bytes,
+        files,
+        source: SourceIdentity { bytes, modified },
     })
 }
 
-fn too_large(input: &Path, payload_size: PayloadSize, max_piece: PaddedPieceSize) -> BuildError {
-    BuildError::TooLarge { path: input.to_owned(), payload_size, max_piece }
+fn too_large(tree: &SourceTree, payload_size: PayloadSize, max_piece: PaddedPieceSize) -> BuildError {
+    BuildError::TooLarge { path: tree.label.clone(), payload_size, max_piece }
 }
 
 fn output_error(source: io::Error) -> BuildError {

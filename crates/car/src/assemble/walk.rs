@@ -3,27 +3,20 @@
 //! A step says what comes next in the CAR: a node whose content follows later, a leaf to read, the end of a
 //! node. Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
 
-use std::fs::File;
-use std::io;
-use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
-
-use super::{BuildError, SourceChange};
-use crate::holes::{is_hole, may_have_holes};
+use super::BuildError;
+use super::source::Source;
 use crate::profile::DagParams;
-use crate::readahead::{expect_sequential, read_ahead};
+use crate::tree::{Folder, InOrder, Node, SourceTree, Stamp};
 use crate::units::len64;
-use crate::unixfs::dir::{Content, Directory, Entry, Stamp};
+use crate::unixfs::folder::{Shapes, ShardedFolder};
+use crate::unixfs::hamt::{Link, Links};
 
 /// Bytes of a group's sections at most, when it has more than one leaf.
 pub(crate) const GROUP_BYTES: usize = (16 << 20) + (8 << 10);
-/// Files above this are read ahead as far as the system does.
-const READ_AHEAD_FROM: usize = 1 << 20;
 /// Leaves of a group at most: bounds what many tiny files keep in memory.
 const GROUP_LEAVES: usize = 1024;
 /// Files of a group at most, all of which are open at once: far below the usual limit of 1024 descriptors, even with
@@ -58,8 +51,12 @@ pub(crate) enum Step<'a> {
     EndFile(Arc<Source>),
     /// A file's node ends.
     CloseFileNode,
-    /// A folder ends.
-    CloseDirectory(&'a Directory, PathBuf),
+    /// A shard of a folder ends.
+    CloseShard(&'a ShardedFolder<'a>, usize),
+    /// A folder of one block ends.
+    CloseFolder(&'a Folder),
+    /// Everything in a folder that was found on disk has been dealt with.
+    EndFolder(&'a Path, Stamp),
 }
 
 /// A leaf and its place in the group's buffer.
@@ -94,24 +91,16 @@ impl Leaf {
     ///
     /// The end of the file is looked at all the same, when the file's leaves are done.
     pub(crate) fn is_hole(&self) -> bool {
-        self.source.sparse && self.len > 0 && is_hole(&self.source.file, self.offset, len64(self.len))
+        self.source.is_hole(self.offset, len64(self.len))
     }
-}
-
-/// An open file, and how it looked when it was found.
-#[derive(Debug)]
-pub(crate) struct Source {
-    file: File,
-    pub(crate) path: PathBuf,
-    stamp: Stamp,
-    sparse: bool,
 }
 
 /// Where the walk stands.
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {
     params: DagParams,
-    path: PathBuf,
+    tree: &'a SourceTree,
+    shapes: &'a Shapes<'a>,
     /// What is to come, the next at the end.
     stack: Vec<Place<'a>>,
     turns: u64,
@@ -120,10 +109,19 @@ pub(crate) struct Walk<'a> {
 
 #[derive(Debug)]
 enum Place<'a> {
-    Entry(Option<&'a str>, &'a Entry),
-    /// A folder and how many of its children have been dealt with.
-    Directory(&'a Directory, usize),
-    /// A node of a file: level above the leaves, and the bytes of the file that are still to come below it.
+    /// An entry and its name, which the root has not.
+    Entry(Option<&'a str>, &'a Node),
+    /// A folder and its entries that are left.
+    Folder(&'a Folder, InOrder<'a>),
+    /// A shard of a folder, and what is left of its links.
+    Shard {
+        folder: &'a ShardedFolder<'a>,
+        shard: usize,
+        links: Links<'a>,
+    },
+    /// Back to a folder of which all has been dealt with.
+    EndFolder(&'a Path, Stamp),
+    /// A node of a file: level above the leaves, and the bytes of its source's range that are still to come below it.
     FileNode {
         source: Arc<Source>,
         level: u32,
@@ -131,14 +129,12 @@ enum Place<'a> {
         to: u64,
     },
     EndFile(Arc<Source>),
-    /// Back to the parent's path.
-    LeavePath,
 }
 
 impl<'a> Walk<'a> {
     /// A walk whose first section starts at `offset`.
-    pub(crate) fn new(path: &Path, root: &'a Entry, params: DagParams, offset: u64) -> Self {
-        Self { params, path: path.to_owned(), stack: vec![Place::Entry(None, root)], turns: 0, offset }
+    pub(crate) fn new(tree: &'a SourceTree, shapes: &'a Shapes<'a>, params: DagParams, offset: u64) -> Self {
+        Self { params, tree, shapes, stack: vec![Place::Entry(None, &tree.root)], turns: 0, offset }
     }
 
     /// The next group, or `None` at the end.
@@ -170,20 +166,30 @@ impl<'a> Walk<'a> {
     /// Takes one step; hands the place back if its leaf does not fit into the group.
     fn step(&mut self, place: Place<'a>, group: &mut Group<'a>) -> Result<Option<Place<'a>>, BuildError> {
         match place {
-            Place::Entry(name, entry) => {
-                if let Some(name) = name {
-                    self.path.push(name);
-                    self.stack.push(Place::LeavePath);
-                }
-                self.enter(entry, group)?;
+            Place::Entry(name, node) => self.enter(name, node, group)?,
+            Place::Folder(folder, mut children) => {
+                let Some(child) = children.next() else {
+                    group.steps.push(Step::CloseFolder(folder));
+                    return Ok(None);
+                };
+                self.stack.push(Place::Folder(folder, children));
+                self.stack.push(Place::Entry(Some(&child.name), &child.node));
             }
-            Place::Directory(directory, done) => match directory.children.get(done) {
-                Some((name, entry)) => {
-                    self.stack.push(Place::Directory(directory, done + 1));
-                    self.stack.push(Place::Entry(Some(name), entry));
+            Place::Shard { folder, shard, mut links } => {
+                let Some(link) = links.next() else {
+                    group.steps.push(Step::CloseShard(folder, shard));
+                    return Ok(None);
+                };
+                self.stack.push(Place::Shard { folder, shard, links });
+                match link {
+                    Link::Shard(below) => self.open_shard(folder, below, group),
+                    Link::Entry(index) => {
+                        let child = folder.entries[index];
+                        self.stack.push(Place::Entry(Some(&child.name), &child.node));
+                    }
                 }
-                None => group.steps.push(Step::CloseDirectory(directory, self.path.clone())),
-            },
+            }
+            Place::EndFolder(path, stamp) => group.steps.push(Step::EndFolder(path, stamp)),
             Place::FileNode { source, level: 0, from, to } => {
                 let len = in_memory(to - from);
                 let prefix_len = in_memory(self.params.section_prefix_len(to - from));
@@ -192,7 +198,8 @@ impl<'a> Walk<'a> {
                 }
                 let at = group.bytes;
                 group.bytes += prefix_len + len;
-                group.leaves.push(Leaf { source, offset: from, len, at, prefix_len });
+                let offset = source.range.start + from;
+                group.leaves.push(Leaf { source, offset, len, at, prefix_len });
                 group.steps.push(Step::Leaf);
             }
             Place::FileNode { level, from, to, .. } if from == to => {
@@ -205,31 +212,47 @@ impl<'a> Walk<'a> {
                 self.open_node(source, level - 1, from, end, group);
             }
             Place::EndFile(source) => group.steps.push(Step::EndFile(source)),
-            Place::LeavePath => {
-                self.path.pop();
-            }
         }
         Ok(None)
     }
 
-    fn enter(&mut self, entry: &'a Entry, group: &mut Group<'a>) -> Result<(), BuildError> {
-        match &entry.content {
-            Content::File(stamp) => {
-                let source = Arc::new(Source::open(&self.path, *stamp)?);
-                group.files += 1;
-                self.stack.push(Place::EndFile(Arc::clone(&source)));
-                self.open_node(source, self.params.levels(stamp.size), 0, stamp.size, group);
+    fn enter(
+        &mut self,
+        name: Option<&'a str>,
+        node: &'a Node,
+        group: &mut Group<'a>,
+    ) -> Result<(), BuildError> {
+        match node {
+            Node::Folder(folder) => {
+                if let Some((path, stamp)) = self.tree.found(folder) {
+                    self.stack.push(Place::EndFolder(path, stamp));
+                }
+                if let Some(sharded) = self.shapes.sharded(folder) {
+                    self.open_shard(sharded, 0, group);
+                } else {
+                    group.open_node(self.params.section_len(self.shapes.of(node).block_len));
+                    self.stack.push(Place::Folder(folder, folder.children.iter()));
+                }
             }
-            Content::Directory(directory) => {
-                group.open_node(self.params.section_len(entry.shape.block_len));
-                self.stack.push(Place::Directory(directory, 0));
-            }
-            Content::Symlink(block) => {
+            Node::Symlink(block) => {
                 group.bytes += in_memory(self.params.section_len(len64(block.len())));
                 group.steps.push(Step::Symlink(block));
             }
+            Node::File(_) | Node::Part(_) => {
+                let source = self.tree.source(name, node).expect("a file has a source");
+                let source = Arc::new(Source::open(source)?);
+                group.files += 1;
+                self.stack.push(Place::EndFile(Arc::clone(&source)));
+                let size = node.file_size();
+                self.open_node(source, self.params.levels(size), 0, size, group);
+            }
         }
         Ok(())
+    }
+
+    fn open_shard(&mut self, folder: &'a ShardedFolder<'a>, shard: usize, group: &mut Group<'a>) {
+        group.open_node(self.params.section_len(folder.shards.block_len(shard)));
+        self.stack.push(Place::Shard { folder, shard, links: folder.shards.links(shard) });
     }
 
     fn open_node(&mut self, source: Arc<Source>, level: u32, from: u64, to: u64, group: &mut Group<'a>) {
@@ -241,61 +264,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl Source {
-    fn open(path: &Path, stamp: Stamp) -> Result<Self, BuildError> {
-        // Without waiting: a pipe that has taken the file's name would keep the thread for ever.
-        let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("flags of open fit in an int");
-        let mut options = File::options();
-        let file = options.read(true).custom_flags(flags).open(path);
-        let file = file.map_err(|error| BuildError::reading(path, error))?;
-        if stamp.size > len64(READ_AHEAD_FROM) {
-            expect_sequential(&file);
-        }
-        let metadata = file.metadata().map_err(|error| BuildError::reading(path, error))?;
-        check_stamp(path, stamp, Stamp::of(&metadata))?;
-        Ok(Self { file, path: path.to_owned(), stamp, sparse: may_have_holes(&metadata) })
-    }
-
-    /// Reads from a place in the file, as far as one call goes.
-    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-
-    /// Checks that the file still looks as it did when it was found.
-    pub(crate) fn check(&self) -> Result<(), BuildError> {
-        let metadata = self.file.metadata().map_err(|error| BuildError::reading(&self.path, error))?;
-        check_stamp(&self.path, self.stamp, Stamp::of(&metadata))
-    }
-
-    /// Has the system read what comes after `offset`, while what is before it is worked on.
-    pub(crate) fn read_ahead(&self, offset: u64) {
-        if let Some(length) = NonZeroU64::new(self.stamp.size.saturating_sub(offset).min(len64(GROUP_BYTES)))
-        {
-            read_ahead(&self.file, offset, length);
-        }
-    }
-
-    /// Bytes that the file has.
-    pub(crate) fn size(&self) -> u64 {
-        self.stamp.size
-    }
-}
-
 /// The length of a block or section, all of which are made in memory.
 fn in_memory(length: u64) -> usize {
     usize::try_from(length).expect("a section fits in memory")
-}
-
-/// Checks that a file or folder looks as it did when it was found.
-pub(crate) fn check_stamp(path: &Path, before: Stamp, now: Stamp) -> Result<(), BuildError> {
-    let change = if (before.device, before.inode) != (now.device, now.inode) {
-        SourceChange::Replaced
-    } else if before.size != now.size {
-        SourceChange::Size { before: before.size, now: now.size }
-    } else if before.modified != now.modified {
-        SourceChange::Modified
-    } else {
-        return Ok(());
-    };
-    Err(BuildError::changed(path, change))
 }

@@ -126,7 +126,7 @@ impl DagParams {
         }
         let mut block_len = 0;
         let mut block_sizes_len = 0;
-        let mut below = Shape { block_len: 0, tsize: 0, file_size: 0, car_len: 0 };
+        let mut below = Shape::NOTHING;
         for (count, child) in runs {
             block_len += count * pb::link_len(self.cid_len(child.block_len), 0, child.tsize);
             block_sizes_len += count * pb::block_size_len(child.file_size);
@@ -144,6 +144,9 @@ impl DagParams {
 }
 
 impl Shape {
+    /// No block at all.
+    pub(crate) const NOTHING: Self = Self { block_len: 0, tsize: 0, file_size: 0, car_len: 0 };
+
     /// The same block with all of this below it.
     pub(crate) fn above(self, below: Self) -> Self {
         Self {

@@ -5,6 +5,7 @@
 //! PBLink   0a <cid>  12 <name>  18 <tsize>           the name is there even when it is empty
 //! file     08 02  18 <file size>  20 <block size>…
 //! folder   08 01
+//! shard    08 05  12 <bit field>  28 22  30 80 02    hash murmur3, 256 places
 //! symlink  08 04  12 <target>
 //! ```
 //!
@@ -26,6 +27,11 @@ const UNIXFS_BLOCK_SIZE: u8 = 0x20;
 const TYPE_DIRECTORY: u8 = 1;
 const TYPE_FILE: u8 = 2;
 const TYPE_SYMLINK: u8 = 4;
+const TYPE_SHARD: u8 = 5;
+/// Fields `hashType` and `fanout` of every shard: murmur3-x64-64 (0x22), 256.
+///
+/// Sources: boxo v0.10.1 ipld/unixfs/hamt/hamt.go `HashMurmur3`, ipld/unixfs/io/directory.go `DefaultShardWidth`.
+const SHARD_HASH_AND_FANOUT: [u8; 5] = [0x28, 0x22, 0x30, 0x80, 0x02];
 
 /// A finished child, as its parent refers to it.
 #[derive(Debug, Clone)]
@@ -63,6 +69,23 @@ pub(crate) fn encode_directory<'a>(children: impl Iterator<Item = (&'a str, &'a 
     node
 }
 
+/// A shard of a folder: slot, name and child of each link; a link to another shard has no name.
+pub(crate) fn encode_shard<'a>(links: impl Iterator<Item = (u8, &'a str, &'a Child)>) -> Vec<u8> {
+    let mut node = Vec::new();
+    let mut places = [0u8; 32];
+    let mut last_slot = 0;
+    for (slot, name, child) in links {
+        push_link(&mut node, child, &format!("{slot:02X}{name}"));
+        places[31 - usize::from(slot / 8)] |= 1 << (slot % 8);
+        last_slot = slot;
+    }
+    let mut data = vec![UNIXFS_TYPE, TYPE_SHARD];
+    push_bytes(&mut data, UNIXFS_DATA, &places[32 - bit_field_len(last_slot)..]);
+    data.extend_from_slice(&SHARD_HASH_AND_FANOUT);
+    push_bytes(&mut node, DATA, &data);
+    node
+}
+
 /// A symbolic link.
 pub(crate) fn encode_symlink(target: &[u8]) -> Vec<u8> {
     let mut data = vec![UNIXFS_TYPE, TYPE_SYMLINK];
@@ -89,6 +112,18 @@ pub(crate) fn block_size_len(file_size: u64) -> u64 {
 
 /// Length of a folder's data and its frame.
 pub(crate) const DIRECTORY_DATA_LEN: u64 = 4;
+
+/// Length of a shard's data and its frame.
+pub(crate) fn shard_data_len(last_slot: u8) -> u64 {
+    field_len(2 + field_len(len64(bit_field_len(last_slot))) + len64(SHARD_HASH_AND_FANOUT.len()))
+}
+
+/// Bytes of the bits for all slots up to the last one in use: the others are cut off in front.
+///
+/// Source: go-bitfield v1.1.0, `Bytes`.
+fn bit_field_len(last_slot: u8) -> usize {
+    usize::from(last_slot / 8) + 1
+}
 
 /// Length of tag, length and value of a field.
 fn field_len(value_len: u64) -> u64 {

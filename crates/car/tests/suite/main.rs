@@ -6,5 +6,7 @@ mod damage;
 mod inputs;
 mod public;
 mod published;
+mod shards;
 mod sources;
 mod threads;
+mod trees;

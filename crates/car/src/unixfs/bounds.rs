@@ -1,0 +1,120 @@
+//! What things take in a CAR, for those who plan which files share one: exact, or never too little.
+//!
+//! ```text
+//! CAR ≤ header + Σ files + Σ folders + Σ links              blocks that repeat are written once
+//! ```
+
+use super::dag::Shape;
+use super::pb;
+use crate::carv1::{header, varint};
+use crate::limits::SECTION_BYTES_MAX;
+use crate::profile::DagParams;
+use crate::units::len64;
+
+/// Shards below the root that an entry can cause, twice: each has two entries or more in or below it, and there are
+/// seven levels of them.
+const SHARDS_FOR_TWO_ENTRIES: u64 = 7;
+/// The last of 256 places, for which a shard's bits are longest.
+const LAST_SLOT: u8 = u8::MAX;
+
+impl DagParams {
+    /// Bytes of all sections of a file of so many bytes; exact if none of its blocks is in the CAR already.
+    pub fn file_bytes(&self, file_size: u64) -> u64 {
+        self.file_shape(file_size).car_len
+    }
+
+    /// Bytes of the section of a symbolic link.
+    pub fn symlink_bytes(&self, target: &[u8]) -> u64 {
+        self.section_len(len64(pb::encode_symlink(target).len()))
+    }
+
+    /// Bytes of the section of a folder without entries.
+    pub fn empty_folder_bytes(&self) -> u64 {
+        self.section_len(pb::DIRECTORY_DATA_LEN)
+    }
+
+    /// Bytes at most of a folder's section without its links, however many there are.
+    pub fn folder_bytes_max(&self) -> u64 {
+        self.section_prefix_len_max() + pb::shard_data_len(LAST_SLOT)
+    }
+
+    /// Bytes of the link to a file of so many bytes, in a folder that is not sharded, under a name of so many bytes.
+    pub fn file_link_bytes(&self, name_len: usize, file_size: u64) -> u64 {
+        let Shape { block_len, tsize, .. } = self.file_shape(file_size);
+        pb::link_len(self.cid_len(block_len), len64(name_len), tsize)
+    }
+
+    /// Bytes at most of a link to anything, in a folder that is not sharded, under a name of so many bytes.
+    pub fn link_bytes_max(&self, name_len: usize) -> u64 {
+        self.link_len_max(len64(name_len))
+    }
+
+    /// Bytes at most that a link adds to a folder that is sharded, shards and their links included.
+    ///
+    /// Names would have to be chosen for their hashes to come near: among others, a link adds about a fifth more
+    /// than [`Self::link_bytes_max`]. [`SourceTree::plan`](crate::SourceTree::plan) knows the true number.
+    pub fn sharded_link_bytes_max(&self, name_len: usize) -> u64 {
+        let shard = self.folder_bytes_max() + self.link_len_max(2);
+        self.link_len_max(len64(name_len) + 2) + (SHARDS_FOR_TWO_ENTRIES * shard).div_ceil(2)
+    }
+
+    /// Bytes at most of a CAR's header.
+    pub fn header_bytes_max(&self) -> u64 {
+        header::header_len(self.cid_len_max())
+    }
+
+    fn link_len_max(&self, name_len: u64) -> u64 {
+        pb::link_len(self.cid_len_max(), name_len, u64::MAX)
+    }
+
+    /// Length of the longest CID: of a hash, or of the longest block that is inlined.
+    fn cid_len_max(&self) -> u64 {
+        let inlined = self.inline_limit.map_or(0, |limit| self.cid_len(len64(limit)));
+        inlined.max(self.cid_len(u64::MAX))
+    }
+
+    fn section_prefix_len_max(&self) -> u64 {
+        varint::len(SECTION_BYTES_MAX) + self.cid_len_max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+    use crate::unixfs::hamt::Shards;
+
+    #[test]
+    fn no_shards_take_more_than_the_bound() {
+        // The worst there is: pairs of names that agree in all but the last byte of their hashes.
+        let pairs = |count: u64| (0..count).flat_map(|pair| [pair << 56 | 1, pair << 56 | 255]).collect();
+        for profile in Profile::ALL {
+            let params = profile.params();
+            let shape = params.file_shape(1 << 40);
+            for hashes in [pairs(1), pairs(3), pairs(256), vec![5, 6, 7], vec![9]] {
+                let hashes: Vec<u64> = hashes;
+                let (_, folder) = Shards::new(&params, &hashes, |_| (40, shape)).unwrap();
+                let entries = len64(hashes.len());
+                let taken = folder.car_len - entries * shape.car_len;
+                let bound = params.folder_bytes_max() + entries * params.sharded_link_bytes_max(40);
+                assert!(taken <= bound, "{profile}, {entries}: {taken} of {bound}");
+                assert!(bound < 3 * taken + 1000, "{profile}, {entries}: {taken} of {bound}");
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_are_no_smaller_than_what_they_bound() {
+        for profile in Profile::ALL {
+            let params = profile.params();
+            for block_len in [0, 4, 125, 126, 127, 300, 1 << 20] {
+                assert!(params.header_bytes_max() >= header::header_len(params.cid_len(block_len)));
+                for (name_len, tsize) in [(1, 1), (255, u64::MAX), (4096, 7)] {
+                    let link = pb::link_len(params.cid_len(block_len), len64(name_len), tsize);
+                    assert!(params.link_bytes_max(name_len) >= link, "{profile}, {block_len}, {name_len}");
+                }
+            }
+            assert!(params.folder_bytes_max() >= params.empty_folder_bytes(), "{profile}");
+        }
+    }
+}
