@@ -14,7 +14,10 @@ const ROLES =
   "carferryClient": [
     { "collection": "cars", "actions": ["find", "insert", "update", "createIndex", "listIndexes"] },
     { "collection": "dealintents", "actions": ["find", "insert", "update", "createIndex", "listIndexes"] },
-    { "collection": "offlinedeals", "actions": ["find", "insert", "update", "createIndex", "listIndexes"] }
+    { "collection": "offlinedeals", "actions": ["find", "insert", "update", "createIndex", "listIndexes"] },
+    { "collection": "packfiles", "actions": ["find", "insert", "update", "createIndex", "listIndexes"] },
+    { "collection": "packpieces", "actions": ["find", "insert", "update", "createIndex", "listIndexes"] },
+    { "collection": "packplans", "actions": ["find", "insert", "update", "createIndex", "listIndexes"] }
   ],
   "carferryMiner": [
     { "collection": "cars", "actions": ["find", "listIndexes"] },

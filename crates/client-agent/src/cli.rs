@@ -21,7 +21,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a CAR of every file below a folder and record it in `cars`.
+    /// Make CARs of a folder, by files or in full pieces, and record them in `cars`.
     Makecars(MakecarsArgs),
     /// Publish offline deals for every CAR and miner that the limits still allow, then end.
     Makedeals(MakedealsArgs),
@@ -50,7 +50,8 @@ pub struct MakecarsArgs {
     /// File, or folder whose files are packed (hidden ones too; symbolic links are not followed).
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub input: PathBuf,
-    /// Folder for the CARs: `<relative path>.car`. Made if it does not exist.
+    /// Folder for the CARs: `<relative path>.car`, or with --layout tree and pack `<group>-<plan>-<number>.car`.
+    /// Made if it does not exist.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: PathBuf,
     /// Name of the data set (default: the file's name before `_<digits>.<ext>`, else the input folder's name).
@@ -74,6 +75,12 @@ pub struct MakecarsArgs {
     /// Replace CARs whose source changed even where deals still wait for their data.
     #[arg(long)]
     pub replace: bool,
+    /// Read every CAR again before it gets its name, and compare.
+    #[arg(long)]
+    pub verify: bool,
+    /// With --layout pack: cut no file that fits into a piece, however much room that wastes.
+    #[arg(long)]
+    pub keep_whole: bool,
     /// Neither a bar nor progress lines.
     #[arg(long)]
     pub no_progress: bool,
@@ -183,7 +190,18 @@ pub struct FilesArgs {
 
 /// Commands that read the configuration, and which sections of it they have flags for.
 const CONFIGURED: &[(&str, &[&str])] = &[
-    ("makecars", &["mongodb.", "setting.maxPiece", "setting.agentName", "setting.databaseTimeout", "log."]),
+    (
+        "makecars",
+        &[
+            "mongodb.",
+            "setting.maxPiece",
+            "setting.layout",
+            "setting.pieceSize",
+            "setting.agentName",
+            "setting.databaseTimeout",
+            "log.",
+        ],
+    ),
     ("makedeals", &[""]),
     ("track", &[""]),
     ("run", &[""]),

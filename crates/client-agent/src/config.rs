@@ -109,6 +109,11 @@ pub struct Setting {
     /// Largest piece a CAR may need.
     #[serde(deserialize_with = "read::max_piece")]
     pub max_piece: PaddedPieceSize,
+    /// What becomes of a folder.
+    pub layout: Layout,
+    /// Size of full pieces; [`Setting::max_piece`] if not set.
+    #[serde(deserialize_with = "read::optional_piece")]
+    pub piece_size: Option<PaddedPieceSize>,
     /// The name under which this agent records CARs and claims intents; the host's name if not set.
     #[serde(deserialize_with = "carferry_core::config::human::optional_text::deserialize")]
     pub agent_name: Option<String>,
@@ -133,6 +138,30 @@ pub enum Collateral {
     Auto,
     /// This much.
     Amount(AttoFil),
+}
+
+/// What becomes of a folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// A CAR of every file.
+    #[default]
+    File,
+    /// One CAR with the whole folder.
+    Tree,
+    /// As many CARs as it takes, each filled with files of the folder.
+    Pack,
+}
+
+impl Layout {
+    /// As written in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Tree => "tree",
+            Self::Pack => "pack",
+        }
+    }
 }
 
 /// Which call publishes deals.
@@ -195,6 +224,8 @@ impl Default for Setting {
             publish_timeout: 120 * MINUTE,
             database_timeout: Duration::from_secs(15),
             max_piece: PaddedPieceSize::GIB_32,
+            layout: Layout::File,
+            piece_size: None,
             agent_name: None,
         }
     }
@@ -245,6 +276,13 @@ const OWN_KEYS: &[Key] = &[
     Key::new("setting.databaseTimeout", Kind::Duration, "Longest time one database call may take").or("15s"),
     Key::new("setting.gracePeriod", Kind::Duration, "Time for work under way after a signal").or("30s"),
     Key::new("setting.maxPiece", Kind::Bytes, "Largest piece a CAR may need: 32GiB or 64GiB").or("32GiB"),
+    Key::new(
+        "setting.layout",
+        Kind::Text,
+        "file: a CAR a file; tree: one CAR of the folder; pack: full pieces",
+    )
+    .or("file"),
+    Key::new("setting.pieceSize", Kind::Bytes, "Size of full pieces: 32GiB or 64GiB (setting.maxPiece)"),
     Key::new("setting.agentName", Kind::Text, "Name of this agent in the records (the host's name)"),
 ];
 
@@ -286,6 +324,11 @@ impl Config {
             return Err(missing("miners", &["`miners` in a file given with --config"]));
         }
         Ok(DealTerms { wallet, duration, miners: self.miners.clone() })
+    }
+
+    /// The largest piece that a CAR may need.
+    pub fn piece_size(&self) -> PaddedPieceSize {
+        self.setting.piece_size.unwrap_or(self.setting.max_piece)
     }
 
     /// The name under which this agent works.

@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod dataset;
 pub mod deals;
 pub mod doctor;
 pub mod pack;

@@ -101,6 +101,13 @@ pub(super) fn max_piece<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pa
     parsed(deserializer, crate::cli::parse_max_piece)
 }
 
+/// The size of full pieces.
+pub(super) fn optional_piece<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<PaddedPieceSize>, D::Error> {
+    max_piece(deserializer).map(Some)
+}
+
 fn parsed<'de, D: Deserializer<'de>, T, E: Display>(
     deserializer: D,
     parse: impl FnOnce(&str) -> Result<T, E>,

@@ -13,7 +13,7 @@ use super::MakecarsError;
 use crate::cli::MakecarsArgs;
 
 /// Canonical input and output; makes the output unless this is a dry run.
-pub(super) fn resolve(args: &MakecarsArgs) -> Result<(PathBuf, PathBuf), MakecarsError> {
+pub(crate) fn resolve(args: &MakecarsArgs) -> Result<(PathBuf, PathBuf), MakecarsError> {
     let bad_input = |source| MakecarsError::Input { path: args.input.clone(), source };
     let bad_output = |source| MakecarsError::Output { path: args.output.clone(), source };
     let input = args.input.canonicalize().map_err(bad_input)?;
@@ -38,7 +38,7 @@ pub(super) fn resolve(args: &MakecarsArgs) -> Result<(PathBuf, PathBuf), Makecar
 
 /// Takes the output for this run. The lock is on the folder itself, so nothing is left behind, and ends with
 /// the process in any case.
-pub(super) fn lock(output: &Path) -> Result<Option<File>, MakecarsError> {
+pub(crate) fn lock(output: &Path) -> Result<Option<File>, MakecarsError> {
     let bad_output = |source| MakecarsError::Output { path: output.to_owned(), source };
     let folder = File::open(output).map_err(bad_output)?;
     match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
@@ -53,7 +53,7 @@ pub(super) fn lock(output: &Path) -> Result<Option<File>, MakecarsError> {
 }
 
 /// Removes temporary files of killed runs everywhere below the output.
-pub(super) fn sweep(output: &Path) {
+pub(crate) fn sweep(output: &Path) {
     let mut to_sweep = vec![output.to_owned()];
     while let Some(folder) = to_sweep.pop() {
         match fsx::sweep_stale_temps(&folder) {
@@ -71,6 +71,6 @@ pub(super) fn sweep(output: &Path) {
 }
 
 /// The folder, or the nearest above it that exists.
-pub(super) fn existing(folder: &Path) -> &Path {
+pub(crate) fn existing(folder: &Path) -> &Path {
     folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder)
 }

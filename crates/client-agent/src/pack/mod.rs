@@ -7,7 +7,7 @@
 //! No CAR stands under its final name before it is complete and durable, no document before its CAR. Every
 //! step can be repeated; what a killed run leaves are temporary files, which the next run removes.
 
-mod folders;
+pub(crate) mod folders;
 pub mod plan;
 pub mod progress;
 pub mod record;
@@ -31,7 +31,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cli::MakecarsArgs;
-use crate::config::Config;
+use crate::config::{Config, Layout};
+use crate::dataset;
 use crate::stop::Stop;
 use plan::{Planned, Rules, Shortage};
 use progress::{Meter, Screen};
@@ -122,6 +123,9 @@ pub async fn makecars(
     shutdown: &Shutdown,
     out: &mut Printer,
 ) -> Result<ExitStatus, Stop> {
+    if config.setting.layout != Layout::File {
+        return dataset::makecars(args, config, screen, shutdown, out).await;
+    }
     let started = Instant::now();
     let (input, output) = folders::resolve(args).map_err(|error| Stop::user(&error))?;
     let store = if args.no_database {
@@ -177,7 +181,7 @@ pub async fn makecars(
         }
     } else {
         let run =
-            Run { args, rules: &rules, store: store.as_ref(), max_piece: config.setting.max_piece, shutdown };
+            Run { args, rules: &rules, store: store.as_ref(), max_piece: config.piece_size(), shutdown };
         run.pack(planned, &mut tally).await?;
     }
     tally.finish(source_bytes, started, shutdown)
@@ -191,7 +195,7 @@ fn rules(args: &MakecarsArgs, config: &Config, input: &Path, output: PathBuf) ->
         group: args.group.clone(),
         folder,
         profile: args.profile,
-        max_piece: config.setting.max_piece,
+        max_piece: config.piece_size(),
         host: config.agent_name(),
     }
 }

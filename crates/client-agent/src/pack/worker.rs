@@ -232,7 +232,7 @@ impl Workshop {
 }
 
 /// How the database is asked again.
-pub(super) const RETRY: BackoffPolicy = BackoffPolicy {
+pub(crate) const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(200),
     max: Duration::from_secs(30),
     quiet: Duration::from_secs(120),

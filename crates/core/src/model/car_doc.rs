@@ -59,4 +59,10 @@ pub struct CarDoc {
     /// Set when another CAR took this one's place on disk: no new deals are made for it.
     #[serde(deserialize_with = "stored::opt_time")]
     pub replacedtime: Option<DateTime>,
+    /// The plan (`packplans`) that the CAR is a piece of; a CAR of one file has none.
+    #[serde(deserialize_with = "stored::opt_text", skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// Which piece of it, from 0 on.
+    #[serde(deserialize_with = "stored::opt_integer", skip_serializing_if = "Option::is_none")]
+    pub planpiece: Option<i64>,
 }

@@ -1,6 +1,6 @@
 //! The records: identifiers, chain numbers, deal states, and the documents as they are stored.
 //!
-//! [`CarDoc`], [`OfflineDealDoc`] and [`IntentDoc`] are the only places that know stored field names.
+//! [`CarDoc`], [`OfflineDealDoc`], [`IntentDoc`] and [`PlanDoc`] with its pieces are the only places that know stored field names.
 //! Everything read from the database may come from the first prototype (doubles for integers, naive
 //! dates, missing fields) or from a newer agent (unknown fields): reading is lenient, writing never
 //! replaces whole documents.
@@ -12,6 +12,7 @@ mod deal_status;
 mod ids;
 mod intent_doc;
 mod offline_deal_doc;
+mod plan_doc;
 pub mod stored;
 
 pub use car_doc::CarDoc;
@@ -20,3 +21,6 @@ pub use deal_status::{DealPhase, DealStatus};
 pub use ids::{DealId, IntentId, ParseProposalCidError, ProposalCid};
 pub use intent_doc::{IntentDoc, IntentState, PublishMethod};
 pub use offline_deal_doc::{ClaimDoc, ImportDoc, ImportState, OfflineDealDoc, ProviderViewDoc};
+pub use plan_doc::{
+    PackEntryDoc, PackFilesDoc, PackPartDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanState,
+};

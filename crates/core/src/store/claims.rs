@@ -442,6 +442,6 @@ fn due_filter(moment: &Bson) -> Document {
     }
 }
 
-fn lease_millis(lease: Duration) -> i64 {
+pub(super) fn lease_millis(lease: Duration) -> i64 {
     i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)
 }

@@ -23,7 +23,7 @@ pub struct IndexReport {
 /// Whose queries the indexes are for. An agent's database user may see no more collections than the agent uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IndexUser {
-    /// `cars`, `offlinedeals`, `dealintents`.
+    /// `cars`, `offlinedeals`, `dealintents`, and the plans (`packplans`, `packpieces`, `packfiles`).
     ClientAgent,
     /// `cars`, `offlinedeals`.
     MinerAgent,
@@ -99,10 +99,16 @@ impl Store {
             wanted("carferry_state", doc! { "state": 1, "owner": 1 }),
             wanted("carferry_dealcid", doc! { "dealcid": 1 }),
         ];
+        let plans = [wanted("carferry_key", doc! { "input": 1, "group": 1, "state": 1 })];
+        let pieces = [wanted("carferry_open", doc! { "plan": 1, "state": 1, "index": 1 })];
+        let files = [wanted("carferry_piece", doc! { "plan": 1, "piece": 1, "chunk": 1 })];
         self.ensure_on(&self.cars, &cars, missing, &mut report).await?;
         self.ensure_on(&self.deals, &deals, missing, &mut report).await?;
         if user == IndexUser::ClientAgent {
             self.ensure_on(&self.intents, &intents, missing, &mut report).await?;
+            self.ensure_on(&self.plans, &plans, missing, &mut report).await?;
+            self.ensure_on(&self.pieces, &pieces, missing, &mut report).await?;
+            self.ensure_on(&self.files, &files, missing, &mut report).await?;
         }
         Ok(report)
     }

@@ -13,6 +13,7 @@ mod driver_error;
 mod error;
 mod indexes;
 mod intents;
+mod plans;
 mod provider_views;
 mod tracking;
 pub mod watch;
@@ -31,6 +32,7 @@ pub use driver_error::DriverError;
 pub use error::StoreError;
 pub use indexes::{IndexReport, IndexUser};
 pub use intents::NewIntent;
+pub use plans::{PieceClaim, PieceCounts};
 pub use provider_views::ProviderView;
 pub use tracking::{Restored, StatusChange};
 
@@ -55,6 +57,9 @@ pub struct Store {
     cars: Collection<Document>,
     deals: Collection<Document>,
     intents: Collection<Document>,
+    plans: Collection<Document>,
+    pieces: Collection<Document>,
+    files: Collection<Document>,
     call_timeout: Duration,
 }
 
@@ -97,6 +102,9 @@ impl Store {
             cars: database.collection("cars"),
             deals: database.collection("offlinedeals"),
             intents: database.collection("dealintents"),
+            plans: database.collection("packplans"),
+            pieces: database.collection("packpieces"),
+            files: database.collection("packfiles"),
             database,
             watch_database,
             call_timeout: options.call_timeout,

@@ -1,0 +1,204 @@
+//! One piece: from its entries to a CAR and a manifest, complete under temporary names.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use carferry_car::{
+    BuildError, BuildOptions, BuiltCar, Crew, FilePart, PaddedPieceSize, Profile, Progress, SourceStamp,
+    SourceTree, TreeError, VerifyError, build_tree, verify_car,
+};
+use carferry_core::fsx::{self, TempGuard};
+use carferry_core::model::{PackEntryDoc, PlanDoc};
+
+use super::manifest::{self, PieceLine};
+use super::plan::inside;
+
+/// A piece to be made.
+#[derive(Clone, Debug)]
+pub struct PieceJob {
+    /// Of which plan.
+    pub plan: PlanDoc,
+    /// Which piece.
+    pub index: i64,
+    /// What is in it.
+    pub entries: Vec<PackEntryDoc>,
+    /// The folder that the entries are below.
+    pub input: PathBuf,
+    /// The CAR.
+    pub car: PathBuf,
+    /// DAG parameters.
+    pub profile: Profile,
+    /// The largest piece.
+    pub piece_size: PaddedPieceSize,
+    /// Whether what was written is read again.
+    pub verify: bool,
+}
+
+/// A piece that is complete, but has not its name yet.
+#[derive(Debug)]
+pub struct Made {
+    /// What it is.
+    pub car: BuiltCar,
+    /// Manifest and CAR, in the order in which they get their names: no CAR is ever without its manifest.
+    pub files: Vec<TempGuard>,
+}
+
+/// Why a piece was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// A name in the plan cannot be used.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The sources or the output.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The files beside the CAR.
+    #[error("cannot write the piece")]
+    Output(#[from] io::Error),
+    /// What was read again is not what was written.
+    #[error("{} was written, but read again it is another", path.display())]
+    NotAsWritten {
+        /// The temporary file, which is removed.
+        path: PathBuf,
+    },
+    /// What was read again is no CAR.
+    #[error("{} was written, but cannot be read again", path.display())]
+    NotReadable {
+        /// The temporary file, which is removed.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: VerifyError,
+    },
+}
+
+/// What follows from an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consequence {
+    /// The sources are not what was planned: this piece cannot be made.
+    PlanAnew,
+    /// Nothing more can be written here now.
+    StopWriting,
+    /// The run is to end, or the lease was lost.
+    Stopped,
+}
+
+impl MakeError {
+    /// What follows from it.
+    pub fn consequence(&self) -> Consequence {
+        match self {
+            Self::Build(BuildError::Cancelled) | Self::NotReadable { source: VerifyError::Cancelled, .. } => {
+                Consequence::Stopped
+            }
+            Self::Build(BuildError::Output { .. })
+            | Self::Output(_)
+            | Self::NotAsWritten { .. }
+            | Self::NotReadable { .. } => Consequence::StopWriting,
+            Self::Tree(_) | Self::Build(_) => Consequence::PlanAnew,
+        }
+    }
+
+    /// Whether the disk is full.
+    pub fn is_no_space(&self) -> bool {
+        let (Self::Build(BuildError::Output { source }) | Self::Output(source)) = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// The tree of a piece.
+///
+/// # Errors
+///
+/// [`TreeError`] for a name that no CAR can have.
+pub fn tree(input: &Path, entries: &[PackEntryDoc]) -> Result<SourceTree, TreeError> {
+    let mut tree = SourceTree::new();
+    for entry in entries {
+        match entry {
+            PackEntryDoc::File { path, size, mtimenanos, part } => {
+                let size = bytes(*size);
+                let range = part.as_ref().map_or(0..size, |part| bytes(part.from)..bytes(part.to));
+                let expected = SourceStamp { size, modified: time(*mtimenanos) };
+                tree.add_file(&inside(entry), FilePart { path: input.join(path), range, expected })?;
+            }
+            PackEntryDoc::Folder { path } => tree.add_folder(path)?,
+            PackEntryDoc::Symlink { path, target } => tree.add_symlink(path, target.as_bytes())?,
+        }
+    }
+    Ok(tree)
+}
+
+/// Makes a piece; on any error nothing is left of it.
+///
+/// # Errors
+///
+/// [`MakeError`].
+pub fn make(job: &PieceJob, crew: &Crew, progress: &dyn Progress) -> Result<Made, MakeError> {
+    let tree = tree(&job.input, &job.entries)?;
+    let (file, temp) = fsx::create_temp_beside(&job.car)?;
+    let options = BuildOptions { params: job.profile.params(), max_piece: job.piece_size };
+    let car = build_tree(crew, &tree, &file, &options, progress)?;
+    drop(tree);
+    if job.verify {
+        // From the disk, not from memory.
+        file.sync_data()?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).map_err(io::Error::from)?;
+        let path = temp.path().to_owned();
+        let read = verify_car(crew, &path, &Cancellable(progress))
+            .map_err(|source| MakeError::NotReadable { path: path.clone(), source })?;
+        if (&read.payload_cid, read.piece_cid, read.payload_size)
+            != (&car.payload_cid, car.piece_cid, car.payload_size)
+        {
+            return Err(MakeError::NotAsWritten { path });
+        }
+    }
+    drop(file);
+    let (mut to, beside) = fsx::create_temp_beside(&manifest::path_of(&job.car))?;
+    manifest::write(&mut to, &piece_line(job, &car), job.entries.iter())?;
+    to.flush()?;
+    Ok(Made { car, files: vec![beside, temp] })
+}
+
+/// Stops as the work does, and counts nothing: what is read again is no progress.
+struct Cancellable<'a>(&'a dyn Progress);
+
+impl Progress for Cancellable<'_> {
+    fn advance(&self, _bytes: u64) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
+fn piece_line(job: &PieceJob, car: &BuiltCar) -> PieceLine {
+    PieceLine {
+        manifest: PieceLine::VERSION,
+        car: job.car.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        piececid: car.piece_cid.to_string(),
+        payloadcid: car.payload_cid.to_string(),
+        carsizebytes: car.payload_size.get(),
+        piecesizebytes: car.padded_piece_size.get(),
+        dealsizebytes: car.padded_piece_size.unpadded().get(),
+        profile: job.profile.name().to_owned(),
+        group: job.plan.key.group.clone(),
+        plan: job.plan.id.clone(),
+        index: bytes(job.index),
+        pieces: bytes(job.plan.pieces),
+    }
+}
+
+/// File name of a piece's CAR.
+pub fn car_name(plan: &PlanDoc, index: i64) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let group: String = plan.key.group.chars().map(|c| if is_plain(c) { c } else { '_' }).take(100).collect();
+    let group = group.trim_start_matches('.');
+    format!("{group}-{}-{index:05}.car", plan.id.get(..8).unwrap_or(&plan.id))
+}
+
+fn time(nanos: i64) -> SystemTime {
+    let length = Duration::from_nanos(nanos.unsigned_abs());
+    if nanos < 0 { UNIX_EPOCH - length } else { UNIX_EPOCH + length }
+}
+
+fn bytes(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
+}

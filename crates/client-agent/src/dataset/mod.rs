@@ -1,0 +1,494 @@
+//! Whole data sets: `makecars --layout tree` and `--layout pack`.
+//!
+//! ```text
+//! survey ─► fill (pure) ─► plan ─► book: packplans, packpieces, packfiles
+//!                                    │ claim, with a lease
+//!                                    ▼
+//!                          make: SourceTree ─► CAR + manifest ─► publish ─► cars ─► piece done
+//! ```
+//!
+//! The plan stands before the first byte is read, and the work follows it: killed at any instant, the next run goes on
+//! with the pieces that are open. Several boxes with the same input path share a plan. What changed since, or is new,
+//! is planned once the plan at hand has ended.
+
+pub mod book;
+#[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
+pub mod fill;
+pub mod make;
+pub mod manifest;
+#[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
+pub mod plan;
+pub mod report;
+#[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
+pub mod room;
+mod speed;
+#[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
+pub mod survey;
+mod work;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use carferry_car::{Crew, PaddedPieceSize, Profile};
+use carferry_core::error_chain::Hint;
+use carferry_core::fsx;
+use carferry_core::model::{PlanDoc, PlanKey};
+use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::runtime::Shutdown;
+use carferry_core::store::{IndexUser, Store};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use self::book::{Next, Shared, Task};
+use self::fill::{FillRules, PieceTooSmall, fill, fill_one};
+use self::make::{PieceJob, car_name};
+use self::plan::Plan;
+use self::report::{PieceOutcome, PieceReport, PlanReport, Summary};
+use self::survey::Survey;
+use self::work::{Ended, LOOK_EVERY, Works};
+use crate::cli::MakecarsArgs;
+use crate::config::{Config, Layout};
+use crate::pack::{
+    MakecarsError, folders,
+    progress::{Meter, Screen},
+};
+use crate::stop::Stop;
+
+/// Why a data set was not packed at all.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    /// A single file is no data set.
+    #[error("--layout {layout} packs a folder, and {} is none", path.display())]
+    NotAFolder {
+        /// The layout.
+        layout: &'static str,
+        /// The input.
+        path: PathBuf,
+    },
+    /// One tree needs one piece.
+    #[error(
+        "{} makes a CAR of up to {bytes} bytes, which does not fit into a piece of {piece_size} bytes",
+        path.display()
+    )]
+    TreeTooLarge {
+        /// The input.
+        path: PathBuf,
+        /// Bytes of its CAR.
+        bytes: u64,
+        /// The largest piece.
+        piece_size: PaddedPieceSize,
+    },
+    /// The pieces are far too small for the profile.
+    #[error(transparent)]
+    PieceTooSmall(#[from] PieceTooSmall),
+    /// Nothing more can be written.
+    #[error("{left} pieces are left: piece {piece} could not be written to {}", output.display())]
+    Output {
+        /// Pieces that are open.
+        left: u64,
+        /// The one that could not be written.
+        piece: i64,
+        /// The output.
+        output: PathBuf,
+        /// Why.
+        source: make::MakeError,
+    },
+}
+
+impl Hint for DatasetError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NotAFolder { .. } => "leave --layout out: a file becomes a CAR",
+            Self::TreeTooLarge { .. } => "--layout pack divides it into pieces",
+            Self::PieceTooSmall(_) => "name a larger --piece-size",
+            Self::Output { source, .. } if source.is_no_space() => {
+                "nothing of that piece was left behind; make room, or move finished CARs away, and run the same \
+                 command again"
+            }
+            Self::Output { .. } => {
+                "nothing of that piece was left behind; mend it and run the same command again"
+            }
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// What holds for the whole run.
+struct Run<'a> {
+    args: &'a MakecarsArgs,
+    input: PathBuf,
+    output: PathBuf,
+    rules: FillRules,
+    profile: Profile,
+    layout: Layout,
+    key: PlanKey,
+    host: String,
+    crew: Arc<Crew>,
+    screen: &'a Screen,
+    shutdown: &'a Shutdown,
+    summary: Summary,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// When nothing could be packed at all, or nothing more can be written; trouble with single pieces is reported and
+/// shows in the status.
+pub async fn makecars(
+    args: &MakecarsArgs,
+    config: &Config,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, Stop> {
+    let started = Instant::now();
+    let (layout, piece_size) = (config.setting.layout, config.piece_size());
+    let (input, output) = folders::resolve(args).map_err(|error| Stop::user(&error))?;
+    if !input.is_dir() {
+        return Err(Stop::user(&DatasetError::NotAFolder { layout: layout.name(), path: input }));
+    }
+    let store = if args.no_database { None } else { Some(Store::open(&config.store_options()?).await?) };
+    // Held until the end: what a killed run left open is taken back under it.
+    let lock =
+        if args.dry_run { None } else { folders::lock(&output).map_err(|error| Stop::user(&error))? };
+    if !args.dry_run {
+        folders::sweep(&output);
+        if let Some(store) = &store {
+            store.ensure_indexes(IndexUser::ClientAgent).await?;
+        }
+    }
+    let host = config.agent_name();
+    let shared = store.as_ref().map(|store| Shared {
+        store,
+        owner: format!("{host}:{}", output.display()),
+        stop: shutdown.token(),
+    });
+    let profile = args.profile;
+    let mut run = Run {
+        args,
+        rules: FillRules { params: profile.params(), piece_size, keep_whole: args.keep_whole },
+        profile,
+        layout,
+        key: key(args, layout, piece_size, &input),
+        host,
+        input,
+        output,
+        crew: Arc::new(args.jobs.map_or_else(Crew::of_processors, Crew::new)),
+        screen,
+        shutdown,
+        summary: Summary::default(),
+    };
+    let ended = run.all(shared.as_ref(), lock.is_some(), out).await;
+    run.finish(ended, started, out)
+}
+
+fn key(args: &MakecarsArgs, layout: Layout, piece_size: PaddedPieceSize, input: &Path) -> PlanKey {
+    let folder = input.file_name().map(|name| name.to_string_lossy().into_owned());
+    PlanKey {
+        input: input.to_string_lossy().into_owned(),
+        group: args.group.clone().or(folder).unwrap_or_else(|| "default".to_owned()),
+        layout: layout.name().to_owned(),
+        profile: args.profile.name().to_owned(),
+        piecesizebytes: i64::try_from(piece_size.get()).unwrap_or(i64::MAX),
+    }
+}
+
+impl<'a> Run<'a> {
+    async fn all(
+        &mut self,
+        shared: Option<&Shared<'_>>,
+        locked: bool,
+        out: &mut Printer,
+    ) -> Result<(), Stop> {
+        if let Some(shared) = shared {
+            for plan in shared.open_plans(&self.key).await? {
+                self.follow(shared, &plan, locked, out).await?;
+            }
+        }
+        if self.shutdown.token().is_cancelled() {
+            return Ok(());
+        }
+        let Some(plan) = self.new_plan(shared, out).await? else { return Ok(()) };
+        self.tell_plan(&plan, out).await?;
+        if self.args.dry_run {
+            return Ok(());
+        }
+        match shared {
+            Some(shared) => {
+                shared.write(&plan).await?;
+                let document = plan.document.clone();
+                drop(plan);
+                self.follow(shared, &document, locked, out).await
+            }
+            None => self.alone(&plan, out).await,
+        }
+    }
+
+    /// Looks at the sources, leaves out what is packed, and plans the rest.
+    async fn new_plan(
+        &mut self,
+        shared: Option<&Shared<'_>>,
+        out: &mut Printer,
+    ) -> Result<Option<Plan>, Stop> {
+        let (input, output) = (self.input.clone(), self.output.clone());
+        info!(path = %input.display(), "looking at the files");
+        let surveyed = tokio::task::spawn_blocking(move || survey::survey(&input, &output)).await;
+        let surveyed = surveyed.map_err(|panicked| Stop::failure(&panicked))?;
+        let mut survey = surveyed
+            .map_err(|source| Stop::user(&MakecarsError::Input { path: self.args.input.clone(), source }))?;
+        for odd in std::mem::take(&mut survey.failed) {
+            warn!(path = %odd.path.display(), reason = odd.reason, "not packed");
+            self.summary.failed += 1;
+        }
+        for odd in std::mem::take(&mut survey.skipped) {
+            warn!(path = %odd.path.display(), reason = odd.reason, "left out");
+        }
+        if let Some(shared) = shared {
+            self.leave_out_packed(&mut survey, shared).await?;
+        }
+        if survey.items.is_empty() {
+            let words = "everything is packed already: no new or changed files";
+            if self.args.json {
+                info!("{words}");
+            } else {
+                out.line(words)?;
+            }
+            return Ok(None);
+        }
+        let fills = match self.layout {
+            Layout::Tree => fill_one(&survey, &self.rules).map(|fill| vec![fill]).map_err(|bytes| {
+                let piece_size = self.rules.piece_size;
+                DatasetError::TreeTooLarge { path: self.input.clone(), bytes: bytes.get(), piece_size }
+            }),
+            Layout::Pack | Layout::File => fill(&survey, &self.rules).map_err(DatasetError::from),
+        };
+        let fills = fills.map_err(|error| Stop::user(&error))?;
+        Ok(Some(Plan::new(self.key.clone(), &self.host, survey, fills)))
+    }
+
+    /// A tree is packed whole or not at all.
+    async fn leave_out_packed(&self, survey: &mut Survey, shared: &Shared<'_>) -> Result<(), Stop> {
+        let covered = shared.covered(&self.key).await?;
+        let keep: Vec<bool> =
+            survey.items.iter().map(|item| !covered.holds(&plan::entry_of(survey, item))).collect();
+        if self.layout == Layout::Tree && keep.iter().any(|keep| *keep) {
+            return Ok(());
+        }
+        let mut keep = keep.into_iter();
+        survey.items.retain(|_| keep.next().unwrap_or(true));
+        Ok(())
+    }
+
+    async fn tell_plan(&self, plan: &Plan, out: &mut Printer) -> Result<(), Stop> {
+        let document = &plan.document;
+        let source_bytes = u64::try_from(document.sourcebytes).unwrap_or(0);
+        let mut report = PlanReport::sums(&document.id, document.entries, source_bytes, plan.pieces());
+        report.splitfiles = plan.split_files();
+        report.freebytes = fsx::free_space(folders::existing(&self.output)).ok();
+        if self.args.dry_run {
+            for (index, fill) in (0_i64..).zip(plan.pieces()) {
+                let size = carferry_car::PayloadSize::new(fill.car_bytes_max);
+                let bytes =
+                    u64::try_from(plan.piece(usize::try_from(index).unwrap_or(0)).sourcebytes).unwrap_or(0);
+                let line = PieceReport::new(
+                    &document.id,
+                    index,
+                    PieceOutcome::WouldMake,
+                    fill.contents.len(),
+                    bytes,
+                )
+                .sized(size, size.padded_piece_size().ok());
+                if self.args.json {
+                    out.json(&line)?;
+                } else {
+                    out.line(line.line())?;
+                }
+            }
+            report.bytespersecond = speed::measured(plan, self.input.clone(), self.profile, &self.crew).await;
+        }
+        if self.args.json && self.args.dry_run {
+            out.json(&report)?;
+        } else if self.args.json {
+            report.lines().iter().for_each(|line| info!("{line}"));
+        } else {
+            report.lines().iter().try_for_each(|line| out.line(line))?;
+        }
+        Ok(())
+    }
+
+    /// Works on a plan in the database until none of its pieces is open.
+    async fn follow(
+        &mut self,
+        shared: &Shared<'_>,
+        plan: &PlanDoc,
+        locked: bool,
+        out: &mut Printer,
+    ) -> Result<(), Stop> {
+        if self.args.dry_run {
+            let counts = shared.store.piece_counts(&plan.id).await?;
+            let words = format!("plan {}: {} of {} pieces are done", plan.id, counts.done, plan.pieces);
+            if self.args.json {
+                out.json(&counts)?;
+            } else {
+                out.line(words)?;
+            }
+            return Ok(());
+        }
+        if locked {
+            shared.take_back(&plan.id).await?;
+        }
+        let counts = shared.store.piece_counts(&plan.id).await?;
+        if counts.done > 0 {
+            info!(plan = plan.id, done = counts.done, open = counts.open, "going on with a plan");
+        }
+        let meter = self.meter(u64::try_from(plan.sourcebytes).unwrap_or(0), plan.pieces);
+        let shown = self.screen.show(&meter, self.args.no_progress);
+        let works = self.works(Some(shared), meter);
+        let mut is_waiting = false;
+        while !self.shutdown.token().is_cancelled() {
+            let next = match shared.insist("no piece can be claimed", || shared.next(&plan.id)).await {
+                Ok(next) => next,
+                Err(book::Stopped) => break,
+            };
+            match next {
+                Next::End => break,
+                Next::Wait(counts) => {
+                    if !std::mem::replace(&mut is_waiting, true) {
+                        info!(pieces = counts.open, "waiting for pieces that others make");
+                    }
+                    self.shutdown.token().run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
+                }
+                Next::Piece(task) => {
+                    is_waiting = false;
+                    let left = || async {
+                        shared.store.piece_counts(&plan.id).await.map_or(1, |counts| counts.open)
+                    };
+                    let ended = works.piece(self.job(plan, &task), &task).await;
+                    if let Ended::NoMore { error } = ended {
+                        drop(shown);
+                        return Err(self.no_more(left().await, task.index, error));
+                    }
+                    self.tell(ended, out)?;
+                }
+            }
+        }
+        drop(shown);
+        if self.shutdown.token().is_cancelled() {
+            self.summary.left += shared.store.piece_counts(&plan.id).await.map_or(0, |counts| counts.open);
+        }
+        Ok(())
+    }
+
+    /// Works on a plan that nobody else knows of.
+    async fn alone(&mut self, plan: &Plan, out: &mut Printer) -> Result<(), Stop> {
+        let mut undone: VecDeque<usize> = book::undone(plan, &self.output);
+        let bytes = undone.iter().map(|piece| plan.piece(*piece).sourcebytes).sum::<i64>();
+        let meter = self.meter(u64::try_from(bytes).unwrap_or(0), i64::try_from(undone.len()).unwrap_or(0));
+        let shown = self.screen.show(&meter, self.args.no_progress);
+        let works = self.works(None, meter);
+        while let Some(piece) = undone.pop_front() {
+            if self.shutdown.token().is_cancelled() {
+                self.summary.left += 1;
+                continue;
+            }
+            let document = plan.piece(piece);
+            let task = Task {
+                index: document.index,
+                entries: plan.entries(piece).collect(),
+                source_bytes: u64::try_from(document.sourcebytes).unwrap_or(0),
+                claim: None,
+            };
+            let ended = works.piece(self.job(&plan.document, &task), &task).await;
+            if let Ended::NoMore { error } = ended {
+                let left = u64::try_from(undone.len() + 1).unwrap_or(u64::MAX);
+                return Err(self.no_more(left, task.index, error));
+            }
+            self.tell(ended, out)?;
+        }
+        drop(shown);
+        Ok(())
+    }
+
+    fn meter(&self, bytes: u64, pieces: i64) -> Arc<Meter> {
+        Meter::new(bytes, u64::try_from(pieces).unwrap_or(0), self.shutdown.token().clone())
+    }
+
+    fn works<'s>(&self, shared: Option<&'s Shared<'s>>, meter: Arc<Meter>) -> Works<'s>
+    where
+        'a: 's,
+    {
+        Works {
+            crew: Arc::clone(&self.crew),
+            shared,
+            host: self.host.clone(),
+            meter,
+            shutdown: self.shutdown,
+        }
+    }
+
+    fn job(&self, plan: &PlanDoc, task: &Task) -> PieceJob {
+        PieceJob {
+            plan: plan.clone(),
+            index: task.index,
+            entries: task.entries.clone(),
+            input: self.input.clone(),
+            car: self.output.join(car_name(plan, task.index)),
+            profile: self.profile,
+            piece_size: self.rules.piece_size,
+            verify: self.args.verify,
+        }
+    }
+
+    fn no_more(&self, left: u64, piece: i64, source: make::MakeError) -> Stop {
+        Stop::user(&DatasetError::Output { left, piece, output: self.output.clone(), source })
+    }
+
+    fn tell(&mut self, ended: Ended, out: &mut Printer) -> Result<(), Stop> {
+        let Ended::Told(report) = ended else {
+            self.summary.left += u64::from(matches!(ended, Ended::Stopped));
+            return Ok(());
+        };
+        let entries = u64::try_from(report.entries).unwrap_or(0);
+        if report.state == PieceOutcome::Made {
+            self.summary.made += 1;
+            self.summary.made_bytes += report.carsizebytes.unwrap_or(0);
+            self.summary.source_bytes += report.sourcebytes;
+            self.summary.entries += entries;
+        } else {
+            self.summary.failed += 1;
+            warn!(
+                piece = report.piece,
+                reason = report.reason,
+                "piece not made; its files are planned anew by the next run"
+            );
+        }
+        self.screen.print(|| if self.args.json { out.json(&report) } else { out.line(report.line()) })?;
+        Ok(())
+    }
+
+    fn finish(
+        self,
+        ended: Result<(), Stop>,
+        started: Instant,
+        out: &mut Printer,
+    ) -> Result<ExitStatus, Stop> {
+        if self.args.dry_run {
+            return ended.map(|()| ExitStatus::Success);
+        }
+        let line = self.summary.line(started.elapsed());
+        if self.args.json {
+            info!("{line}");
+        } else {
+            out.line(line)?;
+        }
+        ended?;
+        let interrupted = self.shutdown.token().is_cancelled();
+        if interrupted {
+            warn!("interrupted: run the same command again for the rest");
+        }
+        let well = self.summary.failed == 0 && self.summary.left == 0 && !interrupted;
+        Ok(if well { ExitStatus::Success } else { ExitStatus::UserError })
+    }
+}

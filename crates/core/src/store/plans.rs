@@ -1,0 +1,281 @@
+//! `packplans`, `packpieces`, `packfiles`: written once, then pieces are claimed until none is open.
+//!
+//! Everything is written under ids that follow from its content, so whatever was cut short is simply written
+//! again; a plan can be claimed from only when all of it is there.
+
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::options::ReturnDocument;
+use serde::Serialize;
+
+use super::{
+    Store,
+    bounded::decode,
+    claims::{count_of, lease_millis},
+    error::StoreError,
+};
+use crate::model::{PackFilesDoc, PackPieceDoc, PlanDoc, PlanKey, PlanState, stored};
+
+/// A piece this agent holds the lease of.
+#[derive(Clone, Debug)]
+pub struct PieceClaim {
+    /// The piece.
+    pub piece: PackPieceDoc,
+    owner: String,
+    n: i64,
+}
+
+/// Pieces of a plan by where they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PieceCounts {
+    /// To be made, those under a lease included.
+    pub open: u64,
+    /// Of those, under a lease right now.
+    pub claimed: u64,
+    /// On disk and recorded.
+    pub done: u64,
+    /// Whose sources are not what they were.
+    pub failed: u64,
+}
+
+impl PieceClaim {
+    fn filter(&self) -> Document {
+        doc! { "_id": &self.piece.id, "state": "open", "claim.owner": &self.owner, "claim.n": self.n }
+    }
+}
+
+impl Store {
+    /// Plans with this key that are complete, the oldest first.
+    pub async fn plans_of(&self, key: &PlanKey) -> Result<Vec<PlanDoc>, StoreError> {
+        let mut filter = document_of("packplans", "key", key)?;
+        filter.insert("state", doc! { "$in": ["ready", "ended"] });
+        let find = self.plans.find(filter).sort(doc! { "createdtime": 1, "_id": 1 });
+        let cursor = self.bounded("plans find", find).await?;
+        self.drain("plans find", cursor).await?.into_iter().map(|plan| decode("packplans", plan)).collect()
+    }
+
+    /// A plan by its id.
+    pub async fn plan(&self, id: &str) -> Result<Option<PlanDoc>, StoreError> {
+        let found = self.bounded("plan find", self.plans.find_one(doc! { "_id": id })).await?;
+        found.map(|plan| decode("packplans", plan)).transpose()
+    }
+
+    /// Says that a plan is being written; one that is there already stays as it is.
+    pub async fn begin_plan(&self, plan: &PlanDoc) -> Result<(), StoreError> {
+        let mut first = document_of("packplans", &plan.id, plan)?;
+        first.remove("_id");
+        first.insert("state", "writing");
+        let mut set: Document = first
+            .into_iter()
+            .map(|(name, value)| {
+                let kept = doc! { "$ifNull": [format!("${name}"), { "$literal": value }] };
+                (name, kept.into())
+            })
+            .collect();
+        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
+        let upsert = self.plans.update_one(doc! { "_id": &plan.id }, vec![doc! { "$set": set }]).upsert(true);
+        self.bounded("plan upsert", upsert).await?;
+        Ok(())
+    }
+
+    /// Writes some of what is in a plan's pieces.
+    pub async fn add_pack_files(&self, files: &PackFilesDoc) -> Result<(), StoreError> {
+        let document = document_of("packfiles", &files.id, files)?;
+        self.insert_once("pack files insert", &self.files, document).await
+    }
+
+    /// Writes a plan's piece; one that is there already stays as it is.
+    pub async fn add_pack_piece(&self, piece: &PackPieceDoc) -> Result<(), StoreError> {
+        let document = document_of("packpieces", &piece.id, piece)?;
+        self.insert_once("pack piece insert", &self.pieces, document).await
+    }
+
+    async fn insert_once(
+        &self,
+        what: &'static str,
+        collection: &mongodb::Collection<Document>,
+        document: Document,
+    ) -> Result<(), StoreError> {
+        match self.bounded(what, collection.insert_one(document)).await {
+            // Of a run that was cut short, or of another box: the same id is the same content.
+            Ok(_) | Err(StoreError::Duplicate { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a plan for claims once all of it is there. `false`: something is missing; write it again.
+    pub async fn plan_is_written(&self, plan: &PlanDoc) -> Result<bool, StoreError> {
+        let of_plan = doc! { "plan": &plan.id };
+        let pieces = self.bounded("pieces count", self.pieces.count_documents(of_plan.clone())).await?;
+        let chunks = self.bounded("pack files count", self.files.count_documents(of_plan)).await?;
+        if i64::try_from(pieces) != Ok(plan.pieces) || i64::try_from(chunks) != Ok(plan.chunks) {
+            return Ok(false);
+        }
+        self.set_plan_state(&plan.id, PlanState::Writing, PlanState::Ready).await?;
+        Ok(true)
+    }
+
+    /// Closes a plan if no piece of it is open any more.
+    pub async fn end_plan(&self, plan: &str) -> Result<bool, StoreError> {
+        let open = doc! { "plan": plan, "state": "open" };
+        if self.bounded("pieces find", self.pieces.find_one(open)).await?.is_some() {
+            return Ok(false);
+        }
+        self.set_plan_state(plan, PlanState::Ready, PlanState::Ended).await?;
+        Ok(true)
+    }
+
+    async fn set_plan_state(&self, plan: &str, from: PlanState, to: PlanState) -> Result<(), StoreError> {
+        let name = |state| match state {
+            PlanState::Writing => "writing",
+            PlanState::Ready => "ready",
+            PlanState::Ended => "ended",
+        };
+        let update = vec![doc! { "$set": { "state": name(to), "updatedtime": "$$NOW" } }];
+        let call = self.plans.update_one(doc! { "_id": plan, "state": name(from) }, update);
+        self.bounded("plan state", call).await?;
+        Ok(())
+    }
+
+    /// Takes the lease of the first open piece that nobody works on. `owner` names this one claim.
+    pub async fn claim_piece(
+        &self,
+        plan: &str,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<Option<PieceClaim>, StoreError> {
+        let filter = doc! {
+            "plan": plan,
+            "state": "open",
+            "$or": [{ "claim": { "$exists": false } }, { "$expr": { "$lt": ["$claim.until", "$$NOW"] } }],
+        };
+        let update = vec![doc! { "$set": {
+            "claim": {
+                "owner": { "$literal": owner },
+                "until": { "$add": ["$$NOW", lease_millis(lease)] },
+                "n": { "$add": [count_of("$claim.n"), 1_i64] },
+            },
+            "updatedtime": "$$NOW",
+        } }];
+        let call = self
+            .pieces
+            .find_one_and_update(filter, update)
+            .sort(doc! { "index": 1 })
+            .return_document(ReturnDocument::After);
+        let Some(document) = self.bounded("claim piece", call).await? else { return Ok(None) };
+        let n =
+            document.get_document("claim").ok().and_then(|claim| claim.get("n")).and_then(stored::integer);
+        let piece = decode("packpieces", document)?;
+        Ok(Some(PieceClaim { piece, owner: owner.to_owned(), n: n.unwrap_or(0) }))
+    }
+
+    /// Lengthens a lease. `false`: it was lost; stop working on the piece.
+    pub async fn renew_piece(&self, claim: &PieceClaim, lease: Duration) -> Result<bool, StoreError> {
+        let set = doc! { "claim.until": { "$add": ["$$NOW", lease_millis(lease)] } };
+        self.change_piece("renew piece", claim, doc! { "$set": set }, None).await
+    }
+
+    /// Gives back all pieces that are held under owners' names with this beginning; how many there were.
+    pub async fn release_pieces_of(&self, plan: &str, owner_prefix: &str) -> Result<u64, StoreError> {
+        let starts = doc! { "$eq": [
+            { "$indexOfBytes": ["$claim.owner", { "$literal": owner_prefix }] },
+            0,
+        ] };
+        let filter = doc! { "plan": plan, "state": "open", "claim": { "$exists": true }, "$expr": starts };
+        let update = vec![doc! { "$unset": "claim" }];
+        let result = self.bounded("release pieces", self.pieces.update_many(filter, update)).await?;
+        Ok(result.modified_count)
+    }
+
+    /// Gives a piece back as it was.
+    pub async fn release_piece(&self, claim: &PieceClaim) -> Result<bool, StoreError> {
+        self.change_piece("release piece", claim, doc! { "$unset": "claim" }, None).await
+    }
+
+    /// Writes that a piece is done. `false`: the lease was lost, nothing was written.
+    pub async fn finish_piece(
+        &self,
+        claim: &PieceClaim,
+        payload_cid: &str,
+        piece_cid: &str,
+        car: &str,
+        host: &str,
+    ) -> Result<bool, StoreError> {
+        let set = doc! {
+            "state": "done",
+            "filecid": { "$literal": payload_cid },
+            "piececid": { "$literal": piece_cid },
+            "outputpath": { "$literal": car },
+            "host": { "$literal": host },
+            "updatedtime": "$$NOW",
+        };
+        self.change_piece("finish piece", claim, doc! { "$set": set }, Some(doc! { "$unset": "claim" })).await
+    }
+
+    /// Writes that a piece cannot be made. `false`: the lease was lost, nothing was written.
+    pub async fn fail_piece(&self, claim: &PieceClaim, reason: &str) -> Result<bool, StoreError> {
+        let set = doc! { "state": "failed", "reason": { "$literal": reason }, "updatedtime": "$$NOW" };
+        self.change_piece("fail piece", claim, doc! { "$set": set }, Some(doc! { "$unset": "claim" })).await
+    }
+
+    async fn change_piece(
+        &self,
+        what: &'static str,
+        claim: &PieceClaim,
+        first: Document,
+        then: Option<Document>,
+    ) -> Result<bool, StoreError> {
+        let update: Vec<Document> = [first].into_iter().chain(then).collect();
+        let result = self.bounded(what, self.pieces.update_one(claim.filter(), update)).await?;
+        Ok(result.matched_count == 1)
+    }
+
+    /// A plan's pieces by where they stand.
+    pub async fn piece_counts(&self, plan: &str) -> Result<PieceCounts, StoreError> {
+        let count =
+            async |filter: Document| self.bounded("pieces count", self.pieces.count_documents(filter)).await;
+        let under_lease = doc! { "$expr": { "$gte": ["$claim.until", "$$NOW"] } };
+        Ok(PieceCounts {
+            open: count(doc! { "plan": plan, "state": "open" }).await?,
+            claimed: count(doc! { "$and": [{ "plan": plan, "state": "open" }, under_lease] }).await?,
+            done: count(doc! { "plan": plan, "state": "done" }).await?,
+            failed: count(doc! { "plan": plan, "state": "failed" }).await?,
+        })
+    }
+
+    /// A plan's pieces in order.
+    pub async fn pack_pieces(&self, plan: &str) -> Result<Vec<PackPieceDoc>, StoreError> {
+        let find = self.pieces.find(doc! { "plan": plan }).sort(doc! { "index": 1 });
+        let cursor = self.bounded("pieces find", find).await?;
+        let found = self.drain("pieces find", cursor).await?;
+        found.into_iter().map(|piece| decode("packpieces", piece)).collect()
+    }
+
+    /// The piece that a CAR was made for, by its payload CID.
+    pub async fn pack_piece_of(&self, plan: &str, index: i64) -> Result<Option<PackPieceDoc>, StoreError> {
+        let id = PlanDoc::piece_id(plan, index);
+        let found = self.bounded("piece find", self.pieces.find_one(doc! { "_id": id })).await?;
+        found.map(|piece| decode("packpieces", piece)).transpose()
+    }
+
+    /// Some of what is in a piece: chunk after chunk, from 0 on, until there is none.
+    pub async fn pack_files(
+        &self,
+        plan: &str,
+        piece: i64,
+        chunk: i64,
+    ) -> Result<Option<PackFilesDoc>, StoreError> {
+        let filter = doc! { "plan": plan, "piece": piece, "chunk": chunk };
+        let found = self.bounded("pack files find", self.files.find_one(filter)).await?;
+        found.map(|files| decode("packfiles", files)).transpose()
+    }
+}
+
+fn document_of<T: Serialize>(collection: &'static str, id: &str, value: &T) -> Result<Document, StoreError> {
+    bson::serialize_to_document(value).map_err(|source| StoreError::BadDocument {
+        collection,
+        id: id.to_owned(),
+        source: Box::new(source),
+    })
+}
