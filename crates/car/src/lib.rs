@@ -40,7 +40,7 @@ pub use kernels::bench;
 pub use kernels::{KernelUnavailable, check_kernel_choice, kernel_name};
 pub use piece::file::piece_of_file;
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
-pub use profile::{BlockHash, DagParams, Profile, ShardRule, UnknownProfile};
+pub use profile::{BlockHash, CarOrder, DagParams, Profile, ShardRule, UnknownProfile};
 pub use progress::{NoProgress, Progress};
 pub use tree::{FilePart, SourceStamp, SourceTree, TreeError};
 pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};

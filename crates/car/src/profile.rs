@@ -16,6 +16,24 @@ pub struct DagParams {
     pub inline_limit: Option<usize>,
     /// Which folders are sharded.
     pub shard_rule: ShardRule,
+    /// In which order blocks follow, and which there are.
+    pub order: CarOrder,
+}
+
+/// What comes where in a CAR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CarOrder {
+    /// One DAG from its root on: depth first, every node before its children, every block once.
+    DepthFirst,
+    /// One file after the other, in the order of their places in the tree: its leaves, then the level above them, and
+    /// so on to its root. Blocks repeat where content does.
+    ///
+    /// Links carry the bytes of *file content* below them as their size. The CAR's root is its first block, so that
+    /// other blocks cannot be reached from it; each file has its own CID, in
+    /// [`BuiltCar::file_cids`](crate::BuiltCar::file_cids). Folders have no blocks, symbolic links are left out.
+    ///
+    /// Source: singularity 1.0.0-RC1 pack/assembler.go, pack/packutil/util.go.
+    LeavesFirst,
 }
 
 /// From which size on a folder is a tree of shards (HAMT) and not one block.
@@ -58,16 +76,20 @@ pub enum Profile {
     Ipfs1m174,
     /// kubo up to v0.39 `--cid-version=1`.
     Ipfs256k174,
+    /// Files as singularity packs them, without the directories that it keeps in a CAR of their own, and without the
+    /// zeros that it writes behind a small CAR.
+    Singularity,
 }
 
 /// A name that is no profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown profile {0:?}: expected lotus, unixfs-v1-2025, ipfs-1m-174 or ipfs-256k-174")]
+#[error("unknown profile {0:?}: expected lotus, unixfs-v1-2025, ipfs-1m-174, ipfs-256k-174 or singularity")]
 pub struct UnknownProfile(String);
 
 impl Profile {
     /// Every profile, the default first.
-    pub const ALL: [Self; 4] = [Self::Lotus, Self::UnixfsV1_2025, Self::Ipfs1m174, Self::Ipfs256k174];
+    pub const ALL: [Self; 5] =
+        [Self::Lotus, Self::UnixfsV1_2025, Self::Ipfs1m174, Self::Ipfs256k174, Self::Singularity];
 
     /// The name, as in configuration and on the command line.
     pub const fn name(self) -> &'static str {
@@ -76,6 +98,7 @@ impl Profile {
             Self::UnixfsV1_2025 => "unixfs-v1-2025",
             Self::Ipfs1m174 => "ipfs-1m-174",
             Self::Ipfs256k174 => "ipfs-256k-174",
+            Self::Singularity => "singularity",
         }
     }
 
@@ -89,6 +112,7 @@ impl Profile {
                 block_hash: BlockHash::Blake2b256,
                 inline_limit: Some(126),
                 shard_rule: ShardRule::LinksBytes,
+                order: CarOrder::DepthFirst,
             },
             Self::UnixfsV1_2025 => DagParams {
                 chunk_size: MIB,
@@ -96,6 +120,7 @@ impl Profile {
                 block_hash: BlockHash::Sha2_256,
                 inline_limit: None,
                 shard_rule: ShardRule::BlockBytes,
+                order: CarOrder::DepthFirst,
             },
             Self::Ipfs1m174 => DagParams {
                 chunk_size: MIB,
@@ -103,6 +128,7 @@ impl Profile {
                 block_hash: BlockHash::Sha2_256,
                 inline_limit: None,
                 shard_rule: ShardRule::LinksBytes,
+                order: CarOrder::DepthFirst,
             },
             Self::Ipfs256k174 => DagParams {
                 chunk_size: MIB / 4,
@@ -110,7 +136,9 @@ impl Profile {
                 block_hash: BlockHash::Sha2_256,
                 inline_limit: None,
                 shard_rule: ShardRule::LinksBytes,
+                order: CarOrder::DepthFirst,
             },
+            Self::Singularity => DagParams { order: CarOrder::LeavesFirst, ..Self::UnixfsV1_2025.params() },
         }
     }
 }

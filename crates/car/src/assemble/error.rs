@@ -91,6 +91,8 @@ pub enum SourceChange {
 /// Why something cannot be packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsupported {
+    /// Nothing to pack in an order that has files alone.
+    NoFiles,
     /// Its name has the hash of another one in a folder that has to be sharded (HAMT): nobody can write that.
     SameHash,
     /// A socket, pipe or device.
@@ -137,6 +139,7 @@ impl fmt::Display for SourceChange {
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoFiles => f.write_str("there is no file in it"),
             Self::SameHash => f.write_str("another name in its folder has the same hash"),
             Self::SpecialFile => f.write_str("neither a file, a folder nor a symbolic link"),
             Self::NameNotUtf8 => f.write_str("its name is not UTF-8"),

@@ -4,6 +4,14 @@
 //! children follow behind. A block that was there before is not written again: a leaf is left out; a node
 //! turns out to be a repetition only at its end, but then all below it was one too, nothing was laid behind its
 //! hole, and the hole is given back.
+//!
+//! Where leaves come first, nothing is left out, and the nodes of a file have places of their own behind its leaves,
+//! which are known as well: a node is written as soon as its last child is there.
+//!
+//! ```text
+//! |leaf|leaf|leaf|leaf|leaf|leaf|node|node|root|leaf|…
+//! end of the leaves so far ─┘    └─ next of level 1
+//! ```
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,7 +21,7 @@ use super::BuildError;
 use super::source::check_stamp;
 use super::walk::{Group, Step};
 use crate::carv1::{header, writer};
-use crate::profile::DagParams;
+use crate::profile::{CarOrder, DagParams};
 use crate::tree::{Folder, Stamp};
 use crate::units::len64;
 use crate::unixfs::dag::Codec;
@@ -34,6 +42,16 @@ pub(crate) enum Bytes {
     Owned(Vec<u8>),
 }
 
+/// A CAR of which every block has its place.
+#[derive(Debug)]
+pub(crate) struct LaidOut {
+    pub(crate) root: Box<[u8]>,
+    /// Where leaves come first, the CID of each file.
+    pub(crate) file_cids: Vec<Box<[u8]>>,
+    pub(crate) length: u64,
+    pub(crate) blocks: u64,
+}
+
 /// The state of the layout after the groups so far.
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -44,9 +62,21 @@ pub(crate) struct Layout {
     written: HashSet<Box<[u8]>>,
     /// Nodes that are not complete, the root first.
     open: Vec<OpenNode>,
+    /// The file whose nodes are open, where leaves come first.
+    file: Option<FilePlaces>,
+    file_cids: Vec<Box<[u8]>>,
+    blocks: u64,
     root: Option<Box<[u8]>>,
     header_len: u64,
     header_laid: bool,
+}
+
+/// Where the nodes of a file go.
+#[derive(Debug)]
+struct FilePlaces {
+    /// Where the next node of each level goes; that of the leaves is the layout's end.
+    next: Vec<u64>,
+    end: u64,
 }
 
 #[derive(Debug)]
@@ -65,6 +95,9 @@ impl Layout {
             end: header_len,
             written: HashSet::new(),
             open: Vec::new(),
+            file: None,
+            file_cids: Vec::new(),
+            blocks: 0,
             root: None,
             header_len,
             header_laid: false,
@@ -77,17 +110,14 @@ impl Layout {
         let mut leaves = group.leaves.iter().zip(cids);
         for step in &group.steps {
             match step {
+                Step::StartFile { file_size } => self.start_file(*file_size),
                 Step::OpenNode { section_len } => {
-                    self.open.push(OpenNode {
-                        offset: self.end,
-                        section_len: *section_len,
-                        children: Vec::new(),
-                    });
-                    self.end += section_len;
+                    let offset = self.place_of_node(*section_len);
+                    self.open.push(OpenNode { offset, section_len: *section_len, children: Vec::new() });
                 }
                 Step::Leaf => {
                     let (leaf, cid) = leaves.next().expect("a step for each leaf");
-                    if self.written.insert(cid.clone()) {
+                    if self.is_to_be_written(&cid) {
                         let range = leaf.at..leaf.at + leaf.prefix_len + leaf.len;
                         let offset = self.append(range.len());
                         push_range(&mut extents, offset, range);
@@ -97,7 +127,7 @@ impl Layout {
                 }
                 Step::Symlink(block) => {
                     let cid = self.params.cid(Codec::DagPb, block);
-                    if self.written.insert(cid.clone()) {
+                    if self.is_to_be_written(&cid) {
                         let section = writer::section(&cid, block);
                         extents.push(Extent {
                             offset: self.append(section.len()),
@@ -107,7 +137,10 @@ impl Layout {
                     let tsize = len64(block.len());
                     self.adopt(Child { cid, tsize, file_size: 0 });
                 }
-                Step::EndFile(source) => source.check()?,
+                Step::EndFile(source) => {
+                    source.check()?;
+                    self.end = self.file.take().map_or(self.end, |file| file.end);
+                }
                 Step::CloseFileNode => {
                     let node = self.open.pop().expect("a node is closed once");
                     let block = pb::encode_file(&node.children);
@@ -142,10 +175,14 @@ impl Layout {
         Ok(extents)
     }
 
-    /// Root, length of the CAR and number of its blocks, once everything is laid out.
-    pub(crate) fn finish(self) -> (Box<[u8]>, u64, u64) {
-        let blocks = len64(self.written.len());
-        (self.root.expect("the walk ends with the root"), self.end, blocks)
+    /// What the CAR is, once everything is laid out.
+    pub(crate) fn finish(self) -> LaidOut {
+        LaidOut {
+            root: self.root.expect("the walk ends with the root"),
+            file_cids: self.file_cids,
+            length: self.end,
+            blocks: self.blocks,
+        }
     }
 
     /// Where the next section goes.
@@ -164,7 +201,7 @@ impl Layout {
         let cid = self.params.cid(Codec::DagPb, block);
         let section = writer::section(&cid, block);
         debug_assert_eq!(u64::try_from(section.len()), Ok(node.section_len), "the node was foretold");
-        if self.written.insert(cid.clone()) {
+        if self.is_to_be_written(&cid) {
             extents.push(Extent { offset: node.offset, bytes: Bytes::Owned(section) });
         } else {
             debug_assert_eq!(self.end, node.offset + node.section_len, "nothing lies behind a repeated node");
@@ -172,15 +209,55 @@ impl Layout {
         }
         let block_len = len64(block.len());
         let tsize = block_len + node.children.iter().map(|child| child.tsize).sum::<u64>();
+        let tsize = self.params.tsize_of_file_node(tsize, file_size);
         self.adopt(Child { cid, tsize, file_size });
     }
 
     /// Gives a finished block to the node it belongs to.
     fn adopt(&mut self, child: Child) {
-        match self.open.last_mut() {
-            Some(parent) => parent.children.push(child),
-            None => self.root = Some(child.cid),
+        match (self.open.last_mut(), self.params.order) {
+            (Some(parent), _) => parent.children.push(child),
+            (None, CarOrder::DepthFirst) => self.root = Some(child.cid),
+            (None, CarOrder::LeavesFirst) => self.file_cids.push(child.cid),
         }
+    }
+
+    /// Whether a block is written, which is counted as well.
+    fn is_to_be_written(&mut self, cid: &[u8]) -> bool {
+        let written = match self.params.order {
+            CarOrder::DepthFirst => self.written.insert(cid.into()),
+            CarOrder::LeavesFirst => {
+                self.root.get_or_insert_with(|| cid.into());
+                true
+            }
+        };
+        self.blocks += u64::from(written);
+        written
+    }
+
+    fn start_file(&mut self, file_size: u64) {
+        let mut end = self.end;
+        let mut next = Vec::new();
+        for level_len in self.params.level_lens(file_size) {
+            next.push(end);
+            end += level_len;
+        }
+        self.file = Some(FilePlaces { next, end });
+    }
+
+    /// Takes the place for a node.
+    fn place_of_node(&mut self, section_len: u64) -> u64 {
+        let next = match &mut self.file {
+            None => &mut self.end,
+            Some(file) => {
+                // Only nodes of this file are open: the root of it first.
+                let level = file.next.len() - 1 - self.open.len();
+                &mut file.next[level]
+            }
+        };
+        let offset = *next;
+        *next += section_len;
+        offset
     }
 }
 

@@ -15,7 +15,7 @@ use crate::carv1::writer;
 use crate::crew::Crew;
 use crate::piece::Scratch;
 use crate::piece::assembler::PieceAssembler;
-use crate::profile::DagParams;
+use crate::profile::{CarOrder, DagParams};
 use crate::progress::Progress;
 use crate::readahead::Buffer;
 use crate::turns::Turns;
@@ -260,7 +260,8 @@ impl<'a> Line<'a> {
         })?;
         if let Some(zeros) = &mut *self.zeros() {
             // Only now: groups whose turn comes later find this block in the CAR.
-            zeros.laid |= leaves.hole_len == Some(zeros.len);
+            let once = self.params.order == CarOrder::DepthFirst;
+            zeros.laid |= once && leaves.hole_len == Some(zeros.len);
         }
         Some(extents)
     }

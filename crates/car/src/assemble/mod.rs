@@ -28,13 +28,13 @@ pub use error::{BuildError, SourceChange, Unsupported};
 use crate::carv1::header;
 use crate::cids::{PayloadCid, PieceCid};
 use crate::crew::Crew;
-use crate::profile::DagParams;
+use crate::profile::{CarOrder, DagParams};
 use crate::progress::Progress;
 use crate::tree::{SourceTree, Totals, scan};
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use crate::unixfs::dag::Shape;
 use crate::unixfs::folder::Shapes;
-use layout::Layout;
+use layout::{LaidOut, Layout};
 use line::Line;
 use output::{Output, WhenFull};
 use walk::{GROUP_BYTES, Walk};
@@ -66,7 +66,7 @@ pub struct CarPlan {
 /// A CAR that was written, but is not yet durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuiltCar {
-    /// Root of the DAG.
+    /// Root of the DAG, or what stands for it in the CAR's header.
     pub payload_cid: PayloadCid,
     /// Commitment of the whole CAR.
     pub piece_cid: PieceCid,
@@ -76,6 +76,9 @@ pub struct BuiltCar {
     pub padded_piece_size: PaddedPieceSize,
     /// Sections of the CAR.
     pub block_count: u64,
+    /// The CID of each file in the order of the CAR, with [`CarOrder::LeavesFirst`];
+    /// empty otherwise, where the files are below the root.
+    pub file_cids: Vec<PayloadCid>,
     /// What the source looked like.
     pub source: SourceIdentity,
 }
@@ -131,7 +134,6 @@ pub fn build_car(
 ///
 /// [`BuildError`], the first that occurs; [`BuildError::SourceChanged`] names a file that is not as expected.
 /// [`BuildError::TooLarge`] comes before anything is opened or written.
-#[expect(clippy::missing_panics_doc, reason = "a CID that was made here is a CID")]
 pub fn build_tree(
     crew: &Crew,
     tree: &SourceTree,
@@ -141,32 +143,34 @@ pub fn build_tree(
 ) -> Result<BuiltCar, BuildError> {
     let shapes = Shapes::new(tree, &options.params)?;
     let root = shapes.of(&tree.root);
+    let root_block_len = root_block_len(tree, &options.params, root)?;
     let plan = plan(tree, &options.params, root)?;
     if plan.padded_piece_size_max > options.max_piece {
         return Err(too_large(tree, plan.payload_size_max, options.max_piece));
     }
     let when_full = if tree.totals.allocated < tree.totals.bytes { WhenFull::Try } else { WhenFull::Refuse };
     let output = Output::new(output, plan.payload_size_max.get(), when_full).map_err(output_error)?;
-    let header_len = header::header_len(options.params.cid_len(root.block_len));
+    let header_len = header::header_len(options.params.cid_len(root_block_len));
     let line = Line::new(
         options.params,
         Walk::new(tree, &shapes, options.params, header_len),
-        Layout::new(options.params, root.block_len),
+        Layout::new(options.params, root_block_len),
         &output,
         progress,
     );
     line.run(crew, plan.payload_size_max.get() / len64(GROUP_BYTES) + 1);
     let (layout, piece) = line.finish()?;
-    let (root, end, block_count) = layout.finish();
-    output.finish(end).map_err(output_error)?;
-    let payload_size = PayloadSize::new(end);
+    let LaidOut { root, file_cids, length, blocks } = layout.finish();
+    output.finish(length).map_err(output_error)?;
+    let payload_size = PayloadSize::new(length);
     let piece = piece.finish(payload_size).map_err(|_| too_large(tree, payload_size, options.max_piece))?;
     Ok(BuiltCar {
-        payload_cid: PayloadCid::from_bytes(&root).expect("a CID that was made here"),
+        payload_cid: payload_cid(&root),
         piece_cid: piece.piece_cid,
         payload_size,
         padded_piece_size: piece.padded_piece_size,
-        block_count,
+        block_count: blocks,
+        file_cids: file_cids.iter().map(|cid| payload_cid(cid)).collect(),
         source: plan.source,
     })
 }
@@ -184,7 +188,7 @@ impl SourceTree {
 }
 
 fn plan(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<CarPlan, BuildError> {
-    let header_len = header::header_len(params.cid_len(root.block_len));
+    let header_len = header::header_len(params.cid_len(root_block_len(tree, params, root)?));
     let payload_size_max = PayloadSize::new(header_len.saturating_add(root.car_len));
     let padded_piece_size_max = payload_size_max.padded_piece_size().map_err(|_: PieceSizeError| {
         // The largest piece there can be at all.
@@ -199,6 +203,21 @@ fn plan(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<CarPlan, B
         files,
         source: SourceIdentity { bytes, modified },
     })
+}
+
+/// Length of the block that the header names: the root of the DAG, or the first leaf.
+fn root_block_len(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<u64, BuildError> {
+    match params.order {
+        CarOrder::DepthFirst => Ok(root.block_len),
+        CarOrder::LeavesFirst => match tree.first_file() {
+            Some(file) => Ok(file.file_size().min(params.chunk_size.into())),
+            None => Err(BuildError::not_supported(&tree.label, Unsupported::NoFiles)),
+        },
+    }
+}
+
+fn payload_cid(cid: &[u8]) -> PayloadCid {
+    PayloadCid::from_bytes(cid).expect("a CID that was made here")
 }
 
 fn too_large(tree: &SourceTree, payload_size: PayloadSize, max_piece: PaddedPieceSize) -> BuildError {

@@ -1,7 +1,8 @@
-//! The order of a CAR: depth first, every node before its children, as a list of steps.
+//! The order of a CAR as a list of steps: depth first, every node before its children.
 //!
 //! A step says what comes next in the CAR: a node whose content follows later, a leaf to read, the end of a
-//! node. Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
+//! node. Where a file's nodes stand behind its leaves, the steps are the same; only their places differ (`layout`).
+//! Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use super::BuildError;
 use super::source::Source;
-use crate::profile::DagParams;
+use crate::profile::{CarOrder, DagParams};
 use crate::tree::{Folder, InOrder, Node, SourceTree, Stamp};
 use crate::units::len64;
 use crate::unixfs::folder::{Shapes, ShardedFolder};
@@ -41,6 +42,8 @@ pub(crate) struct Group<'a> {
 
 #[derive(Debug)]
 pub(crate) enum Step<'a> {
+    /// A file starts that has so many bytes; only where its blocks follow level by level.
+    StartFile { file_size: u64 },
     /// A node starts: its section has this length, its content is known at its end.
     OpenNode { section_len: u64 },
     /// The next leaf of the group.
@@ -169,7 +172,9 @@ impl<'a> Walk<'a> {
             Place::Entry(name, node) => self.enter(name, node, group)?,
             Place::Folder(folder, mut children) => {
                 let Some(child) = children.next() else {
-                    group.steps.push(Step::CloseFolder(folder));
+                    if self.params.order == CarOrder::DepthFirst {
+                        group.steps.push(Step::CloseFolder(folder));
+                    }
                     return Ok(None);
                 };
                 self.stack.push(Place::Folder(folder, children));
@@ -211,7 +216,14 @@ impl<'a> Walk<'a> {
                 self.stack.push(Place::FileNode { source: Arc::clone(&source), level, from: end, to });
                 self.open_node(source, level - 1, from, end, group);
             }
-            Place::EndFile(source) => group.steps.push(Step::EndFile(source)),
+            Place::EndFile(source) => {
+                if self.params.order == CarOrder::LeavesFirst {
+                    // The nodes above the leaves are a hole behind them.
+                    let levels = self.params.level_lens(source.range.end - source.range.start);
+                    group.bytes += in_memory(levels[1..].iter().sum());
+                }
+                group.steps.push(Step::EndFile(source));
+            }
         }
         Ok(None)
     }
@@ -229,11 +241,14 @@ impl<'a> Walk<'a> {
                 }
                 if let Some(sharded) = self.shapes.sharded(folder) {
                     self.open_shard(sharded, 0, group);
-                } else {
-                    group.open_node(self.params.section_len(self.shapes.of(node).block_len));
-                    self.stack.push(Place::Folder(folder, folder.children.iter()));
+                    return Ok(());
                 }
+                if self.params.order == CarOrder::DepthFirst {
+                    group.open_node(self.params.section_len(self.shapes.of(node).block_len));
+                }
+                self.stack.push(Place::Folder(folder, folder.children.iter()));
             }
+            Node::Symlink(_) if self.params.order == CarOrder::LeavesFirst => {}
             Node::Symlink(block) => {
                 group.bytes += in_memory(self.params.section_len(len64(block.len())));
                 group.steps.push(Step::Symlink(block));
@@ -244,6 +259,9 @@ impl<'a> Walk<'a> {
                 group.files += 1;
                 self.stack.push(Place::EndFile(Arc::clone(&source)));
                 let size = node.file_size();
+                if self.params.order == CarOrder::LeavesFirst {
+                    group.steps.push(Step::StartFile { file_size: size });
+                }
                 self.open_node(source, self.params.levels(size), 0, size, group);
             }
         }
@@ -257,8 +275,11 @@ impl<'a> Walk<'a> {
 
     fn open_node(&mut self, source: Arc<Source>, level: u32, from: u64, to: u64, group: &mut Group<'a>) {
         if level > 0 {
-            let shape = self.params.subtree_shape(level, to - from);
-            group.open_node(self.params.section_len(shape.block_len));
+            let section_len = self.params.section_len(self.params.subtree_shape(level, to - from).block_len);
+            match self.params.order {
+                CarOrder::DepthFirst => group.open_node(section_len),
+                CarOrder::LeavesFirst => group.steps.push(Step::OpenNode { section_len }),
+            }
         }
         self.stack.push(Place::FileNode { source, level, from, to });
     }

@@ -18,6 +18,9 @@ pub(crate) struct Child {
     pub(crate) node: Node,
 }
 
+/// There may be many millions of them.
+const _: () = assert!(size_of::<Child>() <= 56, "an entry is lean");
+
 /// Never an empty chunk.
 #[derive(Debug, Default)]
 pub(crate) struct Children {

@@ -1,6 +1,6 @@
 //! What goes into a CAR: folders, symbolic links, and files or parts of files, before anything is read.
 //!
-//! A tree is filled by a planner ([`SourceTree`]) or by looking at a path ([`scan`]); both pack the same way. It
+//! A tree is filled by a planner ([`SourceTree`]) or by looking at a path (`scan`); both pack the same way. It
 //! knows nothing of blocks: lengths follow from it and the parameters (`unixfs`).
 
 mod children;
@@ -28,8 +28,8 @@ use children::Children;
 /// What goes into one CAR: folders, symbolic links, and files or byte ranges of files on disk.
 ///
 /// Places in the tree are `/`-separated names below its root folder. Names stand in byte order, in whatever
-/// order they were added. A whole file that keeps its name takes 100 bytes or so in memory (measured with names of
-/// 16 bytes, a million in a folder: 91), any other part 100 more.
+/// order they were added. In memory, a whole file that keeps its name takes 70 to 90 bytes, and any other part 200
+/// (measured with a million of them under names of 16 bytes, in folders of a thousand and more).
 #[derive(Debug)]
 pub struct SourceTree {
     /// What it is called in errors about all of it.
@@ -228,6 +228,18 @@ impl SourceTree {
             expected: file.expected,
             identity: file.identity.as_deref().copied(),
         })
+    }
+
+    /// The first file in the order of the tree.
+    pub(crate) fn first_file(&self) -> Option<&Node> {
+        fn first(node: &Node) -> Option<&Node> {
+            match node {
+                Node::Folder(folder) => folder.children.iter().find_map(|child| first(&child.node)),
+                Node::Symlink(_) => None,
+                Node::File(_) | Node::Part(_) => Some(node),
+            }
+        }
+        first(&self.root)
     }
 
     /// Path of a folder and how it looked, if it was found on disk.

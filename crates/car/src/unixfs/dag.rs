@@ -8,7 +8,7 @@ use super::pb;
 use crate::carv1::varint;
 use crate::cids::{CODEC_DAG_PB, CODEC_RAW, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, cid_bytes};
 use crate::kernels;
-use crate::profile::{BlockHash, DagParams};
+use crate::profile::{BlockHash, CarOrder, DagParams};
 use crate::units::len64;
 
 /// What a block holds.
@@ -134,7 +134,32 @@ impl DagParams {
             below.car_len += count * child.car_len;
         }
         block_len += pb::file_data_len(file_size, block_sizes_len);
-        self.block_shape(block_len, file_size).above(below)
+        let shape = self.block_shape(block_len, file_size).above(below);
+        Shape { tsize: self.tsize_of_file_node(shape.tsize, file_size), ..shape }
+    }
+
+    /// What links to a file node say of its size.
+    pub(crate) fn tsize_of_file_node(&self, block_bytes: u64, file_size: u64) -> u64 {
+        match self.order {
+            CarOrder::DepthFirst => block_bytes,
+            CarOrder::LeavesFirst => file_size,
+        }
+    }
+
+    /// Lengths of all sections of a file, level by level from the leaves on.
+    pub(crate) fn level_lens(&self, file_size: u64) -> Vec<u64> {
+        let level_len = |level| {
+            let span = self.span(level);
+            let section_len = |bytes| self.section_len(self.subtree_shape(level, bytes).block_len);
+            let last = if file_size.is_multiple_of(span) && file_size > 0 {
+                0
+            } else {
+                section_len(file_size % span)
+            };
+            let full = if file_size < span { 0 } else { file_size / span * section_len(span) };
+            full + last
+        };
+        (0..=self.levels(file_size)).map(level_len).collect()
     }
 
     /// Lengths of one block by itself.
@@ -205,7 +230,10 @@ mod tests {
             for file_size in
                 (0..700).chain([1023, 1024, 1025, 4096, 4097, 4222, 4223, 16_384, 16_385, 70_000])
             {
-                assert_eq!(params.file_shape(file_size), built(&params, file_size), "{file_size} bytes");
+                let shape = params.file_shape(file_size);
+                assert_eq!(shape, built(&params, file_size), "{file_size} bytes");
+                let levels = params.level_lens(file_size);
+                assert_eq!(levels.iter().sum::<u64>(), shape.car_len, "{file_size} bytes");
             }
         }
     }

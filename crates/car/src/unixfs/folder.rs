@@ -5,7 +5,7 @@ use super::hamt::{SameHash, Shards};
 use super::{murmur3, pb};
 use crate::assemble::{BuildError, Unsupported};
 use crate::limits::SHARDING_BYTES;
-use crate::profile::{DagParams, ShardRule};
+use crate::profile::{CarOrder, DagParams, ShardRule};
 use crate::tree::{Child, Folder, Node, SourceTree};
 use crate::units::len64;
 
@@ -58,6 +58,7 @@ impl<'a> Shapes<'a> {
         match node {
             Node::File(_) | Node::Part(_) => self.params.file_shape(node.file_size()),
             Node::Folder(folder) => self.folders[index(folder)].shape,
+            Node::Symlink(_) if self.params.order == CarOrder::LeavesFirst => Shape::NOTHING,
             Node::Symlink(block) => self.params.block_shape(len64(block.len()), 0),
         }
     }
@@ -74,6 +75,11 @@ impl<'a> Shapes<'a> {
             if let Node::Folder(below) = &child.node {
                 self.add(below, failed).map_err(|()| failed.push(&child.name))?;
             }
+        }
+        if self.params.order == CarOrder::LeavesFirst {
+            let files = folder.children.iter().map(|child| self.of(&child.node));
+            self.folders[index(folder)].shape = files.fold(Shape::NOTHING, |all, file| file.above(all));
+            return Ok(());
         }
         let plain = self.plain(folder);
         self.folders[index(folder)] = if self.is_sharded(folder, plain) {

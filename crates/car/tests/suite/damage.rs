@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use carferry_car::{
-    BlockHash, Crew, DagParams, NoProgress, PayloadCid, PieceCid, PieceCidV2, ShardRule, VerifiedCar,
-    VerifyError, read_car_root, verify_car,
+    BlockHash, CarOrder, Crew, DagParams, NoProgress, PayloadCid, PieceCid, PieceCidV2, ShardRule,
+    VerifiedCar, VerifyError, read_car_root, verify_car,
 };
 use proptest::prelude::*;
 
@@ -18,6 +18,7 @@ const MINI: DagParams = DagParams {
     block_hash: BlockHash::Blake2b256,
     inline_limit: Some(126),
     shard_rule: ShardRule::LinksBytes,
+    order: CarOrder::DepthFirst,
 };
 
 /// A CAR with inlined and hashed leaves, nodes on three levels, folders, an empty file and a link.

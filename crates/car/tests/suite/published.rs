@@ -5,9 +5,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use carferry_car::{
-    BuildOptions, CidError, Commitment, Crew, HeaderError, NoProgress, PaddedPieceSize, PayloadCid,
-    PayloadSize, PieceCid, PieceCidV2, PieceInfo, Profile, VerifyError, build_car, piece_of, read_car_root,
-    verify_car,
+    BuildOptions, CidError, Commitment, Crew, DagParams, HeaderError, NoProgress, PaddedPieceSize,
+    PayloadCid, PayloadSize, PieceCid, PieceCidV2, PieceInfo, Profile, VerifyError, build_car, piece_of,
+    read_car_root, verify_car,
 };
 use cid::multibase::Base;
 use serde_json::Value;
@@ -238,6 +238,22 @@ fn singularitys_padded_car_is_refused_and_has_its_piece() {
         verify_car(&Crew::alone(), &car, &NoProgress),
         Err(VerifyError::EmptySection { offset: 100 })
     ));
+}
+
+#[test]
+fn files_that_singularity_puts_together() {
+    let group = published("singularity");
+    let folder = tempfile::tempdir().unwrap();
+    let (input, car) = (folder.path().join("input"), folder.path().join("car"));
+    // Its links to leaves of five bytes are those of files in chunks of five bytes.
+    let params = DagParams { chunk_size: 5, ..Profile::Singularity.params() };
+    for (vector, content) in
+        list(&group, "vectors").iter().zip(["helloworld".to_owned(), "hello".repeat(2000)])
+    {
+        fs::write(&input, content).unwrap();
+        let built = pack(&input, &car, params, 2);
+        assert_eq!(built.file_cids[0].to_string(), text(vector, "file_cid"), "{vector}");
+    }
 }
 
 #[test]
