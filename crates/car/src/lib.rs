@@ -15,6 +15,7 @@ mod assemble;
 mod carv1;
 mod cids;
 mod crew;
+mod extract;
 mod holes;
 mod kernels;
 mod limits;
@@ -34,6 +35,10 @@ pub use assemble::{
 pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
 pub use crew::Crew;
+pub use extract::{
+    BadName, BadParts, Existing, ExtractError, ExtractOptions, ExtractPlan, Extracted, Extraction, Outcome,
+    Placement, Restored, RestoredKind, Symlinks, extract,
+};
 #[doc(hidden)]
 pub use kernels::bench;
 pub use kernels::{KernelUnavailable, check_kernel_choice, kernel_name};
@@ -42,6 +47,7 @@ pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, DagParams, Profile, UnknownProfile};
 pub use progress::{NoProgress, Progress};
 pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
+pub use unixfs::decode::NotUnixfs;
 #[doc(hidden)]
 pub use verify::fuzz;
 pub use verify::{VerifiedCar, VerifyError, read_car_root, verify_car};

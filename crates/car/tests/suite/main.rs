@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first thing that is wrong")]
 
+mod blocks;
 mod damage;
+mod extract;
 mod inputs;
 mod public;
 mod published;
