@@ -7,9 +7,9 @@
 //! ```
 //!
 //! What lives here: sizes and CIDs as types, the packing of a file or folder into a CAR with its commitment in
-//! one pass ([`build_car`]), the check of a CAR ([`verify_car`]), the commitment of any bytes ([`piece_of`]).
-//! What does not: networks, databases, asynchronous code, and names of files on disk: the caller opens the
-//! output, makes it durable and gives it its name.
+//! one pass ([`build_car`]), the check of a CAR ([`verify_car`]), its way back to files ([`extract()`]), the commitment
+//! of any bytes ([`piece_of`]). What does not: networks, databases, asynchronous code, and names of CARs on disk: the
+//! caller opens the output, makes it durable and gives it its name.
 
 mod assemble;
 mod carv1;

@@ -25,6 +25,7 @@ mod target;
 mod tree;
 mod walk;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
@@ -248,10 +249,18 @@ impl Extraction {
         }
         let mut planner = Planner::new(&store, progress);
         let mut plan = ExtractPlan::default();
-        for root in &roots {
-            plan.add(&planner.count(root.cid.as_bytes())?);
+        let mut seen = HashSet::new();
+        let mut distinct = Vec::new();
+        for root in roots {
+            let (below, is_folder) = planner.count(root.cid.as_bytes())?;
+            // The same content twice is wanted twice only under two names.
+            let name = if is_folder { None } else { Some(root.name.clone()) };
+            if seen.insert((root.cid.clone(), name)) {
+                plan.add(&below);
+                distinct.push(root);
+            }
         }
-        let holes = planner.into_holes();
+        let (roots, holes) = (distinct, planner.into_holes());
         Ok(Self { options, store, roots, plan, holes })
     }
 
@@ -282,16 +291,19 @@ impl Extraction {
                 return Err(ExtractError::TooMuch { what, wanted, allowed });
             }
         }
-        let walk = Walk::new(&store, &options, &holes, roots)?;
+        let walk = Walk::new(&store, &options, &holes)?;
         let output = walk.output();
         if options.existing != Existing::Keep {
             check_room(&options.output, &output, &plan)?;
         }
         let threads = (plan.bytes / BYTES_OF_A_THREAD).max(plan.files / FILES_OF_A_THREAD) + 1;
         let threads_max = usize::try_from(threads).unwrap_or(usize::MAX);
-        let extracted = Run::new(&store, walk, restored, progress).work(crew, threads_max)?;
+        let run = Run::new(&store, walk, restored, progress);
+        for root in &roots {
+            run.work(crew, threads_max, root)?;
+        }
         syncfs(&output.fd).map_err(|error| ExtractError::output(&options.output, error))?;
-        Ok(extracted)
+        Ok(run.finish())
     }
 }
 

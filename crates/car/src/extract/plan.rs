@@ -171,8 +171,8 @@ impl<'a> Planner<'a> {
         Self { store, progress, known, stack, path, names }
     }
 
-    /// Counts what is at and below a root.
-    pub(super) fn count(&mut self, root: &[u8]) -> Result<ExtractPlan, ExtractError> {
+    /// Counts what is at and below a root; says whether that is a folder.
+    pub(super) fn count(&mut self, root: &[u8]) -> Result<(ExtractPlan, bool), ExtractError> {
         let mut found = self.visit(root, Role::Root)?;
         loop {
             if let Some(child) = found.take() {
@@ -180,7 +180,7 @@ impl<'a> Planner<'a> {
                     let mut plan = child.below;
                     plan.files += u64::from(child.kind == Kind::File);
                     plan.symlinks += u64::from(child.kind == Kind::Symlink);
-                    return Ok(plan);
+                    return Ok((plan, matches!(child.kind, Kind::Folder | Kind::Shard)));
                 };
                 parent.known.take_in(&child);
             }

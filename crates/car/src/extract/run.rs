@@ -6,14 +6,15 @@
 //! ```
 
 use std::ops::{ControlFlow, Range};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::parts;
 use super::store::{BlockError, Place, Store, whole};
 use super::target::{Purpose, Target};
 use super::walk::{Bytes, Event, Group, Leaf, Walk};
-use super::{ExtractError, Extracted, Outcome, Restored, RestoredKind};
+use super::{ExtractError, Extracted, Outcome, Restored, RestoredKind, Root};
 use crate::cids::HASH_IDENTITY;
 use crate::crew::Crew;
 use crate::kernels::{hash_blocks, is_zero};
@@ -28,7 +29,7 @@ const HOLE_BYTES_MIN: usize = 4096;
 pub(super) struct Run<'a> {
     store: &'a Store,
     walk: Mutex<Walk<'a>>,
-    lists: std::sync::Arc<Mutex<()>>,
+    lists: Arc<Mutex<()>>,
     restored: &'a (dyn Fn(&Restored<'_>) + Sync),
     progress: &'a dyn Progress,
     /// The first error.
@@ -62,14 +63,20 @@ impl<'a> Run<'a> {
         Self { store, walk, lists, restored, progress, failure, has_failed, counts: Counts::default() }
     }
 
-    /// Works until all is done, or something fails.
-    pub(super) fn work(self, crew: &Crew, threads_max: usize) -> Result<Extracted, ExtractError> {
+    /// Works until all of a root is done, or something fails.
+    ///
+    /// Two roots may have the same names below them, so one is done before the next begins.
+    pub(super) fn work(&self, crew: &Crew, threads_max: usize, root: &Root) -> Result<(), ExtractError> {
+        let first = self.walk().enter_root(root)?;
+        self.deal(first, &mut Vec::new())?;
         crew.work(threads_max, Vec::new, |buffer| self.step(buffer));
-        if let Some(error) = self.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+
+    /// What has been restored.
+    pub(super) fn finish(self) -> Extracted {
         let Counts { files, folders, symlinks, bytes, same, different, parts, skipped } = self.counts;
-        Ok(Extracted {
+        Extracted {
             files: files.into_inner(),
             folders: folders.into_inner(),
             symlinks: symlinks.into_inner(),
@@ -78,14 +85,16 @@ impl<'a> Run<'a> {
             different: different.into_inner(),
             parts: parts.into_inner(),
             skipped: skipped.into_inner(),
-        })
+        }
     }
 
     /// Deals with the next group.
     fn step(&self, buffer: &mut Vec<u8>) -> ControlFlow<()> {
-        match self.next_group().and_then(|group| group.map_or(Ok(false), |group| self.deal(group, buffer))) {
-            Ok(true) => ControlFlow::Continue(()),
-            Ok(false) => ControlFlow::Break(()),
+        let dealt =
+            self.next_group().and_then(|group| group.map(|group| self.deal(group, buffer)).transpose());
+        match dealt {
+            Ok(Some(())) => ControlFlow::Continue(()),
+            Ok(None) => ControlFlow::Break(()),
             Err(error) => {
                 self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 self.has_failed.store(true, Ordering::Release);
@@ -101,10 +110,14 @@ impl<'a> Run<'a> {
         if self.progress.is_cancelled() {
             return Err(ExtractError::Cancelled);
         }
-        self.walk.lock().unwrap_or_else(PoisonError::into_inner).next_group()
+        self.walk().next_group()
     }
 
-    fn deal(&self, group: Group, buffer: &mut Vec<u8>) -> Result<bool, ExtractError> {
+    fn walk(&self) -> MutexGuard<'_, Walk<'a>> {
+        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deal(&self, group: Group, buffer: &mut Vec<u8>) -> Result<(), ExtractError> {
         let ranges = self.read(&group.leaves, buffer)?;
         let verdicts = check_hashes(&group.leaves, buffer, &ranges);
         self.progress.advance(group.hole_bytes);
@@ -130,7 +143,7 @@ impl<'a> Run<'a> {
         for target in ended {
             self.end(&target)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Reads the leaves that are not there yet, one behind the other; what cannot be read comes out damaged.
@@ -160,12 +173,7 @@ impl<'a> Run<'a> {
     }
 
     /// Writes a leaf's bytes; notes its file if they were the last.
-    fn write(
-        &self,
-        leaf: Leaf,
-        read: &[u8],
-        ended: &mut Vec<std::sync::Arc<Target>>,
-    ) -> Result<(), ExtractError> {
+    fn write(&self, leaf: Leaf, read: &[u8], ended: &mut Vec<Arc<Target>>) -> Result<(), ExtractError> {
         let Leaf { target, at, len, cid, bytes } = leaf;
         let bytes = match &bytes {
             Bytes::Here(bytes) => bytes,
@@ -194,7 +202,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn report(&self, kind: RestoredKind, inside: &std::path::Path, bytes: u64, outcome: Outcome) {
+    fn report(&self, kind: RestoredKind, inside: &Path, bytes: u64, outcome: Outcome) {
         let counts = &self.counts;
         let of_kind = match kind {
             RestoredKind::File => &counts.files,

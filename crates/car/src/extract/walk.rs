@@ -45,6 +45,12 @@ pub(super) struct Group {
     steps: usize,
 }
 
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.leaves.is_empty() && self.events.is_empty() && self.hole_bytes == 0
+    }
+}
+
 /// Bytes of a file.
 #[derive(Debug)]
 pub(super) struct Leaf {
@@ -82,7 +88,7 @@ pub(super) struct Walk<'a> {
     holes: &'a Holes,
     /// By root, then by path inside of it.
     placements: HashMap<&'a [u8], HashMap<&'a Path, &'a Placement>>,
-    roots: vec::IntoIter<Root>,
+    /// The root that the walk is below.
     root: Vec<u8>,
     stack: Vec<Frame>,
     /// Where the walk is inside of a CAR, and of the output.
@@ -112,7 +118,6 @@ impl<'a> Walk<'a> {
         store: &'a Store,
         options: &'a ExtractOptions,
         holes: &'a Holes,
-        roots: Vec<Root>,
     ) -> Result<Self, ExtractError> {
         let mut placements = HashMap::<_, HashMap<_, _>>::new();
         for placement in &options.placements {
@@ -124,7 +129,6 @@ impl<'a> Walk<'a> {
             options,
             holes,
             placements,
-            roots: roots.into_iter(),
             root: Vec::new(),
             stack: Vec::new(),
             inside: PathBuf::new(),
@@ -143,7 +147,16 @@ impl<'a> Walk<'a> {
         self.parts.lists()
     }
 
-    /// The next group; `None` at the end.
+    /// Goes to a root: what is at and below it is in the groups that follow.
+    pub(super) fn enter_root(&mut self, root: &Root) -> Result<Group, ExtractError> {
+        let mut group = Group::default();
+        self.root = root.cid.to_bytes();
+        self.inside.clear();
+        self.enter(root.cid.as_bytes(), &root.name, Depth::Root, &mut group)?;
+        Ok(group)
+    }
+
+    /// The next group below the root; `None` at its end.
     pub(super) fn next_group(&mut self) -> Result<Option<Group>, ExtractError> {
         let mut group = Group::default();
         while group.bytes < GROUP_BYTES
@@ -153,15 +166,8 @@ impl<'a> Walk<'a> {
         {
             group.steps += 1;
             match self.stack.last_mut() {
-                None => match self.roots.next() {
-                    None if group.steps == 1 => return Ok(None),
-                    None => break,
-                    Some(root) => {
-                        self.root = root.cid.to_bytes();
-                        self.inside.clear();
-                        self.enter(root.cid.as_bytes(), &root.name, Depth::Root, &mut group)?;
-                    }
-                },
+                None if group.is_empty() => return Ok(None),
+                None => break,
                 Some(Frame::Leave) => {
                     self.inside.pop();
                     self.stack.pop();

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use carferry_car::PayloadCid;
 use sha2::{Digest, Sha256};
 
 pub(crate) const RAW: u8 = 0x55;
@@ -79,10 +78,6 @@ pub(crate) fn cid(codec: u8, block: &[u8]) -> Vec<u8> {
 /// A CID with the block in it.
 pub(crate) fn identity(codec: u8, block: &[u8]) -> Vec<u8> {
     [&[1, codec, 0, u8::try_from(block.len()).unwrap()][..], block].concat()
-}
-
-pub(crate) fn payload_cid(cid: &[u8]) -> PayloadCid {
-    PayloadCid::from_bytes(cid).unwrap()
 }
 
 pub(crate) fn section(cid: &[u8], block: &[u8]) -> Vec<u8> {

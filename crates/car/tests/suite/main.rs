@@ -5,7 +5,9 @@
 mod blocks;
 mod damage;
 mod extract;
+mod hostile;
 mod inputs;
+mod parts;
 mod public;
 mod published;
 mod sources;
