@@ -43,8 +43,8 @@ pub(super) struct Planner<'a> {
     names: Vec<Names>,
 }
 
-/// What a node is known by: the end of its digest. A node inside its CID is not known: it is read in no time.
-type Key = [u8; 16];
+/// What a node is known by: its digest. A node inside its CID is not known: it is read in no time.
+type Key = [u8; 32];
 
 /// A node with everything below it.
 #[derive(Debug, Clone, Copy)]
@@ -78,13 +78,14 @@ struct Frame {
     known: Known,
 }
 
-/// Nodes of files that hold nothing but zeros.
+/// Nodes of files that hold nothing but zeros, and how many.
 #[derive(Debug, Default)]
-pub(super) struct Holes(HashSet<Key>);
+pub(super) struct Holes(HashMap<Key, u64>);
 
 impl Holes {
-    pub(super) fn contains(&self, cid: &[u8]) -> bool {
-        key(cid).is_some_and(|key| self.0.contains(&key))
+    /// Whether a node holds just so many zeros.
+    pub(super) fn contains(&self, cid: &[u8], bytes: u64) -> bool {
+        !self.0.is_empty() && key(cid).is_some_and(|key| self.0.get(&key) == Some(&bytes))
     }
 }
 
@@ -198,7 +199,8 @@ impl<'a> Planner<'a> {
     /// What is known of holes, once everything is counted.
     pub(super) fn into_holes(self) -> Holes {
         let is_hole = |known: &Known| known.kind == Kind::File && known.below.bytes == known.below.hole_bytes;
-        Holes(self.known.into_iter().filter(|(_, known)| is_hole(known)).map(|(key, _)| key).collect())
+        let holes = self.known.into_iter().filter(|(_, known)| is_hole(known));
+        Holes(holes.map(|(key, known)| (key, known.below.bytes)).collect())
     }
 
     /// Looks at a block: what a link to it adds, if there are no children to look at first.

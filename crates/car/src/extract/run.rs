@@ -181,7 +181,9 @@ impl<'a> Run<'a> {
             Bytes::At(Place::Section(_)) => read,
         };
         if bytes.len() >= HOLE_BYTES_MIN && is_zero(bytes) {
-            self.store.note_zero(&cid, true);
+            if !cid.is_empty() {
+                self.store.note_zero(&cid, true);
+            }
             target.write_zeros(at, len)?;
         } else {
             target.write(at, bytes)?;

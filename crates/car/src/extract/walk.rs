@@ -286,7 +286,15 @@ impl<'a> Walk<'a> {
         if len == 0 {
             return Ok(());
         }
-        if self.store.is_known_zero(&cid) || self.holes.contains(&cid) {
+        let of_block = |error| self.store.error(&cid, &target.inside, error);
+        let not_unixfs = |source| self.store.not_unixfs(&cid, &target.inside, source);
+        let is_raw = whole(&cid).map_err(of_block)?.codec == CODEC_RAW;
+        let place = self.store.find(&cid).map_err(of_block)?;
+        // The plan has not seen what is below nodes as long as their content.
+        if is_raw && Store::len_of(&cid, place).map_err(of_block)? != len {
+            return Err(not_unixfs(NotUnixfs::Sizes));
+        }
+        if if is_raw { self.store.is_known_zero(&cid) } else { self.holes.contains(&cid, len) } {
             target.write_zeros(at, len)?;
             group.hole_bytes += len;
             if target.advance(len) {
@@ -294,18 +302,15 @@ impl<'a> Walk<'a> {
             }
             return Ok(());
         }
-        let of_block = |error| self.store.error(&cid, &target.inside, error);
-        if whole(&cid).map_err(of_block)?.codec == CODEC_RAW {
-            let bytes = Bytes::At(self.store.find(&cid).map_err(of_block)?);
+        if is_raw {
             group.bytes += len;
-            group.leaves.push(Leaf { target, at, len, cid, bytes });
+            group.leaves.push(Leaf { target, at, len, cid, bytes: Bytes::At(place) });
             return Ok(());
         }
         if level > FILE_DEPTH_MAX {
             return Err(ExtractError::TooDeep { inside: target.inside.clone() });
         }
         let block = self.store.block(&cid).map_err(of_block)?;
-        let not_unixfs = |source| self.store.not_unixfs(&cid, &target.inside, source);
         match decode(&block).map_err(not_unixfs)? {
             Node::File(file) if file.size == len => {
                 self.file_node(Part { target, at, len, level }, &file, group);

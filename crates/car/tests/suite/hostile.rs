@@ -212,13 +212,33 @@ fn sizes_that_are_not_true_are_found_before_anything_is_written() {
 #[test]
 fn a_leaf_that_is_a_node_must_be_as_long_as_it_was_said_to_be() {
     let folder = tempfile::tempdir().unwrap();
-    let mut blocks = Blocks::default();
-    let leaf = blocks.node(&[], b"\x08\x02\x12\x04four\x18\x04");
-    let root = blocks.file(&[(&leaf, 5)]);
     let output = folder.path().join("output");
-    let error = error_of(&blocks.write(folder.path(), "car", &root), &output);
-    assert!(matches!(error, ExtractError::NotUnixfs { source: NotUnixfs::Sizes, .. }), "{error:?}");
-    assert_eq!(tree(&output).len(), 1, "nothing half is left");
+    let zeros = [0; 5000];
+    let four = cid(RAW, b"four");
+    let of_zeros = cid(RAW, &zeros);
+    // Nodes that are taken for leaves by their lengths, and are another length, or have strange children.
+    for (data, links) in [
+        (&b"\x08\x02\x12\x04four\x18\x04"[..], &[][..]),
+        (b"\x08\x02\x18\x05\x20\x05", &[&four]),
+        (b"\x08\x02\x18\x05\x20\x05", &[&of_zeros]),
+        (b"\x08\x02\x18\x05\x20\x05", &[&Vec::new()]),
+    ] {
+        let mut blocks = Blocks::default();
+        blocks.raw(b"four");
+        blocks.raw(&zeros);
+        let links: Vec<_> = links.iter().map(|cid| (&b""[..], &cid[..])).collect();
+        let leaf = blocks.node(&links, data);
+        let inner = [&[8, 2, 0x12][..], &[0x88, 0x27], &zeros, &[0x18, 0x88, 0x27]].concat();
+        let inner = blocks.node(&[], &inner);
+        let root = blocks.file(&[(&of_zeros, 5000), (&of_zeros, 5000), (&inner, 5000), (&leaf, 5)]);
+        let error = error_of(&blocks.write(folder.path(), "car", &root), &output);
+        let as_expected = matches!(
+            error,
+            ExtractError::NotUnixfs { source: NotUnixfs::Sizes, .. } | ExtractError::Link { .. }
+        );
+        assert!(as_expected, "{error:?}");
+        assert_eq!(tree(&output).len(), 1, "nothing half is left");
+    }
 }
 
 #[test]
