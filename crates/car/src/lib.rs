@@ -7,14 +7,16 @@
 //! ```
 //!
 //! What lives here: sizes and CIDs as types, the packing of a file or folder into a CAR with its commitment in
-//! one pass ([`build_car`], and [`build_tree`] for what a planner put together), the check of a CAR ([`verify_car`]), the commitment of any bytes ([`piece_of`]).
-//! What does not: networks, databases, asynchronous code, and names of files on disk: the caller opens the
-//! output, makes it durable and gives it its name.
+//! one pass ([`build_car`], and [`build_tree`] for what a planner put together), the check of a CAR
+//! ([`verify_car`]), its way back to files ([`extract()`]), the commitment of any bytes ([`piece_of`]). What does not:
+//! networks, databases, asynchronous code, and names of CARs on disk: the caller opens the output, makes it durable
+//! and gives it its name.
 
 mod assemble;
 mod carv1;
 mod cids;
 mod crew;
+mod extract;
 mod holes;
 mod kernels;
 mod limits;
@@ -35,6 +37,10 @@ pub use assemble::{
 pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
 pub use crew::Crew;
+pub use extract::{
+    BadName, BadParts, Existing, ExtractError, ExtractOptions, ExtractPlan, Extracted, Extraction, Outcome,
+    Placement, Restored, RestoredKind, Symlinks, extract,
+};
 #[doc(hidden)]
 pub use kernels::bench;
 pub use kernels::{KernelUnavailable, check_kernel_choice, kernel_name};
@@ -44,6 +50,7 @@ pub use profile::{BlockHash, CarOrder, DagParams, Profile, ShardRule, UnknownPro
 pub use progress::{NoProgress, Progress};
 pub use tree::{FilePart, SourceStamp, SourceTree, TreeError};
 pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
+pub use unixfs::decode::NotUnixfs;
 #[doc(hidden)]
 pub use verify::fuzz;
 pub use verify::{VerifiedCar, VerifyError, read_car_root, verify_car};

@@ -22,3 +22,12 @@ pub(crate) const SHARDING_BYTES: u64 = 256 << 10;
 
 /// Deepest directory tree that is packed. Source: ours; bounds the stack, `PATH_MAX` allows 2048 levels.
 pub(crate) const DIRECTORY_DEPTH_MAX: usize = 1024;
+
+/// Deepest chain of nodes inside of one file that is read. Source: ours; two links a node reach 2^64 bytes with it.
+pub(crate) const FILE_DEPTH_MAX: usize = 64;
+
+/// Copies of one block that are tried before it counts as damaged. Source: ours; bounds what repetitions cost.
+pub(crate) const BLOCK_COPIES_MAX: usize = 8;
+
+/// Files, folders and links that are restored unless the caller allows more. Source: ours; what ext4 can hold.
+pub(crate) const ENTRIES_MAX: u64 = 1 << 32;

@@ -160,7 +160,7 @@ static ZERO_WINDOW: LazyLock<[u8; DIGEST]> = LazyLock::new(|| {
 });
 
 /// Whether all bytes are zero; a look at the first page is enough for nearly all others.
-fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(4096).all(|page| page.iter().fold(0, |all, byte| all | byte) == 0)
 }
 

@@ -15,10 +15,10 @@
 use crate::carv1::varint;
 use crate::units::len64;
 
-const LINK: u8 = 0x12;
-const DATA: u8 = 0x0a;
-const LINK_HASH: u8 = 0x0a;
-const LINK_NAME: u8 = 0x12;
+pub(super) const LINK: u8 = 0x12;
+pub(super) const DATA: u8 = 0x0a;
+pub(super) const LINK_HASH: u8 = 0x0a;
+pub(super) const LINK_NAME: u8 = 0x12;
 const LINK_TSIZE: u8 = 0x18;
 const UNIXFS_TYPE: u8 = 0x08;
 const UNIXFS_DATA: u8 = 0x12;

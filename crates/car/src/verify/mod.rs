@@ -347,7 +347,8 @@ fn check_hashes(batch: &Batch) -> Vec<Result<(), VerifyError>> {
     batch.sections().map(check).collect()
 }
 
-fn block_hash(code: u64) -> Option<BlockHash> {
+/// The hash function behind a multihash code, if it is one that blocks are checked with.
+pub(crate) fn block_hash(code: u64) -> Option<BlockHash> {
     match code {
         HASH_BLAKE2B_256 => Some(BlockHash::Blake2b256),
         HASH_SHA2_256 => Some(BlockHash::Sha2_256),

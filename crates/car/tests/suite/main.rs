@@ -2,8 +2,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first thing that is wrong")]
 
+mod blocks;
 mod damage;
+mod extract;
+mod hostile;
 mod inputs;
+mod parts;
 mod public;
 mod published;
 mod shards;

@@ -1,0 +1,252 @@
+//! Groups of leaves on their way to the disk: read, checked together, written.
+//!
+//! ```text
+//! walk ──► group ──► read ──► hash ──► write ──► move to place
+//! one at a time             any thread
+//! ```
+
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::parts;
+use super::store::{BlockError, Place, Store, whole};
+use super::target::{Purpose, Target};
+use super::walk::{Bytes, Event, Group, Leaf, Walk};
+use super::{ExtractError, Extracted, Outcome, Restored, RestoredKind, Root};
+use crate::cids::HASH_IDENTITY;
+use crate::crew::Crew;
+use crate::kernels::{hash_blocks, is_zero};
+use crate::profile::BlockHash;
+use crate::progress::Progress;
+use crate::verify::block_hash;
+
+/// Zeros shorter than this are written: a hole is whole blocks of the disk.
+const HOLE_BYTES_MIN: usize = 4096;
+
+/// What the threads of a run share.
+pub(super) struct Run<'a> {
+    store: &'a Store,
+    walk: Mutex<Walk<'a>>,
+    lists: Arc<Mutex<()>>,
+    restored: &'a (dyn Fn(&Restored<'_>) + Sync),
+    progress: &'a dyn Progress,
+    /// The first error.
+    failure: Mutex<Option<ExtractError>>,
+    has_failed: AtomicBool,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    files: AtomicU64,
+    folders: AtomicU64,
+    symlinks: AtomicU64,
+    bytes: AtomicU64,
+    same: AtomicU64,
+    different: AtomicU64,
+    parts: AtomicU64,
+    skipped: AtomicU64,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        walk: Walk<'a>,
+        restored: &'a (dyn Fn(&Restored<'_>) + Sync),
+        progress: &'a dyn Progress,
+    ) -> Self {
+        let lists = walk.lists();
+        let (failure, has_failed) = (Mutex::default(), AtomicBool::new(false));
+        let walk = Mutex::new(walk);
+        Self { store, walk, lists, restored, progress, failure, has_failed, counts: Counts::default() }
+    }
+
+    /// Works until all of a root is done, or something fails.
+    ///
+    /// Two roots may have the same names below them, so one is done before the next begins.
+    pub(super) fn work(&self, crew: &Crew, threads_max: usize, root: &Root) -> Result<(), ExtractError> {
+        let first = self.walk().enter_root(root)?;
+        self.deal(first, &mut Vec::new())?;
+        crew.work(threads_max, Vec::new, |buffer| self.step(buffer));
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+
+    /// What has been restored.
+    pub(super) fn finish(self) -> Extracted {
+        let Counts { files, folders, symlinks, bytes, same, different, parts, skipped } = self.counts;
+        Extracted {
+            files: files.into_inner(),
+            folders: folders.into_inner(),
+            symlinks: symlinks.into_inner(),
+            bytes: bytes.into_inner(),
+            same: same.into_inner(),
+            different: different.into_inner(),
+            parts: parts.into_inner(),
+            skipped: skipped.into_inner(),
+        }
+    }
+
+    /// Deals with the next group.
+    fn step(&self, buffer: &mut Vec<u8>) -> ControlFlow<()> {
+        let dealt =
+            self.next_group().and_then(|group| group.map(|group| self.deal(group, buffer)).transpose());
+        match dealt {
+            Ok(Some(())) => ControlFlow::Continue(()),
+            Ok(None) => ControlFlow::Break(()),
+            Err(error) => {
+                self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                self.has_failed.store(true, Ordering::Release);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn next_group(&self) -> Result<Option<Group>, ExtractError> {
+        if self.has_failed.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        if self.progress.is_cancelled() {
+            return Err(ExtractError::Cancelled);
+        }
+        self.walk().next_group()
+    }
+
+    fn walk(&self) -> MutexGuard<'_, Walk<'a>> {
+        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deal(&self, group: Group, buffer: &mut Vec<u8>) -> Result<(), ExtractError> {
+        let ranges = self.read(&group.leaves, buffer)?;
+        let verdicts = check_hashes(&group.leaves, buffer, &ranges);
+        self.progress.advance(group.hole_bytes);
+        let mut ended = Vec::new();
+        for ((leaf, range), is_whole) in group.leaves.into_iter().zip(ranges).zip(verdicts) {
+            if is_whole {
+                self.write(leaf, &buffer[range], &mut ended)?;
+            } else {
+                // Slowly, with every other copy; or the error that names the block.
+                let of_block = |error| self.store.error(&leaf.cid, &leaf.target.inside, error);
+                let block = self.store.block(&leaf.cid).map_err(of_block)?;
+                self.write(leaf, &block, &mut ended)?;
+            }
+        }
+        for event in group.events {
+            match event {
+                Event::Folder(inside) => self.report(RestoredKind::Folder, &inside, 0, Outcome::Written),
+                Event::Symlink(inside, outcome) => self.report(RestoredKind::Symlink, &inside, 0, outcome),
+                Event::File(inside, outcome) => self.report(RestoredKind::File, &inside, 0, outcome),
+                Event::End(target) => ended.push(target),
+            }
+        }
+        for target in ended {
+            self.end(&target)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the leaves that are not there yet, one behind the other; what cannot be read comes out damaged.
+    fn read(&self, leaves: &[Leaf], buffer: &mut Vec<u8>) -> Result<Vec<Range<usize>>, ExtractError> {
+        let mut end = 0;
+        let mut ranges = Vec::with_capacity(leaves.len());
+        for leaf in leaves {
+            let len = match &leaf.bytes {
+                Bytes::At(Place::Section(_)) => usize::try_from(leaf.len).expect("a section fits in memory"),
+                Bytes::At(Place::Cid) | Bytes::Here(_) => 0,
+            };
+            ranges.push(end..end + len);
+            end += len;
+        }
+        if buffer.len() < end {
+            buffer.resize(end, 0);
+        }
+        for (leaf, range) in leaves.iter().zip(&ranges) {
+            if let Bytes::At(Place::Section(entry)) = &leaf.bytes
+                && let Err(error @ BlockError::Unreadable(..)) =
+                    self.store.read(*entry, &mut buffer[range.clone()])
+            {
+                return Err(self.store.error(&leaf.cid, &leaf.target.inside, error));
+            }
+        }
+        Ok(ranges)
+    }
+
+    /// Writes a leaf's bytes; notes its file if they were the last.
+    fn write(&self, leaf: Leaf, read: &[u8], ended: &mut Vec<Arc<Target>>) -> Result<(), ExtractError> {
+        let Leaf { target, at, len, cid, bytes } = leaf;
+        let bytes = match &bytes {
+            Bytes::Here(bytes) => bytes,
+            Bytes::At(Place::Cid) => whole(&cid).map_or(&[][..], |parts| parts.digest),
+            Bytes::At(Place::Section(_)) => read,
+        };
+        if bytes.len() >= HOLE_BYTES_MIN && is_zero(bytes) {
+            if !cid.is_empty() {
+                self.store.note_zero(&cid, true);
+            }
+            target.write_zeros(at, len)?;
+        } else {
+            target.write(at, bytes)?;
+        }
+        self.progress.advance(len);
+        if target.advance(len) {
+            ended.push(target);
+        }
+        Ok(())
+    }
+
+    fn end(&self, target: &Target) -> Result<(), ExtractError> {
+        let outcome = match target.purpose {
+            Purpose::Part { file_size, .. } => parts::finish(target, file_size, &self.lists)?,
+            Purpose::Whole(_) | Purpose::Compare => target.finish_whole()?,
+        };
+        self.report(RestoredKind::File, &target.inside, target.size, outcome);
+        Ok(())
+    }
+
+    fn report(&self, kind: RestoredKind, inside: &Path, bytes: u64, outcome: Outcome) {
+        let counts = &self.counts;
+        let of_kind = match kind {
+            RestoredKind::File => &counts.files,
+            RestoredKind::Folder => &counts.folders,
+            RestoredKind::Symlink => &counts.symlinks,
+        };
+        let counted = match outcome {
+            Outcome::Written => of_kind,
+            Outcome::Same => &counts.same,
+            Outcome::Different => &counts.different,
+            Outcome::Part { .. } => &counts.parts,
+            Outcome::Skipped => &counts.skipped,
+        };
+        counted.fetch_add(1, Ordering::Relaxed);
+        if matches!(outcome, Outcome::Written | Outcome::Part { .. }) {
+            counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        (self.restored)(&Restored { kind, inside, bytes, outcome });
+    }
+}
+
+/// Whether each leaf is what its CID says. All blocks of one hash function are hashed together.
+fn check_hashes(leaves: &[Leaf], buffer: &[u8], ranges: &[Range<usize>]) -> Vec<bool> {
+    let hash_of = |leaf: &Leaf| match &leaf.bytes {
+        Bytes::At(Place::Section(_)) => whole(&leaf.cid).ok().and_then(|parts| block_hash(parts.hash)),
+        _ => None,
+    };
+    let digests = [BlockHash::Blake2b256, BlockHash::Sha2_256].map(|hash| {
+        let of_hash = leaves.iter().zip(ranges).filter(|(leaf, _)| hash_of(leaf) == Some(hash));
+        let blocks: Vec<&[u8]> = of_hash.map(|(_, range)| &buffer[range.clone()]).collect();
+        hash_blocks(hash, &blocks).into_iter()
+    });
+    let [mut blake2b, mut sha2] = digests;
+    let check = |leaf: &Leaf| {
+        let digest = match hash_of(leaf) {
+            Some(BlockHash::Blake2b256) => blake2b.next(),
+            Some(BlockHash::Sha2_256) => sha2.next(),
+            // Inside its CID, or checked already.
+            None => return true,
+        };
+        let parts = whole(&leaf.cid).ok();
+        parts.zip(digest).is_some_and(|(parts, digest)| parts.hash != HASH_IDENTITY && parts.digest == digest)
+    };
+    leaves.iter().map(check).collect()
+}

@@ -1,0 +1,266 @@
+//! A file on its way: written beside its place, and moved there when every byte of it is in.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat, renameat_with, unlinkat};
+use rustix::io::Errno;
+
+use super::name::{Beside, beside};
+use super::tree::{Folder, is_file, is_folder, size_of};
+use super::{Existing, ExtractError, Outcome};
+use crate::holes::is_hole;
+use crate::kernels::is_zero;
+use crate::units::len64;
+
+/// Bytes of a file that are compared at a time. Source: ours; a leaf of most files.
+const COMPARE_BYTES: u64 = 1 << 20;
+
+/// Where the bytes of a file of a CAR go.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) folder: Arc<Folder>,
+    pub(super) name: Box<[u8]>,
+    pub(super) file: File,
+    /// Where inside of a CAR the bytes come from.
+    pub(super) inside: PathBuf,
+    /// Where in the file they start: zero unless they are a part of it.
+    pub(super) start: u64,
+    pub(super) size: u64,
+    pub(super) purpose: Purpose,
+    /// Bytes that have been dealt with.
+    done: AtomicU64,
+    differs: AtomicBool,
+    /// There is nothing under the temporary name that would have to go.
+    is_settled: AtomicBool,
+}
+
+/// What is done with the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// They make a whole file.
+    Whole(Existing),
+    /// They make a part of a file of so many bytes.
+    Part {
+        file_size: u64,
+        /// Whether what was not written reads as zeros.
+        reads_as_zeros: bool,
+    },
+    /// They are compared with a file that is there.
+    Compare,
+}
+
+/// A file may need no bytes at all.
+#[derive(Debug)]
+pub(super) enum Started {
+    Target(Target),
+    Settled(Outcome),
+}
+
+/// What a whole file is before its first byte.
+pub(super) fn start_whole(
+    folder: Arc<Folder>,
+    name: &[u8],
+    inside: &Path,
+    size: u64,
+    existing: Existing,
+) -> Result<Started, ExtractError> {
+    if let Some(settled) = look_at_existing(&folder, name, inside, 0, size, size, existing)? {
+        return Ok(settled);
+    }
+    let temporary = beside(name, Beside::Part);
+    let failed = |error: Errno| ExtractError::output(&folder.path_of(&temporary), error);
+    // One that a run that was killed has left.
+    match unlinkat(&folder.fd, &*temporary, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&folder.fd, &*temporary, flags, Mode::from_raw_mode(0o666)).map_err(failed)?;
+    let target = Target::new(folder, name, file.into(), inside, 0, size, Purpose::Whole(existing));
+    if size > 0 {
+        let path = target.path();
+        target.file.set_len(size).map_err(|error| ExtractError::output(&path, error))?;
+    }
+    Ok(Started::Target(target))
+}
+
+/// What becomes of a file, or a part of one, whose place is taken; `None` if it is to be written.
+pub(super) fn look_at_existing(
+    folder: &Arc<Folder>,
+    name: &[u8],
+    inside: &Path,
+    start: u64,
+    size: u64,
+    file_size: u64,
+    existing: Existing,
+) -> Result<Option<Started>, ExtractError> {
+    let Some(stat) = folder.look(name)? else { return Ok(None) };
+    let path = folder.path_of(name);
+    match existing {
+        _ if is_folder(&stat) => Err(ExtractError::InTheWay { path }),
+        Existing::Refuse => Err(ExtractError::Exists { path }),
+        Existing::Replace => Ok(None),
+        Existing::Keep if !is_file(&stat) || size_of(&stat) != file_size => {
+            Ok(Some(Started::Settled(Outcome::Different)))
+        }
+        Existing::Keep => {
+            // Without waiting: a pipe may have taken the name.
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = openat(&folder.fd, name, flags, Mode::empty());
+            let file = file.map_err(|error| ExtractError::output(&path, error))?.into();
+            let folder = Arc::clone(folder);
+            let target = Target::new(folder, name, file, inside, start, size, Purpose::Compare);
+            Ok(Some(Started::Target(target)))
+        }
+    }
+}
+
+impl Target {
+    pub(super) fn new(
+        folder: Arc<Folder>,
+        name: &[u8],
+        file: File,
+        inside: &Path,
+        start: u64,
+        size: u64,
+        purpose: Purpose,
+    ) -> Self {
+        let (done, differs) = (AtomicU64::new(0), AtomicBool::new(false));
+        let is_settled = AtomicBool::new(!matches!(purpose, Purpose::Whole(_)));
+        let (name, inside) = (name.into(), inside.to_owned());
+        Self { folder, name, file, inside, start, size, purpose, done, differs, is_settled }
+    }
+
+    /// Where the file has its place.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.path_of(&self.name)
+    }
+
+    /// Writes checked bytes to their place, or compares them.
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) -> Result<(), ExtractError> {
+        let offset = self.start + at;
+        let done = match self.purpose {
+            Purpose::Compare => self.compare(offset, bytes),
+            _ => self.file.write_all_at(bytes, offset),
+        };
+        done.map_err(|error| ExtractError::output(&self.path(), error))
+    }
+
+    /// Leaves a hole, or whatever else reads as zeros.
+    pub(super) fn write_zeros(&self, at: u64, length: u64) -> Result<(), ExtractError> {
+        let offset = self.start + at;
+        let done = match self.purpose {
+            Purpose::Whole(_) | Purpose::Part { reads_as_zeros: true, .. } => Ok(()),
+            Purpose::Part { .. } => chunks(offset, length)
+                .try_for_each(|(offset, length)| self.file.write_all_at(&vec![0; length], offset)),
+            Purpose::Compare if is_hole(&self.file, offset, length) => Ok(()),
+            Purpose::Compare => chunks(offset, length).try_for_each(|(offset, length)| {
+                if is_hole(&self.file, offset, len64(length)) {
+                    Ok(())
+                } else {
+                    self.compare_zeros(offset, length)
+                }
+            }),
+        };
+        done.map_err(|error| ExtractError::output(&self.path(), error))
+    }
+
+    /// Notes bytes as dealt with; whether they were the last.
+    pub(super) fn advance(&self, length: u64) -> bool {
+        self.done.fetch_add(length, Ordering::AcqRel) + length == self.size
+    }
+
+    /// Ends what is not a part: moves a whole file to its place.
+    pub(super) fn finish_whole(&self) -> Result<Outcome, ExtractError> {
+        let Purpose::Whole(existing) = self.purpose else {
+            let differs = self.differs.load(Ordering::Acquire);
+            return Ok(if differs { Outcome::Different } else { Outcome::Same });
+        };
+        let replace = if existing == Existing::Replace { Replace::Yes } else { Replace::No };
+        move_to_place(&self.folder, &beside(&self.name, Beside::Part), &self.name, replace)?;
+        self.is_settled.store(true, Ordering::Release);
+        Ok(Outcome::Written)
+    }
+
+    fn compare(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if !self.differs.load(Ordering::Relaxed) {
+            let mut there = vec![0; bytes.len()];
+            self.read_existing(&mut there, offset)?;
+            self.differs.fetch_or(there != bytes, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    fn compare_zeros(&self, offset: u64, length: usize) -> io::Result<()> {
+        if !self.differs.load(Ordering::Relaxed) {
+            let mut there = vec![1; length];
+            self.read_existing(&mut there, offset)?;
+            self.differs.fetch_or(!is_zero(&there), Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    fn read_existing(&self, there: &mut [u8], offset: u64) -> io::Result<()> {
+        match self.file.read_exact_at(there, offset) {
+            // It has become shorter.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.differs.store(true, Ordering::Release);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if !self.is_settled.load(Ordering::Acquire) {
+            // What stays is found and removed by the next run.
+            let _ = unlinkat(&self.folder.fd, beside(&self.name, Beside::Part), AtFlags::empty());
+        }
+    }
+}
+
+/// Whether a move may take the place of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replace {
+    Yes,
+    No,
+}
+
+/// Gives something its last name. Neither the file nor its name is durable yet: the run syncs once, at its end.
+pub(super) fn move_to_place(
+    folder: &Folder,
+    from: &[u8],
+    to: &[u8],
+    replace: Replace,
+) -> Result<(), ExtractError> {
+    let moved = match replace {
+        Replace::Yes => Err(Errno::INVAL),
+        Replace::No => renameat_with(&folder.fd, from, &folder.fd, to, RenameFlags::NOREPLACE),
+    };
+    let moved = match moved {
+        // Not every file system can refuse; the place was free when the file was started.
+        Err(Errno::INVAL | Errno::NOSYS) => renameat(&folder.fd, from, &folder.fd, to),
+        result => result,
+    };
+    moved.map_err(|error| match error {
+        Errno::EXIST => ExtractError::Exists { path: folder.path_of(to) },
+        Errno::ISDIR | Errno::NOTEMPTY => ExtractError::InTheWay { path: folder.path_of(to) },
+        error => ExtractError::output(&folder.path_of(to), error),
+    })
+}
+
+/// A long range in pieces that fit into memory.
+fn chunks(offset: u64, length: u64) -> impl Iterator<Item = (u64, usize)> {
+    (0..length.div_ceil(COMPARE_BYTES)).map(move |index| {
+        let at = index * COMPARE_BYTES;
+        let length = usize::try_from(COMPARE_BYTES.min(length - at)).expect("at most 1 MiB");
+        (offset + at, length)
+    })
+}

@@ -1,0 +1,423 @@
+//! The way through the DAG: folders are made, files begun, and their leaves cut into groups.
+//!
+//! A group is the work of one thread. Nodes are read and checked here, one at a time; so are leaves that are nodes
+//! themselves, as older kubo made them. Raw leaves, which nearly all bytes are in, are read by whoever has the group.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::vec;
+
+use rustix::fs::{AtFlags, readlinkat, symlinkat, unlinkat};
+use rustix::io::Errno;
+
+use super::name::{self, Beside, beside};
+use super::parts::Parts;
+use super::plan::Holes;
+use super::store::{Place, Store, whole};
+use super::target::{Replace, Started, Target, move_to_place, start_whole};
+use super::tree::{Folder, Tree, is_folder, is_symlink};
+use super::{Existing, ExtractError, ExtractOptions, Outcome, Placement, Root, Symlinks};
+use crate::cids::CODEC_RAW;
+use crate::limits::FILE_DEPTH_MAX;
+use crate::units::len64;
+use crate::unixfs::decode::{FileNode, Node, NotUnixfs, ShardLink, decode};
+
+/// Bytes of a group's leaves at most, when it has more than one.
+const GROUP_BYTES: u64 = 16 << 20;
+/// Leaves of a group at most.
+const GROUP_LEAVES: usize = 1024;
+/// Files that are begun for a group at most: all of them are open at once, beside their folders.
+const GROUP_FILES: usize = 16;
+/// Steps for a group at most: bounds how long holes and folders keep the others waiting.
+const GROUP_STEPS: usize = 64 << 10;
+
+/// Work for one thread.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) leaves: Vec<Leaf>,
+    /// What needs no bytes: settled already, or to be ended.
+    pub(super) events: Vec<Event>,
+    /// Bytes that were left as holes.
+    pub(super) hole_bytes: u64,
+    bytes: u64,
+    files: usize,
+    steps: usize,
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.leaves.is_empty() && self.events.is_empty() && self.hole_bytes == 0
+    }
+}
+
+/// Bytes of a file.
+#[derive(Debug)]
+pub(super) struct Leaf {
+    pub(super) target: Arc<Target>,
+    /// Where in the target.
+    pub(super) at: u64,
+    pub(super) len: u64,
+    pub(super) cid: Box<[u8]>,
+    pub(super) bytes: Bytes,
+}
+
+#[derive(Debug)]
+pub(super) enum Bytes {
+    /// To be read and checked.
+    At(Place),
+    /// Checked already.
+    Here(Vec<u8>),
+}
+
+#[derive(Debug)]
+pub(super) enum Event {
+    Folder(PathBuf),
+    Symlink(PathBuf, Outcome),
+    /// A file that was settled without a byte.
+    File(PathBuf, Outcome),
+    /// A target that has all of its bytes.
+    End(Arc<Target>),
+}
+
+/// Where the walk stands.
+#[derive(Debug)]
+pub(super) struct Walk<'a> {
+    store: &'a Store,
+    options: &'a ExtractOptions,
+    holes: &'a Holes,
+    /// By root, then by path inside of it.
+    placements: HashMap<&'a [u8], HashMap<&'a Path, &'a Placement>>,
+    /// The root that the walk is below.
+    root: Vec<u8>,
+    stack: Vec<Frame>,
+    /// Where the walk is inside of a CAR, and of the output.
+    inside: PathBuf,
+    tree: Tree,
+    parts: Parts,
+}
+
+#[derive(Debug)]
+enum Frame {
+    /// Names of the folder at `inside`; all of them, or those of a shard.
+    Entries(vec::IntoIter<(Box<[u8]>, Entry)>),
+    /// Parts of a file, the next of which starts at `at`.
+    File { target: Arc<Target>, at: u64, level: usize, children: vec::IntoIter<(Box<[u8]>, u64)> },
+    /// Back to the folder above.
+    Leave,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Named(Box<[u8]>),
+    Shard,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        options: &'a ExtractOptions,
+        holes: &'a Holes,
+    ) -> Result<Self, ExtractError> {
+        let mut placements = HashMap::<_, HashMap<_, _>>::new();
+        for placement in &options.placements {
+            let of_root = placements.entry(placement.payload_cid.as_bytes()).or_default();
+            of_root.insert(placement.inside.as_path(), placement);
+        }
+        Ok(Self {
+            store,
+            options,
+            holes,
+            placements,
+            root: Vec::new(),
+            stack: Vec::new(),
+            inside: PathBuf::new(),
+            tree: Tree::open(&options.output)?,
+            parts: Parts::default(),
+        })
+    }
+
+    /// The output itself.
+    pub(super) fn output(&self) -> Arc<Folder> {
+        self.tree.root()
+    }
+
+    /// What those need who end parts.
+    pub(super) fn lists(&self) -> Arc<Mutex<()>> {
+        self.parts.lists()
+    }
+
+    /// Goes to a root: what is at and below it is in the groups that follow.
+    pub(super) fn enter_root(&mut self, root: &Root) -> Result<Group, ExtractError> {
+        let mut group = Group::default();
+        self.root = root.cid.to_bytes();
+        self.inside.clear();
+        self.enter(root.cid.as_bytes(), &root.name, Depth::Root, &mut group)?;
+        Ok(group)
+    }
+
+    /// The next group below the root; `None` at its end.
+    pub(super) fn next_group(&mut self) -> Result<Option<Group>, ExtractError> {
+        let mut group = Group::default();
+        while group.bytes < GROUP_BYTES
+            && group.leaves.len() < GROUP_LEAVES
+            && group.files < GROUP_FILES
+            && group.steps < GROUP_STEPS
+        {
+            group.steps += 1;
+            match self.stack.last_mut() {
+                None if group.is_empty() => return Ok(None),
+                None => break,
+                Some(Frame::Leave) => {
+                    self.inside.pop();
+                    self.stack.pop();
+                }
+                Some(Frame::Entries(entries)) => match entries.next() {
+                    None => drop(self.stack.pop()),
+                    Some((cid, Entry::Named(name))) => {
+                        self.inside.push(name::as_path(&name));
+                        self.enter(&cid, &name, Depth::Below, &mut group)?;
+                    }
+                    Some((cid, Entry::Shard)) => self.enter_shard(&cid)?,
+                },
+                Some(Frame::File { target, at, level, children }) => match children.next() {
+                    None => drop(self.stack.pop()),
+                    Some((cid, len)) => {
+                        let part = Part { target: Arc::clone(target), at: *at, len, level: *level + 1 };
+                        *at += len;
+                        self.part(part, cid, &mut group)?;
+                    }
+                },
+            }
+        }
+        Ok(Some(group))
+    }
+
+    /// A root, or what has a name in the folder above.
+    fn enter(
+        &mut self,
+        cid: &[u8],
+        name: &[u8],
+        depth: Depth,
+        group: &mut Group,
+    ) -> Result<(), ExtractError> {
+        let of_block = |error| self.store.error(cid, &self.inside, error);
+        if whole(cid).map_err(of_block)?.codec == CODEC_RAW {
+            let place = self.store.find(cid).map_err(of_block)?;
+            let len = Store::len_of(cid, place).map_err(of_block)?;
+            if let Some(target) = self.start_file(name, len, depth, group)? {
+                self.part(Part { target, at: 0, len, level: 0 }, cid.into(), group)?;
+            }
+            return Ok(());
+        }
+        let block = self.store.block(cid).map_err(of_block)?;
+        let node = decode(&block).map_err(|source| self.store.not_unixfs(cid, &self.inside, source))?;
+        let entries = match node {
+            Node::File(file) => {
+                if let Some(target) = self.start_file(name, file.size, depth, group)? {
+                    self.file_node(Part { target, at: 0, len: file.size, level: 0 }, &file, group);
+                }
+                return Ok(());
+            }
+            Node::Symlink(target) => return self.symlink(name, target, depth, group),
+            Node::Directory(links) => {
+                links.iter().map(|link| (link.cid.into(), Entry::Named(link.name.into()))).collect()
+            }
+            Node::Shard(shard) => shard_entries(&shard.links),
+        };
+        let _folder = self.tree.enter(&self.inside)?;
+        if depth == Depth::Below {
+            group.events.push(Event::Folder(self.inside.clone()));
+            self.stack.push(Frame::Leave);
+        }
+        self.stack.push(Frame::Entries(entries.into_iter()));
+        Ok(())
+    }
+
+    /// A further shard of the folder where the walk is.
+    fn enter_shard(&mut self, cid: &[u8]) -> Result<(), ExtractError> {
+        let block = self.store.block(cid).map_err(|error| self.store.error(cid, &self.inside, error))?;
+        match decode(&block) {
+            Ok(Node::Shard(shard)) => {
+                self.stack.push(Frame::Entries(shard_entries(&shard.links).into_iter()));
+                Ok(())
+            }
+            Ok(_) => Err(self.store.not_unixfs(cid, &self.inside, NotUnixfs::Misplaced)),
+            Err(source) => Err(self.store.not_unixfs(cid, &self.inside, source)),
+        }
+    }
+
+    /// Begins a file, and leaves its name; `None` if no byte of it is wanted.
+    fn start_file(
+        &mut self,
+        name: &[u8],
+        size: u64,
+        depth: Depth,
+        group: &mut Group,
+    ) -> Result<Option<Arc<Target>>, ExtractError> {
+        let existing = self.options.existing;
+        let placement = self.placements.get(&*self.root).and_then(|of_root| of_root.get(&*self.inside));
+        let started = match placement {
+            Some(placement) => self.parts.start(&mut self.tree, placement, &self.inside, size, existing)?,
+            None => start_whole(self.folder(depth)?, name, &self.inside, size, existing)?,
+        };
+        let inside = self.inside.clone();
+        self.leave_name(depth);
+        group.files += 1;
+        match started {
+            Started::Settled(outcome) => {
+                group.events.push(Event::File(inside, outcome));
+                Ok(None)
+            }
+            Started::Target(target) => {
+                let target = Arc::new(target);
+                if size == 0 {
+                    group.events.push(Event::End(target));
+                    return Ok(None);
+                }
+                Ok(Some(target))
+            }
+        }
+    }
+
+    /// A block with a part of a file in or below it.
+    fn part(&mut self, part: Part, cid: Box<[u8]>, group: &mut Group) -> Result<(), ExtractError> {
+        let Part { target, at, len, level } = part;
+        if len == 0 {
+            return Ok(());
+        }
+        let of_block = |error| self.store.error(&cid, &target.inside, error);
+        let not_unixfs = |source| self.store.not_unixfs(&cid, &target.inside, source);
+        let is_raw = whole(&cid).map_err(of_block)?.codec == CODEC_RAW;
+        let place = self.store.find(&cid).map_err(of_block)?;
+        // The plan has not seen what is below nodes as long as their content.
+        if is_raw && Store::len_of(&cid, place).map_err(of_block)? != len {
+            return Err(not_unixfs(NotUnixfs::Sizes));
+        }
+        if if is_raw { self.store.is_known_zero(&cid) } else { self.holes.contains(&cid, len) } {
+            target.write_zeros(at, len)?;
+            group.hole_bytes += len;
+            if target.advance(len) {
+                group.events.push(Event::End(target));
+            }
+            return Ok(());
+        }
+        if is_raw {
+            group.bytes += len;
+            group.leaves.push(Leaf { target, at, len, cid, bytes: Bytes::At(place) });
+            return Ok(());
+        }
+        if level > FILE_DEPTH_MAX {
+            return Err(ExtractError::TooDeep { inside: target.inside.clone() });
+        }
+        let block = self.store.block(&cid).map_err(of_block)?;
+        match decode(&block).map_err(not_unixfs)? {
+            Node::File(file) if file.size == len => {
+                self.file_node(Part { target, at, len, level }, &file, group);
+                Ok(())
+            }
+            Node::File(_) => Err(not_unixfs(NotUnixfs::Sizes)),
+            _ => Err(not_unixfs(NotUnixfs::Misplaced)),
+        }
+    }
+
+    /// The bytes in a node of a file, and then its children.
+    fn file_node(&mut self, part: Part, node: &FileNode<'_>, group: &mut Group) {
+        let Part { target, at, level, .. } = part;
+        let len = len64(node.data.len());
+        if len > 0 {
+            let (target, bytes) = (Arc::clone(&target), Bytes::Here(node.data.to_vec()));
+            group.bytes += len;
+            group.leaves.push(Leaf { target, at, len, cid: Box::default(), bytes });
+        }
+        if !node.children.is_empty() {
+            let children: Vec<_> = node.children.iter().map(|(cid, len)| ((*cid).into(), *len)).collect();
+            let children = children.into_iter();
+            self.stack.push(Frame::File { target, at: at + len, level, children });
+        }
+    }
+
+    fn symlink(
+        &mut self,
+        name: &[u8],
+        target: &[u8],
+        depth: Depth,
+        group: &mut Group,
+    ) -> Result<(), ExtractError> {
+        let outcome = match self.options.symlinks {
+            Symlinks::Skip => Outcome::Skipped,
+            Symlinks::Restore => restore_symlink(&*self.folder(depth)?, name, target, self.options.existing)?,
+        };
+        group.events.push(Event::Symlink(self.inside.clone(), outcome));
+        self.leave_name(depth);
+        Ok(())
+    }
+
+    /// The folder with the name where the walk is.
+    fn folder(&mut self, depth: Depth) -> Result<Arc<Folder>, ExtractError> {
+        let folder = if depth == Depth::Below { self.inside.parent() } else { None };
+        self.tree.enter(folder.unwrap_or(Path::new("")))
+    }
+
+    /// Back from something that is no folder.
+    fn leave_name(&mut self, depth: Depth) {
+        if depth == Depth::Below {
+            self.inside.pop();
+        }
+    }
+}
+
+/// A part of a file that is below a node.
+struct Part {
+    target: Arc<Target>,
+    at: u64,
+    len: u64,
+    /// Nodes of the file above it.
+    level: usize,
+}
+
+/// Whether something is a root, or has a name in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Root,
+    Below,
+}
+
+fn shard_entries(links: &[ShardLink<'_>]) -> Vec<(Box<[u8]>, Entry)> {
+    let entry = |link: &ShardLink<'_>| match link {
+        ShardLink::Shard(cid) => ((*cid).into(), Entry::Shard),
+        ShardLink::Entry(link) => (link.cid.into(), Entry::Named(link.name.into())),
+    };
+    links.iter().map(entry).collect()
+}
+
+fn restore_symlink(
+    folder: &Folder,
+    name: &[u8],
+    target: &[u8],
+    existing: Existing,
+) -> Result<Outcome, ExtractError> {
+    let failed = |error: Errno| ExtractError::output(&folder.path_of(name), error);
+    let Some(stat) = folder.look(name)? else {
+        return symlinkat(target, &folder.fd, name).map_err(failed).map(|()| Outcome::Written);
+    };
+    let path = folder.path_of(name);
+    match existing {
+        _ if is_folder(&stat) => Err(ExtractError::InTheWay { path }),
+        Existing::Refuse => Err(ExtractError::Exists { path }),
+        Existing::Keep if is_symlink(&stat) => {
+            let there = readlinkat(&folder.fd, name, Vec::new()).map_err(failed)?;
+            Ok(if there.as_bytes() == target { Outcome::Same } else { Outcome::Different })
+        }
+        Existing::Keep => Ok(Outcome::Different),
+        Existing::Replace => {
+            let temporary = beside(name, Beside::Part);
+            match unlinkat(&folder.fd, &*temporary, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(failed(error)),
+            }
+            symlinkat(target, &folder.fd, &*temporary).map_err(failed)?;
+            move_to_place(folder, &temporary, name, Replace::Yes).map(|()| Outcome::Written)
+        }
+    }
+}
