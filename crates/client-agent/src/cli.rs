@@ -2,8 +2,9 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use carferry_car::{PaddedPieceSize, Profile};
+use carferry_car::{PaddedPieceSize, PayloadCid, Profile};
 use carferry_core::config::human;
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueHint};
 
@@ -41,6 +42,12 @@ pub enum Command {
     Commp(FilesArgs),
     /// Check CARs: every block's hash, one root, all links, and the commitment. Needs no database.
     VerifyCar(FilesArgs),
+    /// Restore files and folders from CARs, every byte checked. Needs no database.
+    Extract(ExtractArgs),
+    /// Check the CARs of this box against their records in `cars`: size and commitment.
+    Verify(VerifyArgs),
+    /// Make a CAR again that was deleted; accept it only if it is the same piece.
+    Regenerate(RegenerateArgs),
 }
 
 /// Arguments of `makecars`.
@@ -188,6 +195,97 @@ pub struct FilesArgs {
     pub no_progress: bool,
 }
 
+/// Arguments of `extract`.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub struct ExtractArgs {
+    /// The CARs; all that the data lies in, where it was split. Manifests (`.jsonl`) beside them join split files.
+    #[arg(required = true, value_name = "FILE.car", value_hint = ValueHint::FilePath)]
+    pub cars: Vec<PathBuf>,
+    /// Folder for what is restored. Made if it does not exist.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub output: PathBuf,
+    /// What is done where a file is already: an error, compare and go on, or replace it.
+    #[arg(long, value_enum, default_value_t = WhereThere::Refuse)]
+    pub existing: WhereThere,
+    /// Restore from this root instead of the one in the header; may be given several times.
+    #[arg(long, value_name = "CID", value_parser = crate::upkeep::extract::parse_root)]
+    pub root: Vec<PayloadCid>,
+    /// Leave symbolic links out.
+    #[arg(long)]
+    pub no_symlinks: bool,
+    /// Say how much there is; write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Threads that read and hash (default: one a processor).
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// One JSON line per file on standard output, and one with the sums.
+    #[arg(long)]
+    pub json: bool,
+    /// No bar.
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// What `extract` does where a file is already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WhereThere {
+    /// It is an error, before anything is written there.
+    Refuse,
+    /// It is compared, byte by byte, and stays.
+    Keep,
+    /// It is replaced.
+    Replace,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Every CAR that this box recorded.
+    #[arg(long, required = true)]
+    pub all: bool,
+    /// Leave out what was checked within this time: an interrupted run goes on where it was. 0: nothing.
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = parse_duration)]
+    pub within: Duration,
+    /// Threads that hash (default: one a processor).
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// One JSON line per CAR on standard output, and one with the sums.
+    #[arg(long)]
+    pub json: bool,
+    /// No bar.
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// Arguments of `regenerate`.
+#[derive(Debug, Args)]
+pub struct RegenerateArgs {
+    /// Payload CID of the CAR, as in `cars.filecid`.
+    #[arg(value_name = "FILECID")]
+    pub filecid: PayloadCid,
+    /// Where it goes (default: where it was).
+    #[arg(long, value_name = "FILE.car", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// Replace an existing file.
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that read and hash (default: one a processor).
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+    /// No bar.
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    human::parse_duration(text).map_err(|error| error.to_string())
+}
+
 /// Commands that read the configuration, and which sections of it they have flags for.
 const CONFIGURED: &[(&str, &[&str])] = &[
     (
@@ -206,6 +304,8 @@ const CONFIGURED: &[(&str, &[&str])] = &[
     ("track", &[""]),
     ("run", &[""]),
     ("status", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
+    ("verify", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
+    ("regenerate", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
     ("doctor", &[""]),
     ("check-config", &[""]),
 ];

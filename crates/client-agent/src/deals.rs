@@ -28,8 +28,10 @@ use crate::{
     track::{TrackError, Tracker},
 };
 
-/// A pass over very many deals takes long; node and database rest so many times as long before the next.
+/// A pass over very many deals takes long; node and database rest so many times as long before the next,
 const RESTS: u32 = 2;
+/// but no longer than so many of the usual pauses: a pass that was slow for another reason is no reason to wait.
+const RESTS_MAX: u32 = 20;
 /// How often a finished pass looks whether its lanes are empty.
 const IDLE_LOOK: Duration = Duration::from_millis(50);
 
@@ -144,6 +146,10 @@ pub async fn run(
     }
 }
 
+fn pause_after(pass: Duration, every: Duration) -> Duration {
+    every.max((pass * RESTS).min(every * RESTS_MAX))
+}
+
 /// Passes until told to stop; what fails is said once per kind of trouble and tried again.
 async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: CancellationToken) {
     let mut backoff = Backoff::new(BackoffPolicy::default());
@@ -161,7 +167,7 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
             Ok(report) => {
                 say(&report, &mut said);
                 backoff.reset();
-                every.max(begun.elapsed() * RESTS)
+                pause_after(begun.elapsed(), every)
             }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "no deals can be published now");
@@ -195,7 +201,7 @@ async fn follow(mut tracker: Tracker, every: Duration, stop: CancellationToken) 
         let pause = match tracker.pass().await {
             Ok(_report) => {
                 backoff.reset();
-                every.max(begun.elapsed() * RESTS)
+                pause_after(begun.elapsed(), every)
             }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "deals cannot be followed now");

@@ -18,6 +18,7 @@ mod start;
 mod stop;
 pub mod tools;
 pub mod track;
+pub mod upkeep;
 
 pub use start::main_entry;
 pub use stop::Stop;

@@ -18,7 +18,7 @@ use crate::cli::{self, Cli, Command};
 use crate::config::{self, Config};
 use crate::pack::progress::Screen;
 use crate::stop::Stop;
-use crate::{deals, doctor, pack, report, tools};
+use crate::{deals, doctor, pack, report, tools, upkeep};
 
 /// Variables with our prefix that are not configuration keys.
 const RESERVED: &[&str] = &[
@@ -70,6 +70,26 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
         Command::VerifyCar(args) => {
             quiet_log(&screen)?;
             block_on(|shutdown| async move { tools::verify(&args, &screen, &shutdown, &mut out).await })
+        }
+        Command::Extract(args) => {
+            quiet_log(&screen)?;
+            block_on(
+                |shutdown| async move { upkeep::extract::extract(&args, &screen, &shutdown, &mut out).await },
+            )
+        }
+        Command::Verify(args) => {
+            let config = load(given)?;
+            log(&config.log, &screen)?;
+            block_on(|shutdown| async move {
+                upkeep::verify::verify(&args, &config, &screen, &shutdown, &mut out).await
+            })
+        }
+        Command::Regenerate(args) => {
+            let config = load(given)?;
+            log(&config.log, &screen)?;
+            block_on(|shutdown| async move {
+                upkeep::regenerate::regenerate(&args, &config, &screen, &shutdown, &mut out).await
+            })
         }
         Command::Makecars(args) => {
             let config = load(given)?;

@@ -300,7 +300,7 @@ struct Interrupted;
 impl Hint for Interrupted {}
 
 /// Runs work for the disk and the processors away from the runtime's own threads.
-async fn in_background<T: Send + 'static>(
+pub(crate) async fn in_background<T: Send + 'static>(
     shutdown: &Shutdown,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Stop> {

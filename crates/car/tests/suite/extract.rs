@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use carferry_car::{
-    BlockHash, Crew, DagParams, Existing, ExtractError, ExtractOptions, Extracted, Extraction, NoProgress,
-    Outcome, PayloadCid, Profile, Progress, Restored, RestoredKind, Symlinks, extract,
+    BlockHash, CarOrder, Crew, DagParams, Existing, ExtractError, ExtractOptions, Extracted, Extraction,
+    NoProgress, Outcome, PayloadCid, Profile, Progress, Restored, RestoredKind, ShardRule, Symlinks, extract,
 };
 use cid::multibase::Base;
 
@@ -68,6 +68,8 @@ const MINI: DagParams = DagParams {
     links_per_node: 4,
     block_hash: BlockHash::Blake2b256,
     inline_limit: Some(126),
+    shard_rule: ShardRule::LinksBytes,
+    order: CarOrder::DepthFirst,
 };
 
 /// Names that scripts stumble over, sizes at every border, links, holes.

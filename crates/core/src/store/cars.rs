@@ -1,9 +1,9 @@
 //! `cars`: what client-agent packs, what both agents look up.
 
-use bson::{Document, doc, oid::ObjectId};
+use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 
 use super::{Store, bounded::decode, error::StoreError};
-use crate::model::CarDoc;
+use crate::model::{CarDoc, stored};
 
 const COLLECTION: &str = "cars";
 
@@ -84,6 +84,60 @@ impl Store {
         Ok(self.drain("cars page", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect())
     }
 
+    /// How many CARs of this host stand.
+    pub async fn standing_cars_of(&self, host: &str) -> Result<u64, StoreError> {
+        let filter = doc! { "host": host, "replacedtime": { "$exists": false } };
+        self.bounded("cars count", self.cars.count_documents(filter)).await
+    }
+
+    /// How many CARs of this host were not checked since `before`, and their bytes.
+    pub async fn cars_to_verify(&self, host: &str, before: DateTime) -> Result<(u64, i64), StoreError> {
+        let pipeline = [
+            doc! { "$match": to_verify(host, before) },
+            doc! { "$group": { "_id": null, "n": { "$sum": 1 }, "bytes": { "$sum": "$carsizebytes" } } },
+        ];
+        let cursor = self.bounded("cars to verify", self.cars.aggregate(pipeline)).await?;
+        let totals = self.drain("cars to verify", cursor).await?;
+        let read =
+            |name: &str| totals.first().and_then(|d| d.get(name)).and_then(stored::integer).unwrap_or(0);
+        Ok((u64::try_from(read("n")).unwrap_or(0), read("bytes")))
+    }
+
+    /// Some of them, those never checked first. Documents that cannot be read are left out, with a warning.
+    pub async fn cars_to_verify_page(
+        &self,
+        host: &str,
+        before: DateTime,
+        limit: i64,
+    ) -> Result<Vec<(Bson, CarDoc)>, StoreError> {
+        let order = doc! { "verifiedtime": 1, "_id": 1 };
+        let find = self.cars.find(to_verify(host, before)).sort(order).limit(limit);
+        let cursor = self.bounded("cars to verify", find).await?;
+        let found = self.drain("cars to verify", cursor).await?;
+        let read = |document: Document| {
+            let id = document.get("_id").cloned().unwrap_or(Bson::Null);
+            // One that cannot be read is marked by its check, like one without a piece CID.
+            (id, decode(COLLECTION, document).unwrap_or_default())
+        };
+        Ok(found.into_iter().map(read).collect())
+    }
+
+    /// Writes that a CAR was checked, and what was wrong with it.
+    pub async fn record_verified(
+        &self,
+        id: &Bson,
+        is_good: bool,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let set = doc! { "$set": {
+            "verifiedtime": "$$NOW",
+            "verifiedgood": is_good,
+            "verifiedreason": { "$literal": reason },
+        } };
+        self.bounded("cars verified", self.cars.update_one(doc! { "_id": id }, vec![set])).await?;
+        Ok(())
+    }
+
     /// How many CARs stand, and the bytes of their padded pieces.
     pub async fn car_totals(&self) -> Result<(u64, i64), StoreError> {
         let pipeline = [
@@ -92,9 +146,16 @@ impl Store {
         ];
         let cursor = self.bounded("cars totals", self.cars.aggregate(pipeline)).await?;
         let totals = self.drain("cars totals", cursor).await?;
-        let read = |name: &str| {
-            totals.first().and_then(|d| d.get(name)).and_then(crate::model::stored::integer).unwrap_or(0)
-        };
+        let read =
+            |name: &str| totals.first().and_then(|d| d.get(name)).and_then(stored::integer).unwrap_or(0);
         Ok((u64::try_from(read("n")).unwrap_or(0), read("bytes")))
+    }
+}
+
+fn to_verify(host: &str, before: DateTime) -> Document {
+    doc! {
+        "host": host,
+        "replacedtime": { "$exists": false },
+        "$or": [{ "verifiedtime": { "$exists": false } }, { "verifiedtime": { "$lt": before } }],
     }
 }

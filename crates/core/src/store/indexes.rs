@@ -72,6 +72,7 @@ impl Store {
             wanted("carferry_output", doc! { "outputpath": 1 }),
             wanted("carferry_filecid", doc! { "filecid": 1 }),
             wanted("carferry_piececid", doc! { "piececid": 1 }),
+            wanted("carferry_verified", doc! { "host": 1, "verifiedtime": 1, "_id": 1 }),
         ];
         let deals = [
             // Text only: documents without a proposal CID would all collide on null.

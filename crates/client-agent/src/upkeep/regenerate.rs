@@ -1,0 +1,212 @@
+//! `regenerate`: a CAR that is gone, made again of its sources, and accepted only if it is the same piece.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use carferry_car::{BuildOptions, BuiltCar, Crew, PaddedPieceSize, Profile, Progress, build_car};
+use carferry_core::error_chain::Hint;
+use carferry_core::fsx;
+use carferry_core::model::{CarDoc, PlanDoc};
+use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::runtime::Shutdown;
+use carferry_core::store::Store;
+use serde::Serialize;
+
+use crate::cli::RegenerateArgs;
+use crate::config::Config;
+use crate::dataset::book;
+use crate::dataset::make::{MakeError, PieceJob, make};
+use crate::pack::progress::{Meter, Screen};
+use crate::stop::Stop;
+use crate::tools::in_background;
+
+/// Why a CAR was not made again.
+#[derive(Debug, thiserror::Error)]
+pub enum RegenerateError {
+    /// Nobody knows it.
+    #[error("no record in `cars` has the payload CID {0}")]
+    Unknown(String),
+    /// The record does not say how it was made.
+    #[error("the record of {payload_cid} does not say {what}")]
+    Incomplete {
+        /// The CAR.
+        payload_cid: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// There is one.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The CAR.
+        path: PathBuf,
+    },
+    /// The plan that it was a piece of is gone.
+    #[error("piece {piece} of plan {plan} is not in the database any more")]
+    NoPlan {
+        /// The plan.
+        plan: String,
+        /// The piece.
+        piece: i64,
+    },
+    /// The sources have another content.
+    #[error("what the sources make now is piece {found}, not {recorded}: they are not what they were")]
+    AnotherPiece {
+        /// Of the CAR that was made, and removed.
+        found: String,
+        /// As recorded.
+        recorded: String,
+    },
+    /// It could not be made.
+    #[error("the CAR was not made")]
+    Make(#[from] MakeError),
+}
+
+impl Hint for RegenerateError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unknown(_) => "the payload CID stands in `cars.filecid` and in the manifests",
+            Self::Exists { .. } => "`verify-car` checks it; --force replaces it",
+            Self::AnotherPiece { .. } => {
+                "bring back the files as they were; a copy of the CAR may also be had from a provider"
+            }
+            Self::Make(_) => "the files must be where they were, with their sizes and modification times",
+            Self::Incomplete { .. } | Self::NoPlan { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    carpath: String,
+    payloadcid: String,
+    piececid: String,
+    carsizebytes: u64,
+}
+
+/// How it is made.
+enum Recipe {
+    File { input: PathBuf },
+    Piece(Box<PieceJob>),
+}
+
+/// Runs `regenerate`.
+///
+/// # Errors
+///
+/// [`RegenerateError`], or the database's.
+pub async fn regenerate(
+    args: &RegenerateArgs,
+    config: &Config,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, Stop> {
+    let user = |error: RegenerateError| Stop::user(&error);
+    let store = Store::open(&config.store_options()?).await?;
+    let wanted = args.filecid.to_string();
+    let host = config.agent_name();
+    let cars = store.cars_of_payload(&wanted).await?;
+    // This box's own before others'.
+    let car = cars.iter().find(|car| car.host.as_deref() == Some(&host)).or(cars.first());
+    let car = car.ok_or_else(|| user(RegenerateError::Unknown(wanted.clone())))?;
+    let missing = |what| user(RegenerateError::Incomplete { payload_cid: wanted.clone(), what });
+    let recorded = car.piececid.clone().ok_or_else(|| missing("its piece CID"))?;
+    let profile: Profile = car
+        .profile
+        .as_deref()
+        .and_then(|name| name.parse().ok())
+        .ok_or_else(|| missing("the DAG profile that it was made with"))?;
+    let path = args.output.clone().or_else(|| car.outputpath.clone().map(PathBuf::from));
+    let path = path.ok_or_else(|| missing("where it was"))?;
+    if !args.force && path.symlink_metadata().is_ok() {
+        return Err(user(RegenerateError::Exists { path }));
+    }
+    let recipe = recipe(&store, car, profile, &path).await?.map_err(user)?;
+    let bytes = car.filesizebytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+    let meter = Meter::new(bytes, 1, shutdown.token().clone());
+    let shown = screen.show(&meter, args.no_progress);
+    let crew = args.jobs.map_or_else(Crew::of_processors, Crew::new);
+    let target = path.clone();
+    let made =
+        in_background(shutdown, move || run(recipe, profile, &target, &recorded, &crew, &meter)).await?;
+    drop(shown);
+    let made = made.map_err(user)?;
+    let line = Line {
+        carpath: path.to_string_lossy().into_owned(),
+        payloadcid: made.payload_cid.to_string(),
+        piececid: made.piece_cid.to_string(),
+        carsizebytes: made.payload_size.get(),
+    };
+    if args.json {
+        out.json(&line)?;
+    } else {
+        out.line(format_args!("made again  {}  {}  {}", line.carpath, line.payloadcid, line.piececid))?;
+    }
+    Ok(ExitStatus::Success)
+}
+
+async fn recipe(
+    store: &Store,
+    car: &CarDoc,
+    profile: Profile,
+    path: &Path,
+) -> Result<Result<Recipe, RegenerateError>, Stop> {
+    let incomplete =
+        |what| RegenerateError::Incomplete { payload_cid: car.filecid.clone().unwrap_or_default(), what };
+    let Some(input) = car.inputpath.clone().map(PathBuf::from) else {
+        return Ok(Err(incomplete("what it was made of")));
+    };
+    let Some((id, index)) = car.plan.as_deref().zip(car.planpiece) else {
+        return Ok(Ok(Recipe::File { input }));
+    };
+    let no_plan = || RegenerateError::NoPlan { plan: id.to_owned(), piece: index };
+    let Some(plan) = store.plan(id).await? else { return Ok(Err(no_plan())) };
+    let entries = book::entries(store, id, index).await?;
+    if entries.is_empty() {
+        return Ok(Err(no_plan()));
+    }
+    let piece_size = piece_size(&plan);
+    let job =
+        PieceJob { plan, index, entries, input, car: path.to_owned(), profile, piece_size, verify: false };
+    Ok(Ok(Recipe::Piece(Box::new(job))))
+}
+
+fn piece_size(plan: &PlanDoc) -> PaddedPieceSize {
+    let bytes = u64::try_from(plan.key.piecesizebytes).ok();
+    bytes.and_then(|bytes| PaddedPieceSize::new(bytes).ok()).unwrap_or(PaddedPieceSize::GIB_64)
+}
+
+fn run(
+    recipe: Recipe,
+    profile: Profile,
+    path: &Path,
+    recorded: &str,
+    crew: &Crew,
+    meter: &Arc<Meter>,
+) -> Result<BuiltCar, RegenerateError> {
+    let output = |error| RegenerateError::Make(MakeError::Output(error));
+    if let Some(folder) = path.parent() {
+        fsx::create_folders(folder).map_err(output)?;
+    }
+    let (car, files) = match recipe {
+        Recipe::Piece(job) => {
+            let made = make(&job, crew, &**meter as &dyn Progress)?;
+            (made.car, made.files)
+        }
+        Recipe::File { input } => {
+            let (file, temp) = fsx::create_temp_beside(path).map_err(output)?;
+            let options = BuildOptions { params: profile.params(), max_piece: PaddedPieceSize::GIB_64 };
+            let car = build_car(crew, &input, &file, &options, &**meter).map_err(MakeError::Build)?;
+            (car, vec![temp])
+        }
+    };
+    let found = car.piece_cid.to_string();
+    if found != recorded {
+        // Dropped, and with them their files.
+        drop(files);
+        return Err(RegenerateError::AnotherPiece { found, recorded: recorded.to_owned() });
+    }
+    fsx::publish_all(files).into_iter().collect::<std::io::Result<()>>().map_err(output)?;
+    Ok(car)
+}
