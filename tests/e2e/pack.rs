@@ -10,16 +10,16 @@ use harness::{Members, Options, ReplicaSet, database, eventually, road, tied};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-struct Pack {
+pub(crate) struct Pack {
     _root: tempfile::TempDir,
-    input: PathBuf,
-    output: PathBuf,
+    pub(crate) input: PathBuf,
+    pub(crate) output: PathBuf,
     uri: String,
     database: String,
 }
 
 impl Pack {
-    fn new(uri: &str, database: &str) -> Self {
+    pub(crate) fn new(uri: &str, database: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().canonicalize().unwrap();
         fs::create_dir(path.join("in")).unwrap();
@@ -32,13 +32,22 @@ impl Pack {
         }
     }
 
-    fn write(&self, name: &str, content: &[u8]) {
+    pub(crate) fn uri(&self) -> String {
+        self.uri.clone()
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &[u8]) {
         let path = self.input.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    fn start(&self, more: &[&str]) -> Running {
+    pub(crate) fn start(&self, more: &[&str]) -> Running {
+        self.start_to(&self.output, more, None)
+    }
+
+    /// The same into another folder, perhaps ending at a fail point.
+    pub(crate) fn start_to(&self, output: &Path, more: &[&str], fail_point: Option<&str>) -> Running {
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut command = road::client_agent_command().unwrap();
         command.args([
@@ -49,27 +58,28 @@ impl Pack {
             "--mongodb-database",
             &self.database,
         ]);
-        command.arg("--input").arg(&self.input).arg("--output").arg(&self.output).args(more);
+        command.arg("--input").arg(&self.input).arg("--output").arg(output).args(more);
+        command.envs(fail_point.map(|point| ("FAIL_POINT", point)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.reopen().unwrap());
         Running { child: tied::spawn(command).unwrap(), log }
     }
 
-    fn run(&self, more: &[&str]) -> Ended {
+    pub(crate) fn run(&self, more: &[&str]) -> Ended {
         self.start(more).end()
     }
 }
 
-struct Running {
-    child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     log: tempfile::NamedTempFile,
 }
 
 impl Running {
-    fn has_logged(&self, text: &str) -> bool {
+    pub(crate) fn has_logged(&self, text: &str) -> bool {
         fs::read_to_string(&self.log).unwrap().contains(text)
     }
 
-    fn end(self) -> Ended {
+    pub(crate) fn end(self) -> Ended {
         let ended = self.child.wait_with_output().unwrap();
         let lines = String::from_utf8(ended.stdout).unwrap();
         Ended {
@@ -85,10 +95,10 @@ impl Running {
 }
 
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    lines: Vec<Value>,
-    stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) lines: Vec<Value>,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
@@ -115,7 +125,7 @@ impl Ended {
     }
 }
 
-fn touch(path: &Path) {
+pub(crate) fn touch(path: &Path) {
     let later = SystemTime::now() + Duration::from_secs(7);
     fs::File::options().append(true).open(path).unwrap().set_modified(later).unwrap();
 }
