@@ -4,7 +4,7 @@
 //! anew by each run, which is the same plan as long as the sources are the same; the manifests beside the CARs say
 //! which pieces are done.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,27 +53,51 @@ pub enum Next {
 /// What of a folder is packed already.
 #[derive(Debug, Default)]
 pub struct Covered {
-    /// Bytes in finished pieces, by the fingerprint of the whole.
-    bytes: HashMap<u128, i64>,
+    /// What is in finished pieces as a whole.
+    whole: HashSet<u128>,
+    /// Bytes of files that are in finished pieces, by the fingerprint of the whole.
+    parts: HashMap<u128, Vec<(u64, u64)>>,
 }
 
 impl Covered {
-    /// Whether all of this is in finished pieces.
-    pub fn holds(&self, entry: &PackEntryDoc) -> bool {
-        let size = if let PackEntryDoc::File { size, .. } = entry { *size } else { 0 };
-        self.bytes.get(&fingerprint(entry)).is_some_and(|bytes| *bytes >= size)
+    /// What of an entry is in no finished piece: nothing, or ranges of bytes, or (`None` among them) all of it.
+    pub fn missing(&self, entry: &PackEntryDoc) -> Vec<Option<(u64, u64)>> {
+        let fingerprint = fingerprint(entry);
+        if self.whole.contains(&fingerprint) {
+            return Vec::new();
+        }
+        let (Some(parts), PackEntryDoc::File { size, .. }) = (self.parts.get(&fingerprint), entry) else {
+            return vec![None];
+        };
+        let mut parts = parts.clone();
+        parts.sort_unstable();
+        let mut missing = Vec::new();
+        let mut end = 0;
+        for (from, to) in parts.into_iter().chain([(bytes(*size), bytes(*size))]) {
+            if from > end {
+                missing.push(Some((end, from)));
+            }
+            end = end.max(to);
+        }
+        missing
     }
 
     fn add(&mut self, entry: PackEntryDoc) {
-        let (whole, bytes) = match entry {
-            PackEntryDoc::File { path, size, mtimenanos, part } => {
-                let bytes = part.map_or(size, |part| part.to - part.from);
-                (PackEntryDoc::File { path, size, mtimenanos, part: None }, bytes)
+        match entry {
+            PackEntryDoc::File { path, size, mtimenanos, part: Some(part) } => {
+                let whole = PackEntryDoc::File { path, size, mtimenanos, part: None };
+                let part = (bytes(part.from), bytes(part.to));
+                self.parts.entry(fingerprint(&whole)).or_default().push(part);
             }
-            other => (other, 0),
-        };
-        *self.bytes.entry(fingerprint(&whole)).or_insert(0) += bytes;
+            whole => {
+                self.whole.insert(fingerprint(&whole));
+            }
+        }
     }
+}
+
+fn bytes(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
 }
 
 /// Plans that are shared in the database.
@@ -206,4 +230,37 @@ pub fn undone(plan: &Plan, output: &Path) -> VecDeque<usize> {
         })
     };
     (0..plan.pieces().len()).filter(|piece| !is_done(*piece)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use carferry_core::model::PackPartDoc;
+
+    use super::*;
+
+    fn file(size: i64, part: Option<(i64, i64)>) -> PackEntryDoc {
+        let part = part.map(|(from, to)| PackPartDoc { from, to, name: "part".to_owned() });
+        PackEntryDoc::File { path: "a/b".to_owned(), size, mtimenanos: 7, part }
+    }
+
+    #[test]
+    fn what_is_missing_is_what_no_finished_piece_holds() {
+        let mut covered = Covered::default();
+        assert_eq!(covered.missing(&file(100, None)), [None]);
+        for part in [(20, 40), (0, 10), (40, 50)] {
+            covered.add(file(100, Some(part)));
+        }
+        assert_eq!(covered.missing(&file(100, None)), [Some((10, 20)), Some((50, 100))]);
+        // Another size is another file.
+        assert_eq!(covered.missing(&file(101, None)), [None]);
+        covered.add(file(100, Some((10, 20))));
+        covered.add(file(100, Some((50, 100))));
+        assert_eq!(covered.missing(&file(100, None)), []);
+        covered.add(file(0, None));
+        assert_eq!(covered.missing(&file(0, None)), []);
+        let folder = PackEntryDoc::Folder { path: "a/b".to_owned() };
+        assert_eq!(covered.missing(&folder), [None]);
+        covered.add(folder.clone());
+        assert_eq!(covered.missing(&folder), []);
+    }
 }

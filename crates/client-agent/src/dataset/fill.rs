@@ -24,8 +24,9 @@ const LARGE_SHARE: u64 = 256;
 const PART_SHARE: u64 = 64;
 /// Waste in thousandths above which files are cut to fill pieces. Source: ours.
 const WASTE_MAX_PERMILLE: u64 = 10;
-/// Bytes of a part's name beyond the file's: `.part-00001-of-00005`, and some against names that are taken.
-pub const PART_SUFFIX_MAX: usize = 32;
+/// Bytes of a part's name beyond the file's: `.part-0000000000000-of-0000000000000`, and some against names that are
+/// taken.
+pub const PART_SUFFIX_MAX: usize = 48;
 /// Links of a folder below which it is never sharded, in bytes. Source: boxo v0.10.1 ipld/unixfs/io/directory.go,
 /// `HAMTShardingSize` of 256 KiB, which counts less than whole links.
 const NEVER_SHARDED_BYTES: u64 = 256 << 10;
@@ -44,7 +45,7 @@ pub struct Fill {
 pub struct Content {
     /// Place in [`Survey::items`].
     pub item: u32,
-    /// Which bytes, if not all.
+    /// Which bytes of those that the item has to pack, if not all.
     pub part: Option<(u64, u64)>,
 }
 
@@ -162,7 +163,8 @@ impl<'a> Costs<'a> {
         let name_len = item.name.len();
         match &item.kind {
             Kind::File { size, .. } => match content.part {
-                None => params.file_bytes(*size) + self.link(item.folder, name_len),
+                None if item.range.is_none() => params.file_bytes(*size) + self.link(item.folder, name_len),
+                None => self.part(item.folder, name_len, item.bytes()),
                 Some((from, to)) => self.part(item.folder, name_len, to - from),
             },
             Kind::Symlink(target) => {
@@ -363,7 +365,7 @@ impl<'a> Filler<'a> {
     }
 
     fn size(&self, item: u32) -> u64 {
-        self.costs.survey.items[usize::try_from(item).expect("u32 fits in usize")].size()
+        self.costs.survey.items[usize::try_from(item).expect("u32 fits in usize")].bytes()
     }
 }
 
@@ -395,10 +397,10 @@ mod tests {
             let folder = number + 1;
             for (file, size) in sizes.iter().enumerate() {
                 let kind = Kind::File { size: *size, mtime_nanos: 0, is_sparse: false };
-                survey.items.push(Item { folder, name: format!("file {file}").into(), kind });
+                survey.items.push(Item { folder, name: format!("file {file}").into(), kind, range: None });
             }
             if sizes.is_empty() {
-                survey.items.push(Item { folder, name: "".into(), kind: Kind::EmptyFolder });
+                survey.items.push(Item { folder, name: "".into(), kind: Kind::EmptyFolder, range: None });
             }
         }
         survey

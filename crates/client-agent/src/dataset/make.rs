@@ -56,6 +56,14 @@ pub enum MakeError {
     /// The files beside the CAR.
     #[error("cannot write the piece")]
     Output(#[from] io::Error),
+    /// Files are not what was planned; nothing was read yet.
+    #[error("{count} files are not what they were when they were planned: {}", named.join("; "))]
+    Changed {
+        /// How many.
+        count: usize,
+        /// Some of them, each with what is different.
+        named: Vec<String>,
+    },
     /// What was read again is not what was written.
     #[error("{} was written, but read again it is another", path.display())]
     NotAsWritten {
@@ -94,7 +102,7 @@ impl MakeError {
             | Self::Output(_)
             | Self::NotAsWritten { .. }
             | Self::NotReadable { .. } => Consequence::StopWriting,
-            Self::Tree(_) | Self::Build(_) => Consequence::PlanAnew,
+            Self::Tree(_) | Self::Changed { .. } | Self::Build(_) => Consequence::PlanAnew,
         }
     }
 
@@ -127,12 +135,43 @@ pub fn tree(input: &Path, entries: &[PackEntryDoc]) -> Result<SourceTree, TreeEr
     Ok(tree)
 }
 
+/// Looks at every file before the first is read: a piece of many gigabytes should not fail at its last.
+fn check_sources(job: &PieceJob) -> Result<(), MakeError> {
+    let mut named = Vec::new();
+    let mut count = 0;
+    for entry in &job.entries {
+        let PackEntryDoc::File { path, size, mtimenanos, .. } = entry else { continue };
+        let found = job.input.join(path).symlink_metadata();
+        let difference = match found {
+            Ok(found) if !found.is_file() => "no regular file any more".to_owned(),
+            Ok(found) if found.len() != bytes(*size) => format!("{size} bytes then, {} now", found.len()),
+            Ok(found) if found.modified().ok() != Some(time(*mtimenanos)) => {
+                "its modification time is another".to_owned()
+            }
+            Ok(_) => continue,
+            Err(error) => error.to_string(),
+        };
+        count += 1;
+        if named.len() < NAMED_MAX {
+            named.push(format!("{} ({difference})", path.escape_debug()));
+        }
+    }
+    if count > named.len() {
+        named.push("…".to_owned());
+    }
+    if count == 0 { Ok(()) } else { Err(MakeError::Changed { count, named }) }
+}
+
+/// Files that a message names at most.
+const NAMED_MAX: usize = 20;
+
 /// Makes a piece; on any error nothing is left of it.
 ///
 /// # Errors
 ///
 /// [`MakeError`].
 pub fn make(job: &PieceJob, crew: &Crew, progress: &dyn Progress) -> Result<Made, MakeError> {
+    check_sources(job)?;
     let tree = tree(&job.input, &job.entries)?;
     let (file, temp) = fsx::create_temp_beside(&job.car)?;
     let options = BuildOptions { params: job.profile.params(), max_piece: job.piece_size };

@@ -45,7 +45,7 @@ use self::fill::{FillRules, PieceTooSmall, fill, fill_one};
 use self::make::{PieceJob, car_name};
 use self::plan::Plan;
 use self::report::{PieceOutcome, PieceReport, PlanReport, Summary};
-use self::survey::Survey;
+use self::survey::{Item, Survey};
 use self::work::{Ended, LOOK_EVERY, Works};
 use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
@@ -206,6 +206,8 @@ impl<'a> Run<'a> {
             for plan in shared.open_plans(&self.key).await? {
                 self.follow(shared, &plan, locked, out).await?;
             }
+            // What failed is planned anew below.
+            self.summary.failed = 0;
         }
         if self.shutdown.token().is_cancelled() {
             return Ok(());
@@ -271,13 +273,15 @@ impl<'a> Run<'a> {
     /// A tree is packed whole or not at all.
     async fn leave_out_packed(&self, survey: &mut Survey, shared: &Shared<'_>) -> Result<(), Stop> {
         let covered = shared.covered(&self.key).await?;
-        let keep: Vec<bool> =
-            survey.items.iter().map(|item| !covered.holds(&plan::entry_of(survey, item))).collect();
-        if self.layout == Layout::Tree && keep.iter().any(|keep| *keep) {
+        let missing: Vec<_> =
+            survey.items.iter().map(|item| covered.missing(&plan::entry_of(survey, item))).collect();
+        if self.layout == Layout::Tree && missing.iter().any(|missing| !missing.is_empty()) {
             return Ok(());
         }
-        let mut keep = keep.into_iter();
-        survey.items.retain(|_| keep.next().unwrap_or(true));
+        let items = std::mem::take(&mut survey.items).into_iter().zip(missing);
+        survey.items = items
+            .flat_map(|(item, missing)| missing.into_iter().map(move |range| Item { range, ..item.clone() }))
+            .collect();
         Ok(())
     }
 
@@ -461,7 +465,7 @@ impl<'a> Run<'a> {
             warn!(
                 piece = report.piece,
                 reason = report.reason,
-                "piece not made; its files are planned anew by the next run"
+                "piece not made; its files are planned anew once this plan has ended"
             );
         }
         self.screen.print(|| if self.args.json { out.json(&report) } else { out.line(report.line()) })?;

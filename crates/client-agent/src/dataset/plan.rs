@@ -122,12 +122,14 @@ impl Plan {
     }
 
     fn bytes(&self, content: &Content) -> u64 {
-        content.part.map_or_else(|| self.item(content).size(), |(from, to)| to - from)
+        content.part.map_or_else(|| self.item(content).bytes(), |(from, to)| to - from)
     }
 
     fn entry(&self, content: &Content) -> PackEntryDoc {
         let mut entry = entry_of(&self.survey, self.item(content));
-        if let (PackEntryDoc::File { part, .. }, Some((from, to))) = (&mut entry, content.part) {
+        if let (PackEntryDoc::File { part, .. }, Some((from, to))) =
+            (&mut entry, range_of(&self.survey, content))
+        {
             let name = self.part_names[content].to_string();
             *part = Some(PackPartDoc { from: stored(from), to: stored(to), name });
         }
@@ -204,17 +206,26 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
 }
 
-/// `movie.mkv.part-00001-of-00003`: sorted they are in order, and anybody can join them. A name that is taken gets
-/// tildes.
+/// Which bytes of a file these are, if not all.
+fn range_of(survey: &Survey, content: &Content) -> Option<(u64, u64)> {
+    let item = item_of(survey, content);
+    let base = item.range.map_or(0, |(from, _)| from);
+    match content.part {
+        Some((from, to)) => Some((base + from, base + to)),
+        None => item.range,
+    }
+}
+
+/// `movie.mkv.part-0017179869184-of-0042949672960`: from which byte on, of how many. Sorted they are in order, and
+/// anybody can join them. A name that is taken gets tildes.
 fn name_parts(survey: &Survey, fills: &[Fill]) -> HashMap<Content, Box<str>> {
-    let mut parts: Vec<Content> = fills
+    let mut parts: Vec<(Content, u64)> = fills
         .iter()
         .flat_map(|fill| &fill.contents)
-        .filter(|content| content.part.is_some())
-        .copied()
+        .filter_map(|content| Some((*content, range_of(survey, content)?.0)))
         .collect();
     parts.sort_unstable();
-    let folders: HashSet<FolderId> = parts.iter().map(|part| item_of(survey, part).folder).collect();
+    let folders: HashSet<FolderId> = parts.iter().map(|(part, _)| item_of(survey, part).folder).collect();
     let mut taken: HashSet<(FolderId, String)> = survey
         .items
         .iter()
@@ -223,16 +234,14 @@ fn name_parts(survey: &Survey, fills: &[Fill]) -> HashMap<Content, Box<str>> {
         .chain(survey.folders.iter().map(|folder| (folder.parent, folder.name.to_string())))
         .collect();
     let mut names = HashMap::new();
-    for of_file in parts.chunk_by(|one, other| one.item == other.item) {
-        for (number, part) in (1..).zip(of_file) {
-            let item = item_of(survey, part);
-            let suffix = format!(".part-{number:05}-of-{:05}", of_file.len());
-            let mut name = format!("{}{suffix}", head(&item.name, NAME_MAX - super::fill::PART_SUFFIX_MAX));
-            while !taken.insert((item.folder, name.clone())) {
-                name.push('~');
-            }
-            names.insert(*part, name.into());
+    for (part, from) in parts {
+        let item = item_of(survey, &part);
+        let suffix = format!(".part-{from:013}-of-{:013}", item.size());
+        let mut name = format!("{}{suffix}", head(&item.name, NAME_MAX - super::fill::PART_SUFFIX_MAX));
+        while !taken.insert((item.folder, name.clone())) {
+            name.push('~');
         }
+        names.insert(part, name.into());
     }
     names
 }

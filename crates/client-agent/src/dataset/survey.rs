@@ -46,6 +46,8 @@ pub struct Item {
     pub name: Box<str>,
     /// What it is.
     pub kind: Kind,
+    /// Which bytes of a file are to be packed, if not all.
+    pub range: Option<(u64, u64)>,
 }
 
 /// What an item is.
@@ -85,13 +87,18 @@ impl Survey {
         join(&self.folder_path(item.folder), &item.name)
     }
 
-    /// Bytes of all files.
+    /// Bytes to be packed.
     pub fn bytes(&self) -> u64 {
-        self.items.iter().map(Item::size).fold(0, u64::saturating_add)
+        self.items.iter().map(Item::bytes).fold(0, u64::saturating_add)
     }
 }
 
 impl Item {
+    /// Bytes to be packed.
+    pub fn bytes(&self) -> u64 {
+        self.range.map_or_else(|| self.size(), |(from, to)| to - from)
+    }
+
     /// Bytes of a file; nothing else has any.
     pub fn size(&self) -> u64 {
         match self.kind {
@@ -159,7 +166,12 @@ impl Survey {
                 Ok(names) => {
                     self.folders.push(Folder { parent: folder, name: name.into() });
                     if names.is_empty() {
-                        self.items.push(Item { folder: id, name: "".into(), kind: Kind::EmptyFolder });
+                        self.items.push(Item {
+                            folder: id,
+                            name: "".into(),
+                            kind: Kind::EmptyFolder,
+                            range: None,
+                        });
                     }
                     to_visit.append(&mut children(id, path, names));
                 }
@@ -171,11 +183,16 @@ impl Survey {
             // Source: stat(2), a block of `st_blocks` has 512 bytes on Linux.
             let is_sparse = metadata.blocks().saturating_mul(512) < metadata.len();
             let kind = Kind::File { size: metadata.len(), mtime_nanos, is_sparse };
-            self.items.push(Item { folder, name: name.into(), kind });
+            self.items.push(Item { folder, name: name.into(), kind, range: None });
         } else if kind.is_symlink() {
             match fs::read_link(path).map(|target| target.to_str().map(Box::from)) {
                 Ok(Some(target)) => {
-                    self.items.push(Item { folder, name: name.into(), kind: Kind::Symlink(target) });
+                    self.items.push(Item {
+                        folder,
+                        name: name.into(),
+                        kind: Kind::Symlink(target),
+                        range: None,
+                    });
                 }
                 Ok(None) => self.fail(path.to_owned(), "the link's target is not UTF-8".to_owned()),
                 Err(error) => self.fail(path.to_owned(), format!("cannot read the link: {error}")),

@@ -1,5 +1,6 @@
 //! `extract`: from CARs back to files and folders. Needs no database; manifests beside the CARs join split files.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -119,6 +120,8 @@ pub async fn extract(
     out: &mut Printer,
 ) -> Result<ExitStatus, Stop> {
     let cars = args.cars.clone();
+    let placements = placements(&args.cars);
+    let placed: HashSet<PathBuf> = placements.iter().map(|part| part.inside.clone()).collect();
     let options = ExtractOptions {
         existing: match args.existing {
             WhereThere::Refuse => Existing::Refuse,
@@ -126,7 +129,7 @@ pub async fn extract(
             WhereThere::Replace => Existing::Replace,
         },
         symlinks: if args.no_symlinks { Symlinks::Skip } else { Symlinks::Restore },
-        placements: placements(&args.cars),
+        placements,
         roots: if args.root.is_empty() { None } else { Some(args.root.clone()) },
         ..ExtractOptions::new(&args.output)
     };
@@ -151,7 +154,7 @@ pub async fn extract(
     let crew = args.jobs.map_or_else(Crew::of_processors, Crew::new);
     let (lines, mut told) = tokio::sync::mpsc::unbounded_channel();
     let all = args.json;
-    let running = in_background(shutdown, move || run(extraction, &crew, &meter, &lines, all));
+    let running = in_background(shutdown, move || run(extraction, &crew, &meter, &lines, all, &placed));
     let telling = async {
         while let Some(line) = told.recv().await {
             screen.print(|| if args.json { out.json(&line) } else { out.line(words(&line)) })?;
@@ -182,12 +185,14 @@ fn run(
     meter: &Arc<Meter>,
     lines: &UnboundedSender<Line>,
     all: bool,
+    placed: &HashSet<PathBuf>,
 ) -> (Result<Extracted, ExtractError>, bool) {
     let has_parts = AtomicBool::new(false);
     let restored = |restored: &Restored<'_>| {
         meter.file_done();
         let line = Line::of(restored);
-        if line.state == "written" && line.path.contains(".part-") && line.path.contains("-of-") {
+        let looks_like_part = line.path.contains(".part-") && line.path.contains("-of-");
+        if line.state == "written" && looks_like_part && !placed.contains(restored.inside) {
             has_parts.store(true, Ordering::Relaxed);
         }
         if all || line.is_news() {
