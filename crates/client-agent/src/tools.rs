@@ -80,6 +80,9 @@ struct Line {
     blocks: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unreachableblocks: Option<u64>,
+    /// Of the files, where the root is not theirs: profile singularity.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    filecids: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,6 +102,7 @@ impl Line {
             dealsizebytes: None,
             blocks: None,
             unreachableblocks: None,
+            filecids: Vec::new(),
             error: None,
             offset: None,
         }
@@ -141,6 +145,9 @@ impl Line {
                 out.line(format_args!("  {name:<20} {value}"))?;
             }
         }
+        for cid in &self.filecids {
+            out.line(format_args!("  {:<20} {cid}", "file CID"))?;
+        }
         Ok(())
     }
 }
@@ -171,6 +178,7 @@ pub async fn generate_car(
         payloadcid: Some(car.payload_cid.to_string()),
         carsizebytes: Some(car.payload_size.get()),
         blocks: Some(car.block_count),
+        filecids: car.file_cids.iter().map(ToString::to_string).collect(),
         ..Line::new(&args.output).piece(&car.piece_cid, car.padded_piece_size)
     };
     let printed = if args.json { out.json(&line) } else { line.print(out) };

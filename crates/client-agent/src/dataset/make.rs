@@ -6,13 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use carferry_car::{
     BuildError, BuildOptions, BuiltCar, Crew, FilePart, PaddedPieceSize, Profile, Progress, SourceStamp,
-    SourceTree, TreeError, VerifyError, build_tree, verify_car,
+    SourceTree, TreeError, build_tree,
 };
 use carferry_core::fsx::{self, TempGuard};
 use carferry_core::model::{PackEntryDoc, PlanDoc};
 
 use super::manifest::{self, PieceLine};
 use super::plan::inside;
+use crate::pack::reread::{RereadError, reread};
 
 /// A piece to be made.
 #[derive(Clone, Debug)]
@@ -65,19 +66,8 @@ pub enum MakeError {
         named: Vec<String>,
     },
     /// What was read again is not what was written.
-    #[error("{} was written, but read again it is another", path.display())]
-    NotAsWritten {
-        /// The temporary file, which is removed.
-        path: PathBuf,
-    },
-    /// What was read again is no CAR.
-    #[error("{} was written, but cannot be read again", path.display())]
-    NotReadable {
-        /// The temporary file, which is removed.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: VerifyError,
-    },
+    #[error(transparent)]
+    Reread(#[from] RereadError),
 }
 
 /// What follows from an error.
@@ -95,13 +85,11 @@ impl MakeError {
     /// What follows from it.
     pub fn consequence(&self) -> Consequence {
         match self {
-            Self::Build(BuildError::Cancelled) | Self::NotReadable { source: VerifyError::Cancelled, .. } => {
-                Consequence::Stopped
+            Self::Build(BuildError::Cancelled) => Consequence::Stopped,
+            Self::Reread(error) if error.is_cancelled() => Consequence::Stopped,
+            Self::Build(BuildError::Output { .. }) | Self::Output(_) | Self::Reread(_) => {
+                Consequence::StopWriting
             }
-            Self::Build(BuildError::Output { .. })
-            | Self::Output(_)
-            | Self::NotAsWritten { .. }
-            | Self::NotReadable { .. } => Consequence::StopWriting,
             Self::Tree(_) | Self::Changed { .. } | Self::Build(_) => Consequence::PlanAnew,
         }
     }
@@ -178,34 +166,13 @@ pub fn make(job: &PieceJob, crew: &Crew, progress: &dyn Progress) -> Result<Made
     let car = build_tree(crew, &tree, &file, &options, progress)?;
     drop(tree);
     if job.verify {
-        // From the disk, not from memory.
-        file.sync_data()?;
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).map_err(io::Error::from)?;
-        let path = temp.path().to_owned();
-        let read = verify_car(crew, &path, &Cancellable(progress))
-            .map_err(|source| MakeError::NotReadable { path: path.clone(), source })?;
-        if (&read.payload_cid, read.piece_cid, read.payload_size)
-            != (&car.payload_cid, car.piece_cid, car.payload_size)
-        {
-            return Err(MakeError::NotAsWritten { path });
-        }
+        reread(crew, &file, temp.path(), &car, progress)?;
     }
     drop(file);
     let (mut to, beside) = fsx::create_temp_beside(&manifest::path_of(&job.car))?;
     manifest::write(&mut to, &piece_line(job, &car), job.entries.iter())?;
     to.flush()?;
     Ok(Made { car, files: vec![beside, temp] })
-}
-
-/// Stops as the work does, and counts nothing: what is read again is no progress.
-struct Cancellable<'a>(&'a dyn Progress);
-
-impl Progress for Cancellable<'_> {
-    fn advance(&self, _bytes: u64) {}
-
-    fn is_cancelled(&self) -> bool {
-        self.0.is_cancelled()
-    }
 }
 
 fn piece_line(job: &PieceJob, car: &BuiltCar) -> PieceLine {

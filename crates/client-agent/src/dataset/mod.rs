@@ -66,6 +66,9 @@ pub enum DatasetError {
         /// The input.
         path: PathBuf,
     },
+    /// That profile has no folders.
+    #[error("--profile singularity makes no folders, so it cannot keep a data set together")]
+    NoFolders,
     /// One tree needs one piece.
     #[error(
         "{} makes a CAR of up to {bytes} bytes, which does not fit into a piece of {piece_size} bytes",
@@ -100,6 +103,9 @@ impl Hint for DatasetError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotAFolder { .. } => "leave --layout out: a file becomes a CAR",
+            Self::NoFolders => {
+                "leave --layout out, or use the profile unixfs-v1-2025: its files have the same CIDs"
+            }
             Self::TreeTooLarge { .. } => "--layout pack divides it into pieces",
             Self::PieceTooSmall(_) => "name a larger --piece-size",
             Self::Output { source, .. } if source.is_no_space() => {
@@ -148,6 +154,9 @@ pub async fn makecars(
     let (input, output) = folders::resolve(args).map_err(|error| Stop::user(&error))?;
     if !input.is_dir() {
         return Err(Stop::user(&DatasetError::NotAFolder { layout: layout.name(), path: input }));
+    }
+    if args.profile == Profile::Singularity {
+        return Err(Stop::user(&DatasetError::NoFolders));
     }
     let store = if args.no_database { None } else { Some(Store::open(&config.store_options()?).await?) };
     // Held until the end: what a killed run left open is taken back under it.

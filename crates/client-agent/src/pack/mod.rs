@@ -8,10 +8,12 @@
 //! step can be repeated; what a killed run leaves are temporary files, which the next run removes.
 
 pub(crate) mod folders;
+pub mod manifest;
 pub mod plan;
 pub mod progress;
 pub mod record;
 pub mod report;
+pub mod reread;
 pub mod scan;
 pub mod worker;
 
@@ -34,6 +36,7 @@ use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
 use crate::dataset;
 use crate::stop::Stop;
+use manifest::Manifest;
 use plan::{Planned, Rules, Shortage};
 use progress::{Meter, Screen};
 use record::Recorder;
@@ -154,6 +157,9 @@ pub async fn makecars(
         dry_run: args.dry_run,
         failures: Vec::new(),
         summary: Summary::default(),
+        manifest: Manifest::default(),
+        output: rules.output.clone(),
+        profile: rules.profile.name(),
     };
     for odd in found.skipped {
         tally.add(&FileReport::skipped(&odd.path, odd.reason))?;
@@ -242,6 +248,7 @@ impl Run<'_> {
         let workshop = Arc::new(Workshop {
             profile: self.rules.profile,
             max_piece: self.max_piece,
+            verify: self.args.verify,
             crew: self.args.jobs.map_or_else(Crew::of_processors, Crew::new),
             folders: Mutex::default(),
             guard: self.store.filter(|_| !self.args.replace).cloned(),
@@ -333,11 +340,15 @@ struct Tally<'a> {
     dry_run: bool,
     failures: Vec<String>,
     summary: Summary,
+    manifest: Manifest,
+    output: PathBuf,
+    profile: &'static str,
 }
 
 impl Tally<'_> {
     fn add(&mut self, report: &FileReport) -> Result<(), Stop> {
         self.summary.count(report);
+        self.manifest.add(report, &self.output, self.profile);
         let out = &mut *self.out;
         if self.json {
             return Ok(self.screen.print(|| out.json(report))?);
@@ -355,6 +366,10 @@ impl Tally<'_> {
 
     fn finish(self, source_bytes: u64, started: Instant, shutdown: &Shutdown) -> Result<ExitStatus, Stop> {
         let Self { out, json, failures, summary, .. } = self;
+        if !self.dry_run {
+            let unwritten = |source| MakecarsError::Output { path: self.output.clone(), source };
+            self.manifest.write(&self.output).map_err(|error| Stop::user(&unwritten(error)))?;
+        }
         for line in failures {
             out.line(line)?;
         }

@@ -29,6 +29,7 @@ use tracing::warn;
 
 use super::plan::Job;
 use super::progress::{FileMeter, Meter};
+use super::reread::{RereadError, reread};
 
 /// What every worker needs.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Workshop {
     pub profile: Profile,
     /// The largest piece.
     pub max_piece: PaddedPieceSize,
+    /// Whether what was written is read again.
+    pub verify: bool,
     /// Threads for all CARs together: a large one uses those that the others leave.
     pub crew: Crew,
     /// Folders that are known to be there.
@@ -65,6 +68,9 @@ pub enum PackError {
     /// Temporary or final file could not be written.
     #[error("cannot write the CAR")]
     Output(#[source] io::Error),
+    /// What was read again is not what was written.
+    #[error(transparent)]
+    Reread(#[from] RereadError),
     /// The CAR that stands is still needed.
     #[error(
         "its content changed, and {deals} deals wait for the CAR that was made of it before ({standing}); \
@@ -81,7 +87,11 @@ pub enum PackError {
 impl PackError {
     /// Whether this file was only interrupted.
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Build(BuildError::Cancelled))
+        match self {
+            Self::Build(error) => matches!(error, BuildError::Cancelled),
+            Self::Reread(error) => error.is_cancelled(),
+            Self::Output(_) | Self::StillNeeded { .. } => false,
+        }
     }
 }
 
@@ -175,6 +185,9 @@ impl Workshop {
         let (file, temp) = fsx::create_temp_beside(&job.output).map_err(PackError::Output)?;
         let options = BuildOptions { params: self.profile.params(), max_piece: self.max_piece };
         let car = build_car(&self.crew, &job.input, &file, &options, meter)?;
+        if self.verify {
+            reread(&self.crew, &file, temp.path(), &car, meter)?;
+        }
         drop(file);
         if let Some(store) = &self.guard {
             runtime.block_on(self.check_standing(store, job, &car))?;

@@ -83,7 +83,6 @@ impl Folders {
         fs::write(path, content).expect("a file");
     }
 
-    /// A file of this size that takes no space: long to read, quick to write the CAR of.
     /// A file that takes its time: unlike those of a sparse one, its bytes have to be read and hashed.
     pub(crate) fn write_long(&self, name: &str, bytes: u64) {
         let mut file = fs::File::create(self.input.join(name)).expect("a long file");
@@ -94,6 +93,7 @@ impl Folders {
         }
     }
 
+    /// A file of this size that takes no space.
     pub(crate) fn write_sparse(&self, name: &str, bytes: u64) {
         fs::File::create(self.input.join(name)).and_then(|file| file.set_len(bytes)).expect("a sparse file");
     }
@@ -107,7 +107,7 @@ impl Folders {
         args
     }
 
-    /// Every file below the output, hidden ones too, sorted.
+    /// Every file below the output, hidden ones too, sorted; not the manifest.
     pub(crate) fn made(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut to_walk = vec![self.output.clone()];
@@ -122,6 +122,7 @@ impl Folders {
                 }
             }
         }
+        found.retain(|name| name != "manifest.jsonl");
         found.sort();
         found
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod common;
+mod datasets;
 
 mod cli;
 mod makecars;

@@ -1,0 +1,132 @@
+//! Data sets without a database: manifests, changes under our hands, what is refused, and the way back.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+
+use serde_json::Value;
+
+use crate::common::{Ended, Folders, agent, pattern, run, until};
+
+/// Enough that reading takes a while.
+const LONG: u64 = 768 << 20;
+
+fn json(path: &std::path::Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_manifest_says_which_car_is_of_which_file() {
+    let folders = Folders::new();
+    folders.write("sub/a.bin", &pattern(3000));
+    folders.write("b", b"b");
+    assert_eq!(run(&folders.makecars(&["--verify"])).code, Some(0));
+    folders.write("c", b"c");
+    fs::remove_file(folders.input.join("b")).unwrap();
+    assert_eq!(run(&folders.makecars(&[])).code, Some(0));
+    let lines = json(&folders.output.join("manifest.jsonl"));
+    let cars: Vec<_> = lines.iter().map(|line| line["car"].as_str().unwrap()).collect();
+    assert_eq!(cars, ["b.car", "c.car", "sub/a.bin.car"], "a CAR that stands keeps its line");
+    let line = &lines[2];
+    assert_eq!(line["file"].as_str(), folders.input.join("sub/a.bin").to_str());
+    let checked = run(&["verify-car", "--json", folders.output.join("sub/a.bin.car").to_str().unwrap()]);
+    for field in ["payloadcid", "piececid", "carsizebytes", "piecesizebytes", "dealsizebytes"] {
+        assert_eq!(line[field], checked.json()[0][field], "{field}");
+    }
+}
+
+#[test]
+fn a_piece_whose_file_changes_while_it_is_read_is_not_made() {
+    let folders = Folders::new();
+    folders.write_long("grows", LONG);
+    folders.write("small", b"small");
+    let pack = ["--layout", "pack", "--piece-size", "1GiB", "--json"];
+    let mut child = agent(&folders.makecars(&pack)).spawn().unwrap();
+    until(&mut child, || folders.made().iter().any(|name| name.contains("-00000.car.")));
+    OpenOptions::new().append(true).open(folders.input.join("grows")).unwrap().write_all(b"more").unwrap();
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let line = ended.json().pop().unwrap();
+    assert_eq!(line["state"], "failed");
+    let reason = line["reason"].as_str().unwrap();
+    // The system changes time and size one after the other: either may be seen first.
+    assert!(reason.contains("grows changed while it was read"), "{reason}");
+    assert_eq!(folders.made(), [""; 0], "nothing of it is left");
+
+    assert_eq!(run(&folders.makecars(&pack)).code, Some(0));
+    let made = folders.made();
+    assert_eq!(made.len(), 2, "{made:?}");
+    let lines = json(&folders.output.join(&made[1]));
+    let paths: Vec<_> = lines.iter().filter_map(|line| line["path"].as_str()).collect();
+    assert_eq!(paths, ["grows", "small"]);
+    assert_eq!(lines[1]["size"], 805_306_372);
+}
+
+#[test]
+fn files_come_back_alone_in_trees_and_joined() {
+    let folders = Folders::new();
+    folders.write("folder/large", &pattern(5 << 20));
+    folders.write("folder/small", b"small");
+    let input = folders.input.to_str().unwrap();
+    for (layout, cars) in [("tree", 1), ("pack", 3)] {
+        let output = folders.root.path().join(layout);
+        let output = output.to_str().unwrap();
+        let piece = if layout == "tree" { "8MiB" } else { "2MiB" };
+        let made = run(&[
+            "makecars",
+            "--no-database",
+            "--input",
+            input,
+            "--output",
+            output,
+            "--layout",
+            layout,
+            "--piece-size",
+            piece,
+        ]);
+        assert_eq!(made.code, Some(0), "{made:?}");
+        let mut files: Vec<_> = fs::read_dir(output)
+            .unwrap()
+            .map(|entry| entry.unwrap().path().to_str().unwrap().to_owned())
+            .filter(|name| name.ends_with(".car"))
+            .collect();
+        files.sort();
+        assert!(files.len() >= cars, "{files:?}");
+        let back = format!("{output}-back");
+        let mut arguments = vec!["extract", "--output", &back, "--json"];
+        arguments.extend(files.iter().map(String::as_str));
+        // In whatever order.
+        arguments.swap(4, 3 + files.len());
+        let ended = run(&arguments);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(fs::read(format!("{back}/folder/large")).unwrap() == pattern(5 << 20));
+        assert_eq!(fs::read(format!("{back}/folder/small")).unwrap(), b"small");
+        assert_eq!(fs::read_dir(format!("{back}/folder")).unwrap().count(), 2);
+        // Nothing is overwritten by accident.
+        let again = run(&arguments);
+        assert_eq!(again.code, Some(1));
+        assert!(again.stderr.contains("--existing keep"), "{}", again.stderr);
+        let kept = run(&[&arguments[..], &["--existing", "keep"]].concat());
+        assert_eq!(kept.code, Some(0), "{kept:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_a_data_set_is_refused_with_a_hint() {
+    let folders = Folders::new();
+    folders.write("a", &pattern(4 << 20));
+    for (more, words) in [
+        (&["--layout", "tree", "--piece-size", "2MiB"][..], "--layout pack divides it"),
+        (&["--layout", "pack", "--piece-size", "1MiB"], "larger --piece-size"),
+        (&["--layout", "pack", "--profile", "singularity"], "unixfs-v1-2025"),
+        (&["--layout", "heap"], "setting.layout"),
+    ] {
+        let ended = run(&folders.makecars(more));
+        assert!(ended.code != Some(0) && ended.stderr.contains(words), "{more:?}: {}", ended.stderr);
+    }
+    let dry = run(&folders.makecars(&["--layout", "pack", "--piece-size", "2MiB", "--dry-run", "--json"]));
+    assert_eq!(dry.code, Some(0), "{dry:?}");
+    let lines = dry.json();
+    assert_eq!(lines.last().unwrap()["pieces"], lines.len() - 1);
+    assert_eq!(folders.made(), [""; 0]);
+}
