@@ -87,8 +87,9 @@ fn files_come_back_alone_in_trees_and_joined() {
         assert_eq!(made.code, Some(0), "{made:?}");
         let mut files: Vec<_> = fs::read_dir(output)
             .unwrap()
-            .map(|entry| entry.unwrap().path().to_str().unwrap().to_owned())
-            .filter(|name| name.ends_with(".car"))
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "car"))
+            .map(|path| path.to_str().unwrap().to_owned())
             .collect();
         files.sort();
         assert!(files.len() >= cars, "{files:?}");
