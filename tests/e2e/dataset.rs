@@ -246,9 +246,20 @@ async fn cars_are_checked_and_made_again() {
     let record = db.db.collection::<Document>("cars");
     let root = record.find_one(doc! { "outputpath": cars[0].to_str().unwrap() }).await.unwrap().unwrap();
     let root = root.get_str("filecid").unwrap();
+    // As a backup that keeps no times brings them back.
+    for number in 0..240 {
+        touch(&pack.input.join(format!("folder {}/sub-{}/ünï \n{number}", number % 5, number % 7)));
+    }
     let (code, said, log) = with(&["regenerate", root]);
     assert_eq!(code, Some(0), "{said}{log}");
     assert!(fs::read(&cars[0]).unwrap() == whole[0]);
+    let file = pack.input.join("-large.bin");
+    let large = fs::read(&file).unwrap();
+    fs::write(&file, vec![7; large.len()]).unwrap();
+    let (code, _, log) = with(&["regenerate", root, "--force"]);
+    assert!(code != Some(0) && log.contains("they are not what they were"), "{log}");
+    assert!(fs::read(&cars[0]).unwrap() == whole[0], "what stands is left alone");
+    fs::write(&file, large).unwrap();
     let (code, _, log) = with(&["regenerate", root]);
     assert!(code != Some(0) && log.contains("exists already"), "{log}");
 }

@@ -203,7 +203,7 @@ async fn a_car_that_deals_wait_for_is_not_replaced() {
     assert!(refused.reason("a.tar").contains("1 deals wait"), "{refused:?}");
     assert!(refused.reason("a.tar").contains("--replace"), "{refused:?}");
     assert_eq!(fs::read(pack.output.join("a.tar.car")).unwrap(), before);
-    assert_eq!(fs::read_dir(&pack.output).unwrap().count(), 1, "no temporary file is left");
+    assert_eq!(fs::read_dir(&pack.output).unwrap().count(), 2, "a CAR and the manifest, no temporary file");
 
     let forced = pack.run(&["--replace"]);
     assert_eq!((forced.code, forced.states()), (Some(0), vec![("a.tar", "made")]), "{forced:?}");

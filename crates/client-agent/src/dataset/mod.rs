@@ -165,7 +165,7 @@ pub async fn makecars(
     if !args.dry_run {
         folders::sweep(&output);
         if let Some(store) = &store {
-            store.ensure_indexes(IndexUser::ClientAgent).await?;
+            store.ensure_indexes(IndexUser::Planner).await?;
         }
     }
     let host = config.agent_name();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use carferry_car::{BuildOptions, BuiltCar, Crew, PaddedPieceSize, Profile, Progress, build_car};
 use carferry_core::error_chain::Hint;
 use carferry_core::fsx;
-use carferry_core::model::{CarDoc, PlanDoc};
+use carferry_core::model::{CarDoc, PackEntryDoc, PlanDoc};
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
 use carferry_core::store::Store;
@@ -16,6 +16,7 @@ use crate::cli::RegenerateArgs;
 use crate::config::Config;
 use crate::dataset::book;
 use crate::dataset::make::{MakeError, PieceJob, make};
+use crate::pack::plan::nanos_since_1970;
 use crate::pack::progress::{Meter, Screen};
 use crate::stop::Stop;
 use crate::tools::in_background;
@@ -69,7 +70,7 @@ impl Hint for RegenerateError {
             Self::AnotherPiece { .. } => {
                 "bring back the files as they were; a copy of the CAR may also be had from a provider"
             }
-            Self::Make(_) => "the files must be where they were, with their sizes and modification times",
+            Self::Make(_) => "the files must be where they were, and as long",
             Self::Incomplete { .. } | Self::NoPlan { .. } => return None,
         };
         Some(hint.to_owned())
@@ -162,14 +163,26 @@ async fn recipe(
     };
     let no_plan = || RegenerateError::NoPlan { plan: id.to_owned(), piece: index };
     let Some(plan) = store.plan(id).await? else { return Ok(Err(no_plan())) };
-    let entries = book::entries(store, id, index).await?;
+    let mut entries = book::entries(store, id, index).await?;
     if entries.is_empty() {
         return Ok(Err(no_plan()));
+    }
+    for entry in &mut entries {
+        take_time(entry, &input);
     }
     let piece_size = piece_size(&plan);
     let job =
         PieceJob { plan, index, entries, input, car: path.to_owned(), profile, piece_size, verify: false };
     Ok(Ok(Recipe::Piece(Box::new(job))))
+}
+
+/// Files that came back from elsewhere have other times; the piece CID tells whether they are what they were.
+fn take_time(entry: &mut PackEntryDoc, input: &Path) {
+    if let PackEntryDoc::File { path, mtimenanos, .. } = entry
+        && let Ok(modified) = input.join(path).symlink_metadata().and_then(|found| found.modified())
+    {
+        *mtimenanos = nanos_since_1970(modified);
+    }
 }
 
 fn piece_size(plan: &PlanDoc) -> PaddedPieceSize {

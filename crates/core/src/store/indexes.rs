@@ -23,8 +23,10 @@ pub struct IndexReport {
 /// Whose queries the indexes are for. An agent's database user may see no more collections than the agent uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IndexUser {
-    /// `cars`, `offlinedeals`, `dealintents`, and the plans (`packplans`, `packpieces`, `packfiles`).
+    /// `cars`, `offlinedeals`, `dealintents`.
     ClientAgent,
+    /// The plans of data sets as well: `packplans`, `packpieces`, `packfiles`.
+    Planner,
     /// `cars`, `offlinedeals`.
     MinerAgent,
 }
@@ -105,8 +107,10 @@ impl Store {
         let files = [wanted("carferry_piece", doc! { "plan": 1, "piece": 1, "chunk": 1 })];
         self.ensure_on(&self.cars, &cars, missing, &mut report).await?;
         self.ensure_on(&self.deals, &deals, missing, &mut report).await?;
-        if user == IndexUser::ClientAgent {
+        if user != IndexUser::MinerAgent {
             self.ensure_on(&self.intents, &intents, missing, &mut report).await?;
+        }
+        if user == IndexUser::Planner {
             self.ensure_on(&self.plans, &plans, missing, &mut report).await?;
             self.ensure_on(&self.pieces, &pieces, missing, &mut report).await?;
             self.ensure_on(&self.files, &files, missing, &mut report).await?;
