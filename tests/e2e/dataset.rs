@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bson::{Document, doc};
 use futures::TryStreamExt as _;
@@ -210,6 +210,55 @@ async fn what_changed_since_the_plan_is_reported_and_planned_anew() {
     assert!(tree(back.path()) == tree(&pack.input), "all is as it is now, and nothing as it was before");
 }
 
+fn set_times(pack: &Pack, time: SystemTime) {
+    for name in ["a", "b"] {
+        fs::File::options().append(true).open(pack.input.join(name)).unwrap().set_modified(time).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_failed_is_worked_on_when_the_very_same_is_planned_again() {
+    let db = database().await.unwrap();
+    let pack = Pack::new(&db.uri, db.db.name());
+    pack.write("a", b"a");
+    pack.write("b", b"b");
+    let (before, after) = (SystemTime::UNIX_EPOCH + Duration::from_secs(1), SystemTime::now());
+    set_times(&pack, before);
+    assert_eq!(pack.start_to(&pack.output, &PACK, Some("piece.made")).end().code, None);
+    set_times(&pack, after);
+    let second = pack.run(&PACK);
+    assert_eq!((second.code, second.lines.len()), (Some(0), 2), "{}", second.stderr);
+    // As when a backup is brought back, or a mount.
+    set_times(&pack, before);
+    let third = pack.run(&PACK);
+    assert_eq!((third.code, third.lines.len()), (Some(0), 1), "{}", third.stderr);
+    assert_eq!(third.lines[0]["state"], "made");
+    assert_eq!(all(db.db.collection("packplans")).await.len(), 2);
+    assert!(pack.run(&PACK).stderr.contains("everything is packed already"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_stops_while_its_input_is_not_mounted() {
+    let db = database().await.unwrap();
+    let pack = Pack::new(&db.uri, db.db.name());
+    fill(&pack);
+    assert_eq!(pack.start_to(&pack.output, &PACK, Some("piece.made")).end().code, None);
+    let away = pack.input.with_file_name("away");
+    road::move_file(&pack.input, &away).unwrap();
+    fs::create_dir(&pack.input).unwrap();
+    let second = pack.run(&PACK);
+    assert!(
+        second.code != Some(0) && second.stderr.contains("is its file system mounted"),
+        "{}",
+        second.stderr
+    );
+    fs::remove_dir(&pack.input).unwrap();
+    road::move_file(&away, &pack.input).unwrap();
+    assert_eq!(pack.run(&PACK).code, Some(0));
+    check_cars(&pack.input, &[&pack.output]);
+    assert_eq!(all(db.db.collection("packplans")).await.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cars_are_checked_and_made_again() {
     let db = database().await.unwrap();
@@ -320,6 +369,11 @@ async fn a_tree_is_one_car_of_the_whole_folder() {
     let made = agent(&["generate-car"], &[pack.input.clone(), other.clone()]);
     assert!(made.status.success());
     assert!(fs::read(&cars[0]).unwrap() == fs::read(other).unwrap());
+    assert!(pack.run(&tree).stderr.contains("everything is packed already"));
+    // Less than there was is another tree.
+    fs::remove_file(pack.input.join("middling 0")).unwrap();
+    assert_eq!(pack.run(&tree).lines.len(), 1);
+    assert_eq!(files(&pack.output, "car").len(), 2);
     let small = pack.run(&["--layout", "tree", "--piece-size", "2MiB", "--group", "small"]);
     assert!(small.code != Some(0) && small.stderr.contains("--layout pack"), "{}", small.stderr);
 }

@@ -43,6 +43,8 @@ struct State {
 #[derive(Debug)]
 pub struct Seat {
     calls: Arc<Calls>,
+    /// Whether a deal sits on it: giving back one that nobody took is no news, and would be looked at without end.
+    is_taken: bool,
     called: Option<(Instant, OwnedSemaphorePermit)>,
 }
 
@@ -68,7 +70,7 @@ impl Calls {
         let ahead = if state.are_short { self.ahead } else { 0 };
         (state.seats < self.at_once + ahead).then(|| {
             state.seats += 1;
-            Seat { calls: Arc::clone(self), called: None }
+            Seat { calls: Arc::clone(self), is_taken: false, called: None }
         })
     }
 
@@ -83,6 +85,11 @@ impl Calls {
 }
 
 impl Seat {
+    /// A deal sits down.
+    pub fn take(&mut self) {
+        self.is_taken = true;
+    }
+
     /// Waits for leave to call. `false`: the calls before it take long, so the deal is better put back.
     pub async fn call(&mut self) -> bool {
         if let Ok(Ok(permit)) = timeout(SHORT, Arc::clone(&self.calls.permits).acquire_owned()).await {
@@ -105,7 +112,9 @@ impl Drop for Seat {
             }
         }
         drop(called);
-        self.calls.freed.notify_one();
+        if self.is_taken {
+            self.calls.freed.notify_one();
+        }
     }
 }
 
@@ -133,10 +142,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_seat_that_is_given_back_is_told_of() {
+    async fn a_seat_that_is_given_back_is_told_of_if_a_deal_sat_there() {
         let calls = Calls::new(2);
-        let seats = (calls.seat().unwrap(), calls.seat().unwrap());
+        drop(calls.seat().unwrap());
+        timeout(Duration::from_secs(1), calls.freed()).await.unwrap_err();
+        let mut seats = (calls.seat().unwrap(), calls.seat().unwrap());
         assert!(calls.seat().is_none());
+        seats.0.take();
         drop(seats);
         timeout(Duration::from_secs(1), calls.freed()).await.unwrap();
         assert!(calls.seat().is_some());

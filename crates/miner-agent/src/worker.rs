@@ -167,9 +167,10 @@ impl Worker {
         }
         let scan = now + self.importer.setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
         while running.len() < IN_HAND_MAX {
-            let Some(seat) = self.calls.seat() else { return scan };
+            let Some(mut seat) = self.calls.seat() else { return scan };
             match self.claim().await {
                 Ok(Some(claim)) => {
+                    seat.take();
                     let importer = self.importer.clone();
                     let span = deal_span(&claim, importer.market.miner());
                     let held = self.in_hand.take(&claim.id);

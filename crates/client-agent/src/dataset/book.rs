@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use carferry_core::error_chain::ErrorChain;
-use carferry_core::model::{PackEntryDoc, PieceState, PlanDoc, PlanKey, PlanState};
+use carferry_core::model::{PackEntryDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanState};
 use carferry_core::runtime::Backoff;
 use carferry_core::store::{PieceClaim, PieceCounts, Store, StoreError};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -149,7 +149,7 @@ impl Shared<'_> {
         for plan in self.store.plans_of(key).await? {
             for piece in self.store.pack_pieces(&plan.id).await? {
                 if piece.state == PieceState::Done {
-                    for entry in entries(self.store, &plan.id, piece.index).await? {
+                    for entry in entries(self.store, &piece).await? {
                         covered.add(entry);
                     }
                 }
@@ -173,8 +173,20 @@ impl Shared<'_> {
             .buffer_unordered(WRITES_AT_ONCE)
             .try_collect::<()>()
             .await?;
-        self.store.plan_is_written(&plan.document).await?;
+        if !self.store.plan_is_written(&plan.document).await? {
+            return Err(StoreError::Incomplete { collection: "packplans", id: plan.document.id.clone() });
+        }
+        let stands = self.store.plan(&plan.document.id).await?;
+        if stands.is_some_and(|plan| plan.state == PlanState::Ended) {
+            // The very same once more: something of it failed, for a reason that has passed.
+            self.store.reopen_plan(&plan.document.id).await?;
+        }
         Ok(())
+    }
+
+    /// Whether a plan is there, and a piece of it is done.
+    pub async fn is_done(&self, plan: &str) -> Result<bool, StoreError> {
+        Ok(self.store.piece_counts(plan).await?.done > 0)
     }
 
     /// Claims the next piece.
@@ -182,7 +194,15 @@ impl Shared<'_> {
         let owner = format!("{}{:08x}", self.owner_prefix(), fastrand::u32(..));
         if let Some(claim) = self.store.claim_piece(plan, &owner, LEASE).await? {
             let index = claim.piece.index;
-            let entries = entries(self.store, plan, index).await?;
+            let entries = match entries(self.store, &claim.piece).await {
+                Ok(entries) => entries,
+                Err(error @ (StoreError::Incomplete { .. } | StoreError::BadDocument { .. })) => {
+                    // Nothing will mend it; its files are planned anew.
+                    self.store.fail_piece(&claim, &ErrorChain(&error).to_string()).await?;
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            };
             let source_bytes = u64::try_from(claim.piece.sourcebytes).unwrap_or(0);
             return Ok(Next::Piece(Box::new(Task { index, entries, source_bytes, claim: Some(claim) })));
         }
@@ -206,13 +226,16 @@ impl Shared<'_> {
 ///
 /// # Errors
 ///
-/// When the database does not answer.
-pub async fn entries(store: &Store, plan: &str, piece: i64) -> Result<Vec<PackEntryDoc>, StoreError> {
+/// When the database does not answer, or does not have all of it: a piece is never made of less.
+pub async fn entries(store: &Store, piece: &PackPieceDoc) -> Result<Vec<PackEntryDoc>, StoreError> {
     let mut entries = Vec::new();
-    let mut chunk = 0;
-    while let Some(mut files) = store.pack_files(plan, piece, chunk).await? {
+    for chunk in 0..piece.chunks {
+        let files = store.pack_files(&piece.plan, piece.index, chunk).await?;
+        let mut files = files.ok_or_else(|| StoreError::Incomplete {
+            collection: "packfiles",
+            id: format!("{}#{}#{chunk}", piece.plan, piece.index),
+        })?;
         entries.append(&mut files.entries);
-        chunk += 1;
     }
     Ok(entries)
 }

@@ -148,7 +148,7 @@ impl<'a> Costs<'a> {
 
     /// A folder's node and the link to it.
     fn folder(&self, folder: FolderId) -> u64 {
-        let Folder { parent, name } = self.folder_of(folder);
+        let Folder { parent, name, .. } = self.folder_of(folder);
         self.rules.params.folder_bytes_max() + self.link(*parent, name.len())
     }
 
@@ -391,9 +391,10 @@ mod tests {
     /// Folders `f0/f1/…`, and in each some files of these sizes.
     fn survey(folders: &[Vec<u64>]) -> Survey {
         let mut survey = Survey::default();
-        survey.folders.push(Folder { parent: 0, name: "".into() });
+        survey.folders.push(Folder { parent: 0, name: "".into(), depth: 0 });
         for (number, sizes) in (0_u32..).zip(folders) {
-            survey.folders.push(Folder { parent: number / 2, name: format!("folder {number}").into() });
+            let name = format!("folder {number}").into();
+            survey.folders.push(Folder { parent: number / 2, name, depth: 1 });
             let folder = number + 1;
             for (file, size) in sizes.iter().enumerate() {
                 let kind = Kind::File { size: *size, mtime_nanos: 0, is_sparse: false };

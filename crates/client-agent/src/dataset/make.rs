@@ -1,5 +1,6 @@
 //! One piece: from its entries to a CAR and a manifest, complete under temporary names.
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -57,6 +58,12 @@ pub enum MakeError {
     /// The files beside the CAR.
     #[error("cannot write the piece")]
     Output(#[from] io::Error),
+    /// The input itself is not there: nothing is known of its files.
+    #[error("{} is empty, or cannot be listed", path.display())]
+    NoInput {
+        /// The input.
+        path: PathBuf,
+    },
     /// Files are not what was planned; nothing was read yet.
     #[error("{count} files are not what they were when they were planned: {}", named.join("; "))]
     Changed {
@@ -87,9 +94,10 @@ impl MakeError {
         match self {
             Self::Build(BuildError::Cancelled) => Consequence::Stopped,
             Self::Reread(error) if error.is_cancelled() => Consequence::Stopped,
-            Self::Build(BuildError::Output { .. }) | Self::Output(_) | Self::Reread(_) => {
-                Consequence::StopWriting
-            }
+            Self::Build(BuildError::Output { .. })
+            | Self::Output(_)
+            | Self::Reread(_)
+            | Self::NoInput { .. } => Consequence::StopWriting,
             Self::Tree(_) | Self::Changed { .. } | Self::Build(_) => Consequence::PlanAnew,
         }
     }
@@ -147,7 +155,14 @@ fn check_sources(job: &PieceJob) -> Result<(), MakeError> {
     if count > named.len() {
         named.push("…".to_owned());
     }
-    if count == 0 { Ok(()) } else { Err(MakeError::Changed { count, named }) }
+    if count == 0 {
+        return Ok(());
+    }
+    // A file system that is not mounted any more is no reason to plan everything anew.
+    if fs::read_dir(&job.input).ok().and_then(|mut entries| entries.next()).is_none() {
+        return Err(MakeError::NoInput { path: job.input.clone() });
+    }
+    Err(MakeError::Changed { count, named })
 }
 
 /// Files that a message names at most.

@@ -55,6 +55,9 @@ pub struct EntryLine {
     /// Bytes of the whole file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// Modification time when it was planned, nanoseconds since 1970: which of two states of a file is the newer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtimenanos: Option<i64>,
     /// First byte in this piece.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<u64>,
@@ -80,6 +83,7 @@ impl From<&PackEntryDoc> for EntryLine {
             kind: kind.to_owned(),
             path: entry.path().to_owned(),
             size: None,
+            mtimenanos: None,
             from: None,
             to: None,
             inside: None,
@@ -87,8 +91,9 @@ impl From<&PackEntryDoc> for EntryLine {
         };
         let bytes = |stored: i64| u64::try_from(stored).ok();
         match entry {
-            PackEntryDoc::File { size, part, .. } => Self {
+            PackEntryDoc::File { size, mtimenanos, part, .. } => Self {
                 size: bytes(*size),
+                mtimenanos: Some(*mtimenanos),
                 from: part.as_ref().and_then(|part| bytes(part.from)),
                 to: part.as_ref().and_then(|part| bytes(part.to)),
                 inside: part.is_some().then(|| inside(entry)),

@@ -86,7 +86,7 @@ pub enum DatasetError {
     #[error(transparent)]
     PieceTooSmall(#[from] PieceTooSmall),
     /// Nothing more can be written.
-    #[error("{left} pieces are left: piece {piece} could not be written to {}", output.display())]
+    #[error("{left} pieces are left: piece {piece} could not be made in {}", output.display())]
     Output {
         /// Pieces that are open.
         left: u64,
@@ -119,6 +119,10 @@ impl Hint for DatasetError {
         Some(hint.to_owned())
     }
 }
+
+const ALL_PACKED: &str = "everything is packed already: no new or changed files";
+/// Plans of others that a run follows before its own. Source: ours; ends what two boxes could do to each other.
+const PLANS_MAX: usize = 8;
 
 /// What holds for the whole run.
 struct Run<'a> {
@@ -211,30 +215,36 @@ impl<'a> Run<'a> {
         locked: bool,
         out: &mut Printer,
     ) -> Result<(), Stop> {
-        if let Some(shared) = shared {
-            for plan in shared.open_plans(&self.key).await? {
-                self.follow(shared, &plan, locked, out).await?;
+        for _ in 0..PLANS_MAX {
+            if let Some(shared) = shared {
+                for plan in shared.open_plans(&self.key).await? {
+                    self.follow(shared, &plan, locked, out).await?;
+                }
+                // What failed is planned anew below.
+                self.summary.failed = 0;
             }
-            // What failed is planned anew below.
-            self.summary.failed = 0;
-        }
-        if self.shutdown.token().is_cancelled() {
-            return Ok(());
-        }
-        let Some(plan) = self.new_plan(shared, out).await? else { return Ok(()) };
-        self.tell_plan(&plan, out).await?;
-        if self.args.dry_run {
-            return Ok(());
-        }
-        match shared {
-            Some(shared) => {
-                shared.write(&plan).await?;
-                let document = plan.document.clone();
-                drop(plan);
-                self.follow(shared, &document, locked, out).await
+            if self.shutdown.token().is_cancelled() {
+                return Ok(());
             }
-            None => self.alone(&plan, out).await,
+            let Some(plan) = self.new_plan(shared, out).await? else { return Ok(()) };
+            // Another box may have planned while this one looked at the files: they share its plan.
+            if let Some(shared) = shared
+                && !self.args.dry_run
+                && !shared.open_plans(&self.key).await?.is_empty()
+            {
+                continue;
+            }
+            self.tell_plan(&plan, out).await?;
+            if self.args.dry_run {
+                return Ok(());
+            }
+            let Some(shared) = shared else { return self.alone(&plan, out).await };
+            shared.write(&plan).await?;
+            let document = plan.document.clone();
+            drop(plan);
+            return self.follow(shared, &document, locked, out).await;
         }
+        Ok(())
     }
 
     /// Looks at the sources, leaves out what is packed, and plans the rest.
@@ -256,17 +266,17 @@ impl<'a> Run<'a> {
         for odd in std::mem::take(&mut survey.skipped) {
             warn!(path = %odd.path.display(), reason = odd.reason, "left out");
         }
-        if let Some(shared) = shared {
+        if survey.items.is_empty() {
+            return self.nothing_to_do("there is nothing to pack", out);
+        }
+        // A tree is packed whole or not at all.
+        if let Some(shared) = shared
+            && self.layout != Layout::Tree
+        {
             self.leave_out_packed(&mut survey, shared).await?;
         }
         if survey.items.is_empty() {
-            let words = "everything is packed already: no new or changed files";
-            if self.args.json {
-                info!("{words}");
-            } else {
-                out.line(words)?;
-            }
-            return Ok(None);
+            return self.nothing_to_do(ALL_PACKED, out);
         }
         let fills = match self.layout {
             Layout::Tree => fill_one(&survey, &self.rules).map(|fill| vec![fill]).map_err(|bytes| {
@@ -276,17 +286,29 @@ impl<'a> Run<'a> {
             Layout::Pack | Layout::File => fill(&survey, &self.rules).map_err(DatasetError::from),
         };
         let fills = fills.map_err(|error| Stop::user(&error))?;
-        Ok(Some(Plan::new(self.key.clone(), &self.host, survey, fills)))
+        let plan = Plan::new(self.key.clone(), &self.host, survey, fills);
+        if let Some(shared) = shared
+            && self.layout == Layout::Tree
+            && shared.is_done(&plan.document.id).await?
+        {
+            return self.nothing_to_do(ALL_PACKED, out);
+        }
+        Ok(Some(plan))
     }
 
-    /// A tree is packed whole or not at all.
+    fn nothing_to_do(&self, words: &str, out: &mut Printer) -> Result<Option<Plan>, Stop> {
+        if self.args.json {
+            info!("{words}");
+        } else {
+            out.line(words)?;
+        }
+        Ok(None)
+    }
+
     async fn leave_out_packed(&self, survey: &mut Survey, shared: &Shared<'_>) -> Result<(), Stop> {
         let covered = shared.covered(&self.key).await?;
         let missing: Vec<_> =
             survey.items.iter().map(|item| covered.missing(&plan::entry_of(survey, item))).collect();
-        if self.layout == Layout::Tree && missing.iter().any(|missing| !missing.is_empty()) {
-            return Ok(());
-        }
         let items = std::mem::take(&mut survey.items).into_iter().zip(missing);
         survey.items = items
             .flat_map(|(item, missing)| missing.into_iter().map(move |range| Item { range, ..item.clone() }))

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use carferry_core::fsx;
+use rustix::fs::{Access, access};
 
 use crate::pack::scan::Odd;
 
@@ -25,6 +26,9 @@ pub struct Survey {
     pub failed: Vec<Odd>,
 }
 
+/// Folders within folders. Source: ours; what `carferry_car` packs, and less.
+const DEPTH_MAX: u16 = 1000;
+
 /// A folder by its place in [`Survey::folders`].
 pub type FolderId = u32;
 
@@ -35,6 +39,8 @@ pub struct Folder {
     pub parent: FolderId,
     /// Its name; the input has none.
     pub name: Box<str>,
+    /// How many folders it is in.
+    pub depth: u16,
 }
 
 /// Something in a folder.
@@ -129,7 +135,7 @@ pub fn index(folder: FolderId) -> usize {
 /// When the input itself cannot be listed, or is no folder.
 pub fn survey(input: &Path, output: &Path) -> io::Result<Survey> {
     let mut survey = Survey::default();
-    survey.folders.push(Folder { parent: 0, name: "".into() });
+    survey.folders.push(Folder { parent: 0, name: "".into(), depth: 0 });
     let names = sorted_names(input).map_err(|error| fsx::named("cannot list", input, error))?;
     // What is to come, the next at the end: of deeply nested folders none shall end the process.
     let mut to_visit: Vec<(FolderId, PathBuf)> = children(0, input, names);
@@ -157,6 +163,15 @@ impl Survey {
             // UnixFS names are UTF-8: other tools could not read it back.
             return self.fail(path.to_owned(), "its name is not UTF-8".to_owned());
         };
+        if name.starts_with('.') && name.contains(".carferry-") {
+            // `extract` refuses such names, which are its own.
+            let reason = "a temporary file of carferry".to_owned();
+            return self.skipped.push(Odd { path: path.to_owned(), reason });
+        }
+        let depth = self.folders[index(folder)].depth + 1;
+        if depth >= DEPTH_MAX {
+            return self.fail(path.to_owned(), "folders are nested too deeply".to_owned());
+        }
         let kind = metadata.file_type();
         if kind.is_dir() {
             let Ok(id) = FolderId::try_from(self.folders.len()) else {
@@ -164,7 +179,7 @@ impl Survey {
             };
             match sorted_names(path) {
                 Ok(names) => {
-                    self.folders.push(Folder { parent: folder, name: name.into() });
+                    self.folders.push(Folder { parent: folder, name: name.into(), depth });
                     if names.is_empty() {
                         self.items.push(Item {
                             folder: id,
@@ -178,8 +193,15 @@ impl Survey {
                 Err(error) => self.fail(path.to_owned(), format!("cannot list the folder: {error}")),
             }
         } else if kind.is_file() {
-            let mtime_nanos =
-                metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+            let mtime_nanos = metadata.mtime().checked_mul(1_000_000_000);
+            let mtime_nanos = mtime_nanos.and_then(|nanos| nanos.checked_add(metadata.mtime_nsec()));
+            let Some(mtime_nanos) = mtime_nanos else {
+                return self.fail(path.to_owned(), "its modification time is out of all range".to_owned());
+            };
+            // Known now, it keeps no other file out of its piece.
+            if let Err(error) = access(path, Access::READ_OK) {
+                return self.fail(path.to_owned(), format!("cannot be read: {error}"));
+            }
             // Source: stat(2), a block of `st_blocks` has 512 bytes on Linux.
             let is_sparse = metadata.blocks().saturating_mul(512) < metadata.len();
             let kind = Kind::File { size: metadata.len(), mtime_nanos, is_sparse };
@@ -237,6 +259,7 @@ mod tests {
         fs::create_dir(input.join("empty")).unwrap();
         symlink("../b", input.join("b/link")).unwrap();
         fs::write(input.join(std::ffi::OsStr::from_bytes(b"bad\xff")), "").unwrap();
+        fs::write(input.join(".x.carferry-part"), "").unwrap();
         let survey = survey(input, &input.join("out")).unwrap();
         let paths: Vec<_> = survey.items.iter().map(|item| survey.path(item)).collect();
         let wanted = ["a", "b/a/y", "b/link", "b/x", "b.txt", "c d/\u{ff5e}", "c d/\u{1f600}", "empty"]
@@ -244,7 +267,7 @@ mod tests {
         assert_eq!(paths, wanted);
         assert_eq!(survey.items[2].kind, Kind::Symlink("../b".into()));
         assert_eq!(survey.items[7].kind, Kind::EmptyFolder);
-        assert_eq!(survey.failed.len(), 1);
+        assert_eq!((survey.failed.len(), survey.skipped.len()), (1, 1));
         assert_eq!(survey.bytes(), 1 + 5 + 3 + 5 + 8 + 7);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use carferry_car::{BuiltCar, Crew, Progress};
 use carferry_core::error_chain::ErrorChain;
-use carferry_core::fsx;
+use carferry_core::fsx::TempGuard;
 use carferry_core::model::CarDoc;
 use carferry_core::runtime::{Shutdown, fail_point};
 use carferry_core::store::PieceClaim;
@@ -126,11 +126,10 @@ impl Works<'_> {
                 Err(Stopped) => return Ended::Stopped,
             }
         }
-        let published = spawn_blocking(move || fsx::publish_all(files)).await;
-        let published: Result<(), std::io::Error> = published
-            .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
-            .into_iter()
-            .collect();
+        // One after the other: no CAR without its manifest.
+        let publish = move || files.into_iter().try_for_each(TempGuard::publish);
+        let published = spawn_blocking(publish).await;
+        let published = published.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
         if let Err(error) = published {
             self.release(task).await;
             return Ended::NoMore { error: MakeError::Output(error) };

@@ -1,6 +1,6 @@
 //! `extract`: from CARs back to files and folders. Needs no database; manifests beside the CARs join split files.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -236,12 +236,28 @@ fn total_words(total: &Total) -> String {
 }
 
 /// Where parts of split files go, by the manifests that stand beside the CARs.
+///
+/// A file that was packed again since lies in them in two states: only the parts of the newer one are joined.
 fn placements(cars: &[PathBuf]) -> Vec<Placement> {
-    cars.iter().flat_map(|car| placements_of(car).unwrap_or_default()).collect()
+    let all: Vec<_> = cars.iter().flat_map(|car| placements_of(car).unwrap_or_default()).collect();
+    let mut newest: HashMap<PathBuf, (i64, u64)> = HashMap::new();
+    for (state, part) in &all {
+        let newest = newest.entry(part.file.clone()).or_insert(*state);
+        *newest = (*newest).max(*state);
+    }
+    let (taken, left): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(state, part)| newest.get(&part.file) == Some(state));
+    if !left.is_empty() {
+        warn!(
+            parts = left.len(),
+            "parts of older states of files stay parts: name only the CARs of one state to join them"
+        );
+    }
+    taken.into_iter().map(|(_, part)| part).collect()
 }
 
-/// `None` without a manifest of this very CAR.
-fn placements_of(car: &Path) -> Option<Vec<Placement>> {
+/// With the state of their files: time and size. `None` without a manifest of this very CAR.
+fn placements_of(car: &Path) -> Option<Vec<((i64, u64), Placement)>> {
     let path = manifest::path_of(car);
     let root = read_car_root(car).ok()?;
     let (piece, entries) = match manifest::read(&path) {
@@ -262,13 +278,15 @@ fn placements_of(car: &Path) -> Option<Vec<Placement>> {
                 |error| warn!(path = %path.display(), %error, "a line of this manifest cannot be read"),
             )
             .ok()?;
-        Some(Placement {
+        let state = (entry.mtimenanos.unwrap_or(i64::MIN), entry.size?);
+        let part = Placement {
             payload_cid: root.clone(),
             inside: entry.inside?.into(),
             file: entry.path.into(),
             offset: entry.from?,
             file_size: entry.size?,
-        })
+        };
+        Some((state, part))
     };
     Some(entries.filter_map(place).collect())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use carferry_car::{BuildOptions, BuiltCar, Crew, PaddedPieceSize, Profile, Progress, build_car};
 use carferry_core::error_chain::Hint;
-use carferry_core::fsx;
+use carferry_core::fsx::{self, TempGuard};
 use carferry_core::model::{CarDoc, PackEntryDoc, PlanDoc};
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
@@ -16,6 +16,7 @@ use crate::cli::RegenerateArgs;
 use crate::config::Config;
 use crate::dataset::book;
 use crate::dataset::make::{MakeError, PieceJob, make};
+use crate::dataset::manifest;
 use crate::pack::plan::nanos_since_1970;
 use crate::pack::progress::{Meter, Screen};
 use crate::stop::Stop;
@@ -34,6 +35,12 @@ pub enum RegenerateError {
         payload_cid: String,
         /// What is missing.
         what: &'static str,
+    },
+    /// Its manifest, and those who look for CARs, go by the name.
+    #[error("{} does not end in .car", path.display())]
+    NoCarName {
+        /// As given.
+        path: PathBuf,
     },
     /// There is one.
     #[error("{} exists already", path.display())]
@@ -71,6 +78,7 @@ impl Hint for RegenerateError {
                 "bring back the files as they were; a copy of the CAR may also be had from a provider"
             }
             Self::Make(_) => "the files must be where they were, and as long",
+            Self::NoCarName { .. } => "give the CAR a name that does",
             Self::Incomplete { .. } | Self::NoPlan { .. } => return None,
         };
         Some(hint.to_owned())
@@ -120,8 +128,16 @@ pub async fn regenerate(
         .ok_or_else(|| missing("the DAG profile that it was made with"))?;
     let path = args.output.clone().or_else(|| car.outputpath.clone().map(PathBuf::from));
     let path = path.ok_or_else(|| missing("where it was"))?;
+    if path.extension().is_none_or(|extension| extension != "car") {
+        return Err(user(RegenerateError::NoCarName { path }));
+    }
     if !args.force && path.symlink_metadata().is_ok() {
         return Err(user(RegenerateError::Exists { path }));
+    }
+    let beside = manifest::path_of(&path);
+    let is_other = manifest::read_piece(&beside).map_or(true, |piece| piece.payloadcid != wanted);
+    if !args.force && car.plan.is_some() && beside.symlink_metadata().is_ok() && is_other {
+        return Err(user(RegenerateError::Exists { path: beside }));
     }
     let recipe = recipe(&store, car, profile, &path).await?.map_err(user)?;
     let bytes = car.filesizebytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
@@ -162,8 +178,10 @@ async fn recipe(
         return Ok(Ok(Recipe::File { input }));
     };
     let no_plan = || RegenerateError::NoPlan { plan: id.to_owned(), piece: index };
-    let Some(plan) = store.plan(id).await? else { return Ok(Err(no_plan())) };
-    let mut entries = book::entries(store, id, index).await?;
+    let (Some(plan), Some(piece)) = (store.plan(id).await?, store.pack_piece_of(id, index).await?) else {
+        return Ok(Err(no_plan()));
+    };
+    let mut entries = book::entries(store, &piece).await?;
     if entries.is_empty() {
         return Ok(Err(no_plan()));
     }
@@ -220,6 +238,6 @@ fn run(
         drop(files);
         return Err(RegenerateError::AnotherPiece { found, recorded: recorded.to_owned() });
     }
-    fsx::publish_all(files).into_iter().collect::<std::io::Result<()>>().map_err(output)?;
+    files.into_iter().try_for_each(TempGuard::publish).map_err(output)?;
     Ok(car)
 }

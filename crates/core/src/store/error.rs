@@ -67,6 +67,14 @@ pub enum StoreError {
         /// What was wrong.
         source: Box<bson::error::Error>,
     },
+    /// Some of what belongs together is not there.
+    #[error("`{collection}` has no document {id}, which another one says is there")]
+    Incomplete {
+        /// Collection.
+        collection: &'static str,
+        /// The `_id` of what is missing.
+        id: String,
+    },
     /// Anything else.
     #[error("MongoDB failed at `{what}`")]
     Other {

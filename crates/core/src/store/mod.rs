@@ -23,7 +23,7 @@ use std::time::Duration;
 use bson::{Document, doc};
 use mongodb::{
     Client, Collection, Database,
-    options::{Acknowledgment, ClientOptions, ServerApi, WriteConcern},
+    options::{Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria, ServerApi, WriteConcern},
 };
 
 pub use claims::{Claim, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
@@ -88,6 +88,8 @@ impl Store {
             WriteConcern::builder().w(Acknowledgment::Majority).w_timeout(options.call_timeout).build();
         client_options.write_concern = Some(majority);
         client_options.server_api = None::<ServerApi>;
+        // Whatever the URI says: what was just written must be seen, and a secondary may lag behind.
+        client_options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
 
         // A stream of this client that fails while it resumes must fail to us: the driver's own second try
         // starts from the original options and silently skips what came between (driver 3.9.1

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Store,
-    bounded::decode,
+    bounded::{decode, readable},
     claims::{count_of, lease_millis},
     error::StoreError,
 };
@@ -116,6 +116,19 @@ impl Store {
         Ok(true)
     }
 
+    /// Opens an ended plan again, and its pieces that failed: the very same was planned anew, so what was wrong
+    /// with its sources is mended.
+    pub async fn reopen_plan(&self, plan: &str) -> Result<(), StoreError> {
+        // Pieces first: cut short between the two, it is simply repeated.
+        let again = vec![
+            doc! { "$set": { "state": "open", "updatedtime": "$$NOW" } },
+            doc! { "$unset": ["reason", "claim"] },
+        ];
+        let failed = doc! { "plan": plan, "state": "failed" };
+        self.bounded("reopen pieces", self.pieces.update_many(failed, again)).await?;
+        self.set_plan_state(plan, PlanState::Ended, PlanState::Ready).await
+    }
+
     /// Closes a plan if no piece of it is open any more.
     pub async fn end_plan(&self, plan: &str) -> Result<bool, StoreError> {
         let open = doc! { "plan": plan, "state": "open" };
@@ -145,10 +158,16 @@ impl Store {
         owner: &str,
         lease: Duration,
     ) -> Result<Option<PieceClaim>, StoreError> {
+        // A lease that ends later than any box sets is of a server whose clock was ahead.
+        let impossible = doc! { "$add": ["$$NOW", 2 * lease_millis(lease)] };
         let filter = doc! {
             "plan": plan,
             "state": "open",
-            "$or": [{ "claim": { "$exists": false } }, { "$expr": { "$lt": ["$claim.until", "$$NOW"] } }],
+            "$or": [
+                { "claim": { "$exists": false } },
+                { "$expr": { "$lt": ["$claim.until", "$$NOW"] } },
+                { "$expr": { "$gt": ["$claim.until", impossible] } },
+            ],
         };
         let update = vec![doc! { "$set": {
             "claim": {
@@ -166,8 +185,17 @@ impl Store {
         let Some(document) = self.bounded("claim piece", call).await? else { return Ok(None) };
         let n =
             document.get_document("claim").ok().and_then(|claim| claim.get("n")).and_then(stored::integer);
-        let piece = decode("packpieces", document)?;
-        Ok(Some(PieceClaim { piece, owner: owner.to_owned(), n: n.unwrap_or(0) }))
+        let id = document.get("_id").cloned();
+        match decode("packpieces", document) {
+            Ok(piece) => Ok(Some(PieceClaim { piece, owner: owner.to_owned(), n: n.unwrap_or(0) })),
+            Err(error) => {
+                // Or it would be claimed again and again, and the plan never end.
+                let reason = crate::error_chain::ErrorChain(&error).to_string();
+                let failed = vec![doc! { "$set": { "state": "failed", "reason": { "$literal": reason } } }];
+                self.bounded("fail piece", self.pieces.update_one(doc! { "_id": id }, failed)).await?;
+                Err(error)
+            }
+        }
     }
 
     /// Lengthens a lease. `false`: it was lost; stop working on the piece.
@@ -244,15 +272,14 @@ impl Store {
         })
     }
 
-    /// A plan's pieces in order.
+    /// A plan's pieces in order; what cannot be read is left out, with a warning.
     pub async fn pack_pieces(&self, plan: &str) -> Result<Vec<PackPieceDoc>, StoreError> {
         let find = self.pieces.find(doc! { "plan": plan }).sort(doc! { "index": 1 });
         let cursor = self.bounded("pieces find", find).await?;
-        let found = self.drain("pieces find", cursor).await?;
-        found.into_iter().map(|piece| decode("packpieces", piece)).collect()
+        Ok(readable("packpieces", self.drain("pieces find", cursor).await?))
     }
 
-    /// The piece that a CAR was made for, by its payload CID.
+    /// A piece of a plan.
     pub async fn pack_piece_of(&self, plan: &str, index: i64) -> Result<Option<PackPieceDoc>, StoreError> {
         let id = PlanDoc::piece_id(plan, index);
         let found = self.bounded("piece find", self.pieces.find_one(doc! { "_id": id })).await?;
