@@ -108,7 +108,10 @@ fn strange_trees_come_back_as_they_were() {
     let input = strange(folder.path());
     let car = folder.path().join("input.car");
     let with_many_leaves = DagParams { chunk_size: 1000, links_per_node: 1024, ..MINI };
-    for params in Profile::ALL.map(Profile::params).into_iter().chain([MINI, with_many_leaves]) {
+    // Those that have folders.
+    let profiles = Profile::ALL.map(Profile::params).into_iter();
+    let profiles = profiles.filter(|params| params.order == CarOrder::DepthFirst);
+    for params in profiles.chain([MINI, with_many_leaves]) {
         pack(&input, &car, params, 2);
         for threads in [1, 5] {
             check_round_trip(&input, &car, threads, &format!("{params:?}, {threads} threads"));

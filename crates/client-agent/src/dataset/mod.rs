@@ -112,6 +112,9 @@ impl Hint for DatasetError {
                 "nothing of that piece was left behind; make room, or move finished CARs away, and run the same \
                  command again"
             }
+            Self::Output { source: make::MakeError::NoInput { .. }, .. } => {
+                "is its file system mounted? Run the same command again when it is"
+            }
             Self::Output { .. } => {
                 "nothing of that piece was left behind; mend it and run the same command again"
             }
