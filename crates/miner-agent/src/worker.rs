@@ -23,7 +23,7 @@ use carferry_core::{
     telemetry::fields,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -87,6 +87,8 @@ const BREAKER: u32 = 5;
 const DUE_PAGE: i64 = 512;
 /// Deals under a lease of ours at a time, most of them called and to be confirmed by the next listing.
 const IN_HAND_MAX: usize = 2048;
+/// Outcomes written at a time: one list of the market may confirm all of them in one moment.
+static WRITES: Semaphore = Semaphore::const_new(64);
 
 /// Deals that this worker is at.
 #[derive(Clone, Debug, Default)]
@@ -377,6 +379,7 @@ async fn write_verdict(store: &Store, claim: &Claim, verdict: Verdict) -> (Optio
         Verdict::LeaseLost => return (None, false),
     };
     fail_point("import.confirmed");
+    let _place = WRITES.acquire().await;
     let written = patiently("finish", || store.finish(claim, &outcome, view.as_ref(), is_answered)).await;
     fail_point("import.finished");
     match written {
