@@ -247,6 +247,8 @@ impl<'a> Run<'a> {
             drop(plan);
             return self.follow(shared, &document, locked, out).await;
         }
+        warn!("other boxes went on planning while this one looked at the files: run the same command again");
+        self.summary.left += 1;
         Ok(())
     }
 
