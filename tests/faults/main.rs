@@ -18,6 +18,8 @@ mod disks;
 #[cfg(test)]
 mod frozen;
 #[cfg(test)]
+mod hung;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod network;

@@ -128,7 +128,8 @@ impl Scene {
         self.write(&format!("{agent}.yaml"), &text)
     }
 
-    fn import_yaml(&self) -> PathBuf {
+    /// miner-agent's configuration for all miners.
+    pub(crate) fn import_yaml(&self) -> PathBuf {
         let token = self.road.sim.token(Permission::Write);
         let miners: Vec<_> = self
             .miner_urls

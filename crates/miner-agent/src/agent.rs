@@ -12,15 +12,16 @@ use carferry_core::{
     runtime::{Shutdown, Supervisor},
     store::{IndexUser, Store, StoreOptions, watch::Wake},
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
     config::{Config, Setting},
     error::AgentError,
+    gates::Gates,
     head::Head,
-    import::{Importer, SEARCHES_MAX},
+    import::Importer,
     incoming,
     locate::Places,
     market::{Environment, Market, NodeAddress, NodeError},
@@ -60,7 +61,7 @@ impl Agent {
         let places = Arc::<Places>::new(config.places());
         let pieces = Arc::new(PieceChecker::default());
         let arrivals = Arc::<incoming::Arrivals>::default();
-        let searches = Arc::new(Semaphore::new(SEARCHES_MAX));
+        let gates = Arc::new(Gates::new(setting.file_timeout));
         let mut importers = Vec::new();
         for entry in &config.miners {
             let section = config.market_section(entry);
@@ -80,7 +81,7 @@ impl Agent {
                 places: Arc::clone(&places),
                 pieces: Arc::clone(&pieces),
                 arrivals: Arc::clone(&arrivals),
-                searches: Arc::clone(&searches),
+                gates: Arc::clone(&gates),
                 setting: Arc::clone(&setting),
             });
         }

@@ -116,6 +116,9 @@ pub struct Setting {
     /// How often the provider's view of all deals is recorded.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub provider_poll_interval: Duration,
+    /// How long a folder may take to tell of one file, before it is passed over.
+    #[serde(deserialize_with = "human::duration::deserialize")]
+    pub file_timeout: Duration,
     /// How long running imports may go on after a signal.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub grace_period: Duration,
@@ -164,6 +167,8 @@ const OWN_KEYS: &[Key] = &[
         .or("30s"),
     Key::new("setting.providerPollInterval", Kind::Duration, "How often the provider's view is recorded")
         .or("60s"),
+    Key::new("setting.fileTimeout", Kind::Duration, "How long a folder may take before it is passed over")
+        .or("15s"),
     Key::new("setting.gracePeriod", Kind::Duration, "How long running imports may go on after a signal")
         .or("30s"),
     Key::new("setting.databaseTimeout", Kind::Duration, "Longest time one MongoDB call may take").or("10s"),
@@ -324,6 +329,7 @@ impl Setting {
             ("setting.waitInterval", self.wait_interval),
             ("setting.providerPollInterval", self.provider_poll_interval),
             ("setting.databaseTimeout", self.database_timeout),
+            ("setting.fileTimeout", self.file_timeout),
         ] {
             if pause < PAUSE_MIN {
                 return Err(conflict(key, "shorter than 100 ms", "write a longer time, such as 30s"));

@@ -11,6 +11,7 @@ use carferry_core::{
     store::{IndexUser, Store},
 };
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::{
     agent::Agent,
@@ -96,7 +97,7 @@ pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
             );
         }
     }
-    checks.extend(folders(config));
+    checks.extend(folders(config).await);
     checks
 }
 
@@ -233,15 +234,21 @@ async fn head(head: &Head, config: &Config) -> Check {
 /// A root with less than this left is worth a word: one 64 GiB sector.
 const FREE_SPACE_WARN: u64 = 64 << 30;
 
-fn folders(config: &Config) -> Vec<Check> {
-    let mut checks: Vec<Check> = config.roots.iter().map(|root| root_check(root)).collect();
-    for mapping in &config.paths {
+async fn folders(config: &Config) -> Vec<Check> {
+    let limit = config.setting.file_timeout;
+    let mut checks = Vec::new();
+    for root in config.roots.clone() {
+        let subject = format!("root {}", root.display());
+        checks.push(answered(subject, limit, move |subject| root_check(subject, &root)).await);
+    }
+    for mapping in config.paths.clone() {
         let subject = format!("path {} → {}", mapping.from.display(), mapping.to.display());
-        checks.push(match std::fs::read_dir(&mapping.to) {
+        let check = move |subject| match std::fs::read_dir(&mapping.to) {
             Ok(_) => Check::new(subject, Grade::Ok, "readable"),
             Err(error) => Check::new(subject, Grade::Fail, format!("cannot be read: {error}"))
                 .hint("`to` is the folder's name on this machine"),
-        });
+        };
+        checks.push(answered(subject, limit, check).await);
     }
     for mapping in &config.node_paths {
         let subject = format!("node path {} → {}", mapping.from.display(), mapping.to.display());
@@ -264,8 +271,22 @@ fn folders(config: &Config) -> Vec<Check> {
     checks
 }
 
-fn root_check(root: &Path) -> Check {
-    let subject = format!("root {}", root.display());
+/// The check of a folder, or that the folder does not answer.
+async fn answered(
+    subject: String,
+    limit: Duration,
+    check: impl FnOnce(String) -> Check + Send + 'static,
+) -> Check {
+    let about = subject.clone();
+    match timeout(limit, tokio::task::spawn_blocking(move || check(about))).await {
+        Ok(Ok(check)) => check,
+        Ok(Err(error)) => Check::new(subject, Grade::Fail, format!("a bug of ours: {error}")),
+        Err(_elapsed) => Check::new(subject, Grade::Fail, format!("no answer within {} s", limit.as_secs()))
+            .hint("its file system hangs: is its server there? CARs in other folders are imported meanwhile"),
+    }
+}
+
+fn root_check(subject: String, root: &Path) -> Check {
     if let Err(error) = std::fs::read_dir(root) {
         return Check::new(subject, Grade::Fail, format!("cannot be read: {error}"))
             .hint("create or mount the folder, and let the agent's user read it");
@@ -330,7 +351,7 @@ mod tests {
     #[test]
     fn a_root_that_is_not_there_fails() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(root_check(&folder.path().join("none")).grade, Grade::Fail);
-        assert!(root_check(folder.path()).seen.contains("readable"));
+        assert_eq!(root_check("root".to_owned(), &folder.path().join("none")).grade, Grade::Fail);
+        assert!(root_check("root".to_owned(), folder.path()).seen.contains("readable"));
     }
 }

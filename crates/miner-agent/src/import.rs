@@ -21,19 +21,17 @@ use carferry_core::{
     store::{Claim, ImportOutcome, ProviderView, Store, StoreError},
     telemetry::fields,
 };
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
     calls::Seat,
     config::Setting,
+    gates::{Gates, Pulse, Waited},
     head::Head,
     incoming::Arrivals,
-    locate::{FoundCar, Located, Places, Wanted, locate},
+    locate::{FoundCar, Located, Places, Search, Wanted, locate},
     market::Market,
     patience::patiently,
     piece_check::PieceChecker,
@@ -55,8 +53,8 @@ pub struct Importer {
     pub pieces: Arc<PieceChecker>,
     /// Files that came lately.
     pub arrivals: Arc<Arrivals>,
-    /// Searches on disks that may be under way at a time: one that hangs keeps its place.
-    pub searches: Arc<Semaphore>,
+    /// Which folders answer.
+    pub gates: Arc<Gates>,
     /// Times and limits.
     pub setting: Arc<Setting>,
 }
@@ -107,11 +105,8 @@ pub enum Assessment {
 /// First pause between looks at a deal's state after a call; it grows to [`LOOK_PAUSE_MAX`].
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How long looking for a file may take, where its bytes are not to be read: a network file system whose
-/// server is gone holds whoever asks.
-const SEARCH_MAX: Duration = Duration::from_secs(60);
-/// Searches under way at a time, over all miners.
-pub const SEARCHES_MAX: usize = 16;
+/// Searches for one look at a deal, each of which may find another folder that does not answer. Source: ours.
+const SEARCH_TRIES: usize = 3;
 
 /// How a deal stands after a while of looking.
 enum Seen {
@@ -187,32 +182,35 @@ impl Importer {
             Ok(Located::Found(car)) => Ok(Assessment::Import { proposal_cid, car }),
             Ok(Located::Missing { reason, names }) => settled(self.waiting_by_age(deal, reason, names)),
             Ok(Located::Wrong { reason, names }) => settled(self.wrong_file(deal, reason, names)),
-            Err(reason) => Ok(Assessment::NodeTrouble(self.waiting(reason))),
+            // A disk's trouble, not the node's: other deals go on.
+            Err(reason) => settled(self.waiting_by_age(deal, reason, Vec::new())),
         }
     }
 
-    /// Looks for the CAR on a thread that may block, within a time.
+    /// Looks for the CAR on a thread that may block. A folder that does not answer holds the first search that goes in;
+    /// the next one passes it over.
     async fn search(&self, wanted: Wanted, cars: Vec<CarDoc>, verify: bool) -> Result<Located, String> {
-        let limit = if verify { self.setting.import_timeout } else { SEARCH_MAX };
-        let (places, pieces) = (Arc::clone(&self.places), Arc::clone(&self.pieces));
-        let place = Arc::clone(&self.searches).acquire_owned();
-        let search = async move {
-            let place = place.await;
-            tokio::task::spawn_blocking(move || {
-                let located = locate(&places, &wanted, &cars, verify.then_some(pieces.as_ref()));
-                drop(place);
-                located
-            })
-            .await
-        };
-        match timeout(limit, search).await {
-            Ok(Ok(located)) => Ok(located),
-            Ok(Err(error)) => Err(format!("looking for the CAR failed: {error}")),
-            Err(_elapsed) => Err(format!(
-                "looking for the CAR did not end within {} s; does a file system of `roots` or `paths` hang?",
-                limit.as_secs()
-            )),
+        let stall = self.gates.stall();
+        for _ in 0..SEARCH_TRIES {
+            let pulse = Arc::<Pulse>::default();
+            let (places, gates, pieces) =
+                (Arc::clone(&self.places), Arc::clone(&self.gates), Arc::clone(&self.pieces));
+            let (beating, wanted, cars) = (Arc::clone(&pulse), wanted.clone(), cars.clone());
+            let search = tokio::task::spawn_blocking(move || {
+                let checker = verify.then_some(pieces.as_ref());
+                let search = Search { places: &places, gates: &gates, pulse: &beating, checker };
+                locate(&search, &wanted, &cars)
+            });
+            match pulse.watch(search, stall).await {
+                Waited::Ended(Ok(located)) => return Ok(located),
+                Waited::Ended(Err(error)) => return Err(format!("looking for the CAR failed: {error}")),
+                Waited::Stalled => warn!(
+                    seconds = stall.as_secs(),
+                    "looking for a CAR stands still: does a file system of `roots` or `paths` hang?"
+                ),
+            }
         }
+        Err("looking for the CAR stood still; does a file system of `roots` or `paths` hang?".to_owned())
     }
 
     /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is; the seat is given

@@ -20,7 +20,7 @@ use notify::{
 };
 use tokio::{
     sync::mpsc::{self, Receiver, Sender},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -99,41 +99,47 @@ pub(crate) async fn watch(
     let told = Told { names, anything: Arc::default() };
     let anything = Arc::clone(&told.anything);
     let work = async {
-        // Held until the end: its drop ends the notifications.
-        let _watchers = tokio::join!(
+        tokio::join!(
             keep_watching(folders, told),
             tell(store, arrivals, miners, (&mut told_names, &anything), &wake)
-        );
+        )
     };
     stop.run_until_cancelled(work).await;
 }
 
-/// Sets up the watch of every folder, and tries again those that could not be watched.
-async fn keep_watching(mut folders: Vec<PathBuf>, told: Told) {
-    let mut watchers = Vec::new();
-    while !folders.is_empty() {
-        let mut left = Vec::new();
-        for folder in folders {
-            let (to_watch, told) = (folder.clone(), told.clone());
-            // Walks the whole folder, and waits for a network file system that does not answer.
-            let started = tokio::task::spawn_blocking(move || begin(&to_watch, told)).await;
-            match started {
-                Ok(Ok(watcher)) => {
-                    info!(folder = %folder.display(), "watching for CARs");
-                    watchers.push(watcher);
+/// Sets up the watch of every folder, each for itself: one that hangs keeps no other from being watched.
+async fn keep_watching(folders: Vec<PathBuf>, told: Told) {
+    let watches = folders.into_iter().map(|folder| keep_watching_one(folder, told.clone()));
+    futures::future::join_all(watches).await;
+}
+
+/// Tries again until the folder can be watched, then watches.
+async fn keep_watching_one(folder: PathBuf, told: Told) {
+    let _watcher = loop {
+        let (to_watch, told) = (folder.clone(), told.clone());
+        // Walks the whole folder, and waits for a network file system that does not answer.
+        let mut begins = tokio::task::spawn_blocking(move || begin(&to_watch, told));
+        let begun = loop {
+            match timeout(AGAIN, &mut begins).await {
+                Ok(begun) => break begun,
+                Err(_elapsed) => {
+                    warn!(folder = %folder.display(), "this folder does not answer yet, or is very large: not watched so far");
                 }
-                Ok(Err(error)) => {
-                    debug!(folder = %folder.display(), error = %ErrorChain(&error), "cannot be watched");
-                    left.push(folder);
-                }
-                Err(error) => warn!(%error, "watching a folder ended by a bug of ours"),
             }
+        };
+        match begun {
+            Ok(Ok(watcher)) => {
+                info!(folder = %folder.display(), "watching for CARs");
+                break watcher;
+            }
+            Ok(Err(error)) => {
+                debug!(folder = %folder.display(), error = %ErrorChain(&error), "cannot be watched");
+            }
+            Err(error) => return warn!(%error, "watching a folder ended by a bug of ours"),
         }
-        folders = left;
-        if !folders.is_empty() {
-            sleep(AGAIN).await;
-        }
-    }
+        sleep(AGAIN).await;
+    };
+    // Its drop would end the notifications.
     std::future::pending::<()>().await;
 }
 
@@ -219,7 +225,7 @@ mod tests {
         fs::rename(folder.path().join("old.car"), folder.path().join("moved.car")).unwrap();
         let mut missing = HashSet::from(["written.car", "moved.car"]);
         while !missing.is_empty() {
-            let name = tokio::time::timeout(Duration::from_secs(10), told_names.recv());
+            let name = timeout(Duration::from_secs(10), told_names.recv());
             let name = name.await.unwrap().unwrap();
             missing.remove(name.as_str());
         }
@@ -235,6 +241,6 @@ mod tests {
                 sleep(GATHER / 20).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), moved).await.unwrap();
+        timeout(Duration::from_secs(10), moved).await.unwrap();
     }
 }

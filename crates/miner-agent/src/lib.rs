@@ -18,6 +18,7 @@ mod commands;
 pub mod config;
 pub mod doctor;
 pub mod error;
+pub mod gates;
 pub mod head;
 pub mod import;
 pub mod incoming;

@@ -4,6 +4,7 @@
 //! here asks the database or the node.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs::{File, Metadata},
     io,
@@ -15,6 +16,7 @@ use carferry_core::{error_chain::ErrorChain, model::CarDoc};
 use tracing::debug;
 
 use crate::{
+    gates::{Gates, Pulse},
     paths::{PathMapping, map_longest},
     piece_check::{PieceChecker, PieceVerdict},
     policy::NOT_THE_PIECE,
@@ -87,13 +89,28 @@ const SHOWN_PATHS_MAX: usize = 8;
 /// Names of files that a deal waits for, at most; real deals have two or three.
 const NAMES_MAX: usize = 16;
 
+/// One search.
+#[derive(Clone, Copy, Debug)]
+pub struct Search<'a> {
+    /// Where to look.
+    pub places: &'a Places,
+    /// Which folders answer.
+    pub gates: &'a Gates,
+    /// Beats while the search gets on.
+    pub pulse: &'a Pulse,
+    /// Computes piece CIDs, where the bytes are to be read.
+    pub checker: Option<&'a PieceChecker>,
+}
+
 /// Looks for the CAR of a deal in all places, in this order: the recorded path under its local name, the
 /// roots by ever shorter ends of the recorded path, the roots by piece and payload CID, the recorded path
 /// as it is. The first good file wins.
-pub fn locate(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option<&PieceChecker>) -> Located {
+pub fn locate(search: &Search<'_>, wanted: &Wanted, cars: &[CarDoc]) -> Located {
     let mut absent = Vec::new();
     let mut arriving = Vec::new();
     let mut wrong = Vec::new();
+    let mut silent = BTreeSet::new();
+    let places = search.places;
     let candidates = candidates(places, wanted, cars);
     let mut names: Vec<String> = candidates
         .iter()
@@ -103,7 +120,9 @@ pub fn locate(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option
     names.dedup();
     names.truncate(NAMES_MAX);
     for candidate in candidates {
-        match examine(places, &candidate, wanted, checker) {
+        let examined = search.examine(&candidate, wanted);
+        search.pulse.beat();
+        match examined {
             Examined::Good(size) => {
                 let node_path = map_longest(&places.node_paths, &candidate.path);
                 let Some(node_path) = node_path.to_str() else {
@@ -116,12 +135,22 @@ pub fn locate(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option
             Examined::Absent => absent.push(candidate.path.display().to_string()),
             Examined::Arriving(what) => arriving.push(format!("{} {what}", candidate.path.display())),
             Examined::Wrong(what) => wrong.push(format!("{} {what}", candidate.path.display())),
+            Examined::Silent(folder) => {
+                silent.insert(folder.display().to_string());
+            }
         }
     }
-    if !wrong.is_empty() && arriving.is_empty() {
+    // What does not answer may hold the right one.
+    if !wrong.is_empty() && arriving.is_empty() && silent.is_empty() {
         return Located::Wrong { reason: shown(&wrong, "; "), names };
     }
-    let mut reason = if cars.is_empty() {
+    let silent: Vec<String> = silent.into_iter().collect();
+    let mut reason = if !silent.is_empty() {
+        format!(
+            "a file system hangs, is its server gone? No answer from {}; the CAR is in no other folder",
+            shown(&silent, ", ")
+        )
+    } else if cars.is_empty() {
         format!("no document in `cars` for {}", wanted.payload_cid)
     } else if arriving.is_empty() {
         "the CAR is not here yet".to_owned()
@@ -130,7 +159,7 @@ pub fn locate(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option
     };
     if !absent.is_empty() {
         let _infallible = write!(reason, "; looked at {}", shown(&absent, ", "));
-    } else if arriving.is_empty() {
+    } else if arriving.is_empty() && silent.is_empty() {
         reason.push_str("; no folder to look in: set `roots` or `paths`");
     }
     Located::Missing { reason, names }
@@ -192,14 +221,11 @@ impl Places {
         self.roots.iter().chain(self.paths.iter().map(|mapping| &mapping.to)).map(PathBuf::as_path)
     }
 
-    /// Whether the file, with every link on its way followed, lies in one of the configured folders. Without
-    /// any, only the recorded path as it is comes in question, and nothing confines it.
-    fn hold(&self, path: &Path) -> io::Result<bool> {
-        if self.confines().next().is_none() {
-            return Ok(true);
-        }
-        let real = path.canonicalize()?;
-        Ok(self.confines().any(|folder| folder.canonicalize().is_ok_and(|folder| real.starts_with(folder))))
+    /// The folder whose gate leads to this path: a configured one, else the path's own.
+    fn folder_of<'a>(&'a self, path: &'a Path) -> &'a Path {
+        let folder = self.confines().filter(|folder| path.starts_with(folder));
+        let folder = folder.max_by_key(|folder| folder.components().count());
+        folder.or_else(|| path.parent()).unwrap_or(path)
     }
 }
 
@@ -221,85 +247,124 @@ enum Examined {
     Absent,
     Arriving(String),
     Wrong(String),
+    /// This folder does not answer.
+    Silent(PathBuf),
 }
 
-fn examine(
-    places: &Places,
-    candidate: &Candidate,
-    wanted: &Wanted,
-    checker: Option<&PieceChecker>,
-) -> Examined {
-    match examine_file(places, candidate, wanted, checker) {
-        Ok(examined) => examined,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Examined::Absent
+impl Search<'_> {
+    fn examine(&self, candidate: &Candidate, wanted: &Wanted) -> Examined {
+        match self.examine_file(candidate, wanted) {
+            Ok(examined) => examined,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Examined::Absent
+            }
+            Err(error) => Examined::Wrong(format!("cannot be read: {}", ErrorChain(&error))),
         }
-        Err(error) => Examined::Wrong(format!("cannot be read: {}", ErrorChain(&error))),
+    }
+
+    fn examine_file(&self, candidate: &Candidate, wanted: &Wanted) -> io::Result<Examined> {
+        let folder = self.places.folder_of(&candidate.path);
+        let Some(inside) = self.gates.enter(folder) else {
+            return Ok(Examined::Silent(folder.to_owned()));
+        };
+        // Before opening: the open of a pipe would wait for its other end.
+        if !candidate.path.metadata()?.is_file() {
+            return Ok(Examined::Wrong("is not a regular file".to_owned()));
+        }
+        match self.confined(folder, &candidate.path)? {
+            Confined::Inside => {}
+            Confined::Outside => {
+                return Ok(Examined::Wrong("lies outside of the folders in `roots` and `paths`".to_owned()));
+            }
+            Confined::Unknown(silent) => return Ok(Examined::Silent(silent)),
+        }
+        let file = File::open(&candidate.path)?;
+        let metadata = file.metadata()?;
+        debug!(path = %candidate.path.display(), size = metadata.len(), "examining");
+        let looked_at = look(candidate, &metadata, wanted);
+        // Reading a whole CAR takes minutes, and says itself how far it is.
+        drop(inside);
+        match (looked_at, self.checker, wanted.piece_cid) {
+            (None, Some(checker), Some(deal)) => {
+                check_piece(checker, self.pulse, &candidate.path, &metadata, deal, wanted)
+            }
+            (None, ..) => Ok(Examined::Good(PayloadSize::new(metadata.len()))),
+            (Some(verdict), ..) => Ok(verdict),
+        }
+    }
+
+    /// Whether the file, with every link on its way followed, lies in one of the configured folders. Without
+    /// any, only the recorded path as it is comes in question, and nothing confines it.
+    fn confined(&self, own: &Path, path: &Path) -> io::Result<Confined> {
+        if self.places.confines().next().is_none() {
+            return Ok(Confined::Inside);
+        }
+        let real = path.canonicalize()?;
+        let holds = |folder: &Path| folder.canonicalize().is_ok_and(|folder| real.starts_with(folder));
+        if self.places.confines().any(|folder| folder == own) && holds(own) {
+            return Ok(Confined::Inside);
+        }
+        let mut answer = Confined::Outside;
+        for folder in self.places.confines().filter(|folder| *folder != own) {
+            match self.gates.enter(folder) {
+                Some(_inside) if holds(folder) => return Ok(Confined::Inside),
+                Some(_inside) => {}
+                None => answer = Confined::Unknown(folder.to_owned()),
+            }
+        }
+        Ok(answer)
     }
 }
 
-fn examine_file(
-    places: &Places,
-    candidate: &Candidate,
-    wanted: &Wanted,
-    checker: Option<&PieceChecker>,
-) -> io::Result<Examined> {
-    // Before opening: the open of a pipe would wait for its other end.
-    if !candidate.path.metadata()?.is_file() {
-        return Ok(Examined::Wrong("is not a regular file".to_owned()));
-    }
-    if !places.hold(&candidate.path)? {
-        return Ok(Examined::Wrong("lies outside of the folders in `roots` and `paths`".to_owned()));
-    }
-    let file = File::open(&candidate.path)?;
-    let metadata = file.metadata()?;
+enum Confined {
+    Inside,
+    Outside,
+    /// It may lie in this folder, which does not answer.
+    Unknown(PathBuf),
+}
+
+/// What speaks against a file, without reading all of it.
+fn look(candidate: &Candidate, metadata: &Metadata, wanted: &Wanted) -> Option<Examined> {
     let size = PayloadSize::new(metadata.len());
-    debug!(path = %candidate.path.display(), size = size.get(), "examining");
     if let Some(recorded) = candidate.car_size {
         if size < recorded {
-            return Ok(Examined::Arriving(format!("has {size} of {recorded} bytes")));
+            return Some(Examined::Arriving(format!("has {size} of {recorded} bytes")));
         }
         if size > recorded {
-            return Ok(Examined::Wrong(format!("has {size} bytes, `cars` says {recorded}")));
+            return Some(Examined::Wrong(format!("has {size} bytes, `cars` says {recorded}")));
         }
     }
     if let Some(piece_size) = wanted.piece_size
         && size.get() > piece_size.get()
     {
-        return Ok(Examined::Wrong(format!("has {size} bytes, the deal's piece holds {piece_size}")));
+        return Some(Examined::Wrong(format!("has {size} bytes, the deal's piece holds {piece_size}")));
     }
     if let (Some(deal), Some(recorded)) = (wanted.piece_cid, candidate.piece_cid)
         && deal != recorded
     {
-        return Ok(Examined::Wrong(format!("is piece {recorded} by `cars`, the deal is about {deal}")));
+        return Some(Examined::Wrong(format!("is piece {recorded} by `cars`, the deal is about {deal}")));
     }
     if size == PayloadSize::default() {
-        return Ok(Examined::Arriving("is empty".to_owned()));
+        return Some(Examined::Arriving("is empty".to_owned()));
     }
     match carferry_car::read_car_root(&candidate.path) {
-        Ok(root) if root == wanted.payload_cid => {}
+        Ok(root) if root == wanted.payload_cid => None,
         Ok(root) => {
-            return Ok(Examined::Wrong(format!(
-                "has the root {root}, the deal is about {}",
-                wanted.payload_cid
-            )));
+            Some(Examined::Wrong(format!("has the root {root}, the deal is about {}", wanted.payload_cid)))
         }
-        Err(error) => return Ok(Examined::Wrong(format!("is no CAR: {}", ErrorChain(&error)))),
+        Err(error) => Some(Examined::Wrong(format!("is no CAR: {}", ErrorChain(&error)))),
     }
-    Ok(match (checker, wanted.piece_cid) {
-        (Some(checker), Some(deal)) => check_piece(checker, &candidate.path, &metadata, deal, wanted)?,
-        _ => Examined::Good(size),
-    })
 }
 
 fn check_piece(
     checker: &PieceChecker,
+    pulse: &Pulse,
     path: &Path,
     metadata: &Metadata,
     deal: PieceCid,
     wanted: &Wanted,
 ) -> io::Result<Examined> {
-    Ok(match checker.check(path, metadata, wanted.piece_size)? {
+    Ok(match checker.check(path, metadata, wanted.piece_size, pulse)? {
         PieceVerdict::Piece(piece_cid) if piece_cid == deal => {
             Examined::Good(PayloadSize::new(metadata.len()))
         }
@@ -307,6 +372,7 @@ fn check_piece(
             "{NOT_THE_PIECE}: its piece CID is {piece_cid}, the deal is about {deal}"
         )),
         PieceVerdict::Changed => Examined::Arriving("changed while it was read".to_owned()),
+        PieceVerdict::Busy => Examined::Arriving("is being read for its piece CID already".to_owned()),
     })
 }
 

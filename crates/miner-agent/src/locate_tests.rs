@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, time::Duration};
 
 use super::*;
 
@@ -19,6 +19,11 @@ fn built(content: &[u8]) -> Built {
     let crew = carferry_car::Crew::alone();
     let car = carferry_car::build_car(&crew, &source, &out, &options, &carferry_car::NoProgress).unwrap();
     Built { bytes: fs::read(&target).unwrap(), root: car.payload_cid }
+}
+
+fn looked(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option<&PieceChecker>) -> Located {
+    let (gates, pulse) = (Gates::new(Duration::from_secs(60)), Pulse::default());
+    locate(&Search { places, gates: &gates, pulse: &pulse, checker }, wanted, cars)
 }
 
 fn wanted(root: &PayloadCid) -> Wanted {
@@ -95,7 +100,7 @@ fn files_outside_of_the_configured_folders_are_not_touched_by_any_way() {
         (as_it_is.as_str(), true),
         ("/data/../../out/a.car", false),
     ] {
-        match locate(&places, &wanted(&good.root), &[recorded(path, None)], None) {
+        match looked(&places, &wanted(&good.root), &[recorded(path, None)], None) {
             Located::Wrong { reason, .. } if is_named => {
                 assert!(reason.contains("lies outside of the folders"), "{path}: {reason}");
             }
@@ -107,7 +112,7 @@ fn files_outside_of_the_configured_folders_are_not_touched_by_any_way() {
     let linked = folder.path().join("linked");
     std::os::unix::fs::symlink(&outside, &linked).unwrap();
     let places = Places { roots: vec![linked], ..Places::default() };
-    let found = locate(&places, &wanted(&good.root), &[recorded("/data/a.car", None)], None);
+    let found = looked(&places, &wanted(&good.root), &[recorded("/data/a.car", None)], None);
     assert!(matches!(found, Located::Found(_)), "{found:?}");
 }
 
@@ -125,7 +130,7 @@ fn the_good_file_is_found_beside_a_wrong_one_and_named_as_the_market_sees_it() {
         paths: Vec::new(),
         node_paths: vec![PathMapping { from: two.clone(), to: "/cars".into() }],
     };
-    let found = locate(&places, &wanted(&good.root), &[recorded("/data/out/a.car", None)], None);
+    let found = looked(&places, &wanted(&good.root), &[recorded("/data/out/a.car", None)], None);
     let expected = FoundCar {
         local_path: two.join("a.car"),
         node_path: "/cars/a.car".to_owned(),
@@ -139,12 +144,12 @@ fn without_a_document_a_car_is_found_by_its_cids() {
     let good = built(b"good");
     let folder = tempfile::tempdir().unwrap();
     let places = Places { roots: vec![folder.path().to_owned()], ..Places::default() };
-    let Located::Missing { reason, .. } = locate(&places, &wanted(&good.root), &[], None) else {
+    let Located::Missing { reason, .. } = looked(&places, &wanted(&good.root), &[], None) else {
         panic!("found")
     };
     assert!(reason.starts_with(&format!("no document in `cars` for {}", good.root)), "{reason}");
     fs::write(folder.path().join(format!("{}.car", good.root)), &good.bytes).unwrap();
-    assert!(matches!(locate(&places, &wanted(&good.root), &[], None), Located::Found(_)));
+    assert!(matches!(looked(&places, &wanted(&good.root), &[], None), Located::Found(_)));
 }
 
 #[test]
@@ -152,7 +157,7 @@ fn a_missing_car_names_where_it_was_looked_for() {
     let good = built(b"good");
     let places = Places { roots: vec!["/nonexistent".into()], ..Places::default() };
     let cars = [recorded("/data/out/a.car", None)];
-    let Located::Missing { reason, names } = locate(&places, &wanted(&good.root), &cars, None) else {
+    let Located::Missing { reason, names } = looked(&places, &wanted(&good.root), &cars, None) else {
         panic!("found")
     };
     assert_eq!(names, ["a.car".to_owned(), format!("{}.car", good.root)]);
@@ -206,7 +211,7 @@ fn what_differs_is_said_of_the_file_it_differs_in() {
         let path = folder.path().join("a.car");
         fs::write(&path, bytes).unwrap();
         car.outputpath = path.to_str().map(str::to_owned);
-        let located = locate(&Places::default(), &wanted, &[car], None);
+        let located = looked(&Places::default(), &wanted, &[car], None);
         let (Located::Wrong { reason, .. } | Located::Missing { reason, .. }) = &located else {
             panic!("found: {what}")
         };
@@ -220,7 +225,7 @@ fn a_folder_or_pipe_is_no_car() {
     let good = built(b"good");
     let folder = tempfile::tempdir().unwrap();
     let cars = [recorded(folder.path().to_str().unwrap(), None)];
-    let Located::Wrong { reason, .. } = locate(&Places::default(), &wanted(&good.root), &cars, None) else {
+    let Located::Wrong { reason, .. } = looked(&Places::default(), &wanted(&good.root), &cars, None) else {
         panic!("not wrong")
     };
     assert!(reason.ends_with("is not a regular file"), "{reason}");
@@ -237,9 +242,9 @@ fn the_piece_is_computed_where_that_is_asked_for() {
     let true_piece = carferry_car::piece_of(&good.bytes[..], &carferry_car::NoProgress).unwrap().piece_cid;
     for (piece, expected) in [(true_piece, true), (PIECE.parse().unwrap(), false)] {
         let wanted = Wanted { piece_cid: Some(piece), ..wanted(&good.root) };
-        let located = locate(&Places::default(), &wanted, &cars, Some(&checker));
+        let located = looked(&Places::default(), &wanted, &cars, Some(&checker));
         assert_eq!(matches!(located, Located::Found(_)), expected, "{located:?}");
-        assert!(matches!(locate(&Places::default(), &wanted, &cars, None), Located::Found(_)));
+        assert!(matches!(looked(&Places::default(), &wanted, &cars, None), Located::Found(_)));
     }
 }
 
@@ -248,8 +253,34 @@ fn a_long_list_of_places_is_cut() {
     let good = built(b"good");
     let places =
         Places { roots: (0..20).map(|n| format!("/nonexistent/{n}").into()).collect(), ..Places::default() };
-    let Located::Missing { reason, .. } = locate(&places, &wanted(&good.root), &[], None) else {
+    let Located::Missing { reason, .. } = looked(&places, &wanted(&good.root), &[], None) else {
         panic!("found")
     };
     assert!(reason.ends_with(", and 12 more"), "{reason}");
+}
+
+#[test]
+fn a_folder_that_does_not_answer_is_passed_over_and_named() {
+    let good = built(b"good");
+    let (silent, healthy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(healthy.path().join("a.car"), &good.bytes).unwrap();
+    let places =
+        Places { roots: vec![silent.path().to_owned(), healthy.path().to_owned()], ..Places::default() };
+    let (gates, pulse) = (Gates::new(Duration::from_millis(20)), Pulse::default());
+    // Somebody went in and has not come out.
+    let stuck = gates.enter(silent.path()).unwrap();
+    std::thread::sleep(Duration::from_millis(30));
+    let search = Search { places: &places, gates: &gates, pulse: &pulse, checker: None };
+    let found = locate(&search, &wanted(&good.root), &[recorded("/x/a.car", None)]);
+    assert!(matches!(found, Located::Found(car) if car.local_path == healthy.path().join("a.car")));
+
+    // A wrong file elsewhere is not the last word: the right one may be in there.
+    let other = built(b"other");
+    fs::write(healthy.path().join("a.car"), &other.bytes).unwrap();
+    let found = locate(&search, &wanted(&good.root), &[recorded("/x/a.car", None)]);
+    let Located::Missing { reason, .. } = found else { panic!("{found:?}") };
+    assert!(reason.contains("hangs") && reason.contains(&silent.path().display().to_string()), "{reason}");
+    drop(stuck);
+    let found = locate(&search, &wanted(&good.root), &[recorded("/x/a.car", None)]);
+    assert!(matches!(found, Located::Wrong { .. }), "{found:?}");
 }

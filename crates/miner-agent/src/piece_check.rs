@@ -1,7 +1,7 @@
 //! Piece commitments of CARs on disk, each computed once as long as the file stays the same.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{File, Metadata},
     io,
     os::unix::fs::MetadataExt,
@@ -17,6 +17,8 @@ use carferry_car::{Crew, PieceCid, PieceError, Progress, UnpaddedPieceSize, piec
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::gates::Pulse;
+
 /// Files remembered; beyond that the memory starts anew.
 const REMEMBERED_MAX: usize = 10_000;
 /// How often a long computation says how far it is.
@@ -30,6 +32,9 @@ type Identity = (u64, u64, u64, i64, i64, u64);
 #[derive(Debug, Default)]
 pub struct PieceChecker {
     known: Mutex<HashMap<Identity, PieceCid>>,
+    /// Files that are being read: another deal about the same file need not read it as well, and a disk that hangs
+    /// holds one thread for each file.
+    under_way: Mutex<HashSet<Identity>>,
     stopped: AtomicBool,
 }
 
@@ -40,6 +45,20 @@ pub enum PieceVerdict {
     Piece(PieceCid),
     /// The file changed meanwhile; what was computed says nothing.
     Changed,
+    /// The file is being read for another deal.
+    Busy,
+}
+
+/// A file under way, until it is dropped.
+struct UnderWay<'a> {
+    all: &'a Mutex<HashSet<Identity>>,
+    identity: Identity,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.identity);
+    }
 }
 
 impl PieceChecker {
@@ -50,7 +69,7 @@ impl PieceChecker {
 
     /// The commitment of a file, filled up with zeros to the deal's piece where that is larger.
     ///
-    /// Reads the whole file: minutes for 32 GiB. Call it on a thread that may block.
+    /// Reads the whole file: minutes for 32 GiB. Call it on a thread that may block; `pulse` beats while it reads.
     ///
     /// # Errors
     ///
@@ -60,13 +79,18 @@ impl PieceChecker {
         path: &Path,
         metadata: &Metadata,
         piece_size: Option<UnpaddedPieceSize>,
+        pulse: &Pulse,
     ) -> io::Result<PieceVerdict> {
         let identity = identity_of(metadata, piece_size);
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&identity) {
             return Ok(PieceVerdict::Piece(*known));
         }
+        if !self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(identity) {
+            return Ok(PieceVerdict::Busy);
+        }
+        let _under_way = UnderWay { all: &self.under_way, identity };
         let file = File::open(path)?;
-        let progress = LoggedProgress::new(path, metadata.len(), &self.stopped);
+        let progress = LoggedProgress::new(path, metadata.len(), pulse, &self.stopped);
         // One thread: beside it, this machine seals and proves.
         let piece = match piece_of_file(&Crew::alone(), &file, &progress) {
             Ok(piece) => piece,
@@ -103,16 +127,18 @@ struct LoggedProgress<'a> {
     total: u64,
     done: AtomicU64,
     reported: Mutex<Instant>,
+    pulse: &'a Pulse,
     stopped: &'a AtomicBool,
 }
 
 impl<'a> LoggedProgress<'a> {
-    fn new(path: &Path, total: u64, stopped: &'a AtomicBool) -> Self {
+    fn new(path: &Path, total: u64, pulse: &'a Pulse, stopped: &'a AtomicBool) -> Self {
         Self {
             path: path.to_owned(),
             total,
             done: AtomicU64::new(0),
             reported: Mutex::new(Instant::now()),
+            pulse,
             stopped,
         }
     }
@@ -120,6 +146,7 @@ impl<'a> LoggedProgress<'a> {
 
 impl Progress for LoggedProgress<'_> {
     fn advance(&self, source_bytes: u64) {
+        self.pulse.beat();
         let done = self.done.fetch_add(source_bytes, Ordering::Relaxed).saturating_add(source_bytes);
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.elapsed() >= REPORT_EVERY {
@@ -139,9 +166,10 @@ mod tests {
 
     fn checked(checker: &PieceChecker, path: &Path, piece_size: Option<u64>) -> String {
         let piece_size = piece_size.map(|bytes| UnpaddedPieceSize::new(bytes).unwrap());
-        match checker.check(path, &path.metadata().unwrap(), piece_size).unwrap() {
+        match checker.check(path, &path.metadata().unwrap(), piece_size, &Pulse::default()).unwrap() {
             PieceVerdict::Piece(piece_cid) => piece_cid.to_string(),
             PieceVerdict::Changed => "changed".to_owned(),
+            PieceVerdict::Busy => "busy".to_owned(),
         }
     }
 
@@ -175,12 +203,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_being_read_is_not_read_twice_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.car");
+        std::fs::write(&path, [1; 300]).unwrap();
+        let checker = PieceChecker::default();
+        let identity = identity_of(&path.metadata().unwrap(), None);
+        checker.under_way.lock().unwrap().insert(identity);
+        assert_eq!(checked(&checker, &path, None), "busy");
+        checker.under_way.lock().unwrap().clear();
+        assert_ne!(checked(&checker, &path, None), "busy");
+        assert!(checker.under_way.lock().unwrap().is_empty());
+    }
+
+    #[test]
     fn a_stopped_checker_gives_up() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.car");
         std::fs::write(&path, [1; 300]).unwrap();
         let checker = PieceChecker::default();
         checker.stop();
-        assert!(checker.check(&path, &path.metadata().unwrap(), None).is_err());
+        assert!(checker.check(&path, &path.metadata().unwrap(), None, &Pulse::default()).is_err());
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use super::{
+    breaker::NodeBreaker,
     publish::{Outcome, Publisher},
     report::{DealLine, DealState, Report},
 };
@@ -48,6 +49,8 @@ pub(super) struct Lanes {
 struct Shared {
     store: Store,
     publisher: Publisher,
+    /// All lanes call the same node.
+    node: NodeBreaker,
     /// Intents in a lane, queued or called: not to be settled by a later pass meanwhile.
     in_flight: Mutex<HashSet<String>>,
     report: Mutex<Report>,
@@ -57,7 +60,9 @@ struct Shared {
 impl Lanes {
     /// Lanes that write to this store and call through this publisher until `stop`.
     pub(super) fn new(store: Store, publisher: Publisher, stop: CancellationToken) -> Self {
-        let shared = Shared { store, publisher, in_flight: Mutex::default(), report: Mutex::default(), stop };
+        let node = NodeBreaker::default();
+        let (in_flight, report) = (Mutex::default(), Mutex::default());
+        let shared = Shared { store, publisher, node, in_flight, report, stop };
         Self { senders: BTreeMap::new(), shared: Arc::new(shared), workers: JoinSet::new() }
     }
 
@@ -130,6 +135,7 @@ async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
 
 /// What became of it; `None`: nothing was written down.
 async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
+    let leave = shared.stop.run_until_cancelled(shared.node.leave()).await?;
     // It may have waited here for long, and another agent have taken it for abandoned.
     match shared.store.touch_intent(intent).await {
         Ok(true) => {}
@@ -156,6 +162,12 @@ async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
             }
         }
     };
+    match &outcome {
+        Outcome::NodeTrouble(_) => leave.trouble(),
+        Outcome::Made { .. } | Outcome::Refused(_) => leave.answered(),
+        // Nobody answered in time, or a word that says nothing: of the provider, mostly.
+        Outcome::Unknown(_) => drop(leave),
+    }
     let line = |state, detail: Option<String>| DealLine {
         payload_cid: intent.filecid.clone(),
         miner: intent.miner.clone(),
@@ -181,7 +193,7 @@ async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
             warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "deal refused");
             line(DealState::Refused, Some(reason))
         }
-        Outcome::Unknown(reason) => {
+        Outcome::Unknown(reason) | Outcome::NodeTrouble(reason) => {
             warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "deal not confirmed, settled later");
             line(DealState::Unsettled, Some(reason))
         }

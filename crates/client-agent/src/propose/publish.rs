@@ -34,6 +34,8 @@ pub(super) enum Outcome {
     Refused(String),
     /// Nobody knows; the intent stays and is settled later with the same parameters.
     Unknown(String),
+    /// The same, and any other call to this node would fail alike.
+    NodeTrouble(String),
 }
 
 /// Calls the node for one intent at a time; shared by all lanes.
@@ -88,7 +90,7 @@ impl Publisher {
     async fn import_root(&self, intent: &IntentDoc) -> Result<(), Outcome> {
         let mut imported = self.imported.lock().await;
         if imported.is_none() {
-            let listed = self.node.list_imports().await.map_err(|error| Outcome::Unknown(told(&error)))?;
+            let listed = self.node.list_imports().await.map_err(|error| unknown(&error))?;
             *imported =
                 Some(listed.into_iter().filter_map(|entry| entry.root).map(|root| root.cid).collect());
         }
@@ -114,6 +116,17 @@ impl Publisher {
 
 fn told(error: &LotusError) -> String {
     ErrorChain(error).to_string()
+}
+
+/// An answer that says nothing of the deal. One that did not come in time may be the provider's doing, whom the node
+/// asks; anything else that is not about the call is the node's.
+fn unknown(error: &LotusError) -> Outcome {
+    match error {
+        LotusError::Timeout { .. } | LotusError::Application { .. } | LotusError::Decode { .. } => {
+            Outcome::Unknown(told(error))
+        }
+        _ => Outcome::NodeTrouble(told(error)),
+    }
 }
 
 /// Lotus v1.11.2 to v1.27.0 (lotus-contract §2.5).
@@ -160,7 +173,7 @@ fn judge(intent: &IntentDoc, answer: Result<CidLink, LotusError>) -> Outcome {
     };
     let LotusError::Application { code, message, .. } = &error else {
         return if error.effect_is_unknown() || error.is_about_the_node() {
-            Outcome::Unknown(told(&error))
+            unknown(&error)
         } else {
             Outcome::Refused(told(&error))
         };
@@ -312,6 +325,8 @@ mod tests {
         ] {
             assert!(matches!(judge(&start, answer), Outcome::Unknown(_)));
         }
+        let refused = Err(LotusError::Unauthorized { method: "m", endpoint: "e".into(), status: 401 });
+        assert!(matches!(judge(&start, refused), Outcome::NodeTrouble(_)));
         assert!(matches!(judge(&start, application(1, "data doesn't fit in a sector")), Outcome::Refused(_)));
     }
 

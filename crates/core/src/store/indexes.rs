@@ -77,10 +77,11 @@ impl Store {
             wanted("carferry_verified", doc! { "host": 1, "verifiedtime": 1, "_id": 1 }),
         ];
         let deals = [
-            // Text only: documents without a proposal CID would all collide on null.
+            // Text only: documents without a proposal CID would all collide on null. By `$gt`, not `$type`: the server
+            // takes a partial index only where it sees that the query implies its filter, and of `$type` it does not.
             wanted("carferry_dealcid", doc! { "dealcid": 1 })
                 .unique()
-                .partial(doc! { "dealcid": { "$type": "string" } }),
+                .partial(doc! { "dealcid": { "$gt": "" } }),
             wanted("carferry_pending", doc! { "miner": 1, "isdeal": 1, "startepoch": 1 })
                 .partial(doc! { "isdeal": 0 }),
             // What is due, among many that wait for their time.
@@ -95,7 +96,7 @@ impl Store {
             wanted("carferry_miner", doc! { "miner": 1, "_id": 1 }),
             wanted("carferry_filecid", doc! { "filecid": 1, "miner": 1 }),
             wanted("carferry_status", doc! { "wallet": 1, "status": 1 }),
-            wanted("carferry_intent", doc! { "intent": 1 }).partial(doc! { "intent": { "$type": "string" } }),
+            wanted("carferry_intent", doc! { "intent": 1 }).partial(doc! { "intent": { "$gt": "" } }),
         ];
         let intents = [
             wanted("carferry_filecid", doc! { "filecid": 1 }),

@@ -1,0 +1,170 @@
+//! One node, many lanes: while the node is in trouble, one proposal at a time finds out whether it is back.
+//!
+//! ```text
+//!  closed ──trouble──► open until … ──► trying (one lane) ──answered──► closed
+//!                        ▲                   │
+//!                        └──────trouble──────┘
+//! ```
+//!
+//! Without it, every lane would knock at a dead node by its own clock, and all at once when it comes back.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use carferry_core::runtime::{Backoff, BackoffPolicy};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// Pauses between tries of a node that is in trouble.
+const PAUSES: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(500),
+    max: Duration::from_secs(60),
+    quiet: Duration::from_secs(600),
+};
+
+/// What the lanes know of their node.
+#[derive(Debug)]
+pub(super) struct NodeBreaker {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    pauses: Backoff,
+    gate: Gate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Closed,
+    Open { until: Instant },
+    Trying,
+}
+
+/// Leave to call; says afterwards how the node was. Dropped without a word (the call was given up), the next may try.
+#[derive(Debug)]
+pub(super) struct Leave<'a> {
+    breaker: &'a NodeBreaker,
+    is_try: bool,
+}
+
+impl Default for NodeBreaker {
+    fn default() -> Self {
+        let state = State { pauses: Backoff::new(PAUSES), gate: Gate::Closed };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+}
+
+impl NodeBreaker {
+    /// Waits until the node may be called.
+    pub(super) async fn leave(&self) -> Leave<'_> {
+        loop {
+            // Before the look, so that no change is missed.
+            let changed = self.changed.notified();
+            let until = {
+                let mut state = self.lock();
+                match state.gate {
+                    Gate::Closed => return Leave { breaker: self, is_try: false },
+                    Gate::Open { until } if until <= Instant::now() => {
+                        state.gate = Gate::Trying;
+                        return Leave { breaker: self, is_try: true };
+                    }
+                    Gate::Open { until } => Some(until),
+                    Gate::Trying => None,
+                }
+            };
+            match until {
+                // Either way it is looked at again.
+                Some(until) => drop(timeout_at(until, changed).await),
+                None => changed.await,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_waiters();
+    }
+}
+
+impl Leave<'_> {
+    /// The node answered, whatever it said.
+    pub(super) fn answered(mut self) {
+        self.is_try = false;
+        self.breaker.set(|state| {
+            state.gate = Gate::Closed;
+            state.pauses.reset();
+        });
+    }
+
+    /// The node did not answer, or lets us do nothing. Those that were under way meanwhile add no pause of their own.
+    pub(super) fn trouble(mut self) {
+        let was_try = std::mem::take(&mut self.is_try);
+        self.breaker.set(|state| {
+            if was_try || state.gate == Gate::Closed {
+                state.gate = Gate::Open { until: Instant::now() + state.pauses.next_delay() };
+            }
+        });
+    }
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if self.is_try {
+            self.breaker.set(|state| state.gate = Gate::Open { until: Instant::now() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::JoinSet;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn twenty_lanes_ask_a_dead_node_as_often_as_one_would_and_all_go_on_when_it_is_back() {
+        let (breaker, calls) = (Arc::new(NodeBreaker::default()), Arc::new(AtomicUsize::new(0)));
+        let back = Instant::now() + Duration::from_secs(600);
+        let mut lanes = JoinSet::new();
+        for _ in 0..20 {
+            let (breaker, calls) = (Arc::clone(&breaker), Arc::clone(&calls));
+            lanes.spawn(async move {
+                loop {
+                    let leave = breaker.leave().await;
+                    calls.fetch_add(1, Ordering::Relaxed);
+                    sleep(Duration::from_millis(1)).await;
+                    if Instant::now() >= back {
+                        return leave.answered();
+                    }
+                    leave.trouble();
+                }
+            });
+        }
+        sleep(Duration::from_secs(599)).await;
+        let while_dead = calls.load(Ordering::Relaxed);
+        // Twenty at once before anybody knew, then pauses up to a minute; full jitter makes some of them short.
+        assert!((25..80).contains(&while_dead), "{while_dead}");
+        timeout(Duration::from_secs(121), lanes.join_all()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_is_given_up_lets_the_next_one_try() {
+        let breaker = NodeBreaker::default();
+        breaker.leave().await.trouble();
+        let tried = breaker.leave().await;
+        timeout(Duration::from_secs(60), breaker.leave()).await.unwrap_err();
+        drop(tried);
+        timeout(Duration::from_secs(1), breaker.leave()).await.unwrap().answered();
+        timeout(Duration::from_secs(1), breaker.leave()).await.unwrap();
+    }
+}

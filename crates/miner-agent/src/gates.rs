@@ -1,0 +1,173 @@
+//! Folders that may not answer: a network file system whose server is gone holds whoever touches it, for hours.
+//!
+//! ```text
+//!  a search ─► gate of /mnt/a ─► inside: at most four ─► out
+//!                 │ somebody has been inside for longer than `patience`: passed over
+//! ```
+//!
+//! So a dead server costs a handful of threads, and not the imports whose files lie elsewhere. A [`Pulse`] tells the
+//! one who waits for a search whether it still gets on.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::{Instant, timeout},
+};
+
+/// Searches inside of one folder at a time: so many threads a folder can hold. Source: ours.
+const INSIDE_MAX: usize = 4;
+
+/// Who is inside of which folder, and since when.
+#[derive(Debug)]
+pub struct Gates {
+    patience: Duration,
+    inside: Mutex<HashMap<PathBuf, Vec<Instant>>>,
+    left: Condvar,
+}
+
+/// A place inside of a folder; free again when dropped.
+#[derive(Debug)]
+pub struct Inside<'a> {
+    gates: &'a Gates,
+    folder: &'a Path,
+    since: Instant,
+}
+
+/// Beats with every step of a search.
+#[derive(Debug, Default)]
+pub struct Pulse(AtomicU64);
+
+/// How waiting for a search ended.
+#[derive(Debug)]
+pub enum Waited<T> {
+    /// It came to its end.
+    Ended(Result<T, JoinError>),
+    /// It gets on no more. Its thread is left to the folder that holds it.
+    Stalled,
+}
+
+impl Gates {
+    /// Gates of folders that may take so long for one file.
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, inside: Mutex::default(), left: Condvar::new() }
+    }
+
+    /// How long a search may stand still: once before a gate, and once inside.
+    pub fn stall(&self) -> Duration {
+        self.patience * 2
+    }
+
+    /// Goes in; `None`: the folder does not answer.
+    pub fn enter<'a>(&'a self, folder: &'a Path) -> Option<Inside<'a>> {
+        let mut inside = self.lock();
+        loop {
+            let since = inside.get(folder).map(Vec::as_slice).unwrap_or_default();
+            let longest = since.iter().map(Instant::elapsed).max().unwrap_or_default();
+            let remaining = self.patience.checked_sub(longest)?;
+            if since.len() < INSIDE_MAX {
+                break;
+            }
+            let waited = self.left.wait_timeout(inside, remaining);
+            inside = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let since = Instant::now();
+        inside.entry(folder.to_owned()).or_default().push(since);
+        Some(Inside { gates: self, folder, since })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<Instant>>> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let mut inside = self.gates.lock();
+        if let Some(since) = inside.get_mut(self.folder)
+            && let Some(place) = since.iter().position(|since| *since == self.since)
+        {
+            since.swap_remove(place);
+        }
+        drop(inside);
+        self.gates.left.notify_all();
+    }
+}
+
+impl Pulse {
+    /// The search got on.
+    pub fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits for a search on a thread of its own, as long as it beats at least once in `stall`.
+    pub async fn watch<T>(&self, mut search: JoinHandle<T>, stall: Duration) -> Waited<T> {
+        loop {
+            let beats = self.0.load(Ordering::Relaxed);
+            match timeout(stall, &mut search).await {
+                Ok(ended) => return Waited::Ended(ended),
+                Err(_elapsed) if self.0.load(Ordering::Relaxed) == beats => return Waited::Stalled,
+                Err(_elapsed) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const FOLDER: &str = "/mnt/a";
+
+    #[test]
+    fn a_folder_that_holds_somebody_for_too_long_is_passed_over_until_it_lets_go() {
+        let gates = Gates::new(Duration::from_millis(50));
+        let stuck = gates.enter(Path::new(FOLDER)).unwrap();
+        assert!(gates.enter(Path::new(FOLDER)).is_some(), "nobody knows yet");
+        thread::sleep(Duration::from_millis(60));
+        assert!(gates.enter(Path::new(FOLDER)).is_none());
+        assert!(gates.enter(Path::new("/mnt/b")).is_some());
+        drop(stuck);
+        assert!(gates.enter(Path::new(FOLDER)).is_some());
+    }
+
+    #[test]
+    fn a_full_folder_is_waited_for_as_long_as_it_may_take() {
+        let gates = Gates::new(Duration::from_millis(50));
+        let mut all: Vec<_> = (0..INSIDE_MAX).map(|_| gates.enter(Path::new(FOLDER)).unwrap()).collect();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| gates.enter(Path::new(FOLDER)).is_some());
+            all.pop();
+            assert!(waits.join().unwrap());
+        });
+        let _again = gates.enter(Path::new(FOLDER));
+        assert!(gates.enter(Path::new(FOLDER)).is_none(), "full until its patience ended");
+    }
+
+    #[tokio::test]
+    async fn a_search_that_beats_is_waited_for_and_one_that_does_not_is_left() {
+        let (pulse, stall) = (std::sync::Arc::new(Pulse::default()), Duration::from_millis(100));
+        let beating = std::sync::Arc::clone(&pulse);
+        let search = tokio::task::spawn_blocking(move || {
+            for _ in 0..20 {
+                thread::sleep(Duration::from_millis(20));
+                beating.beat();
+            }
+        });
+        assert!(matches!(pulse.watch(search, stall).await, Waited::Ended(Ok(()))));
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let search = tokio::task::spawn_blocking(move || held.recv().is_ok());
+        assert!(matches!(pulse.watch(search, stall).await, Waited::Stalled));
+        drop(hold);
+    }
+}
