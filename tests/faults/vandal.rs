@@ -31,7 +31,7 @@ async fn what_a_provider_writes_into_others_deals_is_undone_and_doubles_nothing(
     client.kill9().unwrap();
 
     // No agent is up: the worst moment.
-    let writes: [(&str, Document); 10] = [
+    let writes: [(&str, Document); 13] = [
         ("closed without the data", doc! { "isdeal": 1 }),
         ("closed with a made up view", doc! { "isdeal": 1, "provider": { "status": 24, "statusname": "x" } }),
         ("given up", doc! { "status": 26, "statusmsg": "StorageDealError" }),
@@ -44,6 +44,9 @@ async fn what_a_provider_writes_into_others_deals_is_undone_and_doubles_nothing(
         ),
         ("no intent, no sense", doc! { "intent": Bson::Null, "isdeal": 5 }),
         ("held for ever", doc! { "claim": { "owner": "vandal", "until": far_future(), "n": 9 } }),
+        ("failed for good", doc! { "import": { "state": "failed", "reason": "x" } }),
+        ("too late", doc! { "import": { "state": "missed", "reason": "x" } }),
+        ("set aside", doc! { "import": { "state": "setaside", "attempts": 99, "reason": "x" } }),
         ("paused for ever", doc! { "import": { "state": "waiting", "nexttry": far_future() } }),
     ];
     let mut ids = deals.distinct("dealcid", doc! {}).await.unwrap();
@@ -104,6 +107,8 @@ async fn what_a_provider_writes_into_others_deals_is_undone_and_doubles_nothing(
     let client = scene.client("client", None);
     scene.settled(Duration::from_secs(60)).await;
     assert_eq!(scene.road.sim.deals().len(), usize::try_from(wanted).unwrap(), "no deal was replaced");
+    let spoiled = doc! { "$or": [{ "startepoch": 1 }, { "miner": "f09" }] };
+    eventually_eq!(deals.count_documents(spoiled.clone()).await.unwrap(), 0, "every record is restored");
     let counts = scene.check().await;
     let agents = (client, miner);
     assert!(agents.0.has_logged("somebody changed the record of this deal").unwrap());

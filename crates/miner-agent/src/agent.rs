@@ -82,6 +82,7 @@ impl Agent {
                 pieces: Arc::clone(&pieces),
                 arrivals: Arc::clone(&arrivals),
                 gates: Arc::clone(&gates),
+                endings: Arc::default(),
                 setting: Arc::clone(&setting),
             });
         }

@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 use crate::{
     calls::Seat,
     config::Setting,
+    endings::Endings,
     gates::{Gates, Pulse, Waited},
     head::Head,
     incoming::Arrivals,
@@ -55,6 +56,8 @@ pub struct Importer {
     pub arrivals: Arc<Arrivals>,
     /// Which folders answer.
     pub gates: Arc<Gates>,
+    /// Which deals this agent has given up.
+    pub endings: Arc<Endings>,
     /// Times and limits.
     pub setting: Arc<Setting>,
 }

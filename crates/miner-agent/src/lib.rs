@@ -17,6 +17,7 @@ pub mod cli;
 mod commands;
 pub mod config;
 pub mod doctor;
+pub mod endings;
 pub mod error;
 pub mod gates;
 pub mod head;

@@ -9,7 +9,7 @@ use carferry_core::{
 };
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     import::{Importer, view_of},
@@ -82,7 +82,22 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
             let state = deal.import.as_ref().map(|import| import.state);
             let rests =
                 matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
-            if deal.isdeal != Some(1) && rests && policy::before_import(Some(seen)) == Before::HasData {
+            let may_be_imported = rests
+                && match policy::before_import(Some(seen)) {
+                    Before::HasData => true,
+                    // Ended by us, or by somebody else: another agent of this miner, or one who may write here as well.
+                    Before::Import => deal
+                        .import
+                        .as_ref()
+                        .is_some_and(|import| importer.endings.is_news(proposal_cid, import)),
+                    Before::NotYet(_) | Before::Failed(_) => false,
+                };
+            if deal.isdeal != Some(1) && may_be_imported {
+                info!(
+                    { fields::MINER } = miner,
+                    { fields::PROPOSAL_CID } = proposal_cid,
+                    "an end that this agent did not write is looked into"
+                );
                 store.wake_resting(miner, proposal_cid).await?;
                 changed += 1;
             }

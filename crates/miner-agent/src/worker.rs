@@ -336,7 +336,7 @@ pub async fn process(importer: &Importer, claim: &Claim, seat: Seat) -> Finished
     let lost = CancellationToken::new();
     let work = async {
         let verdict = importer.reconcile(claim, &lost, seat).await;
-        let (outcome, node_trouble) = write_verdict(&importer.store, claim, verdict).await;
+        let (outcome, node_trouble) = write_verdict(importer, claim, verdict).await;
         let is_due = match &outcome {
             Some(ImportOutcome::Waiting { after: Duration::ZERO, .. }) => true,
             Some(outcome) => have_files_come(importer, outcome, started).await,
@@ -372,7 +372,11 @@ async fn have_files_come(importer: &Importer, outcome: &ImportOutcome, since: In
     true
 }
 
-async fn write_verdict(store: &Store, claim: &Claim, verdict: Verdict) -> (Option<ImportOutcome>, bool) {
+async fn write_verdict(
+    importer: &Importer,
+    claim: &Claim,
+    verdict: Verdict,
+) -> (Option<ImportOutcome>, bool) {
     let (Settled { outcome, view, is_answered }, node_trouble) = match verdict {
         Verdict::Settled(settled) => (settled, false),
         Verdict::NodeTrouble(settled) => (settled, true),
@@ -380,6 +384,14 @@ async fn write_verdict(store: &Store, claim: &Claim, verdict: Verdict) -> (Optio
     };
     fail_point("import.confirmed");
     let _place = WRITES.acquire().await;
+    let proposal_cid = claim.deal.dealcid.as_deref().unwrap_or_default();
+    // Before it is written: the poll of the provider's view may read it in the same moment.
+    if outcome.is_end() {
+        importer.endings.written(proposal_cid);
+    } else {
+        importer.endings.goes_on(proposal_cid);
+    }
+    let store = &importer.store;
     let written = patiently("finish", || store.finish(claim, &outcome, view.as_ref(), is_answered)).await;
     fail_point("import.finished");
     match written {

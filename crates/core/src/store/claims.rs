@@ -388,6 +388,11 @@ impl ImportOutcome {
         }
     }
 
+    /// Whether nothing is tried any more, and the deal is not imported.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::SetAside { .. } | Self::Missed { .. } | Self::Failed { .. })
+    }
+
     /// Names of files whose arrival changes the matter.
     pub fn awaited_files(&self) -> &[String] {
         match self {

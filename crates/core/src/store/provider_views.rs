@@ -54,7 +54,9 @@ impl Store {
         if let Some(after) = after {
             filter.insert("_id", doc! { "$gt": after });
         }
-        let fields = doc! { "dealcid": 1, "provider": 1, "isdeal": 1, "import.state": 1, "intent": 1 };
+        let fields = doc! {
+            "dealcid": 1, "provider": 1, "isdeal": 1, "import.state": 1, "import.reason": 1, "intent": 1
+        };
         let find = self.deals.find(filter).projection(fields).sort(doc! { "_id": 1 }).limit(limit);
         let cursor = self.bounded("provider deals", find).await?;
         let page = self.drain("provider deals", cursor).await?;
