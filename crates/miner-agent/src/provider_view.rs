@@ -71,7 +71,7 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
         after = last;
         followed += page.len();
         let listing = importer.market.recent_listing().await?;
-        let mut doubted = Vec::new();
+        let (mut doubted, mut views) = (Vec::new(), Vec::new());
         for deal in &page {
             let Some(proposal_cid) = deal.dealcid.as_deref() else { continue };
             let Some(seen) = listing.deal(proposal_cid) else { continue };
@@ -102,10 +102,11 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
                 changed += 1;
             }
             if differs(deal.provider.as_ref(), seen) {
-                store.record_provider_view(miner, proposal_cid, &view_of(seen)).await?;
-                changed += 1;
+                views.push((proposal_cid, view_of(seen)));
             }
         }
+        store.record_provider_views(miner, &views).await?;
+        changed += views.len();
         if !doubted.is_empty() {
             changed += put_back(importer, &doubted).await?;
         }

@@ -34,6 +34,9 @@ impl ProviderView {
     }
 }
 
+/// Views in one command. Source: ours; some 50 KiB.
+const VIEWS_AT_ONCE: usize = 200;
+
 impl Store {
     /// A page of this miner's deals whose state at the provider, or by their client, can still change, after the
     /// document `after`, and the last document looked at; `None` at the end. Both: another user may have written
@@ -64,16 +67,33 @@ impl Store {
         Ok((readable("offlinedeals", page), last))
     }
 
-    /// Records what the provider says of a deal.
-    pub async fn record_provider_view(
+    /// Records what the provider says of these deals, by their proposal CIDs.
+    ///
+    /// Many at a time: the first look at a market of 100 000 deals would else be as many round trips. The driver has no
+    /// bulk of updates for servers before 8.0, so this is the server's own command; what it refuses is tried one by one.
+    pub async fn record_provider_views(
         &self,
         miner: &str,
-        deal: &str,
-        view: &ProviderView,
+        views: &[(&str, ProviderView)],
     ) -> Result<(), StoreError> {
-        let filter = doc! { "dealcid": deal, "miner": miner };
-        let update = vec![doc! { "$set": { "provider": view.document() } }];
-        self.bounded("provider view", self.deals.update_one(filter, update)).await?;
+        let filter = |deal: &str| doc! { "dealcid": deal, "miner": miner };
+        let update = |view: &ProviderView| vec![doc! { "$set": { "provider": view.document() } }];
+        for page in views.chunks(VIEWS_AT_ONCE) {
+            let updates: Vec<Document> =
+                page.iter().map(|(deal, view)| doc! { "q": filter(deal), "u": update(view) }).collect();
+            let limit = i64::try_from(self.call_timeout.as_millis()).unwrap_or(i64::MAX);
+            let command = doc! {
+                "update": self.deals.name(), "updates": updates, "ordered": false,
+                "writeConcern": { "w": "majority", "wtimeout": limit },
+            };
+            let reply = self.bounded("provider views", self.database.run_command(command)).await?;
+            if reply.contains_key("writeErrors") || reply.contains_key("writeConcernError") {
+                for (deal, view) in page {
+                    let one = self.deals.update_one(filter(deal), update(view));
+                    self.bounded("provider view", one).await?;
+                }
+            }
+        }
         Ok(())
     }
 
