@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -15,10 +16,10 @@ use mongodb::{Collection, Database};
 
 use crate::pack::{Pack, touch};
 
-const PACK: [&str; 4] = ["--layout", "pack", "--piece-size", "2MiB"];
+pub(crate) const PACK: [&str; 4] = ["--layout", "pack", "--piece-size", "2MiB"];
 
 /// Small files in nested folders with odd names, some that fill pieces, one larger than several.
-fn fill(pack: &Pack) {
+pub(crate) fn fill(pack: &Pack) {
     let mut rng = fastrand::Rng::with_seed(11);
     let mut bytes = |count: usize| -> Vec<u8> { (0..count).map(|_| rng.u8(..)).collect() };
     for number in 0..240 {
@@ -34,7 +35,8 @@ fn fill(pack: &Pack) {
     symlink("../folder 1", pack.input.join("folder 0/link")).unwrap();
 }
 
-fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
+/// Everything below a folder: what it is, and its content.
+pub(crate) fn tree(root: &Path) -> BTreeMap<PathBuf, (&'static str, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut to_visit = vec![root.to_owned()];
     while let Some(folder) = to_visit.pop() {
@@ -42,12 +44,12 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
             let entry = entry.unwrap();
             let (path, kind) = (entry.path(), entry.file_type().unwrap());
             let what = if kind.is_symlink() {
-                format!("link to {}", fs::read_link(&path).unwrap().display())
+                ("link", fs::read_link(&path).unwrap().into_os_string().into_vec())
             } else if kind.is_dir() {
                 to_visit.push(path.clone());
-                "folder".to_owned()
+                ("folder", Vec::new())
             } else {
-                format!("{:?}", fs::read(&path).unwrap())
+                ("file", fs::read(&path).unwrap())
             };
             found.insert(path.strip_prefix(root).unwrap().to_owned(), what);
         }
@@ -55,7 +57,7 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> =
         entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();

@@ -19,4 +19,6 @@ mod pack;
 #[cfg(test)]
 mod quirks;
 #[cfg(test)]
+mod restore;
+#[cfg(test)]
 mod security;

@@ -38,8 +38,8 @@ pub use carv1::header::HeaderError;
 pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
 pub use crew::Crew;
 pub use extract::{
-    BadName, BadParts, Existing, ExtractError, ExtractOptions, ExtractPlan, Extracted, Extraction, Outcome,
-    Placement, Restored, RestoredKind, Symlinks, extract,
+    BadName, BadParts, Existing, ExtractError, ExtractOptions, ExtractPlan, Extracted, Extraction,
+    OtherState, Outcome, Placement, Restored, RestoredKind, Symlinks, extract,
 };
 #[doc(hidden)]
 pub use kernels::bench;

@@ -245,7 +245,7 @@ pub struct VerifyArgs {
     /// Every CAR that this box recorded.
     #[arg(long, required = true)]
     pub all: bool,
-    /// Leave out what was checked within this time: an interrupted run goes on where it was. 0: nothing.
+    /// Leave out what was found good within this time: an interrupted run goes on where it was. 0: nothing.
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = parse_duration)]
     pub within: Duration,
     /// Threads that hash (default: one a processor).

@@ -230,6 +230,9 @@ pub enum BadParts {
         /// Bytes of the file by this part.
         now: u64,
     },
+    /// The parts are of different states of the file.
+    #[error("its parts are of different states of it")]
+    States,
     /// The list of parts beside an unfinished file cannot be read.
     #[error("the list of its parts is damaged; remove it to start anew")]
     List,

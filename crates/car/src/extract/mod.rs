@@ -103,7 +103,8 @@ pub enum Symlinks {
 /// A file inside of a CAR that is a part of another: its bytes go to `offset` of `file`.
 ///
 /// Parts may come in any order and in different runs. Until all are in, the file has the name
-/// `.<name>.carferry-part`.
+/// `.<name>.carferry-part`. Those of one run are of one state of the file; what becomes of those that are of another
+/// state than what is there already, says [`OtherState`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
     /// Root of the DAG with the part.
@@ -116,6 +117,9 @@ pub struct Placement {
     pub offset: u64,
     /// Bytes of the whole file.
     pub file_size: u64,
+    /// When the file was changed last before it was split, in nanoseconds since 1970, where that is known. Parts are
+    /// joined only if they agree in that and in [`Placement::file_size`].
+    pub mtime_nanos: Option<i64>,
 }
 
 /// One thing that has been dealt with.
@@ -129,6 +133,19 @@ pub struct Restored<'a> {
     pub bytes: u64,
     /// What became of it.
     pub outcome: Outcome,
+    /// For a part: what it met that is of another state of its file.
+    pub other_state: Option<OtherState>,
+}
+
+/// What became of a part when those that were there, from runs before, are of another state of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OtherState {
+    /// They were older, and are gone: the file was begun anew with this part.
+    BegunAnew,
+    /// They are newer: this part is a file of its own, with the name that it has in the CAR.
+    Older,
+    /// It is not known of both when their file was changed, so nobody can tell: the same.
+    Unknown,
 }
 
 /// What has been restored.

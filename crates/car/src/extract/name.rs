@@ -17,6 +17,9 @@ const NAME_BYTES_MAX: usize = 255;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beside {
     /// The file itself.
+    New,
+    /// The file itself, where it is joined from parts. A name of its own: what is joined outlives a run, and a state of
+    /// the file that is whole must not be written over it.
     Part,
     /// Which ranges of it are there.
     Ranges,
@@ -55,6 +58,7 @@ pub(super) fn as_path(name: &[u8]) -> &Path {
 /// The name of what is beside a file. Long names are cut and told apart by a hash.
 pub(super) fn beside(name: &[u8], what: Beside) -> Vec<u8> {
     let ending: &[u8] = match what {
+        Beside::New => b"new",
         Beside::Part => b"part",
         Beside::Ranges => b"ranges",
         Beside::NewRanges => b"new-ranges",
@@ -107,7 +111,7 @@ mod tests {
         let names = ["a".to_owned(), "b".to_owned(), long.clone() + "x", long + "y"];
         let mut seen = std::collections::HashSet::new();
         for name in &names {
-            for what in [Beside::Part, Beside::Ranges, Beside::NewRanges] {
+            for what in [Beside::New, Beside::Part, Beside::Ranges, Beside::NewRanges] {
                 let beside = beside(name.as_bytes(), what);
                 assert!(beside.len() <= NAME_BYTES_MAX, "{name}");
                 assert_eq!(check_name(&beside), Err(BadName::Reserved), "{name}");

@@ -2,11 +2,14 @@
 //!
 //! ```text
 //! .name.carferry-part      the file, with holes where parts are missing
-//! .name.carferry-ranges    which ranges are in it: "file <bytes>", then "<from> <to>" for each part
+//! .name.carferry-ranges    which ranges are in it, and of which state of the file:
+//!                          "file <bytes> changed <nanoseconds>", then "<from> <to>" for each part
 //! name                     when every part is in
 //! ```
 //!
-//! A range is listed only after it is on disk, so a list never says more than there is, whatever was killed.
+//! A range is listed only after it is on disk, so a list never says more than there is, whatever was killed. One list
+//! is of one state: a newer one begins the file anew, and parts of any other are not joined. Where nobody knows when
+//! the file was changed, the first line ends with its bytes, as all did once.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,13 +18,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, fallocate, openat, renameat, unlinkat};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fsync, openat, renameat};
 use rustix::io::Errno;
 
 use super::name::{Beside, beside, is_inside};
-use super::target::{Purpose, Replace, Started, Target, look_at_existing, move_to_place};
+use super::target::{Purpose, Replace, Started, Target, look_at_existing, move_to_place, remove};
 use super::tree::{Folder, Tree};
-use super::{BadParts, Existing, ExtractError, Outcome, Placement};
+use super::{BadParts, Existing, ExtractError, OtherState, Outcome, Placement};
 
 /// Longest list that is read. Source: ours; a hundred thousand parts.
 const LIST_BYTES_MAX: u64 = 4 << 20;
@@ -34,11 +37,44 @@ pub(super) struct Parts {
     lists: Arc<Mutex<()>>,
 }
 
+/// Which state of a file parts belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct State {
+    /// When it was changed last, where that is known.
+    mtime_nanos: Option<i64>,
+    pub(super) file_size: u64,
+}
+
+/// How a state stands to that of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Same,
+    Newer,
+    Older,
+    /// Of one of them it is not known when it was changed.
+    Unknown,
+}
+
 /// The ranges of a file that are there, in the order of their starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct List {
-    file_size: u64,
+    state: State,
     ranges: Vec<Range<u64>>,
+}
+
+/// What becomes of a part.
+#[derive(Debug)]
+pub(super) enum Begun {
+    /// It goes to its place in the whole file.
+    Joined(Started),
+    /// It stays a file of its own: the parts that are there are of another state.
+    Left(OtherState),
+}
+
+/// The unfinished file of a part.
+enum Opened {
+    Part { file: File, list: List, other_state: Option<OtherState> },
+    Left(OtherState),
 }
 
 impl Parts {
@@ -50,34 +86,44 @@ impl Parts {
         inside: &Path,
         size: u64,
         existing: Existing,
-    ) -> Result<Started, ExtractError> {
-        let Placement { file: path, offset, file_size, .. } = placement;
+    ) -> Result<Begun, ExtractError> {
+        let Placement { file: path, offset, file_size, mtime_nanos, .. } = placement;
         let failed = |reason| ExtractError::parts(path, reason);
         let name = path.file_name().filter(|_| is_inside(path)).ok_or(failed(BadParts::Path))?;
         let name = name.as_encoded_bytes();
         let end = offset.checked_add(size).filter(|end| end <= file_size);
         let outside = BadParts::Outside { offset: *offset, bytes: size, file_size: *file_size };
         let range = *offset..end.ok_or(failed(outside))?;
-        let begun = self.begun.entry(path.clone()).or_insert_with(|| List::new(*file_size));
-        begun.check_size(*file_size).and_then(|()| begun.insert(range.clone())).map_err(failed)?;
+        let state = State { mtime_nanos: *mtime_nanos, file_size: *file_size };
+        let begun = self.begun.entry(path.clone()).or_insert_with(|| List::new(state));
+        begun.check(state).and_then(|()| begun.insert(range.clone())).map_err(failed)?;
 
         let folder = tree.enter(path.parent().unwrap_or(Path::new("")))?;
         let settled = look_at_existing(&folder, name, inside, *offset, size, *file_size, existing)?;
-        if let Some(settled) = settled {
-            return Ok(settled);
-        }
         let _lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        let (file, mut list) = open_part(&folder, name, *file_size)?;
-        list.check_size(*file_size).map_err(failed)?;
+        if let Some(settled) = settled {
+            // A run that was killed when the last part was in has left the list.
+            if folder.look(&beside(name, Beside::Part))?.is_none() {
+                remove_lists(&folder, name)?;
+            }
+            return Ok(Begun::Joined(settled));
+        }
+        let (file, mut list, other_state) = match open_part(&folder, name, state)? {
+            Opened::Part { file, list, other_state } => (file, list, other_state),
+            Opened::Left(other_state) => return Ok(Begun::Left(other_state)),
+        };
         // It is written once more, and not there while it is.
         if list.remove(&range) {
             list.write(&folder, name)?;
+            sync(&folder)?;
         }
         list.insert(range).map_err(failed)?;
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let reads_as_zeros = size == 0 || fallocate(&file, punch, *offset, size).is_ok();
-        let purpose = Purpose::Part { file_size: *file_size, reads_as_zeros };
-        Ok(Started::Target(Target::new(folder, name, file, inside, *offset, size, purpose)))
+        let purpose = Purpose::Part { state, reads_as_zeros };
+        let mut target = Target::new(folder, name, file, inside, *offset, size, purpose);
+        target.other_state = other_state;
+        Ok(Begun::Joined(Started::Target(target)))
     }
 
     /// What those need who end parts.
@@ -87,26 +133,28 @@ impl Parts {
 }
 
 /// Ends a part: lists it, and moves the file to its place if it was the last.
-pub(super) fn finish(target: &Target, file_size: u64, lists: &Mutex<()>) -> Result<Outcome, ExtractError> {
+pub(super) fn finish(target: &Target, state: State, lists: &Mutex<()>) -> Result<Outcome, ExtractError> {
     let path = target.path();
     // Before the list says so; several parts are made durable at a time.
     target.file.sync_data().map_err(|error| ExtractError::output(&path, error))?;
     let _lists = lists.lock().unwrap_or_else(PoisonError::into_inner);
     let (folder, name) = (&target.folder, &target.name);
-    let mut list = List::read(folder, name)?.unwrap_or_else(|| List::new(file_size));
+    let mut list = List::read(folder, name)?.unwrap_or_else(|| List::new(state));
     let range = target.start..target.start + target.size;
-    list.insert(range).map_err(|reason| ExtractError::parts(&path, reason))?;
+    // Another process may have begun it anew.
+    let listed = list.check(state).and_then(|()| list.insert(range));
+    listed.map_err(|reason| ExtractError::parts(&path, reason))?;
     if list.is_whole() {
         move_to_place(folder, &beside(name, Beside::Part), name, Replace::Yes)?;
-        remove(folder, &beside(name, Beside::Ranges))?;
+        remove_lists(folder, name)?;
         return Ok(Outcome::Written);
     }
     list.write(folder, name)?;
-    Ok(Outcome::Part { bytes_in: list.bytes(), file_size })
+    Ok(Outcome::Part { bytes_in: list.bytes(), file_size: state.file_size })
 }
 
 /// The unfinished file and its list, which are made if there are none.
-fn open_part(folder: &Folder, name: &[u8], file_size: u64) -> Result<(File, List), ExtractError> {
+fn open_part(folder: &Folder, name: &[u8], state: State) -> Result<Opened, ExtractError> {
     let part = beside(name, Beside::Part);
     let path = folder.path_of(&part);
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -114,40 +162,78 @@ fn open_part(folder: &Folder, name: &[u8], file_size: u64) -> Result<(File, List
         Ok(file) => File::from(file),
         Err(Errno::NOENT) => {
             // A list without its file is of no use, and would lie about the new one.
-            remove(folder, &beside(name, Beside::Ranges))?;
+            remove_lists(folder, name)?;
             let mode = Mode::from_raw_mode(0o666);
             let made = openat(&folder.fd, &*part, flags | OFlags::CREATE | OFlags::EXCL, mode);
             File::from(made.map_err(|error| ExtractError::output(&path, error))?)
         }
         Err(error) => return Err(ExtractError::output(&path, error)),
     };
-    let list = match List::read(folder, name)? {
-        Some(list) if file.metadata().is_ok_and(|metadata| metadata.len() == list.file_size) => list,
-        Some(_) => return Err(ExtractError::parts(&folder.path_of(name), BadParts::List)),
-        None => {
-            let emptied = file.set_len(0).and_then(|()| file.set_len(file_size));
-            emptied.map_err(|error| ExtractError::output(&path, error))?;
-            List::new(file_size)
+    let there = List::read(folder, name)?;
+    let is_long = |list: &List| file.metadata().is_ok_and(|found| found.len() == list.state.file_size);
+    let other_state = match there {
+        Some(list) if list.state == state && is_long(&list) => {
+            return Ok(Opened::Part { file, list, other_state: None });
         }
+        // Nothing is in it; it may be that whoever began it was killed before it had its length.
+        None => None,
+        Some(list) if list.ranges.is_empty() => None,
+        Some(list) => match list.age_of(state) {
+            Age::Same => return Err(ExtractError::parts(&folder.path_of(name), BadParts::List)),
+            Age::Newer => Some(OtherState::BegunAnew),
+            Age::Older => return Ok(Opened::Left(OtherState::Older)),
+            Age::Unknown => return Ok(Opened::Left(OtherState::Unknown)),
+        },
     };
-    Ok((file, list))
+    // The list goes first: it must never say of new bytes that they are old ones. And it is there from the start, so
+    // that a second part of this run does not empty the file again.
+    let list = List::new(state);
+    list.write(folder, name)?;
+    sync(folder)?;
+    let emptied = file.set_len(0).and_then(|()| file.set_len(state.file_size));
+    emptied.map_err(|error| ExtractError::output(&path, error))?;
+    Ok(Opened::Part { file, list, other_state })
 }
 
-fn remove(folder: &Folder, name: &[u8]) -> Result<(), ExtractError> {
-    match unlinkat(&folder.fd, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(ExtractError::output(&folder.path_of(name), error)),
-    }
+/// Removes what lists a file's parts.
+fn remove_lists(folder: &Folder, name: &[u8]) -> Result<(), ExtractError> {
+    remove(folder, &beside(name, Beside::Ranges))?;
+    remove(folder, &beside(name, Beside::NewRanges))
+}
+
+/// Makes the names in a folder durable. Without that, power that fails could bring an older list back, which says of
+/// ranges that they are in that have been emptied since.
+fn sync(folder: &Folder) -> Result<(), ExtractError> {
+    // The folder's own descriptor is one for paths alone.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let synced = openat(&folder.fd, ".", flags, Mode::empty()).and_then(fsync);
+    synced.map_err(|error| ExtractError::output(&folder.path_of(b""), error))
 }
 
 impl List {
-    fn new(file_size: u64) -> Self {
-        Self { file_size, ranges: Vec::new() }
+    fn new(state: State) -> Self {
+        Self { state, ranges: Vec::new() }
     }
 
-    fn check_size(&self, file_size: u64) -> Result<(), BadParts> {
-        let before = self.file_size;
-        if before == file_size { Ok(()) } else { Err(BadParts::Size { before, now: file_size }) }
+    /// Whether a state is that of the list.
+    fn check(&self, state: State) -> Result<(), BadParts> {
+        let (before, now) = (self.state.file_size, state.file_size);
+        match self.age_of(state) {
+            Age::Same => Ok(()),
+            _ if before != now => Err(BadParts::Size { before, now }),
+            _ => Err(BadParts::States),
+        }
+    }
+
+    fn age_of(&self, state: State) -> Age {
+        let (there, new) = (self.state, state);
+        match (there.mtime_nanos, new.mtime_nanos) {
+            _ if there == new => Age::Same,
+            // Of two sizes at one time, one has to be taken, whichever came first.
+            (Some(before), Some(now)) if (now, new.file_size) > (before, there.file_size) => Age::Newer,
+            (Some(_), Some(_)) => Age::Older,
+            _ => Age::Unknown,
+        }
     }
 
     /// Adds a range that touches no byte of the others.
@@ -174,7 +260,7 @@ impl List {
     }
 
     fn is_whole(&self) -> bool {
-        self.bytes() == self.file_size
+        self.bytes() == self.state.file_size
     }
 
     fn read(folder: &Folder, name: &[u8]) -> Result<Option<Self>, ExtractError> {
@@ -194,11 +280,16 @@ impl List {
     fn parse(text: &str) -> Option<Self> {
         // A list that was cut ends inside a line.
         let mut lines = text.strip_suffix('\n')?.split('\n');
-        let mut list = Self::new(lines.next()?.strip_prefix("file ")?.parse().ok()?);
+        let first = lines.next()?.strip_prefix("file ")?;
+        let (file_size, mtime_nanos) = match first.split_once(" changed ") {
+            Some((file_size, nanos)) => (file_size, Some(nanos.parse().ok()?)),
+            None => (first, None),
+        };
+        let mut list = Self::new(State { mtime_nanos, file_size: file_size.parse().ok()? });
         for line in lines {
             let (start, end) = line.split_once(' ')?;
             let (start, end) = (start.parse().ok()?, end.parse().ok()?);
-            if start >= end || end > list.file_size {
+            if start >= end || end > list.state.file_size {
                 return None;
             }
             list.insert(start..end).ok()?;
@@ -210,7 +301,9 @@ impl List {
     fn write(&self, folder: &Folder, name: &[u8]) -> Result<(), ExtractError> {
         let line = |range: &Range<u64>| format!("{} {}\n", range.start, range.end);
         let lines: String = self.ranges.iter().map(line).collect();
-        let text = format!("file {}\n{lines}", self.file_size);
+        let State { mtime_nanos, file_size } = self.state;
+        let changed = mtime_nanos.map_or_else(String::new, |nanos| format!(" changed {nanos}"));
+        let text = format!("file {file_size}{changed}\n{lines}");
         let (new, ranges) = (beside(name, Beside::NewRanges), beside(name, Beside::Ranges));
         remove(folder, &new)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -230,9 +323,13 @@ impl List {
 mod tests {
     use super::*;
 
+    fn state(file_size: u64, mtime_nanos: impl Into<Option<i64>>) -> State {
+        State { mtime_nanos: mtime_nanos.into(), file_size }
+    }
+
     #[test]
     fn lists_know_what_is_missing() {
-        let mut list = List::new(100);
+        let mut list = List::new(state(100, None));
         list.insert(50..100).unwrap();
         list.insert(0..20).unwrap();
         list.insert(20..20).unwrap();
@@ -245,22 +342,55 @@ mod tests {
         assert!(list.remove(&(0..20)));
         assert!(!list.remove(&(0..20)));
         assert_eq!(list.bytes(), 80);
-        assert!(List::new(0).is_whole());
+        assert!(List::new(state(0, None)).is_whole());
     }
 
     #[test]
     fn lists_are_read_whole_or_not_at_all() {
-        let text = "file 100\n0 20\n50 100\n";
-        let list = List { file_size: 100, ranges: vec![0..20, 50..100] };
-        assert_eq!(List::parse(text), Some(list));
-        // Cut between lines, it says less than there is.
-        for length in (0..text.len()).filter(|length| ![9, 14].contains(length)) {
-            assert_eq!(List::parse(&text[..length]), None, "{length}");
+        // The first as lists were before they knew states.
+        for (text, of, between_lines) in [
+            ("file 100\n0 20\n50 100\n", state(100, None), [9, 14]),
+            ("file 100 changed -5\n0 20\n50 100\n", state(100, -5), [20, 25]),
+        ] {
+            let list = List { state: of, ranges: vec![0..20, 50..100] };
+            assert_eq!(List::parse(text), Some(list));
+            // Cut between lines, it says less than there is.
+            for length in (0..text.len()).filter(|length| !between_lines.contains(length)) {
+                assert_eq!(List::parse(&text[..length]), None, "{length} of {text:?}");
+            }
         }
-        for text in
-            ["file 100\n0 101\n", "file 100\n5 5\n", "file 100\n0 9\n8 10\n", "file -1\n", "file 1\n\n"]
-        {
+        for text in [
+            "file 100\n0 101\n",
+            "file 100\n5 5\n",
+            "file 100\n0 9\n8 10\n",
+            "file -1\n",
+            "file 1\n\n",
+            "file 1 changed\n",
+            "file 1 changed \n",
+            "file 1 changed soon\n",
+            "file 1 2\n",
+        ] {
             assert_eq!(List::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn states_are_told_apart_by_time_and_then_by_size() {
+        for (there, new, wanted) in [
+            (state(9, 5), state(9, 5), Age::Same),
+            (state(9, None), state(9, None), Age::Same),
+            (state(9, 5), state(9, 6), Age::Newer),
+            (state(9, 5), state(1, 6), Age::Newer),
+            (state(9, 5), state(9, 4), Age::Older),
+            (state(9, 5), state(99, 4), Age::Older),
+            (state(9, -5), state(9, 0), Age::Newer),
+            (state(9, 5), state(10, 5), Age::Newer),
+            (state(9, 5), state(8, 5), Age::Older),
+            (state(9, None), state(9, 5), Age::Unknown),
+            (state(9, 5), state(9, None), Age::Unknown),
+            (state(9, None), state(8, None), Age::Unknown),
+        ] {
+            assert_eq!(List::new(there).age_of(new), wanted, "{there:?} {new:?}");
         }
     }
 }

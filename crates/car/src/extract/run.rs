@@ -6,7 +6,6 @@
 //! ```
 
 use std::ops::{ControlFlow, Range};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -133,12 +132,16 @@ impl<'a> Run<'a> {
             }
         }
         for event in group.events {
-            match event {
-                Event::Folder(inside) => self.report(RestoredKind::Folder, &inside, 0, Outcome::Written),
-                Event::Symlink(inside, outcome) => self.report(RestoredKind::Symlink, &inside, 0, outcome),
-                Event::File(inside, outcome) => self.report(RestoredKind::File, &inside, 0, outcome),
-                Event::End(target) => ended.push(target),
-            }
+            let (kind, inside, outcome) = match event {
+                Event::Folder(inside) => (RestoredKind::Folder, inside, Outcome::Written),
+                Event::Symlink(inside, outcome) => (RestoredKind::Symlink, inside, outcome),
+                Event::File(inside, outcome) => (RestoredKind::File, inside, outcome),
+                Event::End(target) => {
+                    ended.push(target);
+                    continue;
+                }
+            };
+            self.report(&Restored { kind, inside: &inside, bytes: 0, outcome, other_state: None });
         }
         for target in ended {
             self.end(&target)?;
@@ -197,21 +200,22 @@ impl<'a> Run<'a> {
 
     fn end(&self, target: &Target) -> Result<(), ExtractError> {
         let outcome = match target.purpose {
-            Purpose::Part { file_size, .. } => parts::finish(target, file_size, &self.lists)?,
+            Purpose::Part { state, .. } => parts::finish(target, state, &self.lists)?,
             Purpose::Whole(_) | Purpose::Compare => target.finish_whole()?,
         };
-        self.report(RestoredKind::File, &target.inside, target.size, outcome);
+        let (inside, bytes, other_state) = (&*target.inside, target.size, target.other_state);
+        self.report(&Restored { kind: RestoredKind::File, inside, bytes, outcome, other_state });
         Ok(())
     }
 
-    fn report(&self, kind: RestoredKind, inside: &Path, bytes: u64, outcome: Outcome) {
+    fn report(&self, restored: &Restored<'_>) {
         let counts = &self.counts;
-        let of_kind = match kind {
+        let of_kind = match restored.kind {
             RestoredKind::File => &counts.files,
             RestoredKind::Folder => &counts.folders,
             RestoredKind::Symlink => &counts.symlinks,
         };
-        let counted = match outcome {
+        let counted = match restored.outcome {
             Outcome::Written => of_kind,
             Outcome::Same => &counts.same,
             Outcome::Different => &counts.different,
@@ -219,10 +223,10 @@ impl<'a> Run<'a> {
             Outcome::Skipped => &counts.skipped,
         };
         counted.fetch_add(1, Ordering::Relaxed);
-        if matches!(outcome, Outcome::Written | Outcome::Part { .. }) {
-            counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if matches!(restored.outcome, Outcome::Written | Outcome::Part { .. }) {
+            counts.bytes.fetch_add(restored.bytes, Ordering::Relaxed);
         }
-        (self.restored)(&Restored { kind, inside, bytes, outcome });
+        (self.restored)(restored);
     }
 }
 

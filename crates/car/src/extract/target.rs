@@ -11,8 +11,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat, renameat_
 use rustix::io::Errno;
 
 use super::name::{Beside, beside};
+use super::parts::State;
 use super::tree::{Folder, is_file, is_folder, size_of};
-use super::{Existing, ExtractError, Outcome};
+use super::{Existing, ExtractError, OtherState, Outcome};
 use crate::holes::is_hole;
 use crate::kernels::is_zero;
 use crate::units::len64;
@@ -32,6 +33,8 @@ pub(super) struct Target {
     pub(super) start: u64,
     pub(super) size: u64,
     pub(super) purpose: Purpose,
+    /// What a part met that is of another state than those before it.
+    pub(super) other_state: Option<OtherState>,
     /// Bytes that have been dealt with.
     done: AtomicU64,
     differs: AtomicBool,
@@ -44,9 +47,9 @@ pub(super) struct Target {
 pub(super) enum Purpose {
     /// They make a whole file.
     Whole(Existing),
-    /// They make a part of a file of so many bytes.
+    /// They make a part of a file in this state.
     Part {
-        file_size: u64,
+        state: State,
         /// Whether what was not written reads as zeros.
         reads_as_zeros: bool,
     },
@@ -69,15 +72,12 @@ pub(super) fn start_whole(
     size: u64,
     existing: Existing,
 ) -> Result<Started, ExtractError> {
+    let temporary = beside(name, Beside::New);
+    let failed = |error: Errno| ExtractError::output(&folder.path_of(&temporary), error);
+    // One that a run that was killed has left; also where this one keeps what that one replaced.
+    remove(&folder, &temporary)?;
     if let Some(settled) = look_at_existing(&folder, name, inside, 0, size, size, existing)? {
         return Ok(settled);
-    }
-    let temporary = beside(name, Beside::Part);
-    let failed = |error: Errno| ExtractError::output(&folder.path_of(&temporary), error);
-    // One that a run that was killed has left.
-    match unlinkat(&folder.fd, &*temporary, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(error) => return Err(failed(error)),
     }
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&folder.fd, &*temporary, flags, Mode::from_raw_mode(0o666)).map_err(failed)?;
@@ -133,7 +133,8 @@ impl Target {
         let (done, differs) = (AtomicU64::new(0), AtomicBool::new(false));
         let is_settled = AtomicBool::new(!matches!(purpose, Purpose::Whole(_)));
         let (name, inside) = (name.into(), inside.to_owned());
-        Self { folder, name, file, inside, start, size, purpose, done, differs, is_settled }
+        let other_state = None;
+        Self { folder, name, file, inside, start, size, purpose, other_state, done, differs, is_settled }
     }
 
     /// Where the file has its place.
@@ -182,7 +183,7 @@ impl Target {
             return Ok(if differs { Outcome::Different } else { Outcome::Same });
         };
         let replace = if existing == Existing::Replace { Replace::Yes } else { Replace::No };
-        move_to_place(&self.folder, &beside(&self.name, Beside::Part), &self.name, replace)?;
+        move_to_place(&self.folder, &beside(&self.name, Beside::New), &self.name, replace)?;
         self.is_settled.store(true, Ordering::Release);
         Ok(Outcome::Written)
     }
@@ -221,8 +222,16 @@ impl Drop for Target {
     fn drop(&mut self) {
         if !self.is_settled.load(Ordering::Acquire) {
             // What stays is found and removed by the next run.
-            let _ = unlinkat(&self.folder.fd, beside(&self.name, Beside::Part), AtFlags::empty());
+            let _ = unlinkat(&self.folder.fd, beside(&self.name, Beside::New), AtFlags::empty());
         }
+    }
+}
+
+/// Removes something, if it is there.
+pub(super) fn remove(folder: &Folder, name: &[u8]) -> Result<(), ExtractError> {
+    match unlinkat(&folder.fd, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(ExtractError::output(&folder.path_of(name), error)),
     }
 }
 

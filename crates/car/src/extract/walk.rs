@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::vec;
 
-use rustix::fs::{AtFlags, readlinkat, symlinkat, unlinkat};
+use rustix::fs::{readlinkat, symlinkat};
 use rustix::io::Errno;
 
 use super::name::{self, Beside, beside};
-use super::parts::Parts;
+use super::parts::{Begun, Parts};
 use super::plan::Holes;
 use super::store::{Place, Store, whole};
-use super::target::{Replace, Started, Target, move_to_place, start_whole};
+use super::target::{Replace, Started, Target, move_to_place, remove, start_whole};
 use super::tree::{Folder, Tree, is_folder, is_symlink};
 use super::{Existing, ExtractError, ExtractOptions, Outcome, Placement, Root, Symlinks};
 use crate::cids::CODEC_RAW;
@@ -257,8 +257,17 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<Arc<Target>>, ExtractError> {
         let existing = self.options.existing;
         let placement = self.placements.get(&*self.root).and_then(|of_root| of_root.get(&*self.inside));
-        let started = match placement {
-            Some(placement) => self.parts.start(&mut self.tree, placement, &self.inside, size, existing)?,
+        let (started, left) = match placement {
+            None => (None, None),
+            Some(placement) => {
+                match self.parts.start(&mut self.tree, placement, &self.inside, size, existing)? {
+                    Begun::Joined(started) => (Some(started), None),
+                    Begun::Left(other_state) => (None, Some(other_state)),
+                }
+            }
+        };
+        let started = match started {
+            Some(started) => started,
             None => start_whole(self.folder(depth)?, name, &self.inside, size, existing)?,
         };
         let inside = self.inside.clone();
@@ -269,7 +278,8 @@ impl<'a> Walk<'a> {
                 group.events.push(Event::File(inside, outcome));
                 Ok(None)
             }
-            Started::Target(target) => {
+            Started::Target(mut target) => {
+                target.other_state = target.other_state.or(left);
                 let target = Arc::new(target);
                 if size == 0 {
                     group.events.push(Event::End(target));
@@ -402,6 +412,9 @@ fn restore_symlink(
         return symlinkat(target, &folder.fd, name).map_err(failed).map(|()| Outcome::Written);
     };
     let path = folder.path_of(name);
+    // One that a run that was killed has left.
+    let temporary = beside(name, Beside::New);
+    remove(folder, &temporary)?;
     match existing {
         _ if is_folder(&stat) => Err(ExtractError::InTheWay { path }),
         Existing::Refuse => Err(ExtractError::Exists { path }),
@@ -411,11 +424,6 @@ fn restore_symlink(
         }
         Existing::Keep => Ok(Outcome::Different),
         Existing::Replace => {
-            let temporary = beside(name, Beside::Part);
-            match unlinkat(&folder.fd, &*temporary, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(failed(error)),
-            }
             symlinkat(target, &folder.fd, &*temporary).map_err(failed)?;
             move_to_place(folder, &temporary, name, Replace::Yes).map(|()| Outcome::Written)
         }

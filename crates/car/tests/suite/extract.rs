@@ -341,7 +341,7 @@ fn a_run_that_was_stopped_is_taken_up_again() {
         assert!(there.len() > 2 && there.len() < whole.len(), "{} of {}", there.len(), whole.len());
         assert!(there.iter().all(|(path, node)| whole.get(path) == Some(node)), "only whole files are there");
         // What a run leaves that is killed.
-        let killed = output.join(".39.carferry-part");
+        let killed = output.join(".39.carferry-new");
         fs::write(&killed, "half").unwrap();
         let done = restore(from_ref(&car), options.clone(), 2).unwrap();
         assert_eq!((done.files + done.same, done.different), (40, 0));

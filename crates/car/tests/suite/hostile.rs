@@ -126,7 +126,7 @@ fn a_link_under_a_temporary_name_is_not_followed() {
     let (output, victim) = (folder.path().join("output"), folder.path().join("victim"));
     fs::create_dir(&output).unwrap();
     fs::write(&victim, "safe").unwrap();
-    symlink(&victim, output.join(".x.carferry-part")).unwrap();
+    symlink(&victim, output.join(".x.carferry-new")).unwrap();
     let mut blocks = Blocks::default();
     let root = blocks.raw(b"harm");
     let car = blocks.write(folder.path(), "x.car", &root);

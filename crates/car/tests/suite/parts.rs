@@ -6,8 +6,8 @@ use std::slice::from_ref;
 use std::sync::Mutex;
 
 use carferry_car::{
-    BadParts, Crew, Existing, ExtractError, ExtractOptions, Extracted, NoProgress, Outcome, PayloadCid,
-    Placement, Profile, RestoredKind, extract,
+    BadParts, Crew, Existing, ExtractError, ExtractOptions, Extracted, NoProgress, OtherState, Outcome,
+    PayloadCid, Placement, Profile, RestoredKind, extract,
 };
 
 use crate::extract::{restore, tree};
@@ -16,6 +16,7 @@ use crate::inputs::{pack, splitmix64};
 /// A file in three parts, each in a folder in a CAR of its own, the second with a hole at its start.
 struct Split {
     folder: tempfile::TempDir,
+    output: PathBuf,
     bytes: Vec<u8>,
     cars: Vec<PathBuf>,
     placements: Vec<Placement>,
@@ -25,9 +26,14 @@ const CUTS: [usize; 4] = [0, (2 << 20) + 10, 5 << 20, (6 << 20) + 123];
 
 impl Split {
     fn new() -> Self {
+        Self::of_state(5, None)
+    }
+
+    /// The same file with another content, changed at another time.
+    fn of_state(seed: u64, mtime_nanos: Option<i64>) -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mut bytes = Vec::new();
-        splitmix64(5, CUTS[3].try_into().unwrap(), &mut bytes);
+        splitmix64(seed, CUTS[3].try_into().unwrap(), &mut bytes);
         bytes[CUTS[1]..CUTS[1] + (1 << 20)].fill(0);
         let (mut cars, mut placements) = (Vec::new(), Vec::new());
         for (index, cut) in CUTS.windows(2).enumerate() {
@@ -44,9 +50,17 @@ impl Split {
                 file: "joined/the whole".into(),
                 offset: cut[0].try_into().unwrap(),
                 file_size: CUTS[3].try_into().unwrap(),
+                mtime_nanos,
             });
         }
-        Self { folder, bytes, cars, placements }
+        let output = folder.path().join("output");
+        Self { folder, output, bytes, cars, placements }
+    }
+
+    /// Restores into the output of another.
+    fn into_output_of(mut self, other: &Self) -> Self {
+        self.output.clone_from(&other.output);
+        self
     }
 
     fn options(&self, existing: Existing) -> ExtractOptions {
@@ -55,17 +69,31 @@ impl Split {
     }
 
     fn output(&self, inside: &str) -> PathBuf {
-        self.folder.path().join("output").join(inside)
+        self.output.join(inside)
     }
 
     /// Restores some of the CARs; returns what was said of the parts, too.
     fn restore(&self, cars: &[usize], existing: Existing) -> (Extracted, Vec<Outcome>) {
+        let (done, parts) = self.restore_all(cars, existing);
+        (done, parts.into_iter().map(|(outcome, _)| outcome).collect())
+    }
+
+    /// Restores one of the CARs; returns what was said of its part.
+    fn restore_one(&self, car: usize) -> (Outcome, Option<OtherState>) {
+        self.restore_all(&[car], Existing::Keep).1[0]
+    }
+
+    fn restore_all(
+        &self,
+        cars: &[usize],
+        existing: Existing,
+    ) -> (Extracted, Vec<(Outcome, Option<OtherState>)>) {
         let cars: Vec<_> = cars.iter().map(|car| self.cars[*car].clone()).collect();
         let parts = Mutex::new(Vec::new());
         let note = |restored: &carferry_car::Restored<'_>| {
             if restored.inside == Path::new("some/part") {
                 assert_eq!(restored.kind, RestoredKind::File);
-                parts.lock().unwrap().push(restored.outcome);
+                parts.lock().unwrap().push((restored.outcome, restored.other_state));
             }
         };
         let crew = Crew::new(3.try_into().unwrap());
@@ -163,6 +191,7 @@ fn parts_that_do_not_go_together_are_refused() {
     assert!(matches!(fails(&|all| all[2].offset += 1), BadParts::Outside { .. }));
     assert!(matches!(fails(&|all| all[2].offset = u64::MAX), BadParts::Outside { .. }));
     assert!(matches!(fails(&|all| all[1].file_size += 1), BadParts::Size { .. }));
+    assert!(matches!(fails(&|all| all[1].mtime_nanos = Some(1)), BadParts::States));
     for path in ["", "../up", "/up", "joined/..", "joined/.x.carferry-part"] {
         assert_eq!(fails(&|all| all[0].file = path.into()), BadParts::Path, "{path:?}");
     }
@@ -175,6 +204,152 @@ fn parts_that_do_not_go_together_are_refused() {
     fs::write(split.output("joined/.the whole.carferry-ranges"), "junk").unwrap();
     let error = restore(&split.cars[2..], split.options(Existing::Keep), 1).unwrap_err();
     assert!(matches!(&error, ExtractError::Parts { reason: BadParts::List, .. }), "{error:?}");
+}
+
+/// A file in two states of one length.
+fn two_states() -> (Split, Split) {
+    let older = Split::of_state(5, Some(-7));
+    let newer = Split::of_state(6, Some(20)).into_output_of(&older);
+    assert_ne!(older.bytes, newer.bytes);
+    (older, newer)
+}
+
+#[test]
+fn a_newer_state_begins_the_file_anew() {
+    let (older, newer) = two_states();
+    older.restore(&[0, 1], Existing::Keep);
+    assert_eq!(newer.restore_one(2), (first_part(2), Some(OtherState::BegunAnew)));
+    // And nothing of the older is in any more: all three are needed.
+    assert_eq!(newer.restore_one(1).1, None);
+    assert!(!newer.output("joined/the whole").exists());
+    assert_eq!(newer.restore_one(0), (Outcome::Written, None));
+    newer.check_whole();
+}
+
+#[test]
+fn a_part_of_an_older_state_stays_a_part() {
+    let (older, newer) = two_states();
+    newer.restore(&[0, 2], Existing::Keep);
+    assert_eq!(older.restore_one(1), (Outcome::Written, Some(OtherState::Older)));
+    let part = older.output("some/part");
+    assert!(fs::read(&part).unwrap() == older.bytes[CUTS[1]..CUTS[2]], "it is whole under its own name");
+    assert_eq!(older.restore_one(1), (Outcome::Same, Some(OtherState::Older)), "once more");
+    assert_eq!(newer.restore_one(1), (Outcome::Written, None));
+    newer.check_whole();
+    // Where the file is whole, an older part is compared with it.
+    assert_eq!(older.restore_one(0), (Outcome::Different, None));
+    newer.check_whole();
+}
+
+#[test]
+fn parts_of_an_unknown_state_join_none_that_is_known() {
+    // As a version has left it that did not know states, and the other way round.
+    for (before, after) in [(None, Some(20)), (Some(20), None)] {
+        let there = Split::of_state(5, before);
+        let other = Split::of_state(6, after).into_output_of(&there);
+        there.restore(&[0, 1], Existing::Keep);
+        let list = fs::read_to_string(there.output("joined/.the whole.carferry-ranges")).unwrap();
+        assert_eq!(list.contains("changed 20"), before.is_some(), "{list}");
+        assert_eq!(other.restore_one(2), (Outcome::Written, Some(OtherState::Unknown)));
+        fs::remove_file(there.output("some/part")).unwrap();
+        // What is there can be ended, or given up.
+        if before.is_some() {
+            assert_eq!(there.restore_one(2), (Outcome::Written, None));
+            there.check_whole();
+        } else {
+            fs::remove_file(there.output("joined/.the whole.carferry-part")).unwrap();
+            assert_eq!(other.restore_one(2), (first_part(2), None));
+            other.restore(&[0, 1], Existing::Keep);
+            other.check_whole();
+        }
+    }
+    // Neither is known, as ever.
+    let split = Split::new();
+    split.restore(&[0, 2], Existing::Keep);
+    assert_eq!(split.restore_one(1), (Outcome::Written, None));
+    split.check_whole();
+}
+
+#[test]
+fn states_of_other_lengths_are_other_states() {
+    let (older, mut newer) = two_states();
+    // The newer has one byte more, of which nobody has the part.
+    newer.placements.iter_mut().for_each(|part| part.file_size += 1);
+    older.restore(&[0, 1], Existing::Keep);
+    assert_eq!(newer.restore_one(0).1, Some(OtherState::BegunAnew));
+    assert_eq!(older.restore_one(2).1, Some(OtherState::Older));
+    let part = newer.output("joined/.the whole.carferry-part");
+    assert_eq!(fs::metadata(part).unwrap().len(), u64::try_from(CUTS[3]).unwrap() + 1);
+}
+
+#[test]
+fn a_file_that_is_begun_anew_is_begun_whatever_is_killed() {
+    let ranges = |split: &Split| split.output("joined/.the whole.carferry-ranges");
+    let part = |split: &Split| split.output("joined/.the whole.carferry-part");
+    // Killed when the list was new, and the file still the old one; also with another length.
+    for length in [CUTS[3], CUTS[3] - 1, 0] {
+        let (older, newer) = two_states();
+        older.restore(&[0, 1], Existing::Keep);
+        fs::write(ranges(&newer), format!("file {} changed 20\n", CUTS[3])).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(part(&newer))
+            .unwrap()
+            .set_len(length.try_into().unwrap())
+            .unwrap();
+        assert_eq!(newer.restore_one(1), (first_part(1), None));
+        newer.restore(&[0, 2], Existing::Keep);
+        newer.check_whole();
+    }
+    // Killed between the last part's move and the end of the list, and inside of a list.
+    let (_, newer) = two_states();
+    newer.restore(&[0, 1, 2], Existing::Keep);
+    fs::write(ranges(&newer), format!("file {} changed 20\n0 1000\n", CUTS[3])).unwrap();
+    fs::write(newer.output("joined/.the whole.carferry-new-ranges"), "file").unwrap();
+    newer.restore(&[0], Existing::Keep);
+    newer.check_whole();
+}
+
+#[test]
+fn a_whole_file_does_not_disturb_the_parts_of_another_state() {
+    let (_, newer) = two_states();
+    newer.restore(&[0, 1], Existing::Keep);
+    // The older state fitted into one CAR.
+    let input = newer.folder.path().join("whole");
+    fs::create_dir_all(input.join("joined")).unwrap();
+    fs::write(input.join("joined/the whole"), vec![7; CUTS[3]]).unwrap();
+    let car = newer.folder.path().join("whole.car");
+    pack(&input, &car, Profile::Lotus.params(), 1);
+    restore(&[car], ExtractOptions::new(newer.output("")), 1).unwrap();
+    assert!(fs::read(newer.output("joined/the whole")).unwrap() == vec![7; CUTS[3]]);
+    newer.restore(&[2], Existing::Replace);
+    newer.check_whole();
+}
+
+#[test]
+fn two_parts_of_a_file_lie_in_one_car() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (input, car) = (folder.path().join("input"), folder.path().join("car"));
+    fs::create_dir(&input).unwrap();
+    let mut bytes = Vec::new();
+    splitmix64(3, 5 << 20, &mut bytes);
+    let (first, second) = bytes.split_at(2 << 20);
+    fs::write(input.join("a"), first).unwrap();
+    fs::write(input.join("b"), second).unwrap();
+    let payload_cid = pack(&input, &car, Profile::Lotus.params(), 1).payload_cid;
+    let placement = |inside: &str, offset: u64| Placement {
+        payload_cid: payload_cid.clone(),
+        inside: inside.into(),
+        file: "whole".into(),
+        offset,
+        file_size: 5 << 20,
+        mtime_nanos: Some(1),
+    };
+    let output = folder.path().join("output");
+    let placements = vec![placement("a", 0), placement("b", 2 << 20)];
+    restore(&[car], ExtractOptions { placements, ..ExtractOptions::new(&output) }, 2).unwrap();
+    assert!(fs::read(output.join("whole")).unwrap() == bytes);
+    assert_eq!(fs::read_dir(output).unwrap().count(), 1);
 }
 
 #[test]
@@ -191,6 +366,7 @@ fn a_root_can_be_a_part_and_a_part_the_whole() {
             file: "whole".into(),
             offset: 0,
             file_size: content.len().try_into().unwrap(),
+            mtime_nanos: Some(1),
         };
         let options = ExtractOptions {
             placements: vec![placement],

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use carferry_car::{
-    Crew, Existing, ExtractError, ExtractOptions, Extracted, Extraction, Outcome, PayloadCid, Placement,
-    Restored, RestoredKind, Symlinks, read_car_root,
+    Crew, Existing, ExtractError, ExtractOptions, Extracted, Extraction, OtherState, Outcome, PayloadCid,
+    Placement, Restored, RestoredKind, Symlinks, read_car_root,
 };
 use carferry_core::error_chain::Hint;
 use carferry_core::printer::{ExitStatus, Printer};
@@ -56,7 +56,14 @@ struct Line {
     bytesin: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     filesize: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    otherstate: Option<&'static str>,
 }
+
+/// The words of [`OtherState`] for machines.
+const BEGUN_ANEW: &str = "begun-anew";
+const OLDER: &str = "older";
+const UNKNOWN: &str = "unknown";
 
 impl Line {
     fn of(restored: &Restored<'_>) -> Self {
@@ -79,12 +86,17 @@ impl Line {
             bytes: restored.bytes,
             bytesin: bytes_in,
             filesize: file_size,
+            otherstate: restored.other_state.map(|state| match state {
+                OtherState::BegunAnew => BEGUN_ANEW,
+                OtherState::Older => OLDER,
+                OtherState::Unknown => UNKNOWN,
+            }),
         }
     }
 
     /// Whether a person wants to read it.
     fn is_news(&self) -> bool {
-        matches!(self.state, "different" | "part" | "skipped")
+        matches!(self.state, "different" | "part" | "skipped") || self.otherstate.is_some()
     }
 }
 
@@ -206,12 +218,22 @@ fn run(
 
 fn words(line: &Line) -> String {
     let Line { path, state, .. } = line;
-    match (line.bytesin, line.filesize) {
-        (Some(there), Some(size)) => {
-            format!("{state:<10}  {path}  {} of {}", BinaryBytes(there), BinaryBytes(size))
+    let of_file = match (line.bytesin, line.filesize) {
+        (Some(there), Some(size)) => format!("  {} of {}", BinaryBytes(there), BinaryBytes(size)),
+        _ => String::new(),
+    };
+    let other_state = match line.otherstate {
+        Some(BEGUN_ANEW) => {
+            "  (the file is begun anew: the parts that were there are of an older state of it)"
         }
-        _ => format!("{state:<10}  {path}"),
-    }
+        Some(OLDER) => "  (stays a part: those that are there are of a newer state of the file)",
+        Some(_) => {
+            "  (stays a part: nobody knows whether those that are there are of the same state of the file; remove \
+             its .carferry-part to begin it anew)"
+        }
+        None => "",
+    };
+    format!("{state:<10}  {path}{of_file}{other_state}")
 }
 
 fn total_words(total: &Total) -> String {
@@ -240,24 +262,26 @@ fn total_words(total: &Total) -> String {
 /// A file that was packed again since lies in them in two states: only the parts of the newer one are joined.
 fn placements(cars: &[PathBuf]) -> Vec<Placement> {
     let all: Vec<_> = cars.iter().flat_map(|car| placements_of(car).unwrap_or_default()).collect();
-    let mut newest: HashMap<PathBuf, (i64, u64)> = HashMap::new();
-    for (state, part) in &all {
-        let newest = newest.entry(part.file.clone()).or_insert(*state);
-        *newest = (*newest).max(*state);
+    // No time is older than any.
+    let state = |part: &Placement| (part.mtime_nanos, part.file_size);
+    let mut newest = HashMap::new();
+    for part in &all {
+        let newest = newest.entry(part.file.clone()).or_insert(state(part));
+        *newest = (*newest).max(state(part));
     }
     let (taken, left): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|(state, part)| newest.get(&part.file) == Some(state));
+        all.into_iter().partition(|part| newest.get(&part.file) == Some(&state(part)));
     if !left.is_empty() {
         warn!(
             parts = left.len(),
             "parts of older states of files stay parts: name only the CARs of one state to join them"
         );
     }
-    taken.into_iter().map(|(_, part)| part).collect()
+    taken
 }
 
-/// With the state of their files: time and size. `None` without a manifest of this very CAR.
-fn placements_of(car: &Path) -> Option<Vec<((i64, u64), Placement)>> {
+/// `None` without a manifest of this very CAR.
+fn placements_of(car: &Path) -> Option<Vec<Placement>> {
     let path = manifest::path_of(car);
     let root = read_car_root(car).ok()?;
     let (piece, entries) = match manifest::read(&path) {
@@ -278,15 +302,14 @@ fn placements_of(car: &Path) -> Option<Vec<((i64, u64), Placement)>> {
                 |error| warn!(path = %path.display(), %error, "a line of this manifest cannot be read"),
             )
             .ok()?;
-        let state = (entry.mtimenanos.unwrap_or(i64::MIN), entry.size?);
-        let part = Placement {
+        Some(Placement {
             payload_cid: root.clone(),
             inside: entry.inside?.into(),
             file: entry.path.into(),
             offset: entry.from?,
             file_size: entry.size?,
-        };
-        Some((state, part))
+            mtime_nanos: entry.mtimenanos,
+        })
     };
     Some(entries.filter_map(place).collect())
 }

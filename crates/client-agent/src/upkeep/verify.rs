@@ -1,8 +1,10 @@
 //! `verify --all`: every CAR of this box, read from the disk and held against its record.
 //!
 //! When a CAR was checked is written into its record, so a run that was interrupted goes on where it was. CARs that
-//! were never checked come first.
+//! were never checked come first, those that were found bad last: every run checks these again, because the one that
+//! found them may have been killed before it said so.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::CarDoc;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
-use carferry_core::store::{IndexUser, Store};
+use carferry_core::store::{IndexUser, Store, VerifyDue};
 use serde::Serialize;
 use tracing::{info, warn};
 
@@ -61,7 +63,7 @@ struct Total {
     missing: u64,
     unreadable: u64,
     unrecorded: u64,
-    /// Checked lately, by another run.
+    /// Checked lately, by another run, and good.
     fresh: u64,
 }
 
@@ -83,16 +85,20 @@ pub async fn verify(
     // One moment for the whole run: what is checked from here on is checked once.
     let now = store.server_time().await?;
     let within = i64::try_from(args.within.as_millis()).unwrap_or(i64::MAX);
-    let before = bson::DateTime::from_millis(now.timestamp_millis().saturating_sub(within));
-    let (cars, bytes) = store.cars_to_verify(&host, before).await?;
+    let since = bson::DateTime::from_millis(now.timestamp_millis().saturating_sub(within));
+    let due = VerifyDue { since, began: now };
+    let (cars, bytes) = store.cars_to_verify(&host, due).await?;
     let all = store.standing_cars_of(&host).await?;
     let mut total = Total { fresh: all.saturating_sub(cars), ..Total::default() };
     info!(cars, bytes, fresh = total.fresh, "checking CARs of {host}");
     let meter = Meter::new(u64::try_from(bytes).unwrap_or(0), cars, shutdown.token().clone());
     let shown = screen.show(&meter, args.no_progress);
     let crew = Arc::new(args.jobs.map_or_else(Crew::of_processors, Crew::new));
+    // Should the server's clock go back, with another primary, they would be due again at once.
+    let mut found_bad = HashSet::new();
     'all: loop {
-        let page = store.cars_to_verify_page(&host, before, PAGE).await?;
+        let mut page = store.cars_to_verify_page(&host, due, PAGE).await?;
+        page.retain(|(id, _)| !found_bad.contains(&id.to_string()));
         if page.is_empty() {
             break;
         }
@@ -102,6 +108,9 @@ pub async fn verify(
             let Some(line) = line else { break 'all };
             meter.file_done();
             store.record_verified(&id, line.verdict == Verdict::Good, line.reason.as_deref()).await?;
+            if line.verdict != Verdict::Good {
+                found_bad.insert(id.to_string());
+            }
             match line.verdict {
                 Verdict::Good => total.good += 1,
                 Verdict::Wrong => total.wrong += 1,

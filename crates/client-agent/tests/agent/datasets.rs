@@ -2,6 +2,8 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -110,6 +112,93 @@ fn files_come_back_alone_in_trees_and_joined() {
         let kept = run(&[&arguments[..], &["--existing", "keep"]].concat());
         assert_eq!(kept.code, Some(0), "{kept:?}");
     }
+}
+
+/// A split file's CARs, in the order of its parts, as it was at this time.
+fn split(folders: &Folders, name: &str, content: &[u8], seconds: u64) -> Vec<PathBuf> {
+    let file = folders.input.join("large");
+    fs::write(&file, content).unwrap();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    OpenOptions::new().write(true).open(&file).unwrap().set_modified(time).unwrap();
+    let output = folders.root.path().join(name);
+    let input = folders.input.to_str().unwrap();
+    let made = run(&[
+        "makecars",
+        "--no-database",
+        "--input",
+        input,
+        "--output",
+        output.to_str().unwrap(),
+        "--layout",
+        "pack",
+        "--piece-size",
+        "2MiB",
+    ]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let paths = fs::read_dir(output).unwrap().map(|entry| entry.unwrap().path());
+    let of_car = |car: PathBuf| {
+        let lines = json(&car.with_extension("jsonl"));
+        (lines[1]["from"].as_u64().unwrap(), car)
+    };
+    let is_car = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "car");
+    let mut cars: Vec<_> = paths.filter(is_car).map(of_car).collect();
+    cars.sort();
+    cars.into_iter().map(|(_, car)| car).collect()
+}
+
+#[test]
+fn states_of_a_split_file_are_never_mixed_over_calls() {
+    let folders = Folders::new();
+    let (old, new) = (pattern(5 << 20), pattern((5 << 20) + 9).split_off(9));
+    assert!(old.len() == new.len() && old != new);
+    let (before, after) = (split(&folders, "before", &old, 1000), split(&folders, "after", &new, 1001));
+    assert!(before.len() > 2 && before.len() == after.len(), "{before:?} {after:?}");
+    let back = folders.root.path().join("back");
+    let extract = |car: &PathBuf, more: &[&str]| {
+        let (car, back) = (car.to_str().unwrap(), back.to_str().unwrap());
+        let ended = run(&[&["extract", car, "--output", back, "--existing", "keep"], more].concat());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(!back_has_mixed(back, &old, &new), "{ended:?}");
+        ended.stdout
+    };
+    // All of the older state but one part; then the newer one, in between the older's missing part.
+    for car in &before[1..] {
+        assert!(!extract(car, &[]).contains("state of"));
+    }
+    let said = extract(&after[0], &[]);
+    assert!(said.contains("begun anew") && said.contains("an older state"), "{said}");
+    let said = extract(&before[0], &[]);
+    assert!(said.contains("stays a part") && said.contains("a newer state"), "{said}");
+    let said = extract(&before[0], &["--json"]);
+    assert!(said.contains("\"state\":\"same\"") && said.contains("\"otherstate\":\"older\""), "{said}");
+    for car in &after[1..] {
+        assert!(!back.join("large").exists());
+        extract(car, &[]);
+    }
+    assert!(fs::read(back.join("large")).unwrap() == new);
+    let mut names: Vec<_> = fs::read_dir(&back).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 2, "the file, and the part that was left: {names:?}");
+
+    // A file that was begun when lists knew no states: nothing joins it, and nothing of it is lost.
+    fs::remove_dir_all(&back).unwrap();
+    extract(&before[0], &[]);
+    let list = back.join(".large.carferry-ranges");
+    let text = fs::read_to_string(&list).unwrap();
+    fs::write(&list, text.replace(" changed 1000000000000", "")).unwrap();
+    let said = extract(&after[1], &[]);
+    assert!(said.contains("nobody knows") && said.contains("remove"), "{said}");
+    assert!(back.join(".large.carferry-part").exists());
+    fs::remove_file(back.join(".large.carferry-part")).unwrap();
+    for car in &after {
+        extract(car, &[]);
+    }
+    assert!(fs::read(back.join("large")).unwrap() == new);
+}
+
+/// Whether there is a whole file that is neither.
+fn back_has_mixed(back: &str, old: &[u8], new: &[u8]) -> bool {
+    fs::read(format!("{back}/large")).is_ok_and(|bytes| bytes != old && bytes != new)
 }
 
 #[test]

@@ -7,6 +7,15 @@ use crate::model::{CarDoc, stored};
 
 const COLLECTION: &str = "cars";
 
+/// Which CARs are to be checked.
+#[derive(Clone, Copy, Debug)]
+pub struct VerifyDue {
+    /// Those that were not checked since.
+    pub since: DateTime,
+    /// Those that were found bad, whenever, before the run that asks began: it checks each of them once more.
+    pub began: DateTime,
+}
+
 impl Store {
     /// Records a finished CAR: one document per (source, CAR path, payload CID). Repeating it changes
     /// nothing but `updatedtime`. Other CARs that stood under the same path on the same host are marked
@@ -90,10 +99,10 @@ impl Store {
         self.bounded("cars count", self.cars.count_documents(filter)).await
     }
 
-    /// How many CARs of this host were not checked since `before`, and their bytes.
-    pub async fn cars_to_verify(&self, host: &str, before: DateTime) -> Result<(u64, i64), StoreError> {
+    /// How many CARs of this host are to be checked, and their bytes.
+    pub async fn cars_to_verify(&self, host: &str, due: VerifyDue) -> Result<(u64, i64), StoreError> {
         let pipeline = [
-            doc! { "$match": to_verify(host, before) },
+            doc! { "$match": to_verify(host, due) },
             doc! { "$group": { "_id": null, "n": { "$sum": 1 }, "bytes": { "$sum": "$carsizebytes" } } },
         ];
         let cursor = self.bounded("cars to verify", self.cars.aggregate(pipeline)).await?;
@@ -107,11 +116,11 @@ impl Store {
     pub async fn cars_to_verify_page(
         &self,
         host: &str,
-        before: DateTime,
+        due: VerifyDue,
         limit: i64,
     ) -> Result<Vec<(Bson, CarDoc)>, StoreError> {
         let order = doc! { "verifiedtime": 1, "_id": 1 };
-        let find = self.cars.find(to_verify(host, before)).sort(order).limit(limit);
+        let find = self.cars.find(to_verify(host, due)).sort(order).limit(limit);
         let cursor = self.bounded("cars to verify", find).await?;
         let found = self.drain("cars to verify", cursor).await?;
         let read = |document: Document| {
@@ -152,10 +161,15 @@ impl Store {
     }
 }
 
-fn to_verify(host: &str, before: DateTime) -> Document {
+fn to_verify(host: &str, due: VerifyDue) -> Document {
+    let VerifyDue { since, began } = due;
     doc! {
         "host": host,
         "replacedtime": { "$exists": false },
-        "$or": [{ "verifiedtime": { "$exists": false } }, { "verifiedtime": { "$lt": before } }],
+        "$or": [
+            { "verifiedtime": { "$exists": false } },
+            { "verifiedtime": { "$lt": since } },
+            { "verifiedtime": { "$lt": began }, "verifiedgood": false },
+        ],
     }
 }

@@ -26,6 +26,7 @@ use mongodb::{
     options::{Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria, ServerApi, WriteConcern},
 };
 
+pub use cars::VerifyDue;
 pub use claims::{Claim, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
 pub use deals::{DealCounts, StoredDeal};
 pub use driver_error::DriverError;
