@@ -82,9 +82,10 @@ async fn a_large_backlog_drains() {
     let import_setting = &[
         ("importsPerMiner", "8"),
         ("listTimeout", "60s"),
-        ("lease", "30s"),
+        ("lease", "60s"),
         ("scanInterval", "30s"),
         ("providerPollInterval", "60s"),
+        ("importTimeout", "120s"),
     ];
     let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
     let scene = Scene::open(stage).await;
@@ -119,10 +120,11 @@ async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
     let import_setting = &[
         ("importsPerMiner", "8"),
         ("listTimeout", "60s"),
-        ("lease", "30s"),
+        ("lease", "60s"),
         ("waitInterval", "3h"),
         ("scanInterval", "30s"),
         ("providerPollInterval", "60s"),
+        ("importTimeout", "120s"),
     ];
     let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
     let scene = Scene::open(stage).await;

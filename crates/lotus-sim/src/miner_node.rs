@@ -30,8 +30,27 @@ pub(crate) async fn answer(
             crate::import::import_data(inner, caller, miner, name, &cid, path).await
         }
         "AuthVerify" | "AuthNew" => auth(inner, name, first),
+        "MarketListIncompleteDeals" => Ok(Reply::List(local_deals(inner, miner).await)),
         _ => inner.with(|world| world.miner_answer(miner, name, first)),
     }
+}
+
+/// Every deal the provider ever saw; `null` when there is none, a nil slice in Go. A page at a time: a list of 100 000
+/// deals takes seconds to make, and other calls are answered meanwhile.
+async fn local_deals(inner: &Inner, id: &str) -> Value {
+    let cids = inner.with(|world| world.miners.get(id).map(|miner| miner.deals.clone())).unwrap_or_default();
+    let mut listed = Vec::with_capacity(cids.len());
+    for page in cids.chunks(500) {
+        inner.with(|world| {
+            let Some(miner) = world.miners.get(id) else { return };
+            listed.extend(page.iter().filter_map(|cid| {
+                let deal = world.deals.get(cid)?;
+                Some(world.miner_deal(deal, deal.provider.as_ref()?, miner))
+            }));
+        });
+        tokio::task::yield_now().await;
+    }
+    if listed.is_empty() { Value::Null } else { Value::Array(listed) }
 }
 
 impl World {
@@ -53,7 +72,6 @@ impl World {
             "ID" => json!(miner.config.peer_id),
             "NetPeers" => self.net_peers(),
             "ActorAddress" => json!(miner.address.print(prefix)),
-            "MarketListIncompleteDeals" => return Ok(Reply::List(self.local_deals(id))),
             "DealsList" | "MarketListDeals" => return Ok(Reply::List(self.chain_deals(id))),
             "MarketGetDealUpdates" => return Ok(Reply::Channel(ChannelKind::ProviderDeals)),
             "MarketGetAsk" => {
@@ -80,18 +98,6 @@ impl World {
             }
             _ => return Err(RpcError::protocol(-32601, format!("method 'Filecoin.{name}' not found"))),
         }))
-    }
-
-    /// Every deal the provider ever saw; `null` when there is none, a nil slice in Go.
-    fn local_deals(&self, id: &str) -> Value {
-        let Some(miner) = self.miners.get(id).filter(|miner| !miner.deals.is_empty()) else {
-            return Value::Null;
-        };
-        let deals = miner.deals.iter().filter_map(|cid| {
-            let deal = self.deals.get(cid)?;
-            Some(self.miner_deal(deal, deal.provider.as_ref()?, miner))
-        });
-        deals.collect()
     }
 
     fn chain_deals(&self, id: &str) -> Value {
