@@ -39,17 +39,6 @@ pub struct Task {
     pub claim: Option<PieceClaim>,
 }
 
-/// What there is to do next.
-#[derive(Debug)]
-pub enum Next {
-    /// This piece.
-    Piece(Box<Task>),
-    /// Nothing now: others are at the last pieces.
-    Wait(PieceCounts),
-    /// Nothing any more.
-    End,
-}
-
 /// What of a folder is packed already.
 #[derive(Debug, Default)]
 pub struct Covered {
@@ -189,27 +178,33 @@ impl Shared<'_> {
         Ok(self.store.piece_counts(plan).await?.done > 0)
     }
 
-    /// Claims the next piece.
-    pub async fn next(&self, plan: &str) -> Result<Next, StoreError> {
+    /// Claims the next piece; `None` if nobody may claim any now.
+    pub async fn claim(&self, plan: &str) -> Result<Option<Task>, StoreError> {
         let owner = format!("{}{:08x}", self.owner_prefix(), fastrand::u32(..));
-        if let Some(claim) = self.store.claim_piece(plan, &owner, LEASE).await? {
-            let index = claim.piece.index;
-            let entries = match entries(self.store, &claim.piece).await {
-                Ok(entries) => entries,
-                Err(error @ (StoreError::Incomplete { .. } | StoreError::BadDocument { .. })) => {
-                    // Nothing will mend it; its files are planned anew.
-                    self.store.fail_piece(&claim, &ErrorChain(&error).to_string()).await?;
-                    return Err(error);
-                }
-                Err(error) => return Err(error),
-            };
-            let source_bytes = u64::try_from(claim.piece.sourcebytes).unwrap_or(0);
-            return Ok(Next::Piece(Box::new(Task { index, entries, source_bytes, claim: Some(claim) })));
-        }
+        let Some(claim) = self.store.claim_piece(plan, &owner, LEASE).await? else { return Ok(None) };
+        let entries = match entries(self.store, &claim.piece).await {
+            Ok(entries) => entries,
+            Err(error @ (StoreError::Incomplete { .. } | StoreError::BadDocument { .. })) => {
+                // Nothing will mend it; its files are planned anew.
+                self.store.fail_piece(&claim, &ErrorChain(&error).to_string()).await?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Task {
+            index: claim.piece.index,
+            entries,
+            source_bytes: bytes(claim.piece.sourcebytes),
+            claim: Some(claim),
+        }))
+    }
+
+    /// Ends a plan that has no open piece; else says who is at them.
+    pub async fn end(&self, plan: &str) -> Result<Option<PieceCounts>, StoreError> {
         if self.store.end_plan(plan).await? {
-            return Ok(Next::End);
+            return Ok(None);
         }
-        Ok(Next::Wait(self.store.piece_counts(plan).await?))
+        Ok(Some(self.store.piece_counts(plan).await?))
     }
 
     /// Takes back what a killed run of ours held. Only under the lock of our output folder.
