@@ -35,6 +35,8 @@ pub struct Task {
     pub entries: Vec<PackEntryDoc>,
     /// Bytes of its sources.
     pub source_bytes: u64,
+    /// Bytes of its CAR at most.
+    pub car_bytes_max: u64,
     /// Our right to it, where there are others.
     pub claim: Option<PieceClaim>,
 }
@@ -195,6 +197,7 @@ impl Shared<'_> {
             index: claim.piece.index,
             entries,
             source_bytes: bytes(claim.piece.sourcebytes),
+            car_bytes_max: bytes(claim.piece.carsizemaxbytes),
             claim: Some(claim),
         }))
     }

@@ -1,10 +1,16 @@
-//! Room where the CARs go: who may write beside others.
+//! Room where the CARs go: who may write beside others, and waiting for it where there is none.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use carferry_core::fsx;
+use carferry_core::runtime::BackoffPolicy;
 use futures::future::Either;
+use indicatif::BinaryBytes;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 /// The file system of the output.
 #[derive(Debug)]
@@ -39,4 +45,66 @@ impl Disk {
 /// Bytes free; none where the system does not say.
 fn free(folder: &Path) -> u64 {
     fsx::free_space(folder).unwrap_or(0)
+}
+
+/// How often a run looks whether there is room. Source: ours.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long a piece is left alone that found no room although there was enough, as under a quota.
+const TRY_AGAIN: BackoffPolicy =
+    BackoffPolicy { first: LOOK_EVERY, max: Duration::from_secs(600), quiet: Duration::MAX };
+
+/// What has to be written, and where.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needed<'a> {
+    pub folder: &'a Path,
+    pub piece: i64,
+    pub bytes: u64,
+}
+
+/// Waiting for room, until a piece is made.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// Tries without success.
+    tries: u32,
+}
+
+impl Patience {
+    /// Waits for so much room; ends early when `stop` is cancelled, or nothing is left to be written.
+    pub(super) async fn wait(
+        &mut self,
+        needed: Needed<'_>,
+        stop: &CancellationToken,
+        is_anything_left: impl AsyncFn() -> bool,
+    ) {
+        let Needed { folder, piece, bytes } = needed;
+        self.tries = self.tries.saturating_add(1);
+        let is_first = self.tries == 1;
+        if is_first {
+            let free_bytes = free(folder);
+            warn!(
+                path = %folder.display(),
+                needed_bytes = bytes,
+                free_bytes,
+                "no room for piece {piece}: {} ({bytes} bytes) have to be free in {}, and {} are; waiting for that",
+                BinaryBytes(bytes),
+                folder.display(),
+                BinaryBytes(free_bytes)
+            );
+        }
+        let not_before = Instant::now() + TRY_AGAIN.ceiling(self.tries);
+        loop {
+            if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+                return;
+            }
+            if Instant::now() >= not_before && free(folder) >= bytes {
+                break;
+            }
+            if !is_anything_left().await {
+                return;
+            }
+        }
+        if is_first {
+            info!(path = %folder.display(), "there is room again: going on");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use tracing::{info, warn};
 
 use super::book::{self, Shared, Stopped};
-use super::disk::Disk;
+use super::disk::{Disk, Needed, Patience};
 use super::hands::{Pieces, Round, places};
 use super::make::MakeError;
 use super::plan::Plan;
@@ -22,6 +22,7 @@ use crate::stop::Stop;
 /// The first of the pieces that could not be written.
 struct Obstacle {
     piece: i64,
+    bytes: u64,
     error: MakeError,
 }
 
@@ -76,7 +77,7 @@ impl Run<'_> {
         let shown = self.screen.show(&meter, self.args.no_progress);
         let places = places(self.crew.places(), self.rules.piece_size);
         let works = self.works(pieces, places, meter);
-        let mut is_waiting = false;
+        let (mut is_waiting, mut patience) = (false, Patience::default());
         while !stop.is_cancelled() {
             let round = Round::new(&works, pieces, places);
             let mut all_ended = round.ended();
@@ -85,21 +86,25 @@ impl Run<'_> {
                 match ended {
                     Ended::Told(report) => {
                         if report.state == PieceOutcome::Made {
-                            is_waiting = false;
+                            (is_waiting, patience) = (false, Patience::default());
                         }
                         self.tell(&report, out)?;
                     }
                     // Those that are in hand are brought to their end first.
-                    Ended::NoMore { piece, error } => {
-                        obstacle.get_or_insert(Obstacle { piece, error });
+                    Ended::NoMore { piece, bytes, error } => {
+                        obstacle.get_or_insert(Obstacle { piece, bytes, error });
                     }
                     Ended::Lost | Ended::Stopped => {}
                 }
             }
-            if let Some(Obstacle { piece, error }) = obstacle {
-                let (left, output) = (pieces.left().await, self.output.clone());
-                drop(shown);
-                return Err(Stop::user(&DatasetError::Output { left, piece, output, source: error }));
+            if let Some(Obstacle { piece, bytes, error }) = obstacle {
+                if !self.args.wait_for_space || !error.is_no_space() {
+                    let (left, output) = (pieces.left().await, self.output.clone());
+                    drop(shown);
+                    return Err(Stop::user(&DatasetError::Output { left, piece, output, source: error }));
+                }
+                let needed = Needed { folder: &self.output, piece, bytes };
+                patience.wait(needed, stop, async || pieces.left().await > 0).await;
             } else if let Pieces::Shared(shared, plan) = pieces {
                 // Of a plan in the database, others may be at the last pieces, and give them back.
                 match shared.insist("a plan cannot be ended", || shared.end(&plan.id)).await {

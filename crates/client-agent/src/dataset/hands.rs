@@ -73,6 +73,7 @@ impl<'a> Pieces<'a> {
                     index: document.index,
                     entries: plan.entries(piece).collect(),
                     source_bytes: u64::try_from(document.sourcebytes).unwrap_or(0),
+                    car_bytes_max: u64::try_from(document.carsizemaxbytes).unwrap_or(0),
                     claim: None,
                 })
             }

@@ -107,7 +107,7 @@ impl Hint for DatasetError {
             Self::PieceTooSmall(_) => "name a larger --piece-size",
             Self::Output { source, .. } if source.is_no_space() => {
                 "nothing of that piece was left behind; make room, or move finished CARs away, and run the same \
-                 command again"
+                 command again; with --wait-for-space it waits for that"
             }
             Self::Output { source: make::MakeError::NoInput { .. }, .. } => {
                 "is its file system mounted? Run the same command again when it is"

@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 use super::book::{LEASE, Shared, Stopped, Task};
 use super::disk::Disk;
 use super::make::{Consequence, Made, MakeError, PieceJob, car_name, make};
+use super::manifest;
 use super::report::{PieceOutcome, PieceReport};
 use crate::pack::progress::Meter;
 
@@ -66,6 +67,8 @@ pub(super) enum Ended {
     NoMore {
         /// The piece that was to be written.
         piece: i64,
+        /// How much room it takes, at most.
+        bytes: u64,
         /// What it is.
         error: MakeError,
     },
@@ -79,6 +82,8 @@ pub(super) enum Ended {
 struct InHand {
     index: i64,
     source_bytes: u64,
+    /// What CAR and manifest take, at most.
+    bytes_max: u64,
     claim: Option<PieceClaim>,
     /// Where its CAR goes.
     car: PathBuf,
@@ -125,12 +130,13 @@ impl Works<'_> {
     }
 
     fn take_up(&self, task: Task) -> (PieceJob, InHand) {
-        let Task { index, entries, source_bytes, claim } = task;
+        let Task { index, entries, source_bytes, car_bytes_max, claim } = task;
         let car = self.output.join(car_name(self.plan, index));
         let count = entries.len();
         let piece = InHand {
             index,
             source_bytes,
+            bytes_max: car_bytes_max.saturating_add(manifest::bytes_about(&entries)),
             claim,
             car: car.clone(),
             report: PieceReport::new(&self.plan.id, index, PieceOutcome::Failed, count, source_bytes),
@@ -214,7 +220,7 @@ impl Works<'_> {
             }
             Consequence::StopWriting => {
                 self.release(piece).await;
-                Ended::NoMore { piece: piece.index, error }
+                Ended::NoMore { piece: piece.index, bytes: piece.bytes_max, error }
             }
             Consequence::PlanAnew => {
                 let reason = ErrorChain(&error).to_string();
