@@ -146,3 +146,50 @@ async fn a_run_that_waits_for_room_ends_when_it_is_asked_to_or_when_another_box_
     let all = [kept.path(), kept_too.path(), &other].map(|folder| cars(folder).len());
     assert_eq!(all.iter().sum::<usize>(), PIECES, "{all:?}");
 }
+
+/// Whatever a run does, there are plans of somebody else.
+async fn plan_without_end(database: Database, input: &str) {
+    let plans = database.collection::<Document>("packplans");
+    for number in 0.. {
+        // While the run follows one, others come to be.
+        while plans.count_documents(doc! { "state": "ready" }).await.unwrap() >= STOCK {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let plan = doc! {
+            "_id": format!("{number:032x}"), "input": input, "group": "in", "layout": "pack", "profile": "lotus",
+            "piecesizebytes": 2_097_152_i64, "state": "ready", "pieces": 0_i64, "chunks": 0_i64,
+            "sourcebytes": 0_i64, "entries": 0_i64, "host": "other",
+        };
+        plans.insert_one(plan).await.unwrap();
+    }
+}
+
+/// Plans of others that are there at any time: so many that following them takes longer than this process may be kept
+/// from making more.
+const STOCK: u64 = 40;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_never_comes_to_a_plan_of_its_own_says_so_and_is_no_success() {
+    let db = database().await.unwrap();
+    let pack = Pack::new(&db.uri, db.db.name());
+    fill(&pack);
+    let others = plan_without_end(db.db.clone(), pack.input.to_str().unwrap());
+    let run = async {
+        let plans = db.db.collection::<Document>("packplans");
+        eventually!(plans.count_documents(doc! {}).await.unwrap() == STOCK, "others plan");
+        let running = pack.start(&PACK);
+        tokio::task::spawn_blocking(|| running.end()).await.unwrap()
+    };
+    tokio::pin!(others, run);
+    let ended = tokio::select! {
+        ended = &mut run => ended,
+        () = &mut others => unreachable!("others plan without end"),
+    };
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("other boxes went on planning"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("0 failed, 1 left"), "{}", ended.stderr);
+    assert_eq!(cars(&pack.output).len(), 0);
+    // They are followed, and the next run comes to its own.
+    let next = pack.run(&PACK);
+    assert_eq!((next.code, next.lines.len()), (Some(0), PIECES), "{}", next.stderr);
+}

@@ -108,3 +108,44 @@ impl Patience {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_piece_that_finds_no_room_where_there_is_enough_is_tried_with_growing_pauses() {
+        let (mut patience, stop) = (Patience::default(), CancellationToken::new());
+        let needed = Needed { folder: Path::new("/"), piece: 3, bytes: 0 };
+        let mut waited = Vec::new();
+        for _ in 0..8 {
+            let began = Instant::now();
+            patience.wait(needed, &stop, async || true).await;
+            waited.push(began.elapsed().as_secs());
+        }
+        assert_eq!(waited, [10, 20, 40, 80, 160, 320, 600, 600]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_room_that_is_not_wanted_any_more() {
+        let (mut patience, stop) = (Patience::default(), CancellationToken::new());
+        let needed = Needed { folder: Path::new("/"), piece: 3, bytes: u64::MAX };
+        patience.wait(needed, &stop, async || false).await;
+        stop.cancel();
+        patience.wait(needed, &stop, async || true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pieces_are_written_side_by_side_while_there_is_room_for_all() {
+        let disk = Disk::new(Path::new("/"), 1);
+        let first = disk.room().await;
+        let second = disk.room().await;
+        assert!(matches!((first, second), (Either::Left(_), Either::Left(_))));
+        let full = Disk::new(Path::new("/"), u64::MAX);
+        let alone = full.room().await;
+        let waiting = tokio::time::timeout(LOOK_EVERY, full.room());
+        assert!(matches!(alone, Either::Right(_)) && waiting.await.is_err());
+        drop(alone);
+        assert!(matches!(full.room().await, Either::Right(_)));
+    }
+}
