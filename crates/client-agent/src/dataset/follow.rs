@@ -151,7 +151,7 @@ impl Run<'_> {
     fn tell(&mut self, report: &PieceReport, out: &mut Printer) -> Result<(), Stop> {
         if report.state == PieceOutcome::Made {
             self.summary.made += 1;
-            self.summary.made_bytes += report.carsizebytes.unwrap_or(0);
+            self.summary.made_bytes += report.car.carsizebytes.unwrap_or(0);
             self.summary.source_bytes += report.sourcebytes;
             self.summary.entries += u64::try_from(report.entries).unwrap_or(0);
         } else {

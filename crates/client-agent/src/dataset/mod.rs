@@ -38,7 +38,7 @@ use carferry_core::fsx;
 use carferry_core::model::PlanKey;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
-use carferry_core::store::{IndexUser, Store};
+use carferry_core::store::IndexUser;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -49,7 +49,10 @@ use self::report::{PieceOutcome, PieceReport, PlanReport, Summary};
 use self::survey::{Item, Survey};
 use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
-use crate::pack::{MakecarsError, folders, progress::Screen};
+use crate::pack::MakecarsError;
+use crate::pack::folders::{self, Ground};
+use crate::pack::progress::Screen;
+use crate::pack::report::CarReport;
 use crate::stop::Stop;
 
 /// Why a data set was not packed at all.
@@ -162,16 +165,7 @@ pub async fn makecars(
     if args.profile == Profile::Singularity {
         return Err(Stop::user(&DatasetError::NoFolders));
     }
-    let store = if args.no_database { None } else { Some(Store::open(&config.store_options()?).await?) };
-    // Held until the end: what a killed run left open is taken back under it.
-    let lock =
-        if args.dry_run { None } else { folders::lock(&output).map_err(|error| Stop::user(&error))? };
-    if !args.dry_run {
-        folders::sweep(&output);
-        if let Some(store) = &store {
-            store.ensure_indexes(IndexUser::Planner).await?;
-        }
-    }
+    let Ground { store, lock } = folders::take(args, config, &output, IndexUser::Planner).await?;
     let host = config.agent_name();
     let shared = store.as_ref().map(|store| Shared {
         store,
@@ -329,14 +323,16 @@ impl Run<'_> {
                 let size = carferry_car::PayloadSize::new(fill.car_bytes_max);
                 let bytes =
                     u64::try_from(plan.piece(usize::try_from(index).unwrap_or(0)).sourcebytes).unwrap_or(0);
-                let line = PieceReport::new(
-                    &document.id,
-                    index,
-                    PieceOutcome::WouldMake,
-                    fill.contents.len(),
-                    bytes,
-                )
-                .sized(size, size.padded_piece_size().ok());
+                let line = PieceReport {
+                    car: CarReport::sized(size, size.padded_piece_size().ok()),
+                    ..PieceReport::new(
+                        &document.id,
+                        index,
+                        PieceOutcome::WouldMake,
+                        fill.contents.len(),
+                        bytes,
+                    )
+                };
                 if self.args.json {
                     out.json(&line)?;
                 } else {

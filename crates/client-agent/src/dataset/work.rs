@@ -28,6 +28,8 @@ use super::make::{Consequence, Made, MakeError, PieceJob, car_name, make};
 use super::manifest;
 use super::report::{PieceOutcome, PieceReport};
 use crate::pack::progress::Meter;
+use crate::pack::record;
+use crate::pack::report::CarReport;
 
 /// What making the pieces of a plan needs.
 #[derive(Debug)]
@@ -198,10 +200,8 @@ impl Works<'_> {
         fail_point("piece.published");
         let report = PieceReport {
             state: PieceOutcome::Made,
-            carpath: Some(piece.car.to_string_lossy().into_owned()),
-            payloadcid: Some(car.payload_cid.to_string()),
-            piececid: Some(car.piece_cid.to_string()),
-            ..piece.report.clone().sized(car.payload_size, Some(car.padded_piece_size))
+            car: CarReport::made(&piece.car, &car),
+            ..piece.report.clone()
         };
         match self.record(piece, &car).await {
             Ok(true) => Ended::Told(Box::new(report)),
@@ -266,22 +266,13 @@ impl Works<'_> {
     }
 
     fn document(&self, piece: &InHand, car: &BuiltCar) -> CarDoc {
-        let stored = |bytes: u64| i64::try_from(bytes).ok();
         CarDoc {
             inputpath: Some(self.input.to_string_lossy().into_owned()),
-            outputpath: Some(piece.car.to_string_lossy().into_owned()),
-            piececid: Some(car.piece_cid.to_string()),
-            filecid: Some(car.payload_cid.to_string()),
             group: Some(self.plan.key.group.clone()),
-            filesizebytes: stored(piece.source_bytes),
-            dealsizebytes: stored(car.padded_piece_size.unpadded().get()),
-            carsizebytes: stored(car.payload_size.get()),
-            piecesizebytes: stored(car.padded_piece_size.get()),
-            profile: Some(self.profile.name().to_owned()),
-            host: Some(self.host.clone()),
+            filesizebytes: i64::try_from(piece.source_bytes).ok(),
             plan: Some(self.plan.id.clone()),
             planpiece: Some(piece.index),
-            ..CarDoc::default()
+            ..record::of(car, &piece.car, self.profile, &self.host)
         }
     }
 }
