@@ -147,6 +147,27 @@ async fn a_run_that_waits_for_room_ends_when_it_is_asked_to_or_when_another_box_
     assert_eq!(all.iter().sum::<usize>(), PIECES, "{all:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_run_records_what_it_finished_and_gives_back_the_rest() {
+    let db = database().await.unwrap();
+    let pack = Pack::new(&db.uri, db.db.name());
+    for number in 0..200 {
+        pack.write(&format!("file {number}"), &vec![number; 1_200_000]);
+    }
+    let running = pack.start(&PACK);
+    eventually!(counts(&db.db, doc! { "state": "done" }).await >= 20, "it is at work");
+    kill_process(Pid::from_child(&running.child), Signal::INT).unwrap();
+    let ended = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let done = counts(&db.db, doc! { "state": "done" }).await;
+    assert!(done < 200, "{}", ended.stderr);
+    assert_eq!(cars(&pack.output).len() as u64, done, "every CAR is recorded");
+    assert_eq!(counts(&db.db, doc! { "claim": { "$exists": true } }).await, 0, "others need not wait");
+    assert!(ended.stderr.contains(&format!("0 failed, {} left", 200 - done)), "{}", ended.stderr);
+    assert_eq!(pack.run(&PACK).code, Some(0));
+    assert_eq!(cars(&pack.output).len(), 200);
+}
+
 /// Whatever a run does, there are plans of somebody else.
 async fn plan_without_end(database: Database, input: &str) {
     let plans = database.collection::<Document>("packplans");

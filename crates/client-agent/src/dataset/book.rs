@@ -98,8 +98,10 @@ pub struct Shared<'a> {
     pub store: &'a Store,
     /// Whose claims these are: agent and output folder.
     pub owner: String,
-    /// Ends all waiting.
+    /// Ends all waiting between tries.
     pub stop: &'a CancellationToken,
+    /// Ends tries, too.
+    pub forced: &'a CancellationToken,
 }
 
 /// The run is to end: nobody waits for the database any more.
@@ -107,16 +109,18 @@ pub struct Shared<'a> {
 pub struct Stopped;
 
 impl Shared<'_> {
-    /// Asks until there is an answer, or the run is to end.
+    /// Asks until there is an answer. Once the run is to end, what is finished has one more try, or the many pieces in
+    /// hand would be made again.
     pub async fn insist<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Result<T, Stopped>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut backoff = Backoff::new(RETRY);
         loop {
-            match self.stop.run_until_cancelled(ask()).await {
+            match self.forced.run_until_cancelled(ask()).await {
                 None => return Err(Stopped),
                 Some(Ok(answer)) => return Ok(answer),
+                Some(Err(_)) if self.stop.is_cancelled() => return Err(Stopped),
                 Some(Err(error)) => {
                     let pause = backoff.next_delay();
                     warn!(error = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), retry_in_ms = pause.as_millis(), "{what}: trying again");

@@ -171,6 +171,7 @@ pub async fn makecars(
         store,
         owner: format!("{host}:{}", output.display()),
         stop: shutdown.token(),
+        forced: shutdown.forced(),
     });
     let profile = args.profile;
     let mut run = Run {
