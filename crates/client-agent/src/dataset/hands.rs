@@ -25,8 +25,8 @@ use super::work::{Ended, Works};
 
 /// Pieces that are made or finished at a time: most of them wait for the disk or the database. Each has two open files.
 const HANDS: usize = 32;
-/// What one thread of the crew works on at a time, and what it should find waiting: two groups of the builder.
-const BYTES_A_THREAD: u64 = 32 << 20;
+/// What one thread of the crew works on at a time: a group of the builder.
+const BYTES_A_THREAD: u64 = 16 << 20;
 
 /// Pieces that are made at a time: as many as it takes to keep a crew busy. It depends on the size of full pieces
 /// alone, because nobody knows how large a piece is before it is claimed.
@@ -153,11 +153,12 @@ mod tests {
         for (crew, piece_size, wanted) in [
             (2, 32 << 30, 1),
             (2, 64 << 20, 1),
-            (2, 32 << 20, 2),
+            (2, 32 << 20, 1),
+            (2, 16 << 20, 2),
             (2, 1 << 20, 4),
             (1, 2 << 20, 2),
             (64, 32 << 30, 1),
-            (64, 256 << 20, 8),
+            (64, 256 << 20, 4),
             (64, 1 << 20, HANDS),
         ] {
             let size = PaddedPieceSize::new(piece_size).unwrap();
