@@ -17,6 +17,8 @@ mod imports;
 #[cfg(test)]
 mod pack;
 #[cfg(test)]
+mod pieces;
+#[cfg(test)]
 mod quirks;
 #[cfg(test)]
 mod restore;

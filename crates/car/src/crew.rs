@@ -8,8 +8,10 @@
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
+
+use crate::readahead::Spares;
 
 /// So many threads may hash at a time, however many CARs are built or checked.
 ///
@@ -20,12 +22,18 @@ pub struct Crew {
     places: NonZeroUsize,
     free: Mutex<usize>,
     freed: Condvar,
+    /// What the threads read into, between one CAR and the next.
+    spares: Arc<Spares>,
 }
+
+/// Buffers that are kept for each thread: as many as it uses at a time. More took more memory and saved no time.
+const SPARES_A_PLACE: usize = 2;
 
 impl Crew {
     /// A crew of so many threads.
     pub fn new(places: NonZeroUsize) -> Self {
-        Self { places, free: Mutex::new(places.get()), freed: Condvar::new() }
+        let spares = Arc::new(Spares::new(SPARES_A_PLACE.saturating_mul(places.get())));
+        Self { places, free: Mutex::new(places.get()), freed: Condvar::new(), spares }
     }
 
     /// One thread for each processor.
@@ -41,6 +49,11 @@ impl Crew {
     /// How many threads may hash at a time.
     pub fn places(&self) -> NonZeroUsize {
         self.places
+    }
+
+    /// Buffers that are free.
+    pub(crate) fn spares(&self) -> &Arc<Spares> {
+        &self.spares
     }
 
     /// Repeats `step` on this thread, and on others while places are free, until it breaks on each of them.

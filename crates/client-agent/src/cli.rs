@@ -88,6 +88,9 @@ pub struct MakecarsArgs {
     /// With --layout pack: cut no file that fits into a piece, however much room that wastes.
     #[arg(long)]
     pub keep_whole: bool,
+    /// With --layout tree and pack: where the disk is full, wait until there is room for the next piece.
+    #[arg(long)]
+    pub wait_for_space: bool,
     /// Neither a bar nor progress lines.
     #[arg(long)]
     pub no_progress: bool,

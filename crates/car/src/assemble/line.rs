@@ -17,7 +17,7 @@ use crate::piece::Scratch;
 use crate::piece::assembler::PieceAssembler;
 use crate::profile::{CarOrder, DagParams};
 use crate::progress::Progress;
-use crate::readahead::Buffer;
+use crate::readahead::{Buffer, Spares};
 use crate::turns::Turns;
 use crate::units::len64;
 use crate::unixfs::dag::Codec;
@@ -67,10 +67,10 @@ struct WriteJob {
 }
 
 /// A group's bytes and where they go.
-#[derive(Default)]
 struct Image {
     buffer: Buffer,
     extents: Vec<Extent>,
+    spares: Arc<Spares>,
 }
 
 impl Image {
@@ -82,10 +82,17 @@ impl Image {
     }
 }
 
-impl Default for Hand {
-    fn default() -> Self {
+impl Drop for Image {
+    fn drop(&mut self) {
+        self.spares.keep(std::mem::take(&mut self.buffer));
+    }
+}
+
+impl Hand {
+    fn new(spares: &Arc<Spares>) -> Self {
         let (done, written) = mpsc::channel();
-        let free = (0..IMAGES_PER_THREAD).map(|_| Arc::default()).collect();
+        let image = || Image { buffer: spares.take(), extents: Vec::new(), spares: Arc::clone(spares) };
+        let free = (0..IMAGES_PER_THREAD).map(|_| Arc::new(image())).collect();
         Self { free, done, written, scratch: Scratch::default() }
     }
 }
@@ -112,8 +119,9 @@ impl<'a> Line<'a> {
 
     /// Works until all of about so many groups are done, or the first failure.
     pub(super) fn run(&self, crew: &Crew, groups: u64) {
+        let hand = || Hand::new(crew.spares());
         if groups <= 1 {
-            crew.work(1, Hand::default, |hand| self.step(hand, None));
+            crew.work(1, hand, |hand| self.step(hand, None));
             return;
         }
         thread::scope(|scope| {
@@ -121,7 +129,7 @@ impl<'a> Line<'a> {
             scope.spawn(|| self.write(jobs));
             // More threads than groups would only wait.
             let threads_max = usize::try_from(groups).unwrap_or(usize::MAX);
-            crew.work(threads_max, Hand::default, |hand| self.step(hand, Some(&writer)));
+            crew.work(threads_max, hand, |hand| self.step(hand, Some(&writer)));
         });
     }
 

@@ -35,19 +35,10 @@ pub struct Task {
     pub entries: Vec<PackEntryDoc>,
     /// Bytes of its sources.
     pub source_bytes: u64,
+    /// Bytes of its CAR at most.
+    pub car_bytes_max: u64,
     /// Our right to it, where there are others.
     pub claim: Option<PieceClaim>,
-}
-
-/// What there is to do next.
-#[derive(Debug)]
-pub enum Next {
-    /// This piece.
-    Piece(Box<Task>),
-    /// Nothing now: others are at the last pieces.
-    Wait(PieceCounts),
-    /// Nothing any more.
-    End,
 }
 
 /// What of a folder is packed already.
@@ -107,8 +98,10 @@ pub struct Shared<'a> {
     pub store: &'a Store,
     /// Whose claims these are: agent and output folder.
     pub owner: String,
-    /// Ends all waiting.
+    /// Ends all waiting between tries.
     pub stop: &'a CancellationToken,
+    /// Ends tries, too.
+    pub forced: &'a CancellationToken,
 }
 
 /// The run is to end: nobody waits for the database any more.
@@ -116,16 +109,18 @@ pub struct Shared<'a> {
 pub struct Stopped;
 
 impl Shared<'_> {
-    /// Asks until there is an answer, or the run is to end.
+    /// Asks until there is an answer. Once the run is to end, what is finished has one more try, or the many pieces in
+    /// hand would be made again.
     pub async fn insist<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Result<T, Stopped>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut backoff = Backoff::new(RETRY);
         loop {
-            match self.stop.run_until_cancelled(ask()).await {
+            match self.forced.run_until_cancelled(ask()).await {
                 None => return Err(Stopped),
                 Some(Ok(answer)) => return Ok(answer),
+                Some(Err(_)) if self.stop.is_cancelled() => return Err(Stopped),
                 Some(Err(error)) => {
                     let pause = backoff.next_delay();
                     warn!(error = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), retry_in_ms = pause.as_millis(), "{what}: trying again");
@@ -189,27 +184,34 @@ impl Shared<'_> {
         Ok(self.store.piece_counts(plan).await?.done > 0)
     }
 
-    /// Claims the next piece.
-    pub async fn next(&self, plan: &str) -> Result<Next, StoreError> {
+    /// Claims the next piece; `None` if nobody may claim any now.
+    pub async fn claim(&self, plan: &str) -> Result<Option<Task>, StoreError> {
         let owner = format!("{}{:08x}", self.owner_prefix(), fastrand::u32(..));
-        if let Some(claim) = self.store.claim_piece(plan, &owner, LEASE).await? {
-            let index = claim.piece.index;
-            let entries = match entries(self.store, &claim.piece).await {
-                Ok(entries) => entries,
-                Err(error @ (StoreError::Incomplete { .. } | StoreError::BadDocument { .. })) => {
-                    // Nothing will mend it; its files are planned anew.
-                    self.store.fail_piece(&claim, &ErrorChain(&error).to_string()).await?;
-                    return Err(error);
-                }
-                Err(error) => return Err(error),
-            };
-            let source_bytes = u64::try_from(claim.piece.sourcebytes).unwrap_or(0);
-            return Ok(Next::Piece(Box::new(Task { index, entries, source_bytes, claim: Some(claim) })));
-        }
+        let Some(claim) = self.store.claim_piece(plan, &owner, LEASE).await? else { return Ok(None) };
+        let entries = match entries(self.store, &claim.piece).await {
+            Ok(entries) => entries,
+            Err(error @ (StoreError::Incomplete { .. } | StoreError::BadDocument { .. })) => {
+                // Nothing will mend it; its files are planned anew.
+                self.store.fail_piece(&claim, &ErrorChain(&error).to_string()).await?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Task {
+            index: claim.piece.index,
+            entries,
+            source_bytes: bytes(claim.piece.sourcebytes),
+            car_bytes_max: bytes(claim.piece.carsizemaxbytes),
+            claim: Some(claim),
+        }))
+    }
+
+    /// Ends a plan that has no open piece; else says who is at them.
+    pub async fn end(&self, plan: &str) -> Result<Option<PieceCounts>, StoreError> {
         if self.store.end_plan(plan).await? {
-            return Ok(Next::End);
+            return Ok(None);
         }
-        Ok(Next::Wait(self.store.piece_counts(plan).await?))
+        Ok(Some(self.store.piece_counts(plan).await?))
     }
 
     /// Takes back what a killed run of ours held. Only under the lock of our output folder.

@@ -15,6 +15,10 @@ use super::plan::inside;
 
 /// Version of the format.
 const VERSION: u32 = 1;
+/// Bytes of a line without its names. Source: ours, the longest there can be.
+const LINE_BYTES: usize = 256;
+/// Bytes of the first line.
+const FIRST_LINE_BYTES: usize = 1024;
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +112,16 @@ impl From<&PackEntryDoc> for EntryLine {
 /// Where the manifest of a CAR is: `x.car` has `x.jsonl`.
 pub fn path_of(car: &Path) -> PathBuf {
     car.with_extension("jsonl")
+}
+
+/// About how many bytes a manifest takes; too few only where names are full of characters that JSON escapes.
+pub fn bytes_about(entries: &[PackEntryDoc]) -> u64 {
+    let line = |entry: &PackEntryDoc| {
+        let target = if let PackEntryDoc::Symlink { target, .. } = entry { target.len() } else { 0 };
+        // A part has its path twice.
+        LINE_BYTES + 2 * entry.path().len() + target
+    };
+    u64::try_from(entries.iter().map(line).sum::<usize>() + FIRST_LINE_BYTES).unwrap_or(u64::MAX)
 }
 
 /// Writes a manifest.

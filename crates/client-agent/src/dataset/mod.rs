@@ -12,8 +12,11 @@
 //! is planned once the plan at hand has ended.
 
 pub mod book;
+mod disk;
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
 pub mod fill;
+mod follow;
+mod hands;
 pub mod make;
 pub mod manifest;
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
@@ -26,33 +29,30 @@ mod speed;
 pub mod survey;
 mod work;
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carferry_car::{Crew, PaddedPieceSize, Profile};
 use carferry_core::error_chain::Hint;
 use carferry_core::fsx;
-use carferry_core::model::{PlanDoc, PlanKey};
+use carferry_core::model::PlanKey;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
-use carferry_core::store::{IndexUser, Store};
+use carferry_core::store::IndexUser;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::book::{Next, Shared, Task};
+use self::book::Shared;
 use self::fill::{FillRules, PieceTooSmall, fill, fill_one};
-use self::make::{PieceJob, car_name};
 use self::plan::Plan;
 use self::report::{PieceOutcome, PieceReport, PlanReport, Summary};
 use self::survey::{Item, Survey};
-use self::work::{Ended, LOOK_EVERY, Works};
 use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
-use crate::pack::{
-    MakecarsError, folders,
-    progress::{Meter, Screen},
-};
+use crate::pack::MakecarsError;
+use crate::pack::folders::{self, Ground};
+use crate::pack::progress::Screen;
+use crate::pack::report::CarReport;
 use crate::stop::Stop;
 
 /// Why a data set was not packed at all.
@@ -110,7 +110,7 @@ impl Hint for DatasetError {
             Self::PieceTooSmall(_) => "name a larger --piece-size",
             Self::Output { source, .. } if source.is_no_space() => {
                 "nothing of that piece was left behind; make room, or move finished CARs away, and run the same \
-                 command again"
+                 command again; with --wait-for-space it waits for that"
             }
             Self::Output { source: make::MakeError::NoInput { .. }, .. } => {
                 "is its file system mounted? Run the same command again when it is"
@@ -165,21 +165,13 @@ pub async fn makecars(
     if args.profile == Profile::Singularity {
         return Err(Stop::user(&DatasetError::NoFolders));
     }
-    let store = if args.no_database { None } else { Some(Store::open(&config.store_options()?).await?) };
-    // Held until the end: what a killed run left open is taken back under it.
-    let lock =
-        if args.dry_run { None } else { folders::lock(&output).map_err(|error| Stop::user(&error))? };
-    if !args.dry_run {
-        folders::sweep(&output);
-        if let Some(store) = &store {
-            store.ensure_indexes(IndexUser::Planner).await?;
-        }
-    }
+    let Ground { store, lock } = folders::take(args, config, &output, IndexUser::Planner).await?;
     let host = config.agent_name();
     let shared = store.as_ref().map(|store| Shared {
         store,
         owner: format!("{host}:{}", output.display()),
         stop: shutdown.token(),
+        forced: shutdown.forced(),
     });
     let profile = args.profile;
     let mut run = Run {
@@ -211,7 +203,7 @@ fn key(args: &MakecarsArgs, layout: Layout, piece_size: PaddedPieceSize, input: 
     }
 }
 
-impl<'a> Run<'a> {
+impl Run<'_> {
     async fn all(
         &mut self,
         shared: Option<&Shared<'_>>,
@@ -332,14 +324,16 @@ impl<'a> Run<'a> {
                 let size = carferry_car::PayloadSize::new(fill.car_bytes_max);
                 let bytes =
                     u64::try_from(plan.piece(usize::try_from(index).unwrap_or(0)).sourcebytes).unwrap_or(0);
-                let line = PieceReport::new(
-                    &document.id,
-                    index,
-                    PieceOutcome::WouldMake,
-                    fill.contents.len(),
-                    bytes,
-                )
-                .sized(size, size.padded_piece_size().ok());
+                let line = PieceReport {
+                    car: CarReport::sized(size, size.padded_piece_size().ok()),
+                    ..PieceReport::new(
+                        &document.id,
+                        index,
+                        PieceOutcome::WouldMake,
+                        fill.contents.len(),
+                        bytes,
+                    )
+                };
                 if self.args.json {
                     out.json(&line)?;
                 } else {
@@ -355,156 +349,6 @@ impl<'a> Run<'a> {
         } else {
             report.lines().iter().try_for_each(|line| out.line(line))?;
         }
-        Ok(())
-    }
-
-    /// Works on a plan in the database until none of its pieces is open.
-    async fn follow(
-        &mut self,
-        shared: &Shared<'_>,
-        plan: &PlanDoc,
-        locked: bool,
-        out: &mut Printer,
-    ) -> Result<(), Stop> {
-        if self.args.dry_run {
-            let counts = shared.store.piece_counts(&plan.id).await?;
-            let words = format!("plan {}: {} of {} pieces are done", plan.id, counts.done, plan.pieces);
-            if self.args.json {
-                out.json(&counts)?;
-            } else {
-                out.line(words)?;
-            }
-            return Ok(());
-        }
-        if locked {
-            shared.take_back(&plan.id).await?;
-        }
-        let counts = shared.store.piece_counts(&plan.id).await?;
-        if counts.done > 0 {
-            info!(plan = plan.id, done = counts.done, open = counts.open, "going on with a plan");
-        }
-        let meter = self.meter(u64::try_from(plan.sourcebytes).unwrap_or(0), plan.pieces);
-        let shown = self.screen.show(&meter, self.args.no_progress);
-        let works = self.works(Some(shared), meter);
-        let mut is_waiting = false;
-        while !self.shutdown.token().is_cancelled() {
-            let next = match shared.insist("no piece can be claimed", || shared.next(&plan.id)).await {
-                Ok(next) => next,
-                Err(book::Stopped) => break,
-            };
-            match next {
-                Next::End => break,
-                Next::Wait(counts) => {
-                    if !std::mem::replace(&mut is_waiting, true) {
-                        info!(pieces = counts.open, "waiting for pieces that others make");
-                    }
-                    self.shutdown.token().run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
-                }
-                Next::Piece(task) => {
-                    is_waiting = false;
-                    let left = || async {
-                        shared.store.piece_counts(&plan.id).await.map_or(1, |counts| counts.open)
-                    };
-                    let ended = works.piece(self.job(plan, &task), &task).await;
-                    if let Ended::NoMore { error } = ended {
-                        drop(shown);
-                        return Err(self.no_more(left().await, task.index, error));
-                    }
-                    self.tell(ended, out)?;
-                }
-            }
-        }
-        drop(shown);
-        if self.shutdown.token().is_cancelled() {
-            self.summary.left += shared.store.piece_counts(&plan.id).await.map_or(0, |counts| counts.open);
-        }
-        Ok(())
-    }
-
-    /// Works on a plan that nobody else knows of.
-    async fn alone(&mut self, plan: &Plan, out: &mut Printer) -> Result<(), Stop> {
-        let mut undone: VecDeque<usize> = book::undone(plan, &self.output);
-        let bytes = undone.iter().map(|piece| plan.piece(*piece).sourcebytes).sum::<i64>();
-        let meter = self.meter(u64::try_from(bytes).unwrap_or(0), i64::try_from(undone.len()).unwrap_or(0));
-        let shown = self.screen.show(&meter, self.args.no_progress);
-        let works = self.works(None, meter);
-        while let Some(piece) = undone.pop_front() {
-            if self.shutdown.token().is_cancelled() {
-                self.summary.left += 1;
-                continue;
-            }
-            let document = plan.piece(piece);
-            let task = Task {
-                index: document.index,
-                entries: plan.entries(piece).collect(),
-                source_bytes: u64::try_from(document.sourcebytes).unwrap_or(0),
-                claim: None,
-            };
-            let ended = works.piece(self.job(&plan.document, &task), &task).await;
-            if let Ended::NoMore { error } = ended {
-                let left = u64::try_from(undone.len() + 1).unwrap_or(u64::MAX);
-                return Err(self.no_more(left, task.index, error));
-            }
-            self.tell(ended, out)?;
-        }
-        drop(shown);
-        Ok(())
-    }
-
-    fn meter(&self, bytes: u64, pieces: i64) -> Arc<Meter> {
-        Meter::new(bytes, u64::try_from(pieces).unwrap_or(0), self.shutdown.token().clone())
-    }
-
-    fn works<'s>(&self, shared: Option<&'s Shared<'s>>, meter: Arc<Meter>) -> Works<'s>
-    where
-        'a: 's,
-    {
-        Works {
-            crew: Arc::clone(&self.crew),
-            shared,
-            host: self.host.clone(),
-            meter,
-            shutdown: self.shutdown,
-        }
-    }
-
-    fn job(&self, plan: &PlanDoc, task: &Task) -> PieceJob {
-        PieceJob {
-            plan: plan.clone(),
-            index: task.index,
-            entries: task.entries.clone(),
-            input: self.input.clone(),
-            car: self.output.join(car_name(plan, task.index)),
-            profile: self.profile,
-            piece_size: self.rules.piece_size,
-            verify: self.args.verify,
-        }
-    }
-
-    fn no_more(&self, left: u64, piece: i64, source: make::MakeError) -> Stop {
-        Stop::user(&DatasetError::Output { left, piece, output: self.output.clone(), source })
-    }
-
-    fn tell(&mut self, ended: Ended, out: &mut Printer) -> Result<(), Stop> {
-        let Ended::Told(report) = ended else {
-            self.summary.left += u64::from(matches!(ended, Ended::Stopped));
-            return Ok(());
-        };
-        let entries = u64::try_from(report.entries).unwrap_or(0);
-        if report.state == PieceOutcome::Made {
-            self.summary.made += 1;
-            self.summary.made_bytes += report.carsizebytes.unwrap_or(0);
-            self.summary.source_bytes += report.sourcebytes;
-            self.summary.entries += entries;
-        } else {
-            self.summary.failed += 1;
-            warn!(
-                piece = report.piece,
-                reason = report.reason,
-                "piece not made; its files are planned anew once this plan has ended"
-            );
-        }
-        self.screen.print(|| if self.args.json { out.json(&report) } else { out.line(report.line()) })?;
         Ok(())
     }
 

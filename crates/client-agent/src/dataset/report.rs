@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use carferry_car::{PaddedPieceSize, PayloadSize};
 use indicatif::{BinaryBytes, HumanDuration};
 use serde::Serialize;
 
 use super::fill::{Fill, waste_permille};
 use crate::pack::progress::rate;
+use crate::pack::report::CarReport;
 
 /// What became of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,24 +34,9 @@ pub struct PieceReport {
     pub entries: usize,
     /// Bytes of its sources.
     pub sourcebytes: u64,
-    /// The CAR.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub carpath: Option<String>,
-    /// Root of the CAR.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub payloadcid: Option<String>,
-    /// Piece CID of the CAR.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub piececid: Option<String>,
-    /// Bytes of the CAR; in a dry run, at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub carsizebytes: Option<u64>,
-    /// PADDED piece size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub piecesizebytes: Option<u64>,
-    /// UNPADDED piece size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dealsizebytes: Option<u64>,
+    /// The CAR, as far as it is known.
+    #[serde(flatten)]
+    pub car: CarReport,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -66,38 +51,22 @@ impl PieceReport {
             state,
             entries,
             sourcebytes,
-            carpath: None,
-            payloadcid: None,
-            piececid: None,
-            carsizebytes: None,
-            piecesizebytes: None,
-            dealsizebytes: None,
+            car: CarReport::default(),
             reason: None,
-        }
-    }
-
-    /// The same with the CAR's sizes.
-    #[must_use]
-    pub fn sized(self, car: PayloadSize, piece: Option<PaddedPieceSize>) -> Self {
-        Self {
-            carsizebytes: Some(car.get()),
-            piecesizebytes: piece.map(PaddedPieceSize::get),
-            dealsizebytes: piece.map(|size| size.unpadded().get()),
-            ..self
         }
     }
 
     /// One line for people.
     pub fn line(&self) -> String {
         let entries = self.entries;
-        let size = self.carsizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
-        let piece = self.piecesizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
+        let size = self.car.carsizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
+        let piece = self.car.piecesizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
         match self.state {
             PieceOutcome::Made => format!(
                 "made        {}  {size} in {piece}  {}  {}",
-                self.carpath.as_deref().unwrap_or_default(),
-                self.payloadcid.as_deref().unwrap_or_default(),
-                self.piececid.as_deref().unwrap_or_default(),
+                self.car.carpath.as_deref().unwrap_or_default(),
+                self.car.payloadcid.as_deref().unwrap_or_default(),
+                self.car.piececid.as_deref().unwrap_or_default(),
             ),
             PieceOutcome::Failed => {
                 format!("failed      piece {}: {}", self.piece, self.reason.as_deref().unwrap_or_default())

@@ -1,4 +1,4 @@
-//! Piece after piece of a plan: claim, make, give it its name, record it, close it.
+//! One piece of a plan: make it, give it its name, record it, close it.
 //!
 //! ```text
 //! claim ─► make (temporary files) ─► still ours? ─► publish ─► cars ─► piece done
@@ -7,33 +7,53 @@
 //!
 //! Each step can be repeated: a piece that was cut short is open, and made again with the same bytes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carferry_car::{BuiltCar, Crew, Progress};
+use carferry_car::{BuiltCar, Crew, PaddedPieceSize, Profile, Progress};
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx::TempGuard;
-use carferry_core::model::CarDoc;
+use carferry_core::model::{CarDoc, PlanDoc};
 use carferry_core::runtime::{Shutdown, fail_point};
 use carferry_core::store::PieceClaim;
+use tokio::sync::SemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::book::{LEASE, Shared, Stopped, Task};
-use super::make::{Consequence, Made, MakeError, PieceJob, make};
+use super::disk::Disk;
+use super::make::{Consequence, Made, MakeError, PieceJob, car_name, make};
+use super::manifest;
 use super::report::{PieceOutcome, PieceReport};
 use crate::pack::progress::Meter;
+use crate::pack::record;
+use crate::pack::report::CarReport;
 
-/// What making pieces needs.
+/// What making the pieces of a plan needs.
 #[derive(Debug)]
 pub(super) struct Works<'a> {
     /// Threads for all of it.
     pub crew: Arc<Crew>,
     /// Where plans are shared and CARs recorded; `None`: nowhere.
     pub shared: Option<&'a Shared<'a>>,
+    /// The plan.
+    pub plan: &'a PlanDoc,
+    /// The folder that all is below.
+    pub input: PathBuf,
+    /// Where the CARs go.
+    pub output: PathBuf,
+    /// DAG parameters.
+    pub profile: Profile,
+    /// The largest piece.
+    pub piece_size: PaddedPieceSize,
+    /// Whether what was written is read again.
+    pub verify: bool,
     /// Under which name CARs are recorded.
     pub host: String,
+    /// Room for CARs.
+    pub disk: Disk,
     /// Counts bytes, and carries the wish to stop.
     pub meter: Arc<Meter>,
     /// The process's end.
@@ -47,6 +67,10 @@ pub(super) enum Ended {
     Told(Box<PieceReport>),
     /// The disk, or something else about the output, is in the way of all pieces.
     NoMore {
+        /// The piece that was to be written.
+        piece: i64,
+        /// How much room it takes, at most.
+        bytes: u64,
         /// What it is.
         error: MakeError,
     },
@@ -54,6 +78,19 @@ pub(super) enum Ended {
     Lost,
     /// The run is to end.
     Stopped,
+}
+
+/// A piece in hand. What is in it is known to its job alone, as long as that lasts.
+struct InHand {
+    index: i64,
+    source_bytes: u64,
+    /// What CAR and manifest take, at most.
+    bytes_max: u64,
+    claim: Option<PieceClaim>,
+    /// Where its CAR goes.
+    car: PathBuf,
+    /// Its line, as far as it is known before.
+    report: PieceReport,
 }
 
 /// Counts for all, and stops with the piece.
@@ -73,17 +110,18 @@ impl Progress for PieceMeter {
 }
 
 impl Works<'_> {
-    /// Makes a piece.
-    pub(super) async fn piece(&self, job: PieceJob, task: &Task) -> Ended {
+    /// Makes a piece; leaves the place when only waiting is left to do.
+    pub(super) async fn piece(&self, task: Task, place: SemaphorePermit<'_>) -> Ended {
         let stop = self.meter.stop().child_token();
-        let work = self.bring_forward(job, task, &stop);
-        let Some((shared, claim)) = self.shared.zip(task.claim.as_ref()) else { return work.await };
+        let (job, piece) = self.take_up(task);
+        let work = self.bring_forward(job, &piece, place, &stop);
+        let Some((shared, claim)) = self.shared.zip(piece.claim.as_ref()) else { return work.await };
         tokio::pin!(work);
         // Cancel safety: `work` is polled to its end in either branch; a renewal may be dropped at any point.
         tokio::select! {
             ended = &mut work => ended,
             () = hold(shared, claim) => {
-                warn!(piece = task.index, "the lease of this piece was lost: another box makes it");
+                warn!(piece = piece.index, "the lease of this piece was lost: another box makes it");
                 stop.cancel();
                 match work.await {
                     Ended::Stopped => Ended::Lost,
@@ -93,30 +131,56 @@ impl Works<'_> {
         }
     }
 
-    async fn bring_forward(&self, job: PieceJob, task: &Task, stop: &CancellationToken) -> Ended {
-        let meter = PieceMeter { all: Arc::clone(&self.meter), stop: stop.clone() };
-        let crew = Arc::clone(&self.crew);
-        let job = Arc::new(job);
-        let to_make = Arc::clone(&job);
-        let making = spawn_blocking(move || make(&to_make, &crew, &meter));
-        let made = match self.shutdown.forced().run_until_cancelled(making).await {
-            None => return Ended::Stopped,
-            Some(Ok(made)) => made,
-            Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+    fn take_up(&self, task: Task) -> (PieceJob, InHand) {
+        let Task { index, entries, source_bytes, car_bytes_max, claim } = task;
+        let car = self.output.join(car_name(self.plan, index));
+        let count = entries.len();
+        let piece = InHand {
+            index,
+            source_bytes,
+            bytes_max: car_bytes_max.saturating_add(manifest::bytes_about(&entries)),
+            claim,
+            car: car.clone(),
+            report: PieceReport::new(&self.plan.id, index, PieceOutcome::Failed, count, source_bytes),
         };
-        let report =
-            |state| PieceReport::new(&job.plan.id, task.index, state, task.entries.len(), task.source_bytes);
-        let Made { car, files } = match made {
-            Ok(made) => made,
-            Err(error) => {
-                return self
-                    .not_made(&error, task, report(PieceOutcome::Failed))
-                    .await
-                    .unwrap_or(Ended::NoMore { error });
+        let job = PieceJob {
+            plan: self.plan.clone(),
+            index,
+            entries,
+            input: self.input.clone(),
+            car,
+            profile: self.profile,
+            piece_size: self.piece_size,
+            verify: self.verify,
+        };
+        (job, piece)
+    }
+
+    async fn bring_forward(
+        &self,
+        job: PieceJob,
+        piece: &InHand,
+        place: SemaphorePermit<'_>,
+        stop: &CancellationToken,
+    ) -> Ended {
+        let made = {
+            let (_place, _room) = (place, self.disk.room().await);
+            let meter = PieceMeter { all: Arc::clone(&self.meter), stop: stop.clone() };
+            let crew = Arc::clone(&self.crew);
+            // The list of a million files ends with the making of their piece.
+            let making = spawn_blocking(move || make(&job, &crew, &meter));
+            match self.shutdown.forced().run_until_cancelled(making).await {
+                None => return Ended::Stopped,
+                Some(Ok(made)) => made,
+                Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
             }
         };
+        let Made { car, files } = match made {
+            Ok(made) => made,
+            Err(error) => return self.not_made(error, piece).await,
+        };
         fail_point("piece.made");
-        if let Some((shared, claim)) = self.shared.zip(task.claim.as_ref()) {
+        if let Some((shared, claim)) = self.claim_of(piece) {
             let renewed = shared.insist("a piece is finished, its lease cannot be renewed", || {
                 shared.store.renew_piece(claim, LEASE)
             });
@@ -131,17 +195,15 @@ impl Works<'_> {
         let published = spawn_blocking(publish).await;
         let published = published.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
         if let Err(error) = published {
-            self.release(task).await;
-            return Ended::NoMore { error: MakeError::Output(error) };
+            return self.not_made(MakeError::Output(error), piece).await;
         }
         fail_point("piece.published");
         let report = PieceReport {
-            carpath: Some(job.car.to_string_lossy().into_owned()),
-            payloadcid: Some(car.payload_cid.to_string()),
-            piececid: Some(car.piece_cid.to_string()),
-            ..report(PieceOutcome::Made).sized(car.payload_size, Some(car.padded_piece_size))
+            state: PieceOutcome::Made,
+            car: CarReport::made(&piece.car, &car),
+            ..piece.report.clone()
         };
-        match self.record(&job, task, &car).await {
+        match self.record(piece, &car).await {
             Ok(true) => Ended::Told(Box::new(report)),
             // The same bytes lie at the other box as well, and both are recorded.
             Ok(false) => Ended::Lost,
@@ -149,40 +211,40 @@ impl Works<'_> {
         }
     }
 
-    /// What an error means for the piece, where the others can go on.
-    async fn not_made(&self, error: &MakeError, task: &Task, report: PieceReport) -> Option<Ended> {
+    /// What an error means for the piece, and for all.
+    async fn not_made(&self, error: MakeError, piece: &InHand) -> Ended {
         match error.consequence() {
             Consequence::Stopped => {
-                self.release(task).await;
-                Some(Ended::Stopped)
+                self.release(piece).await;
+                Ended::Stopped
             }
             Consequence::StopWriting => {
-                self.release(task).await;
-                None
+                self.release(piece).await;
+                Ended::NoMore { piece: piece.index, bytes: piece.bytes_max, error }
             }
             Consequence::PlanAnew => {
-                let reason = ErrorChain(error).to_string();
-                if let Some((shared, claim)) = self.shared.zip(task.claim.as_ref()) {
+                let reason = ErrorChain(&error).to_string();
+                if let Some((shared, claim)) = self.claim_of(piece) {
                     let failed = shared.insist("a piece that failed cannot be marked", || {
                         shared.store.fail_piece(claim, &reason)
                     });
                     if failed.await.is_err() {
-                        return Some(Ended::Stopped);
+                        return Ended::Stopped;
                     }
                 }
-                Some(Ended::Told(Box::new(PieceReport { reason: Some(reason), ..report })))
+                Ended::Told(Box::new(PieceReport { reason: Some(reason), ..piece.report.clone() }))
             }
         }
     }
 
     /// Records the CAR and closes the piece. `false`: another box was faster.
-    async fn record(&self, job: &PieceJob, task: &Task, car: &BuiltCar) -> Result<bool, Stopped> {
-        let Some((shared, claim)) = self.shared.zip(task.claim.as_ref()) else { return Ok(true) };
-        let document = document(job, task, car, &self.host);
+    async fn record(&self, piece: &InHand, car: &BuiltCar) -> Result<bool, Stopped> {
+        let Some((shared, claim)) = self.claim_of(piece) else { return Ok(true) };
+        let document = self.document(piece, car);
         shared.insist("a CAR is on disk but not recorded yet", || shared.store.record_car(&document)).await?;
         fail_point("piece.recorded");
         let (payload_cid, piece_cid) = (car.payload_cid.to_string(), car.piece_cid.to_string());
-        let path = job.car.to_string_lossy();
+        let path = piece.car.to_string_lossy();
         shared
             .insist("a piece is done but not closed yet", || {
                 shared.store.finish_piece(claim, &payload_cid, &piece_cid, &path, &self.host)
@@ -191,11 +253,26 @@ impl Works<'_> {
     }
 
     /// Gives the piece back; where that fails, its lease runs out.
-    async fn release(&self, task: &Task) {
-        if let Some((shared, claim)) = self.shared.zip(task.claim.as_ref())
+    async fn release(&self, piece: &InHand) {
+        if let Some((shared, claim)) = self.claim_of(piece)
             && let Err(error) = shared.store.release_piece(claim).await
         {
             debug!(error = %ErrorChain(&error), "a piece stays ours until its lease runs out");
+        }
+    }
+
+    fn claim_of<'p>(&self, piece: &'p InHand) -> Option<(&Shared<'_>, &'p PieceClaim)> {
+        self.shared.zip(piece.claim.as_ref())
+    }
+
+    fn document(&self, piece: &InHand, car: &BuiltCar) -> CarDoc {
+        CarDoc {
+            inputpath: Some(self.input.to_string_lossy().into_owned()),
+            group: Some(self.plan.key.group.clone()),
+            filesizebytes: i64::try_from(piece.source_bytes).ok(),
+            plan: Some(self.plan.id.clone()),
+            planpiece: Some(piece.index),
+            ..record::of(car, &piece.car, self.profile, &self.host)
         }
     }
 }
@@ -214,23 +291,3 @@ async fn hold(shared: &Shared<'_>, claim: &PieceClaim) {
 
 /// How often a run looks whether others have finished their pieces.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-fn document(job: &PieceJob, task: &Task, car: &BuiltCar, host: &str) -> CarDoc {
-    let stored = |bytes: u64| i64::try_from(bytes).ok();
-    CarDoc {
-        inputpath: Some(job.input.to_string_lossy().into_owned()),
-        outputpath: Some(job.car.to_string_lossy().into_owned()),
-        piececid: Some(car.piece_cid.to_string()),
-        filecid: Some(car.payload_cid.to_string()),
-        group: Some(job.plan.key.group.clone()),
-        filesizebytes: stored(task.source_bytes),
-        dealsizebytes: stored(car.padded_piece_size.unpadded().get()),
-        carsizebytes: stored(car.payload_size.get()),
-        piecesizebytes: stored(car.padded_piece_size.get()),
-        profile: Some(job.profile.name().to_owned()),
-        host: Some(host.to_owned()),
-        plan: Some(job.plan.id.clone()),
-        planpiece: Some(task.index),
-        ..CarDoc::default()
-    }
-}

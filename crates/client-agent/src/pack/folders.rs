@@ -1,4 +1,4 @@
-//! Input and output folders: where they really are, whose turn it is, and what killed runs left there.
+//! What a run stands on: input and output folders, whose turn it is, what killed runs left there, and the database.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx;
+use carferry_core::store::{IndexUser, Store};
 use rustix::fs::{FlockOperation, flock};
 use tracing::{info, warn};
 
 use super::MakecarsError;
 use crate::cli::MakecarsArgs;
+use crate::config::Config;
+use crate::stop::Stop;
 
 /// Canonical input and output; makes the output unless this is a dry run.
 pub(crate) fn resolve(args: &MakecarsArgs) -> Result<(PathBuf, PathBuf), MakecarsError> {
@@ -36,9 +39,38 @@ pub(crate) fn resolve(args: &MakecarsArgs) -> Result<(PathBuf, PathBuf), Makecar
     Ok((input, output))
 }
 
+/// What a run holds until its end.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    /// The database, unless none is wanted.
+    pub(crate) store: Option<Store>,
+    /// The output is this run's alone: two would build the same CARs twice, and what a killed one left open may be
+    /// taken back. `None` for a dry run, and where the file system has no locks.
+    pub(crate) lock: Option<File>,
+}
+
+/// Opens the database, and takes the output for this run, clear of what killed runs left. A dry run only looks.
+pub(crate) async fn take(
+    args: &MakecarsArgs,
+    config: &Config,
+    output: &Path,
+    indexes: IndexUser,
+) -> Result<Ground, Stop> {
+    let store = if args.no_database { None } else { Some(Store::open(&config.store_options()?).await?) };
+    if args.dry_run {
+        return Ok(Ground { store, lock: None });
+    }
+    let lock = lock(output).map_err(|error| Stop::user(&error))?;
+    sweep(output);
+    if let Some(store) = &store {
+        store.ensure_indexes(indexes).await?;
+    }
+    Ok(Ground { store, lock })
+}
+
 /// Takes the output for this run. The lock is on the folder itself, so nothing is left behind, and ends with
 /// the process in any case.
-pub(crate) fn lock(output: &Path) -> Result<Option<File>, MakecarsError> {
+fn lock(output: &Path) -> Result<Option<File>, MakecarsError> {
     let bad_output = |source| MakecarsError::Output { path: output.to_owned(), source };
     let folder = File::open(output).map_err(bad_output)?;
     match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
@@ -53,7 +85,7 @@ pub(crate) fn lock(output: &Path) -> Result<Option<File>, MakecarsError> {
 }
 
 /// Removes temporary files of killed runs everywhere below the output.
-pub(crate) fn sweep(output: &Path) {
+fn sweep(output: &Path) {
     let mut to_sweep = vec![output.to_owned()];
     while let Some(folder) = to_sweep.pop() {
         match fsx::sweep_stale_temps(&folder) {

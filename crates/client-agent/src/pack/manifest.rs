@@ -49,12 +49,16 @@ impl Manifest {
         let line = || {
             Some(Line {
                 manifest: 1,
-                car: Path::new(report.carpath.as_deref()?).strip_prefix(output).ok()?.to_str()?.to_owned(),
-                piececid: report.piececid.clone()?,
-                payloadcid: report.payloadcid.clone()?,
-                carsizebytes: report.carsizebytes?,
-                piecesizebytes: report.piecesizebytes?,
-                dealsizebytes: report.dealsizebytes?,
+                car: Path::new(report.car.carpath.as_deref()?)
+                    .strip_prefix(output)
+                    .ok()?
+                    .to_str()?
+                    .to_owned(),
+                piececid: report.car.piececid.clone()?,
+                payloadcid: report.car.payloadcid.clone()?,
+                carsizebytes: report.car.carsizebytes?,
+                piecesizebytes: report.car.piecesizebytes?,
+                dealsizebytes: report.car.dealsizebytes?,
                 profile: profile.to_owned(),
                 file: report.file.clone(),
             })

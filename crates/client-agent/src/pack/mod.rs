@@ -36,6 +36,7 @@ use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
 use crate::dataset;
 use crate::stop::Stop;
+use folders::Ground;
 use manifest::Manifest;
 use plan::{Planned, Rules, Shortage};
 use progress::{Meter, Screen};
@@ -131,21 +132,10 @@ pub async fn makecars(
     }
     let started = Instant::now();
     let (input, output) = folders::resolve(args).map_err(|error| Stop::user(&error))?;
-    let store = if args.no_database {
+    if args.no_database {
         info!("no database: nothing is recorded, and every CAR is made again");
-        None
-    } else {
-        Some(Store::open(&config.store_options()?).await?)
-    };
-    // Held until the end: two runs would build the same CARs twice.
-    let _lock =
-        if args.dry_run { None } else { folders::lock(&output).map_err(|error| Stop::user(&error))? };
-    if !args.dry_run {
-        folders::sweep(&output);
-        if let Some(store) = &store {
-            store.ensure_indexes(IndexUser::ClientAgent).await?;
-        }
     }
+    let Ground { store, lock: _lock } = folders::take(args, config, &output, IndexUser::ClientAgent).await?;
 
     let found = scan::scan(&input, &output)
         .map_err(|source| Stop::user(&MakecarsError::Input { path: args.input.clone(), source }))?;
@@ -353,7 +343,7 @@ impl Tally<'_> {
         if self.json {
             return Ok(self.screen.print(|| out.json(report))?);
         }
-        let is_done_already = report.state == FileState::Skipped && report.carpath.is_some();
+        let is_done_already = report.state == FileState::Skipped && report.car.carpath.is_some();
         if report.state == FileState::Failed {
             // Listed at the end, where it is seen; logged when it happens.
             warn!(path = report.file, reason = report.reason, "not packed");

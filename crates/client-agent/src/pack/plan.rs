@@ -13,7 +13,7 @@ use futures::future::ready;
 use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::report::{FileReport, FileState};
+use super::report::{CarReport, FileReport, FileState};
 use super::scan::{Found, group_of};
 
 /// A CAR to be made.
@@ -169,10 +169,10 @@ impl Rules {
 /// What a dry run says of a job.
 pub fn would_make(job: &Job) -> FileReport {
     FileReport {
-        carpath: Some(job.output.to_string_lossy().into_owned()),
-        carsizebytes: Some(job.plan.payload_size_max.get()),
-        piecesizebytes: Some(job.plan.padded_piece_size_max.get()),
-        dealsizebytes: Some(job.plan.padded_piece_size_max.unpadded().get()),
+        car: CarReport {
+            carpath: Some(job.output.to_string_lossy().into_owned()),
+            ..CarReport::sized(job.plan.payload_size_max, Some(job.plan.padded_piece_size_max))
+        },
         ..FileReport::new(&job.input, FileState::WouldMake)
     }
 }

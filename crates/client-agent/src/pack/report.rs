@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use carferry_car::BuiltCar;
+use carferry_car::{BuiltCar, PaddedPieceSize, PayloadSize};
 use carferry_core::model::CarDoc;
 use indicatif::{BinaryBytes, HumanDuration};
 use serde::Serialize;
@@ -24,13 +24,9 @@ pub enum FileState {
     WouldMake,
 }
 
-/// One file's line. Field names are those of `cars` where they mean the same.
-#[derive(Clone, Debug, Serialize)]
-pub struct FileReport {
-    /// The source.
-    pub file: String,
-    /// What became of it.
-    pub state: FileState,
+/// What a line says of a CAR. Field names are those of `cars` where they mean the same.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CarReport {
     /// The CAR.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carpath: Option<String>,
@@ -49,6 +45,40 @@ pub struct FileReport {
     /// UNPADDED piece size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dealsizebytes: Option<u64>,
+}
+
+impl CarReport {
+    /// A CAR that stands.
+    pub fn made(path: &Path, car: &BuiltCar) -> Self {
+        Self {
+            carpath: Some(path.to_string_lossy().into_owned()),
+            payloadcid: Some(car.payload_cid.to_string()),
+            piececid: Some(car.piece_cid.to_string()),
+            ..Self::sized(car.payload_size, Some(car.padded_piece_size))
+        }
+    }
+
+    /// Only sizes.
+    pub fn sized(car: PayloadSize, piece: Option<PaddedPieceSize>) -> Self {
+        Self {
+            carsizebytes: Some(car.get()),
+            piecesizebytes: piece.map(PaddedPieceSize::get),
+            dealsizebytes: piece.map(|size| size.unpadded().get()),
+            ..Self::default()
+        }
+    }
+}
+
+/// One file's line.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileReport {
+    /// The source.
+    pub file: String,
+    /// What became of it.
+    pub state: FileState,
+    /// The CAR, as far as it is known.
+    #[serde(flatten)]
+    pub car: CarReport,
     /// Why it was skipped or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -57,17 +87,7 @@ pub struct FileReport {
 impl FileReport {
     /// Only the state.
     pub fn new(file: &Path, state: FileState) -> Self {
-        Self {
-            file: file.to_string_lossy().into_owned(),
-            state,
-            carpath: None,
-            payloadcid: None,
-            piececid: None,
-            carsizebytes: None,
-            piecesizebytes: None,
-            dealsizebytes: None,
-            reason: None,
-        }
+        Self { file: file.to_string_lossy().into_owned(), state, car: CarReport::default(), reason: None }
     }
 
     /// A file without CAR.
@@ -84,37 +104,31 @@ impl FileReport {
     pub fn done(file: &Path, car: &CarDoc) -> Self {
         let bytes = |stored: Option<i64>| stored.and_then(|bytes| u64::try_from(bytes).ok());
         Self {
-            carpath: car.outputpath.clone(),
-            payloadcid: car.filecid.clone(),
-            piececid: car.piececid.clone(),
-            carsizebytes: bytes(car.carsizebytes),
-            piecesizebytes: bytes(car.piecesizebytes),
-            dealsizebytes: bytes(car.dealsizebytes),
+            car: CarReport {
+                carpath: car.outputpath.clone(),
+                payloadcid: car.filecid.clone(),
+                piececid: car.piececid.clone(),
+                carsizebytes: bytes(car.carsizebytes),
+                piecesizebytes: bytes(car.piecesizebytes),
+                dealsizebytes: bytes(car.dealsizebytes),
+            },
             ..Self::skipped(file, "done already".to_owned())
         }
     }
 
     /// A CAR that was made.
     pub fn made(file: &Path, carpath: &Path, car: &BuiltCar) -> Self {
-        Self {
-            carpath: Some(carpath.to_string_lossy().into_owned()),
-            payloadcid: Some(car.payload_cid.to_string()),
-            piececid: Some(car.piece_cid.to_string()),
-            carsizebytes: Some(car.payload_size.get()),
-            piecesizebytes: Some(car.padded_piece_size.get()),
-            dealsizebytes: Some(car.padded_piece_size.unpadded().get()),
-            ..Self::new(file, FileState::Made)
-        }
+        Self { car: CarReport::made(carpath, car), ..Self::new(file, FileState::Made) }
     }
 
     /// One line for people.
     pub fn line(&self) -> String {
         let reason = self.reason.as_deref().unwrap_or_default();
-        let size = self.carsizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
-        let carpath = self.carpath.as_deref().unwrap_or_default();
+        let size = self.car.carsizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
+        let carpath = self.car.carpath.as_deref().unwrap_or_default();
         match self.state {
             FileState::Made => {
-                let root = self.payloadcid.as_deref().unwrap_or_default();
+                let root = self.car.payloadcid.as_deref().unwrap_or_default();
                 format!("made        {carpath}  {size}  {root}")
             }
             FileState::Skipped => format!("skipped     {}: {reason}", self.file),
@@ -146,7 +160,7 @@ pub struct Summary {
 impl Summary {
     /// Counts a file.
     pub fn count(&mut self, report: &FileReport) {
-        let bytes = report.carsizebytes.unwrap_or_default();
+        let bytes = report.car.carsizebytes.unwrap_or_default();
         match report.state {
             FileState::Made => {
                 self.made += 1;

@@ -1,0 +1,168 @@
+//! A plan from its first open piece to its last: claimed, made, told; and what is in the way of all of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use carferry_core::model::PlanDoc;
+use carferry_core::printer::Printer;
+use futures::StreamExt;
+use tracing::{info, warn};
+
+use super::book::{self, Shared, Stopped};
+use super::disk::{Disk, Needed, Patience};
+use super::hands::{Pieces, Round, places};
+use super::make::MakeError;
+use super::plan::Plan;
+use super::report::{PieceOutcome, PieceReport};
+use super::work::{Ended, LOOK_EVERY, Works};
+use super::{DatasetError, Run};
+use crate::pack::progress::Meter;
+use crate::stop::Stop;
+
+/// The first of the pieces that could not be written.
+struct Obstacle {
+    piece: i64,
+    bytes: u64,
+    error: MakeError,
+}
+
+impl Run<'_> {
+    /// Works on a plan in the database until none of its pieces is open.
+    pub(super) async fn follow(
+        &mut self,
+        shared: &Shared<'_>,
+        plan: &PlanDoc,
+        locked: bool,
+        out: &mut Printer,
+    ) -> Result<(), Stop> {
+        if self.args.dry_run {
+            let counts = shared.store.piece_counts(&plan.id).await?;
+            let words = format!("plan {}: {} of {} pieces are done", plan.id, counts.done, plan.pieces);
+            if self.args.json {
+                out.json(&counts)?;
+            } else {
+                out.line(words)?;
+            }
+            return Ok(());
+        }
+        if locked {
+            shared.take_back(&plan.id).await?;
+        }
+        let counts = shared.store.piece_counts(&plan.id).await?;
+        if counts.done > 0 {
+            info!(plan = plan.id, done = counts.done, open = counts.open, "going on with a plan");
+        }
+        self.carry_out(&Pieces::Shared(shared, plan), plan.sourcebytes, plan.pieces, out).await
+    }
+
+    /// Works on a plan that nobody else knows of.
+    pub(super) async fn alone(&mut self, plan: &Plan, out: &mut Printer) -> Result<(), Stop> {
+        let undone: VecDeque<usize> = book::undone(plan, &self.output);
+        let bytes = undone.iter().map(|piece| plan.piece(*piece).sourcebytes).sum::<i64>();
+        let count = i64::try_from(undone.len()).unwrap_or(0);
+        self.carry_out(&Pieces::alone(plan, undone), bytes, count, out).await
+    }
+
+    /// Round after round, until no piece is left, the run is to end, or nothing more can be written.
+    async fn carry_out(
+        &mut self,
+        pieces: &Pieces<'_>,
+        bytes: i64,
+        count: i64,
+        out: &mut Printer,
+    ) -> Result<(), Stop> {
+        let stored = |number: i64| u64::try_from(number).unwrap_or(0);
+        let stop = self.shutdown.token();
+        let meter = Meter::new(stored(bytes), stored(count), stop.clone());
+        let shown = self.screen.show(&meter, self.args.no_progress);
+        let places = places(self.crew.places(), self.rules.piece_size);
+        let works = self.works(pieces, places, meter);
+        let (mut is_waiting, mut patience) = (false, Patience::default());
+        while !stop.is_cancelled() {
+            let round = Round::new(&works, pieces, places);
+            let mut all_ended = round.ended();
+            let mut obstacle = None;
+            while let Some(ended) = all_ended.next().await {
+                match ended {
+                    Ended::Told(report) => {
+                        if report.state == PieceOutcome::Made {
+                            (is_waiting, patience) = (false, Patience::default());
+                        }
+                        self.tell(&report, out)?;
+                    }
+                    // Those that are in hand are brought to their end first.
+                    Ended::NoMore { piece, bytes, error } => {
+                        obstacle.get_or_insert(Obstacle { piece, bytes, error });
+                    }
+                    Ended::Lost | Ended::Stopped => {}
+                }
+            }
+            if let Some(Obstacle { piece, bytes, error }) = obstacle {
+                if !self.args.wait_for_space || !error.is_no_space() {
+                    let (left, output) = (pieces.left().await, self.output.clone());
+                    drop(shown);
+                    return Err(Stop::user(&DatasetError::Output { left, piece, output, source: error }));
+                }
+                let needed = Needed { folder: &self.output, piece, bytes };
+                patience.wait(needed, stop, async || pieces.left().await > 0).await;
+            } else if let Pieces::Shared(shared, plan) = pieces {
+                // Of a plan in the database, others may be at the last pieces, and give them back.
+                match shared.insist("a plan cannot be ended", || shared.end(&plan.id)).await {
+                    Ok(Some(counts)) => {
+                        if !std::mem::replace(&mut is_waiting, true) {
+                            info!(pieces = counts.open, "waiting for pieces that others make");
+                        }
+                        stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
+                    }
+                    Ok(None) | Err(Stopped) => break,
+                }
+            } else {
+                break;
+            }
+        }
+        drop(shown);
+        if stop.is_cancelled() {
+            self.summary.left += pieces.left().await;
+        }
+        Ok(())
+    }
+
+    fn works<'s>(&self, pieces: &Pieces<'s>, places: usize, meter: Arc<Meter>) -> Works<'s>
+    where
+        Self: 's,
+    {
+        let together = u64::try_from(places).unwrap_or(u64::MAX).saturating_mul(self.rules.piece_size.get());
+        Works {
+            crew: Arc::clone(&self.crew),
+            shared: if let Pieces::Shared(shared, _) = pieces { Some(*shared) } else { None },
+            plan: pieces.plan(),
+            input: self.input.clone(),
+            output: self.output.clone(),
+            profile: self.profile,
+            piece_size: self.rules.piece_size,
+            verify: self.args.verify,
+            host: self.host.clone(),
+            disk: Disk::new(&self.output, together),
+            meter,
+            shutdown: self.shutdown,
+        }
+    }
+
+    fn tell(&mut self, report: &PieceReport, out: &mut Printer) -> Result<(), Stop> {
+        if report.state == PieceOutcome::Made {
+            self.summary.made += 1;
+            self.summary.made_bytes += report.car.carsizebytes.unwrap_or(0);
+            self.summary.source_bytes += report.sourcebytes;
+            self.summary.entries += u64::try_from(report.entries).unwrap_or(0);
+        } else {
+            self.summary.failed += 1;
+            warn!(
+                piece = report.piece,
+                reason = report.reason,
+                "piece not made; its files are planned anew once this plan has ended"
+            );
+        }
+        self.screen.print(|| if self.args.json { out.json(report) } else { out.line(report.line()) })?;
+        Ok(())
+    }
+}
