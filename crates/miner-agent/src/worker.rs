@@ -168,35 +168,26 @@ impl Worker {
             return self.paused_until.unwrap_or(now);
         }
         let scan = now + self.importer.setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
-        loop {
-            let room = IN_HAND_MAX.saturating_sub(running.len());
-            let seats: Vec<Seat> = std::iter::from_fn(|| self.calls.seat()).take(room).collect();
-            if seats.is_empty() {
-                return scan;
-            }
-            let wanted = seats.len();
-            let (claims, trouble) = self.claim(wanted).await;
-            let claimed = claims.len();
-            for (claim, mut seat) in claims.into_iter().zip(seats) {
-                seat.take();
-                let importer = self.importer.clone();
-                let span = deal_span(&claim, importer.market.miner());
-                let held = self.in_hand.take(&claim.id);
-                let work = async move {
-                    let _held = held;
-                    process(&importer, &claim, seat).await
-                };
-                running.spawn(work.instrument(span));
-            }
-            match trouble {
-                // More may be due than one page of the queue, or than rivals left of it.
-                None if claimed > 0 => {}
-                None => return scan.min(self.next_due(now).await.unwrap_or(scan)),
-                Some(error @ StoreError::BadDocument { .. }) => {
+        while running.len() < IN_HAND_MAX {
+            let Some(mut seat) = self.calls.seat() else { return scan };
+            match self.claim().await {
+                Ok(Some(claim)) => {
+                    seat.take();
+                    let importer = self.importer.clone();
+                    let span = deal_span(&claim, importer.market.miner());
+                    let held = self.in_hand.take(&claim.id);
+                    let work = async move {
+                        let _held = held;
+                        process(&importer, &claim, seat).await
+                    };
+                    running.spawn(work.instrument(span));
+                }
+                Ok(None) => return scan.min(self.next_due(now).await.unwrap_or(scan)),
+                Err(error @ StoreError::BadDocument { .. }) => {
                     // Marked by the store; the next claim gets another deal.
                     error!(error = %ErrorChain(&error), "a pending deal cannot be read");
                 }
-                Some(error) => {
+                Err(error) => {
                     let pause = self.database_pauses.next_delay();
                     let hint = error.hint().unwrap_or_default();
                     warn!(error = %ErrorChain(&error), hint, { fields::RETRY_IN_MS } = millis(pause), "no deal can be claimed");
@@ -204,64 +195,43 @@ impl Worker {
                 }
             }
         }
+        scan
     }
 
-    /// The most urgent deals that are due and that nobody else took, at most `wanted`. Fewer: nothing else is due, or
-    /// there was trouble. Side by side: each waits for the disks of a majority.
-    async fn claim(&mut self, wanted: usize) -> (Vec<Claim>, Option<StoreError>) {
-        let (mut claims, mut was_read) = (Vec::new(), false);
-        while claims.len() < wanted {
-            if self.due.is_empty() || self.is_stale {
-                if was_read {
-                    break;
-                }
-                was_read = true;
-                if let Err(error) = self.read_due().await {
-                    return (claims, Some(error));
-                }
-            }
-            let mut asked = Vec::new();
-            while asked.len() < wanted - claims.len()
-                && let Some(id) = self.due.pop_front()
-            {
-                // Its lease may have ended under us, while the database was away; it is still in our hands. And what
-                // was claimed just now may stand in a list that was read before.
-                if !self.in_hand.holds(&id) && !claims.iter().any(|claim: &Claim| claim.id == id) {
-                    asked.push((id, next_owner(&self.owner)));
-                }
-            }
-            let Importer { store, market, setting, .. } = &self.importer;
-            let calls = asked.iter().map(|(id, owner)| store.claim(id, market.miner(), owner, setting.lease));
-            let mut trouble = None;
-            for claimed in futures::future::join_all(calls).await {
-                match claimed {
-                    Ok(claim) => claims.extend(claim),
-                    Err(error) => trouble = Some(error),
-                }
-            }
-            if trouble.is_some() {
-                return (claims, trouble);
-            }
-        }
-        (claims, None)
-    }
-
-    /// Reads what is due, the most urgent first.
-    async fn read_due(&mut self) -> Result<(), StoreError> {
+    /// The most urgent deal that is due and that nobody else took.
+    async fn claim(&mut self) -> Result<Option<Claim>, StoreError> {
         let Importer { store, market, setting, .. } = &self.importer;
-        self.is_stale = false;
-        if self.released.is_none_or(|last| last.elapsed() >= setting.scan_interval) {
-            let deals = store.release_impossible(market.miner()).await?;
-            if deals > 0 {
-                warn!(
-                    { fields::MINER } = market.miner(),
-                    deals, "leases or pauses ended in a future that nobody sets; freed"
-                );
+        loop {
+            let was_read = self.due.is_empty() || self.is_stale;
+            if was_read {
+                self.is_stale = false;
+                let setting = &self.importer.setting;
+                if self.released.is_none_or(|last| last.elapsed() >= setting.scan_interval) {
+                    let deals = store.release_impossible(market.miner()).await?;
+                    if deals > 0 {
+                        warn!(
+                            { fields::MINER } = market.miner(),
+                            deals, "leases or pauses ended in a future that nobody sets; freed"
+                        );
+                    }
+                    self.released = Some(Instant::now());
+                }
+                self.due = store.due_ids(market.miner(), None, DUE_PAGE).await?.into();
             }
-            self.released = Some(Instant::now());
+            while let Some(id) = self.due.pop_front() {
+                // Its lease may have ended under us, while the database was away; it is still in our hands.
+                if self.in_hand.holds(&id) {
+                    continue;
+                }
+                let owner = next_owner(&self.owner);
+                if let Some(claim) = store.claim(&id, market.miner(), &owner, setting.lease).await? {
+                    return Ok(Some(claim));
+                }
+            }
+            if was_read {
+                return Ok(None);
+            }
         }
-        self.due = store.due_ids(market.miner(), None, DUE_PAGE).await?.into();
-        Ok(())
     }
 
     async fn next_due(&self, now: Instant) -> Option<Instant> {
