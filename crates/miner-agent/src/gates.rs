@@ -131,10 +131,10 @@ mod tests {
 
     #[test]
     fn a_folder_that_holds_somebody_for_too_long_is_passed_over_until_it_lets_go() {
-        let gates = Gates::new(Duration::from_millis(50));
+        let gates = Gates::new(Duration::from_secs(1));
         let stuck = gates.enter(Path::new(FOLDER)).unwrap();
         assert!(gates.enter(Path::new(FOLDER)).is_some(), "nobody knows yet");
-        thread::sleep(Duration::from_millis(60));
+        thread::sleep(Duration::from_millis(1100));
         assert!(gates.enter(Path::new(FOLDER)).is_none());
         assert!(gates.enter(Path::new("/mnt/b")).is_some());
         drop(stuck);
@@ -143,24 +143,30 @@ mod tests {
 
     #[test]
     fn a_full_folder_is_waited_for_as_long_as_it_may_take() {
-        let gates = Gates::new(Duration::from_millis(50));
-        let mut all: Vec<_> = (0..INSIDE_MAX).map(|_| gates.enter(Path::new(FOLDER)).unwrap()).collect();
+        let full = |patience| {
+            let gates = Gates::new(patience);
+            // Left there for good: what is inside of a folder that hangs.
+            (0..INSIDE_MAX).for_each(|_| std::mem::forget(gates.enter(Path::new(FOLDER))));
+            gates
+        };
+        let gates = full(Duration::from_millis(20));
+        assert!(gates.enter(Path::new(FOLDER)).is_none(), "nobody came out");
+        let gates = full(Duration::from_secs(60));
         thread::scope(|scope| {
             let waits = scope.spawn(|| gates.enter(Path::new(FOLDER)).is_some());
-            all.pop();
-            assert!(waits.join().unwrap());
+            let since = gates.lock()[Path::new(FOLDER)][0];
+            drop(Inside { gates: &gates, folder: Path::new(FOLDER), since });
+            assert!(waits.join().unwrap(), "somebody came out");
         });
-        let _again = gates.enter(Path::new(FOLDER));
-        assert!(gates.enter(Path::new(FOLDER)).is_none(), "full until its patience ended");
     }
 
     #[tokio::test]
     async fn a_search_that_beats_is_waited_for_and_one_that_does_not_is_left() {
-        let (pulse, stall) = (std::sync::Arc::new(Pulse::default()), Duration::from_millis(100));
+        let (pulse, stall) = (std::sync::Arc::new(Pulse::default()), Duration::from_millis(500));
         let beating = std::sync::Arc::clone(&pulse);
         let search = tokio::task::spawn_blocking(move || {
-            for _ in 0..20 {
-                thread::sleep(Duration::from_millis(20));
+            for _ in 0..12 {
+                thread::sleep(Duration::from_millis(100));
                 beating.beat();
             }
         });
