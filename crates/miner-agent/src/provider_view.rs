@@ -96,7 +96,7 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
                 info!(
                     { fields::MINER } = miner,
                     { fields::PROPOSAL_CID } = proposal_cid,
-                    "an end that this agent did not write is looked into"
+                    "a deal that had ended is looked at once more"
                 );
                 store.wake_resting(miner, proposal_cid).await?;
                 changed += 1;

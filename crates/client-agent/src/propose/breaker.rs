@@ -15,8 +15,8 @@ use carferry_core::runtime::{Backoff, BackoffPolicy};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Pauses between tries of a node that is in trouble.
-const PAUSES: BackoffPolicy = BackoffPolicy {
+/// Pauses between tries of a node that is in trouble, and of a lane after a proposal of which nobody knows what became.
+pub(super) const PAUSES: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(500),
     max: Duration::from_secs(60),
     quiet: Duration::from_secs(600),

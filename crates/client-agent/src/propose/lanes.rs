@@ -9,7 +9,7 @@ use std::{
 use carferry_core::{
     error_chain::ErrorChain,
     model::{IntentDoc, IntentState},
-    runtime::{Backoff, BackoffPolicy, fail_point},
+    runtime::{Backoff, fail_point},
     store::{Store, StoreError},
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use super::{
-    breaker::NodeBreaker,
+    breaker::{NodeBreaker, PAUSES},
     publish::{Outcome, Publisher},
     report::{DealLine, DealState, Report},
 };
@@ -28,12 +28,6 @@ const LANE_CAPACITY: usize = 64;
 const TOUCH_EVERY: Duration = Duration::from_secs(600);
 /// After a stop, how long a call under way may still take; then its intent is left for the next start.
 const ABANDON_AFTER: Duration = Duration::from_secs(5);
-/// Pauses of a lane after a proposal of which nobody knows what became.
-const BREAKER: BackoffPolicy = BackoffPolicy {
-    first: Duration::from_millis(500),
-    max: Duration::from_secs(60),
-    quiet: Duration::from_secs(600),
-};
 /// Pauses between tries to write an outcome down, while the database is away.
 const WRITE_RETRY: Duration = Duration::from_secs(2);
 
@@ -117,7 +111,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
-    let mut pauses = Backoff::new(BREAKER);
+    let mut pauses = Backoff::new(PAUSES);
     while let Some(intent) = intents.recv().await {
         // A stop leaves what is queued as it is: written down, and settled by the next start.
         if !shared.stop.is_cancelled() {
