@@ -28,6 +28,8 @@ mod poison;
 #[cfg(test)]
 mod primaries;
 #[cfg(test)]
+mod restarts;
+#[cfg(test)]
 mod rounds;
 #[cfg(test)]
 mod scene;

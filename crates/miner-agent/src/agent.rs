@@ -25,7 +25,7 @@ use crate::{
     incoming,
     locate::Places,
     market::{Environment, Market, NodeAddress, NodeError},
-    patience::patiently,
+    patience::Patience,
     piece_check::PieceChecker,
     provider_view, worker,
 };
@@ -62,6 +62,7 @@ impl Agent {
         let pieces = Arc::new(PieceChecker::default());
         let arrivals = Arc::<incoming::Arrivals>::default();
         let gates = Arc::new(Gates::new(setting.file_timeout));
+        let patience = Patience::default();
         let mut importers = Vec::new();
         for entry in &config.miners {
             let section = config.market_section(entry);
@@ -83,6 +84,7 @@ impl Agent {
                 arrivals: Arc::clone(&arrivals),
                 gates: Arc::clone(&gates),
                 endings: Arc::default(),
+                patience: patience.clone(),
                 setting: Arc::clone(&setting),
             });
         }
@@ -171,10 +173,11 @@ pub async fn open_store(config: &Config) -> Result<Store, AgentError> {
 
 /// Replica set and indexes, as soon as the database answers. Nothing here is needed for imports to begin.
 async fn prepare_database(store: Store, stop: CancellationToken) -> Result<(), AgentError> {
+    let patience = Patience::default();
     let prepare = async {
-        let set = patiently("replica set", || store.check_replica_set()).await?;
+        let set = patience.until_answered("replica set", || store.check_replica_set()).await?;
         debug!(set, "replica set");
-        patiently("indexes", || store.ensure_indexes(IndexUser::MinerAgent)).await
+        patience.until_answered("indexes", || store.ensure_indexes(IndexUser::MinerAgent)).await
     };
     match stop.run_until_cancelled(prepare).await {
         None => {}

@@ -34,7 +34,7 @@ use crate::{
     incoming::Arrivals,
     locate::{FoundCar, Located, Places, Search, Wanted, locate},
     market::Market,
-    patience::patiently,
+    patience::Patience,
     piece_check::PieceChecker,
     policy::{self, AfterError, Before, RetryPauses},
 };
@@ -58,6 +58,8 @@ pub struct Importer {
     pub gates: Arc<Gates>,
     /// Which deals this agent has given up.
     pub endings: Arc<Endings>,
+    /// How the database is waited for.
+    pub patience: Patience,
     /// Times and limits.
     pub setting: Arc<Setting>,
 }
@@ -118,7 +120,7 @@ enum Seen {
     /// The provider does not list it any more.
     Gone,
     /// Nobody could be asked.
-    Unseen(LotusError),
+    Unseen(Arc<LotusError>),
 }
 
 impl Importer {
@@ -126,8 +128,12 @@ impl Importer {
     ///
     /// # Errors
     ///
-    /// When the database does not answer.
-    pub async fn assess(&self, deal: &OfflineDealDoc) -> Result<Assessment, StoreError> {
+    /// When the database does not answer, and is not to be waited for.
+    pub async fn assess(
+        &self,
+        deal: &OfflineDealDoc,
+        patience: Option<&Patience>,
+    ) -> Result<Assessment, StoreError> {
         let settled = |outcome| Ok(Assessment::Settled(Settled { outcome, view: None, is_answered: false }));
         let proposal_cid = match deal.dealcid.as_deref().unwrap_or_default().parse::<ProposalCid>() {
             Ok(proposal_cid) => proposal_cid,
@@ -169,7 +175,12 @@ impl Importer {
             Ok(payload_cid) => payload_cid,
             Err(error) => return settled(failed(format!("`filecid` cannot be used: {error}"))),
         };
-        let cars = match self.store.cars_of_payload(&payload_cid.to_string()).await {
+        let payload = payload_cid.to_string();
+        let cars = match patience {
+            Some(patience) => patience.until_answered("cars", || self.store.cars_of_payload(&payload)).await,
+            None => self.store.cars_of_payload(&payload).await,
+        };
+        let cars = match cars {
             Ok(cars) => cars,
             Err(error @ StoreError::BadDocument { .. }) => {
                 return settled(self.retrying(deal, ErrorChain(&error).to_string()));
@@ -220,8 +231,7 @@ impl Importer {
     /// back when no call is, or will be, under way.
     pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, mut seat: Seat) -> Verdict {
         fail_point("import.claimed");
-        let assessment = patiently("assess", || self.assess(&claim.deal)).await;
-        let (proposal_cid, car) = match assessment {
+        let (proposal_cid, car) = match self.assess(&claim.deal, Some(&self.patience)).await {
             Ok(Assessment::Import { proposal_cid, car }) => (proposal_cid, car),
             Ok(Assessment::Settled(settled)) => return Verdict::Settled(settled),
             Ok(Assessment::Unlisted { proposal_cid }) => {
@@ -240,6 +250,11 @@ impl Importer {
         }
         if let Some(verdict) = self.last_look(claim, &proposal_cid).await {
             return verdict;
+        }
+        if !self.market.is_identified() {
+            // Another call has just failed. What was going to happen to this one can wait until the node answers.
+            let reason = "it could be imported, and waits for the market node to answer again".to_owned();
+            return settled(ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() });
         }
         if lost.is_cancelled() {
             return Verdict::LeaseLost;
@@ -260,7 +275,7 @@ impl Importer {
             // Noting lengthens the lease, by the database's clock: from this moment at the earliest.
             let send_before = Moment::now().plus(lease / 2);
             let note = || self.store.note_import_call(claim, &car.node_path, lease);
-            if !matches!(patiently("note import call", note).await, Ok(true)) {
+            if !matches!(self.patience.until_answered("note import call", note).await, Ok(true)) {
                 return None;
             }
             if !send_before.has_passed() {

@@ -1,7 +1,8 @@
 //! One miner's market node: who it is, and the deals it lists.
 //!
 //! A market lists all its deals in one call, megabytes on a busy provider, and has no call for one deal. So
-//! everybody who wants to know a deal's state shares one listing, and those who need a new one share the call.
+//! everybody who wants to know a deal's state shares one listing, and those who need a new one share the call,
+//! and its failure too.
 
 use std::{
     collections::HashMap,
@@ -22,6 +23,7 @@ use carferry_core::{
         wire::MinerDeal,
     },
     model::{ProposalCid, address::MinerId},
+    runtime::{Backoff, BackoffPolicy},
 };
 use tokio::{
     sync::Mutex,
@@ -33,6 +35,12 @@ use tracing::debug;
 /// [`COSTS`] times what it took to get.
 const RECENT: Duration = Duration::from_secs(2);
 const COSTS: u32 = 4;
+/// Pauses between calls for a list that fail.
+const FAILED_PAUSES: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(250),
+    max: Duration::from_secs(5),
+    quiet: Duration::from_secs(120),
+};
 
 /// How a variable of the environment is read.
 pub type Environment = fn(&str) -> Option<String>;
@@ -81,8 +89,18 @@ pub struct Market {
     node: SyncMutex<Option<Node>>,
     method: ImportMethod,
     known: SyncMutex<Option<Arc<Listing>>>,
-    listing: Mutex<()>,
+    turn: Mutex<Turn>,
     identified: AtomicBool,
+}
+
+/// Whose turn it is to ask for a list.
+#[derive(Debug)]
+struct Turn {
+    /// Not before this.
+    rest: Option<Instant>,
+    /// When the last call was made, if it failed.
+    failed: Option<(Instant, Arc<LotusError>)>,
+    pauses: Backoff,
 }
 
 /// All deals of a market at one moment.
@@ -161,7 +179,7 @@ impl Market {
             node: SyncMutex::default(),
             method,
             known: SyncMutex::default(),
-            listing: Mutex::default(),
+            turn: Mutex::new(Turn { rest: None, failed: None, pauses: Backoff::new(FAILED_PAUSES) }),
             identified: AtomicBool::new(false),
         }
     }
@@ -209,12 +227,12 @@ impl Market {
     }
 
     /// A listing of the last two seconds, or somewhat older where listing is slow.
-    pub async fn recent_listing(&self) -> Result<Arc<Listing>, LotusError> {
+    pub async fn recent_listing(&self) -> Result<Arc<Listing>, Arc<LotusError>> {
         self.listing(|known, now| now.duration_since(known.asked) <= RECENT.max(known.took() * COSTS)).await
     }
 
     /// A listing that the node was asked for after this call began.
-    pub async fn fresh_listing(&self) -> Result<Arc<Listing>, LotusError> {
+    pub async fn fresh_listing(&self) -> Result<Arc<Listing>, Arc<LotusError>> {
         let begun = Instant::now();
         self.listing(|known, _now| known.asked >= begun).await
     }
@@ -222,25 +240,49 @@ impl Market {
     async fn listing(
         &self,
         suffices: impl Fn(&Listing, Instant) -> bool,
-    ) -> Result<Arc<Listing>, LotusError> {
+    ) -> Result<Arc<Listing>, Arc<LotusError>> {
+        let begun = Instant::now();
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // A look that needs no new listing does not wait for one that is on its way.
         if let Some(known) = known().filter(|known| suffices(known, Instant::now())) {
             return Ok(known);
         }
         // Held over the call: whoever waits here finds the listing that the one before has fetched.
-        let _one_at_a_time = self.listing.lock().await;
-        if let Some(known) = known() {
-            if suffices(&known, Instant::now()) {
-                return Ok(known);
-            }
-            // A market with many deals takes seconds to list them: it gets as long a rest before the next
-            // time. Whoever comes meanwhile shares that one.
-            sleep_until(known.answered + known.took()).await;
+        let mut turn = self.turn.lock().await;
+        if let Some(known) = known().filter(|known| suffices(known, Instant::now())) {
+            return Ok(known);
+        }
+        if let Some((asked, error)) = &turn.failed
+            && *asked >= begun
+        {
+            return Err(Arc::clone(error));
+        }
+        // Whoever comes meanwhile shares the call after it.
+        if let Some(rest) = turn.rest {
+            sleep_until(rest).await;
         }
         let asked = Instant::now();
-        let deals = self.provider()?.list_deals().await?;
+        let listed = match self.provider() {
+            Ok(provider) => provider.list_deals().await,
+            Err(error) => Err(error),
+        };
         let answered = Instant::now();
+        let deals = match listed {
+            Ok(deals) => {
+                turn.failed = None;
+                turn.pauses.reset();
+                // A market with many deals takes seconds to list them: it gets as long a rest before the next time.
+                turn.rest = Some(answered + answered.duration_since(asked));
+                deals
+            }
+            Err(error) => {
+                self.forget_identity();
+                let error = Arc::new(error);
+                turn.failed = Some((asked, Arc::clone(&error)));
+                turn.rest = Some(answered + turn.pauses.next_delay());
+                return Err(error);
+            }
+        };
         debug!(miner = %self.miner, deals = deals.len(), millis = asked.elapsed().as_millis(), "listed deals");
         let deals = deals.into_iter().map(|deal| (deal.proposal_cid.cid.clone(), deal)).collect();
         let fetched = Arc::new(Listing { asked, answered, deals });
@@ -255,7 +297,13 @@ impl Market {
         node_path: &str,
         send_before: Moment,
     ) -> Result<(), LotusError> {
-        self.provider()?.import(self.method, deal, node_path, send_before).await
+        let answer = self.provider()?.import(self.method, deal, node_path, send_before).await;
+        if let Err(error) = &answer
+            && (error.effect_is_unknown() || error.is_about_the_node())
+        {
+            self.forget_identity();
+        }
+        answer
     }
 }
 
@@ -269,7 +317,24 @@ fn same_actor(one: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use futures::future::join_all;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_fails_has_failed_for_all_who_waited_for_it() {
+        let timeouts = CallTimeouts::default();
+        let address = NodeAddress { section: LotusSection::default(), env: |_| None, timeouts };
+        // It has not identified itself, so every list fails.
+        let market = Market::new("f01000".to_owned(), address, ImportMethod::Deals);
+        let answers = join_all((0..1000).map(|_| market.fresh_listing())).await;
+        let failures: HashSet<_> =
+            answers.iter().map(|answer| Arc::as_ptr(answer.as_ref().unwrap_err())).collect();
+        assert_eq!(failures.len(), 1);
+        assert_eq!(answers.len(), 1000);
+    }
 
     #[test]
     fn the_network_prefix_does_not_make_another_miner() {

@@ -117,6 +117,13 @@ pub async fn import_due(
                 is_read = due.is_empty();
             }
             let Some(id) = due.pop_front() else { break };
+            // A call that failed may mean that the node is gone.
+            if !importer.market.is_identified()
+                && let Err(error) = importer.market.identify().await
+            {
+                end.trouble = Some(with_hint(ErrorChain(&error).to_string(), error.hint()));
+                break;
+            }
             let owner = worker::next_owner(&owner);
             match importer.store.claim(&id, miner, &owner, setting.lease).await {
                 Ok(Some(claim)) => {
@@ -178,7 +185,7 @@ pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Re
         );
     }
     for deal in due {
-        match importer.assess(&deal).await? {
+        match importer.assess(&deal, None).await? {
             Assessment::Import { car, .. } => {
                 tell(DealLine { path: Some(car.node_path), ..DealLine::new(&deal, miner, "import") });
             }

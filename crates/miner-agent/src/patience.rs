@@ -1,36 +1,66 @@
 //! Database calls that must not be given up: repeated until the database answers.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use carferry_core::{error_chain::ErrorChain, store::StoreError};
+use carferry_core::{
+    error_chain::ErrorChain,
+    runtime::{BackoffPolicy, Breaker},
+    store::StoreError,
+};
 use tracing::warn;
 
-/// Repeats a call, with growing pauses, until it succeeds or its failure is about a document.
-///
-/// Every call of the store may be repeated. It ends when the caller is dropped; the database coming back is
-/// the only other way, so a deal whose import is under way keeps its place meanwhile.
-///
-/// # Errors
-///
-/// [`StoreError::BadDocument`] only.
-pub async fn patiently<T, F>(what: &'static str, mut call: impl FnMut() -> F) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let mut pause = PAUSE_MIN;
-    loop {
-        match call().await {
-            Ok(answer) => return Ok(answer),
-            Err(error @ StoreError::BadDocument { .. }) => return Err(error),
-            Err(error) => {
-                let hint = error.hint().unwrap_or_default();
-                warn!(what, reason = %ErrorChain(&error), hint, "the database does not answer, trying again");
-            }
-        }
-        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+/// Shared by everybody who waits for the database: thousands of deals may be in hand when it goes, and one of them
+/// finds out whether it is back.
+#[derive(Clone, Debug)]
+pub struct Patience(Arc<Breaker>);
+
+const PAUSES: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(200),
+    max: Duration::from_secs(5),
+    quiet: Duration::from_secs(120),
+};
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(Arc::new(Breaker::new(PAUSES)))
     }
 }
 
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+impl Patience {
+    /// Repeats a call until it succeeds or its failure is about a document.
+    ///
+    /// Every call of the store may be repeated. It ends when the caller is dropped; the database coming back is
+    /// the only other way, so a deal whose import is under way keeps its place meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::BadDocument`] only.
+    pub async fn until_answered<T, F>(
+        &self,
+        what: &'static str,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        loop {
+            let leave = self.0.leave().await;
+            match call().await {
+                Ok(answer) => {
+                    leave.answered();
+                    return Ok(answer);
+                }
+                Err(error @ StoreError::BadDocument { .. }) => {
+                    leave.answered();
+                    return Err(error);
+                }
+                Err(error) => {
+                    if leave.trouble() {
+                        let hint = error.hint().unwrap_or_default();
+                        warn!(what, reason = %ErrorChain(&error), hint, "the database does not answer, trying again");
+                    }
+                }
+            }
+        }
+    }
+}

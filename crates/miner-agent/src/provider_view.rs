@@ -1,5 +1,7 @@
 //! The provider's view of the deals, recorded beside the client's.
 
+use std::sync::Arc;
+
 use carferry_core::{
     error_chain::ErrorChain,
     lotus::{LotusError, wire::MinerDeal},
@@ -21,7 +23,7 @@ use crate::{
 pub enum PollError {
     /// The market did not list its deals.
     #[error("the market does not list its deals")]
-    Market(#[from] LotusError),
+    Market(#[from] Arc<LotusError>),
     /// The database did not answer.
     #[error("the provider's view cannot be recorded")]
     Store(#[from] StoreError),

@@ -33,7 +33,6 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use crate::{
     calls::{Calls, Seat},
     import::{Importer, Settled, Verdict},
-    patience::patiently,
 };
 
 /// The imports of one miner.
@@ -52,6 +51,8 @@ pub struct Worker {
     in_hand: InHand,
     /// No claims before this: node or database are in trouble.
     paused_until: Option<Instant>,
+    /// When the last pause for the node began.
+    paused_at: Option<Instant>,
     /// When impossible leases were last looked for.
     released: Option<Instant>,
     /// Failures without a success between them, whatever the deal.
@@ -132,6 +133,7 @@ impl Worker {
             calls,
             in_hand: InHand::default(),
             paused_until: None,
+            paused_at: None,
             released: None,
             failures_in_row: 0,
             node_pauses: Backoff::new(NODE_PAUSES),
@@ -169,6 +171,9 @@ impl Worker {
         }
         let scan = now + self.importer.setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
         while running.len() < IN_HAND_MAX {
+            if !self.importer.market.is_identified() {
+                return now;
+            }
             let Some(mut seat) = self.calls.seat() else { return scan };
             match self.claim().await {
                 Ok(Some(claim)) => {
@@ -273,10 +278,12 @@ impl Worker {
 
     fn ended(&mut self, ended: Result<Finished, tokio::task::JoinError>) {
         match ended {
-            Ok(Finished { node_trouble: true, .. }) => {
+            // Thousands of deals may meet the trouble that one has met.
+            Ok(Finished { elapsed, .. }) if self.is_before_pause(elapsed) => {}
+            Ok(Finished { node_trouble: true, outcome, .. }) => {
+                let reason = outcome.as_ref().and_then(ImportOutcome::reason).unwrap_or_default();
                 self.importer.market.forget_identity();
-                let pause = self.node_pauses.next_delay();
-                self.pause(pause);
+                self.pause_for_node(&format!("the market node is in trouble, pausing: {reason}"));
             }
             Ok(Finished { outcome: Some(ImportOutcome::Done { path: Some(_) }), .. }) => {
                 self.failures_in_row = 0;
@@ -287,14 +294,7 @@ impl Worker {
                 self.failures_in_row = self.failures_in_row.saturating_add(1);
                 if self.failures_in_row >= BREAKER {
                     self.failures_in_row = 0;
-                    let pause = self.node_pauses.next_delay();
-                    let miner = self.importer.market.miner();
-                    warn!(
-                        { fields::MINER } = miner,
-                        { fields::RETRY_IN_MS } = millis(pause),
-                        "{BREAKER} imports failed in a row, pausing"
-                    );
-                    self.pause(pause);
+                    self.pause_for_node(&format!("{BREAKER} imports failed in a row, pausing"));
                 }
             }
             Ok(Finished { is_due: true, .. }) => self.is_stale = true,
@@ -302,6 +302,19 @@ impl Worker {
             // Its lease runs out, and another try follows.
             Err(error) => error!(%error, "an import ended by a bug of ours"),
         }
+    }
+
+    /// Whether work that took so long was begun before the last pause for the node: what it met is no news then.
+    fn is_before_pause(&self, elapsed: Duration) -> bool {
+        self.paused_at.is_some_and(|paused| Instant::now() < paused + elapsed)
+    }
+
+    fn pause_for_node(&mut self, why: &str) {
+        let pause = self.node_pauses.next_delay();
+        let miner = self.importer.market.miner();
+        warn!({ fields::MINER } = miner, { fields::RETRY_IN_MS } = millis(pause), "{why}");
+        self.paused_at = Some(Instant::now());
+        self.pause(pause);
     }
 
     fn pause(&mut self, pause: Duration) -> Instant {
@@ -392,7 +405,10 @@ async fn write_verdict(
         importer.endings.goes_on(proposal_cid);
     }
     let store = &importer.store;
-    let written = patiently("finish", || store.finish(claim, &outcome, view.as_ref(), is_answered)).await;
+    let written = importer
+        .patience
+        .until_answered("finish", || store.finish(claim, &outcome, view.as_ref(), is_answered))
+        .await;
     fail_point("import.finished");
     match written {
         Ok(true) => (Some(outcome), node_trouble),
@@ -425,6 +441,10 @@ fn log(claim: &Claim, finished: &Finished) {
         }
         Some(ImportOutcome::Done { path: None }) => {
             info!({ fields::ELAPSED_MS } = elapsed, "the provider has the data already");
+        }
+        // The worker says it once for all.
+        Some(outcome) if finished.node_trouble => {
+            debug!(reason = outcome.reason(), "waiting for the market node");
         }
         Some(ImportOutcome::Waiting { reason, after, .. }) if last_reason == Some(reason) => {
             debug!(reason, { fields::RETRY_IN_MS } = millis(*after), "still waiting");

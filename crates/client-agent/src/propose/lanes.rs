@@ -9,7 +9,7 @@ use std::{
 use carferry_core::{
     error_chain::ErrorChain,
     model::{IntentDoc, IntentState},
-    runtime::{Backoff, fail_point},
+    runtime::{Backoff, BackoffPolicy, Breaker, fail_point},
     store::{Store, StoreError},
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use super::{
-    breaker::{NodeBreaker, PAUSES},
     publish::{Outcome, Publisher},
     report::{DealLine, DealState, Report},
 };
@@ -30,6 +29,13 @@ const TOUCH_EVERY: Duration = Duration::from_secs(600);
 const ABANDON_AFTER: Duration = Duration::from_secs(5);
 /// Pauses between tries to write an outcome down, while the database is away.
 const WRITE_RETRY: Duration = Duration::from_secs(2);
+
+/// Pauses between tries of a node that is in trouble, and of a lane after a proposal of which nobody knows what became.
+const PAUSES: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(500),
+    max: Duration::from_secs(60),
+    quiet: Duration::from_secs(600),
+};
 
 /// The lanes of one agent; they live as long as it does.
 #[derive(Debug)]
@@ -44,7 +50,7 @@ struct Shared {
     store: Store,
     publisher: Publisher,
     /// All lanes call the same node.
-    node: NodeBreaker,
+    node: Breaker,
     /// Intents in a lane, queued or called: not to be settled by a later pass meanwhile.
     in_flight: Mutex<HashSet<String>>,
     report: Mutex<Report>,
@@ -54,7 +60,7 @@ struct Shared {
 impl Lanes {
     /// Lanes that write to this store and call through this publisher until `stop`.
     pub(super) fn new(store: Store, publisher: Publisher, stop: CancellationToken) -> Self {
-        let node = NodeBreaker::default();
+        let node = Breaker::new(PAUSES);
         let (in_flight, report) = (Mutex::default(), Mutex::default());
         let shared = Shared { store, publisher, node, in_flight, report, stop };
         Self { senders: BTreeMap::new(), shared: Arc::new(shared), workers: JoinSet::new() }
@@ -115,8 +121,8 @@ async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
     while let Some(intent) = intents.recv().await {
         // A stop leaves what is queued as it is: written down, and settled by the next start.
         if !shared.stop.is_cancelled() {
-            if one(&shared, &intent).await == Some(DealState::Unsettled) {
-                // Node or provider are in trouble; the next proposal would meet the same.
+            if one(&shared, &intent).await == Then::Rest {
+                // The next proposal would meet the same.
                 let pause = tokio::time::sleep(pauses.next_delay());
                 shared.stop.run_until_cancelled(pause).await;
             } else {
@@ -127,16 +133,24 @@ async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
     }
 }
 
-/// What became of it; `None`: nothing was written down.
-async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
-    let leave = shared.stop.run_until_cancelled(shared.node.leave()).await?;
+/// What a lane does after a proposal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// It takes the next: all is well, or the node's breaker holds it back.
+    GoOn,
+    /// Provider or database are in trouble.
+    Rest,
+}
+
+async fn one(shared: &Shared, intent: &IntentDoc) -> Then {
+    let Some(leave) = shared.stop.run_until_cancelled(shared.node.leave()).await else { return Then::GoOn };
     // It may have waited here for long, and another agent have taken it for abandoned.
     match shared.store.touch_intent(intent).await {
         Ok(true) => {}
-        Ok(false) => return None,
+        Ok(false) => return Then::GoOn,
         Err(error) => {
             warn!(reason = %ErrorChain(&error), "proposal left to a later pass");
-            return Some(DealState::Unsettled);
+            return Then::Rest;
         }
     }
     let call = shared.publisher.publish(intent);
@@ -147,7 +161,7 @@ async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
             outcome = &mut call => break outcome,
             () = stopped(&shared.stop) => {
                 info!(payload_cid = %intent.filecid, miner = %intent.miner, "proposal left to the next start");
-                return None;
+                return Then::GoOn;
             }
             _ = touch.tick() => {
                 if let Err(error) = shared.store.touch_intent(intent).await {
@@ -157,11 +171,14 @@ async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
         }
     };
     match &outcome {
-        Outcome::NodeTrouble(_) => leave.trouble(),
+        Outcome::NodeTrouble(_) => {
+            leave.trouble();
+        }
         Outcome::Made { .. } | Outcome::Refused(_) => leave.answered(),
         // Nobody answered in time, or a word that says nothing: of the provider, mostly.
         Outcome::Unknown(_) => drop(leave),
     }
+    let then = if matches!(outcome, Outcome::Unknown(_)) { Then::Rest } else { Then::GoOn };
     let line = |state, detail: Option<String>| DealLine {
         payload_cid: intent.filecid.clone(),
         miner: intent.miner.clone(),
@@ -174,7 +191,7 @@ async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
             let name = status.name();
             let confirm = || shared.store.confirm_intent(intent, &proposal_cid, status.get(), &name);
             if !written(shared, confirm).await {
-                return None;
+                return Then::GoOn;
             }
             info!(deal.proposal_cid = %proposal_cid, payload_cid = %intent.filecid, miner = %intent.miner, method = intent.method.as_str(), "deal published");
             line(DealState::Published, Some(proposal_cid.to_string()))
@@ -182,7 +199,7 @@ async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
         Outcome::Refused(reason) => {
             let end = || shared.store.end_intent(intent, IntentState::Refused, &reason);
             if !written(shared, end).await {
-                return None;
+                return Then::GoOn;
             }
             warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "deal refused");
             line(DealState::Refused, Some(reason))
@@ -193,9 +210,8 @@ async fn one(shared: &Shared, intent: &IntentDoc) -> Option<DealState> {
         }
     };
     fail_point("publish.settled");
-    let state = line.state;
     lock(&shared.report).deals.push(line);
-    Some(state)
+    then
 }
 
 async fn stopped(stop: &CancellationToken) {

@@ -9,7 +9,6 @@
 //! No proposal goes out before its intent stands in the database with every parameter, so a repeat is the
 //! same deal; no deal is visible in `offlinedeals` without its proposal CID.
 
-mod breaker;
 mod lanes;
 pub mod policy;
 pub mod preflight;

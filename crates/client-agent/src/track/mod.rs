@@ -19,7 +19,7 @@ use carferry_core::{
     runtime::fail_point,
     store::{StatusChange, Store, StoreError},
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::ready, stream};
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -170,13 +170,18 @@ impl Tracker {
         let asked: Vec<&OfflineDealDoc> = on_chain.into_iter().chain(in_records).collect();
         // Futures first, then the stream: a closure over borrowed deals would not be `Send` for every lifetime.
         let looks: Vec<_> = asked.iter().map(|deal| self.look(deal, head)).collect();
-        let answers: Vec<Look> = stream::iter(looks).buffered(CONCURRENCY).collect().await;
-        let failed = count(answers.iter().filter(|look| matches!(look, Look::Failed)).count());
-        self.looked_up.extend(asked.iter().filter_map(|deal| deal.dealcid.clone()).map(|cid| (cid, now)));
+        // A node that is gone would fail all of them: the first that meets it is the last.
+        let answers = stream::iter(looks).buffered(CONCURRENCY);
+        let answers: Vec<Look> =
+            answers.take_while(|look| ready(!matches!(look, Look::NodeTrouble))).collect().await;
+        let failed = answers.iter().filter(|look| matches!(look, Look::Failed)).count();
+        let failed = count(failed + asked.len() - answers.len());
+        let looked_up = asked.iter().take(answers.len());
+        self.looked_up.extend(looked_up.filter_map(|deal| deal.dealcid.clone()).map(|cid| (cid, now)));
         let guard = &mut self.guard;
         let changes = answers.into_iter().filter_map(|look| match look {
             Look::Changed { change, by_chain } => (by_chain || guard.stands(&change)).then_some(change),
-            Look::Same | Look::Failed => None,
+            Look::Same | Look::Failed | Look::NodeTrouble => None,
         });
         Ok((changes.collect(), failed))
     }
@@ -203,7 +208,8 @@ impl Tracker {
                 }
                 Err(error) => {
                     warn!(deal.id = %deal_id, reason = %ErrorChain(&error), "deal could not be looked up on chain");
-                    return Look::Failed;
+                    let is_node = error.effect_is_unknown() || error.is_about_the_node();
+                    return if is_node { Look::NodeTrouble } else { Look::Failed };
                 }
             },
         };
@@ -238,6 +244,8 @@ enum Look {
     },
     Same,
     Failed,
+    /// The next one would fail alike.
+    NodeTrouble,
 }
 
 fn count(length: usize) -> u64 {

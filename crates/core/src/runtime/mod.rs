@@ -3,12 +3,14 @@
 //! `tokio::select!` and `tokio::spawn` live here and in `main` only; what the tasks do is the agents'.
 
 pub mod backoff;
+pub mod breaker;
 pub mod clock;
 mod fail_point;
 pub mod shutdown;
 pub mod supervisor;
 
 pub use backoff::{Backoff, BackoffPolicy};
+pub use breaker::{Breaker, Leave};
 pub use fail_point::fail_point;
 pub use shutdown::Shutdown;
 pub use supervisor::{Supervisor, SupervisorError};

@@ -1,30 +1,23 @@
-//! One node, many lanes: while the node is in trouble, one proposal at a time finds out whether it is back.
+//! One server, many callers: while it is in trouble, one call at a time finds out whether it is back.
 //!
 //! ```text
-//!  closed ──trouble──► open until … ──► trying (one lane) ──answered──► closed
+//!  closed ──trouble──► open until … ──► trying (one call) ──answered──► closed
 //!                        ▲                   │
 //!                        └──────trouble──────┘
 //! ```
 //!
-//! Without it, every lane would knock at a dead node by its own clock, and all at once when it comes back.
+//! Without it, every caller would knock at a dead server by its own clock, and all at once when it comes back.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use carferry_core::runtime::{Backoff, BackoffPolicy};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Pauses between tries of a node that is in trouble, and of a lane after a proposal of which nobody knows what became.
-pub(super) const PAUSES: BackoffPolicy = BackoffPolicy {
-    first: Duration::from_millis(500),
-    max: Duration::from_secs(60),
-    quiet: Duration::from_secs(600),
-};
+use super::backoff::{Backoff, BackoffPolicy};
 
-/// What the lanes know of their node.
+/// What the callers of a server know of it.
 #[derive(Debug)]
-pub(super) struct NodeBreaker {
+pub struct Breaker {
     state: Mutex<State>,
     changed: Notify,
 }
@@ -42,23 +35,23 @@ enum Gate {
     Trying,
 }
 
-/// Leave to call; says afterwards how the node was. Dropped without a word (the call was given up), the next may try.
+/// Leave to call; says afterwards how the server was. Dropped without a word (the call was given up), the next may try.
 #[derive(Debug)]
-pub(super) struct Leave<'a> {
-    breaker: &'a NodeBreaker,
+#[must_use]
+pub struct Leave<'a> {
+    breaker: &'a Breaker,
     is_try: bool,
 }
 
-impl Default for NodeBreaker {
-    fn default() -> Self {
-        let state = State { pauses: Backoff::new(PAUSES), gate: Gate::Closed };
+impl Breaker {
+    /// For a server that is well as far as anybody knows; pauses between tries are as the policy has them.
+    pub fn new(pauses: BackoffPolicy) -> Self {
+        let state = State { pauses: Backoff::new(pauses), gate: Gate::Closed };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
-}
 
-impl NodeBreaker {
-    /// Waits until the node may be called.
-    pub(super) async fn leave(&self) -> Leave<'_> {
+    /// Waits until the server may be called.
+    pub async fn leave(&self) -> Leave<'_> {
         loop {
             // Before the look, so that no change is missed.
             let changed = self.changed.notified();
@@ -93,8 +86,8 @@ impl NodeBreaker {
 }
 
 impl Leave<'_> {
-    /// The node answered, whatever it said.
-    pub(super) fn answered(mut self) {
+    /// The server answered, whatever it said.
+    pub fn answered(mut self) {
         self.is_try = false;
         self.breaker.set(|state| {
             state.gate = Gate::Closed;
@@ -102,14 +95,18 @@ impl Leave<'_> {
         });
     }
 
-    /// The node did not answer, or lets us do nothing. Those that were under way meanwhile add no pause of their own.
-    pub(super) fn trouble(mut self) {
+    /// The server did not answer, or lets us do nothing. Says whether that is news: those that were under way while
+    /// another found out add no pause of their own.
+    pub fn trouble(mut self) -> bool {
         let was_try = std::mem::take(&mut self.is_try);
+        let mut is_news = false;
         self.breaker.set(|state| {
-            if was_try || state.gate == Gate::Closed {
+            is_news = was_try || state.gate == Gate::Closed;
+            if is_news {
                 state.gate = Gate::Open { until: Instant::now() + state.pauses.next_delay() };
             }
         });
+        is_news
     }
 }
 
@@ -125,20 +122,27 @@ impl Drop for Leave<'_> {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use tokio::task::JoinSet;
     use tokio::time::{sleep, timeout};
 
     use super::*;
 
+    const PAUSES: BackoffPolicy = BackoffPolicy {
+        first: Duration::from_millis(500),
+        max: Duration::from_secs(60),
+        quiet: Duration::from_secs(600),
+    };
+
     #[tokio::test(start_paused = true)]
-    async fn twenty_lanes_ask_a_dead_node_as_often_as_one_would_and_all_go_on_when_it_is_back() {
-        let (breaker, calls) = (Arc::new(NodeBreaker::default()), Arc::new(AtomicUsize::new(0)));
+    async fn twenty_callers_ask_a_dead_server_as_often_as_one_would_and_all_go_on_when_it_is_back() {
+        let (breaker, calls) = (Arc::new(Breaker::new(PAUSES)), Arc::new(AtomicUsize::new(0)));
         let back = Instant::now() + Duration::from_secs(600);
-        let mut lanes = JoinSet::new();
+        let mut callers = JoinSet::new();
         for _ in 0..20 {
             let (breaker, calls) = (Arc::clone(&breaker), Arc::clone(&calls));
-            lanes.spawn(async move {
+            callers.spawn(async move {
                 loop {
                     let leave = breaker.leave().await;
                     calls.fetch_add(1, Ordering::Relaxed);
@@ -154,17 +158,17 @@ mod tests {
         let while_dead = calls.load(Ordering::Relaxed);
         // Twenty at once before anybody knew, then pauses up to a minute; full jitter makes some of them short.
         assert!((25..80).contains(&while_dead), "{while_dead}");
-        timeout(Duration::from_secs(121), lanes.join_all()).await.unwrap();
+        timeout(Duration::from_secs(121), callers.join_all()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_try_that_is_given_up_lets_the_next_one_try() {
-        let breaker = NodeBreaker::default();
-        breaker.leave().await.trouble();
+        let breaker = Breaker::new(PAUSES);
+        assert!(breaker.leave().await.trouble());
         let tried = breaker.leave().await;
         timeout(Duration::from_secs(60), breaker.leave()).await.unwrap_err();
         drop(tried);
         timeout(Duration::from_secs(1), breaker.leave()).await.unwrap().answered();
-        timeout(Duration::from_secs(1), breaker.leave()).await.unwrap();
+        timeout(Duration::from_secs(1), breaker.leave()).await.unwrap().answered();
     }
 }

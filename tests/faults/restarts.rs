@@ -1,0 +1,199 @@
+//! (j) A node that fails, every node gone, and MongoDB killed, each with tens of thousands of open deals in flight:
+//! nothing is lost, and nobody storms, neither while it is away nor when it is back.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use bson::{Document, doc};
+use harness::{Members, eventually, road::Process};
+use lotus_sim::{Fault, FaultKind, NodeName, SimConfig, Timings};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    checker,
+    rounds::{Dice, rounds},
+    scene::{Scene, Stage, miners},
+};
+
+const IMPORT: &str = "Filecoin.MarketImportDealData";
+/// How long is counted once it is back.
+const BACK: Duration = Duration::from_secs(5);
+/// Deals that both miners may have in hand.
+const IN_HAND: usize = 2 * 2048;
+
+/// Copies of the deals that there are, with their intents: as many for each as are wanted.
+async fn multiply(scene: &Scene, count_each: usize) {
+    let intents = scene.road.db.collection::<Document>("dealintents");
+    for deal in scene.road.sim.deals() {
+        let record = scene.road.deal(&deal.proposal_cid).await.unwrap().unwrap();
+        let intent = intents.find_one(doc! { "dealcid": &deal.proposal_cid }).await.unwrap().unwrap();
+        let more = scene.road.sim.copy_deal(&deal.proposal_cid, i64::try_from(count_each - 1).unwrap());
+        let later: Vec<_> = (1_i64..).zip(&more).collect();
+        for page in later.chunks(1000) {
+            let copy = |original: &Document, id: &str| -> Vec<Document> {
+                page.iter()
+                    .map(|(later, cid)| {
+                        let mut document = original.clone();
+                        document.remove("_id");
+                        document.insert(id, format!("copy#{cid}"));
+                        document.insert("dealcid", *cid);
+                        document.insert("startepoch", deal.start_epoch + later);
+                        document
+                    })
+                    .collect()
+            };
+            scene.road.deals().insert_many(copy(&record, "intent")).await.unwrap();
+            intents.insert_many(copy(&intent, "_id")).await.unwrap();
+        }
+    }
+}
+
+/// What agents did in a span of time.
+#[derive(Debug, Default)]
+struct Noise {
+    span: Duration,
+    /// Calls of each method to all nodes.
+    calls: BTreeMap<String, usize>,
+    imports: usize,
+    /// Lines of the agents' logs.
+    lines: usize,
+}
+
+impl Noise {
+    async fn of(scene: &Scene, agents: &[&Process], span: Duration) -> Self {
+        let (before, said) = (scene.road.sim.calls().last().map_or(0, |call| call.number), lines(agents));
+        sleep(span).await;
+        let mut noise = Self { span, lines: lines(agents) - said, ..Self::default() };
+        for call in scene.road.sim.calls().iter().filter(|call| call.number > before) {
+            *noise.calls.entry(call.method.clone()).or_default() += 1;
+        }
+        noise.imports = noise.calls.remove(IMPORT).unwrap_or(0);
+        // Of these client-agent makes so many in a pass and no more.
+        noise.calls.remove("Filecoin.StateMarketStorageDeal");
+        noise
+    }
+
+    /// While something is away: what was under way fails, and a few calls find out whether it is back.
+    fn is_quiet(&self, what: &str) {
+        let seconds = usize::try_from(self.span.as_secs()).unwrap();
+        let calls: usize = self.calls.values().sum();
+        assert!(calls <= 30 + 4 * seconds, "{what}: {self:?}");
+        assert!(self.imports <= 64, "{what}: {self:?}");
+        assert!(self.lines <= 300 + 10 * seconds, "{what}: {self:?}");
+    }
+
+    /// When it is back: beside the imports there is what goes on without a backlog too.
+    fn is_orderly(&self, what: &str) {
+        let calls: usize = self.calls.values().sum();
+        assert!(calls <= 150, "{what}: {self:?}");
+    }
+}
+
+/// What every agent said so far, in lines of its log.
+fn lines(agents: &[&Process]) -> usize {
+    agents.iter().map(|agent| fs::read_to_string(&agent.log).unwrap().lines().count()).sum()
+}
+
+/// Commands that a server has carried out since its start.
+async fn commands(scene: &Scene) -> i64 {
+    let status = scene.road.db.run_command(doc! { "serverStatus": 1 }).await.unwrap();
+    let count = status.get_document("opcounters").unwrap();
+    let number = |name| count.get(name).and_then(|n: &bson::Bson| n.as_i64().or(n.as_i32().map(i64::from)));
+    ["insert", "query", "update", "getmore", "command"].into_iter().filter_map(number).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_storms_when_nodes_or_the_database_are_away_under_a_large_backlog() {
+    let dice = Dice::of("restarts");
+    let import_setting = &[
+        ("importsPerMiner", "8"),
+        ("listTimeout", "60s"),
+        ("lease", "60s"),
+        ("scanInterval", "30s"),
+        ("providerPollInterval", "60s"),
+        ("importTimeout", "120s"),
+    ];
+    let timings = Timings { import_copy: Duration::ZERO, import_commp: Duration::ZERO, ..Timings::default() };
+    let sim = SimConfig { miners: miners(2), timings, ..SimConfig::default() };
+    let mut scene =
+        Scene::open(Stage { members: Members::One, sim, import_setting, ..Stage::default() }).await;
+    let mut first = scene.client("first", None);
+    scene.add_cars(1).await;
+    let confirmed = doc! { "state": "confirmed" };
+    let intents = scene.road.db.collection::<Document>("dealintents");
+    eventually!(intents.count_documents(confirmed.clone()).await.unwrap() == 2, "two deals, to be copied");
+    first.kill9().unwrap();
+    let count = rounds(2_000, 100_000);
+    multiply(&scene, count / 2).await;
+
+    let (client, miner) = (scene.client("client", None), scene.miner(None));
+    let agents = [&client, &miner];
+    let started = Instant::now();
+    let called = || scene.road.sim.count(IMPORT);
+    let until = async |tenths: usize| {
+        let share = count * tenths / 10;
+        eventually!(within Duration::from_secs(3600), called() > share, "{tenths} tenths are called");
+        eprintln!("{share} called after {:?}", started.elapsed());
+    };
+    // All is well when imports go on.
+    let recovered = async || {
+        let (back, before) = (Instant::now(), called());
+        eventually!(within Duration::from_secs(180), called() > before + 20, "imports go on");
+        back.elapsed()
+    };
+    let away = Duration::from_secs(u64::try_from(rounds(6, 60)).unwrap());
+    let nodes: Vec<NodeName> =
+        scene.road.sim.miners().into_iter().map(NodeName::Miner).chain([NodeName::Full]).collect();
+    let mut told = Vec::new();
+
+    until(1).await;
+    for node in &nodes {
+        let (node, kind) = (Some(node.clone()), FaultKind::Http500);
+        scene.road.sim.inject(Fault { node, method: None, params_contain: None, kind, times: None });
+    }
+    let failing = Noise::of(&scene, &agents, away).await;
+    failing.is_quiet("nodes answer with errors");
+    scene.road.sim.clear_faults();
+    let went_on = recovered().await;
+    Noise::of(&scene, &agents, BACK).await.is_orderly("nodes answer again");
+    told.push(format!("failing nodes {failing:?}, imports {went_on:?} after it"));
+
+    until(3).await;
+    for node in &nodes {
+        scene.road.sim.take_down(node);
+    }
+    let down = Noise::of(&scene, &agents, away).await;
+    down.is_quiet("nodes are down");
+    for node in &nodes {
+        scene.road.sim.bring_up(node);
+    }
+    let went_on = recovered().await;
+    Noise::of(&scene, &agents, BACK).await.is_orderly("nodes are up again");
+    told.push(format!("no node {down:?}, imports {went_on:?} after it"));
+
+    until(5).await;
+    let primary = scene.set.kill9_primary().await.unwrap();
+    let dead = Noise::of(&scene, &agents, away).await;
+    dead.is_quiet("mongod is dead");
+    scene.set.restart(primary).await.unwrap();
+    scene.set.wait_for_primary().await.unwrap();
+    let (since, imports) = (commands(&scene).await, called());
+    let went_on = recovered().await;
+    Noise::of(&scene, &agents, BACK).await.is_orderly("mongod is back");
+    let (carried_out, imports) = (commands(&scene).await - since, called() - imports);
+    // Each import has its claim, note and end; what was called before the death is written down now.
+    let due = i64::try_from(10 * imports + 2 * IN_HAND + count / 10 + 1000).unwrap();
+    assert!(carried_out <= due, "{carried_out} commands for {imports} imports");
+    told.push(format!(
+        "no mongod {dead:?}, imports {went_on:?} after it, {carried_out} commands, {imports} imports"
+    ));
+
+    let all = u64::try_from(count).unwrap();
+    let imported = async || scene.road.imported_count().await.unwrap() == all;
+    eventually!(within Duration::from_secs(3600), called() >= count, "all are called");
+    eventually!(within Duration::from_secs(600), imported().await, "all are imported");
+    let drained = started.elapsed();
+    let counts = checker::check_copies(&scene.road).await;
+    assert_eq!(counts.deals, count);
+    dice.tell(3, &format!("{counts:?} in {drained:?}; {}", told.join("; ")));
+    drop((client, miner));
+}
