@@ -54,15 +54,15 @@ struct Noise {
     /// Calls of each method to all nodes.
     calls: BTreeMap<String, usize>,
     imports: usize,
-    /// Lines of the agents' logs.
-    lines: usize,
+    /// Warnings and errors in the agents' logs.
+    warnings: usize,
 }
 
 impl Noise {
     async fn of(scene: &Scene, agents: &[&Process], span: Duration) -> Self {
-        let (before, said) = (scene.road.sim.calls().last().map_or(0, |call| call.number), lines(agents));
+        let (before, said) = (scene.road.sim.calls().last().map_or(0, |call| call.number), warnings(agents));
         sleep(span).await;
-        let mut noise = Self { span, lines: lines(agents) - said, ..Self::default() };
+        let mut noise = Self { span, warnings: warnings(agents) - said, ..Self::default() };
         for call in scene.road.sim.calls().iter().filter(|call| call.number > before) {
             *noise.calls.entry(call.method.clone()).or_default() += 1;
         }
@@ -78,7 +78,7 @@ impl Noise {
         let calls: usize = self.calls.values().sum();
         assert!(calls <= 30 + 4 * seconds, "{what}: {self:?}");
         assert!(self.imports <= 64, "{what}: {self:?}");
-        assert!(self.lines <= 300 + 10 * seconds, "{what}: {self:?}");
+        assert!(self.warnings <= 300 + 10 * seconds, "{what}: {self:?}");
     }
 
     /// When it is back: beside the imports there is what goes on without a backlog too.
@@ -88,9 +88,13 @@ impl Noise {
     }
 }
 
-/// What every agent said so far, in lines of its log.
-fn lines(agents: &[&Process]) -> usize {
-    agents.iter().map(|agent| fs::read_to_string(&agent.log).unwrap().lines().count()).sum()
+/// How often the agents said that something is wrong.
+fn warnings(agents: &[&Process]) -> usize {
+    let of = |agent: &&Process| {
+        let log = fs::read_to_string(&agent.log).unwrap();
+        log.lines().filter(|line| ["WARN", "ERROR"].iter().any(|level| line.contains(level))).count()
+    };
+    agents.iter().map(of).sum()
 }
 
 /// Commands that a server has carried out since its start.

@@ -170,7 +170,14 @@ impl Worker {
             return self.paused_until.unwrap_or(now);
         }
         let scan = now + self.importer.setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
-        while running.len() < IN_HAND_MAX {
+        while running.len() < IN_HAND_MAX && !self.stop.is_cancelled() {
+            // Calls that fail at once free their seats at once: what they met counts before the next deal.
+            while let Some(ended) = running.try_join_next() {
+                self.ended(ended);
+            }
+            if let Some(until) = self.paused_until {
+                return until;
+            }
             if !self.importer.market.is_identified() {
                 return now;
             }

@@ -18,14 +18,14 @@ const LANES: usize = 8;
 /// Blocks that are hashed at once.
 const AT_ONCE: usize = 2 * LANES;
 /// Bytes that one compression takes in.
-const CHUNK: usize = 128;
+pub(super) const CHUNK: usize = 128;
 /// From so many blocks on, lanes that are partly empty beat one block after the other.
 ///
 /// Measured on Zen 5: all lanes take as long as two or three blocks.
 const WORTH_IT: usize = 3;
 
 /// Source: RFC 7693 section 2.6.
-static START: [u64; 8] = [
+pub(super) static START: [u64; 8] = [
     0x6a09_e667_f3bc_c908,
     0xbb67_ae85_84ca_a73b,
     0x3c6e_f372_fe94_f82b,
@@ -36,7 +36,7 @@ static START: [u64; 8] = [
     0x5be0_cd19_137e_2179,
 ];
 /// A digest of 32 bytes, no key, no tree. Source: RFC 7693 section 2.5.
-const PARAMETERS: i64 = 0x0101_0020;
+pub(super) const PARAMETERS: i64 = 0x0101_0020;
 
 /// Word `k` of lane `l` of stream `s` is lane `l` of `words[k][s]`.
 type Message = [[__m512i; 2]; 16];
