@@ -62,7 +62,7 @@ impl Agent {
         let pieces = Arc::new(PieceChecker::default());
         let arrivals = Arc::<incoming::Arrivals>::default();
         let gates = Arc::new(Gates::new(setting.file_timeout));
-        let patience = Patience::default();
+        let patience = Patience::new(store.clone());
         let mut importers = Vec::new();
         for entry in &config.miners {
             let section = config.market_section(entry);
@@ -173,7 +173,7 @@ pub async fn open_store(config: &Config) -> Result<Store, AgentError> {
 
 /// Replica set and indexes, as soon as the database answers. Nothing here is needed for imports to begin.
 async fn prepare_database(store: Store, stop: CancellationToken) -> Result<(), AgentError> {
-    let patience = Patience::default();
+    let patience = Patience::new(store.clone());
     let prepare = async {
         let set = patience.until_answered("replica set", || store.check_replica_set()).await?;
         debug!(set, "replica set");

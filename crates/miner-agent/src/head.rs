@@ -80,7 +80,8 @@ impl Head {
         .await
     }
 
-    /// An answer, or that there was none, holds for a while: a node that hangs must not hold up every deal.
+    /// An answer, or that there was none, holds for a while: a node that hangs must not hold up every deal. The chain
+    /// does not go back: while nobody tells, the last known height is where it is at least.
     async fn remembered(&self, ask: impl Future<Output = Option<ChainEpoch>>) -> Option<ChainEpoch> {
         let mut known = self.known.lock().await;
         if let Some((asked, epoch)) = *known
@@ -88,7 +89,7 @@ impl Head {
         {
             return epoch;
         }
-        let epoch = ask.await;
+        let epoch = ask.await.or((*known).and_then(|(_, epoch)| epoch));
         *known = Some((Instant::now(), epoch));
         epoch
     }

@@ -128,12 +128,8 @@ impl Importer {
     ///
     /// # Errors
     ///
-    /// When the database does not answer, and is not to be waited for.
-    pub async fn assess(
-        &self,
-        deal: &OfflineDealDoc,
-        patience: Option<&Patience>,
-    ) -> Result<Assessment, StoreError> {
+    /// When the database does not answer.
+    pub async fn assess(&self, deal: &OfflineDealDoc) -> Result<Assessment, StoreError> {
         let settled = |outcome| Ok(Assessment::Settled(Settled { outcome, view: None, is_answered: false }));
         let proposal_cid = match deal.dealcid.as_deref().unwrap_or_default().parse::<ProposalCid>() {
             Ok(proposal_cid) => proposal_cid,
@@ -175,12 +171,7 @@ impl Importer {
             Ok(payload_cid) => payload_cid,
             Err(error) => return settled(failed(format!("`filecid` cannot be used: {error}"))),
         };
-        let payload = payload_cid.to_string();
-        let cars = match patience {
-            Some(patience) => patience.until_answered("cars", || self.store.cars_of_payload(&payload)).await,
-            None => self.store.cars_of_payload(&payload).await,
-        };
-        let cars = match cars {
+        let cars = match self.store.cars_of_payload(&payload_cid.to_string()).await {
             Ok(cars) => cars,
             Err(error @ StoreError::BadDocument { .. }) => {
                 return settled(self.retrying(deal, ErrorChain(&error).to_string()));
@@ -231,7 +222,14 @@ impl Importer {
     /// back when no call is, or will be, under way.
     pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, mut seat: Seat) -> Verdict {
         fail_point("import.claimed");
-        let (proposal_cid, car) = match self.assess(&claim.deal, Some(&self.patience)).await {
+        let assessment = loop {
+            match self.assess(&claim.deal).await {
+                // Afterwards all of it anew: the list and the head of the chain were read before.
+                Err(error) if self.patience.is_away(&error).await => self.patience.until_back().await,
+                assessment => break assessment,
+            }
+        };
+        let (proposal_cid, car) = match assessment {
             Ok(Assessment::Import { proposal_cid, car }) => (proposal_cid, car),
             Ok(Assessment::Settled(settled)) => return Verdict::Settled(settled),
             Ok(Assessment::Unlisted { proposal_cid }) => {
@@ -244,12 +242,12 @@ impl Importer {
                 return settled(self.retrying(&claim.deal, ErrorChain(&error).to_string()));
             }
         };
+        if let Some(verdict) = self.last_look(claim, &proposal_cid).await {
+            return verdict;
+        }
         if !seat.call().await {
             let reason = "it could be imported, and waits for the imports before it".to_owned();
             return settled(ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() });
-        }
-        if let Some(verdict) = self.last_look(claim, &proposal_cid).await {
-            return verdict;
         }
         if !self.market.is_identified() {
             // Another call has just failed. What was going to happen to this one can wait until the node answers.
@@ -284,21 +282,23 @@ impl Importer {
         }
     }
 
-    /// The state before the call; `None`: it still waits for the data.
+    /// The state before the call, where one went out earlier; `None`: it still waits for the data. Nobody waits for
+    /// leave to call meanwhile: such deals may be many, and a list takes a while.
     async fn last_look(&self, claim: &Claim, proposal_cid: &ProposalCid) -> Option<Verdict> {
         let import = claim.deal.import.as_ref();
         if import.is_none_or(|import| import.calledtime.is_none()) {
             // No call went out for this deal, of no agent: each notes its own before. What was just assessed holds.
             return None;
         }
+        if let Some((since, remaining)) = self.call_under_way(&claim.deal) {
+            let reason = format!("an import call of {since} may still be under way");
+            info!(reason, "looking again before another one");
+            let after = remaining.min(self.setting.confirm_timeout).max(LOOK_PAUSE_MIN);
+            return Some(settled(ImportOutcome::Waiting { reason, after, files: Vec::new() }));
+        }
         let seen = self.look_until_moved(proposal_cid, Duration::ZERO).await;
         match seen {
-            Seen::StillWaiting => self.call_under_way(&claim.deal).map(|(since, remaining)| {
-                let reason = format!("an import call of {since} may still be under way");
-                info!(reason, "looking again before another one");
-                let after = remaining.min(self.setting.confirm_timeout).max(LOOK_PAUSE_MIN);
-                settled(ImportOutcome::Waiting { reason, after, files: Vec::new() })
-            }),
+            Seen::StillWaiting => None,
             Seen::Moved(at_provider) => Some(self.moved(&at_provider, None)),
             Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
             Seen::Unseen(error) => Some(trouble(self.node_trouble(&error), false)),

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex as SyncMutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,9 @@ use tracing::debug;
 /// [`COSTS`] times what it took to get.
 const RECENT: Duration = Duration::from_secs(2);
 const COSTS: u32 = 4;
+/// However long a list took: one that hung tells nothing of the next.
+const RECENT_MAX: Duration = Duration::from_secs(120);
+const REST_MAX: Duration = Duration::from_secs(30);
 /// Pauses between calls for a list that fail.
 const FAILED_PAUSES: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(250),
@@ -91,6 +94,8 @@ pub struct Market {
     known: SyncMutex<Option<Arc<Listing>>>,
     turn: Mutex<Turn>,
     identified: AtomicBool,
+    /// Import calls in a row whose answer was lost. What became of them is known minutes later.
+    unanswered: AtomicU32,
 }
 
 /// Whose turn it is to ask for a list.
@@ -181,6 +186,7 @@ impl Market {
             known: SyncMutex::default(),
             turn: Mutex::new(Turn { rest: None, failed: None, pauses: Backoff::new(FAILED_PAUSES) }),
             identified: AtomicBool::new(false),
+            unanswered: AtomicU32::new(0),
         }
     }
 
@@ -228,7 +234,10 @@ impl Market {
 
     /// A listing of the last two seconds, or somewhat older where listing is slow.
     pub async fn recent_listing(&self) -> Result<Arc<Listing>, Arc<LotusError>> {
-        self.listing(|known, now| now.duration_since(known.asked) <= RECENT.max(known.took() * COSTS)).await
+        self.listing(|known, now| {
+            now.duration_since(known.asked) <= RECENT.max((known.took() * COSTS).min(RECENT_MAX))
+        })
+        .await
     }
 
     /// A listing that the node was asked for after this call began.
@@ -272,7 +281,7 @@ impl Market {
                 turn.failed = None;
                 turn.pauses.reset();
                 // A market with many deals takes seconds to list them: it gets as long a rest before the next time.
-                turn.rest = Some(answered + answered.duration_since(asked));
+                turn.rest = Some(answered + answered.duration_since(asked).min(REST_MAX));
                 deals
             }
             Err(error) => {
@@ -284,10 +293,19 @@ impl Market {
             }
         };
         debug!(miner = %self.miner, deals = deals.len(), millis = asked.elapsed().as_millis(), "listed deals");
-        let deals = deals.into_iter().map(|deal| (deal.proposal_cid.cid.clone(), deal)).collect();
+        let by_cid = move || deals.into_iter().map(|deal| (deal.proposal_cid.cid.clone(), deal)).collect();
+        // As long as others wait for this thread, it does nothing that takes a while.
+        let deals = tokio::task::spawn_blocking(by_cid).await.unwrap_or_default();
         let fetched = Arc::new(Listing { asked, answered, deals });
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&fetched));
         Ok(fetched)
+    }
+
+    /// Whether so many import calls in a row were not answered; counts anew from then on.
+    pub fn take_unanswered(&self, in_a_row: u32) -> bool {
+        self.unanswered
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count >= in_a_row).then_some(0))
+            .is_ok()
     }
 
     /// Hands a file to the market; nothing is sent after `send_before`. Read the deal's state before and after.
@@ -298,9 +316,13 @@ impl Market {
         send_before: Moment,
     ) -> Result<(), LotusError> {
         let answer = self.provider()?.import(self.method, deal, node_path, send_before).await;
-        if let Err(error) = &answer
-            && (error.effect_is_unknown() || error.is_about_the_node())
-        {
+        let is_lost = answer.as_ref().is_err_and(LotusError::effect_is_unknown);
+        if is_lost {
+            self.unanswered.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.unanswered.store(0, Ordering::Relaxed);
+        }
+        if is_lost || answer.as_ref().is_err_and(LotusError::is_about_the_node) {
             self.forget_identity();
         }
         answer

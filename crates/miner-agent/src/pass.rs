@@ -185,7 +185,7 @@ pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Re
         );
     }
     for deal in due {
-        match importer.assess(&deal, None).await? {
+        match importer.assess(&deal).await? {
             Assessment::Import { car, .. } => {
                 tell(DealLine { path: Some(car.node_path), ..DealLine::new(&deal, miner, "import") });
             }

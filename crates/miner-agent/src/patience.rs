@@ -4,15 +4,19 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use carferry_core::{
     error_chain::ErrorChain,
-    runtime::{BackoffPolicy, Breaker},
-    store::StoreError,
+    runtime::{Backoff, BackoffPolicy, Breaker},
+    store::{Store, StoreError},
 };
+use tokio::time::sleep;
 use tracing::warn;
 
 /// Shared by everybody who waits for the database: thousands of deals may be in hand when it goes, and one of them
 /// finds out whether it is back.
 #[derive(Clone, Debug)]
-pub struct Patience(Arc<Breaker>);
+pub struct Patience {
+    store: Store,
+    breaker: Arc<Breaker>,
+}
 
 const PAUSES: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(200),
@@ -20,13 +24,12 @@ const PAUSES: BackoffPolicy = BackoffPolicy {
     quiet: Duration::from_secs(120),
 };
 
-impl Default for Patience {
-    fn default() -> Self {
-        Self(Arc::new(Breaker::new(PAUSES)))
-    }
-}
-
 impl Patience {
+    /// For this database.
+    pub fn new(store: Store) -> Self {
+        Self { store, breaker: Arc::new(Breaker::new(PAUSES)) }
+    }
+
     /// Repeats a call until it succeeds or its failure is about a document.
     ///
     /// Every call of the store may be repeated. It ends when the caller is dropped; the database coming back is
@@ -43,24 +46,47 @@ impl Patience {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
+        let mut own_pauses = Backoff::new(PAUSES);
         loop {
-            let leave = self.0.leave().await;
-            match call().await {
+            let leave = self.breaker.leave().await;
+            let error = match call().await {
                 Ok(answer) => {
                     leave.answered();
                     return Ok(answer);
                 }
-                Err(error @ StoreError::BadDocument { .. }) => {
-                    leave.answered();
-                    return Err(error);
-                }
-                Err(error) => {
-                    if leave.trouble() {
-                        let hint = error.hint().unwrap_or_default();
-                        warn!(what, reason = %ErrorChain(&error), hint, "the database does not answer, trying again");
-                    }
-                }
+                Err(error) => error,
+            };
+            if matches!(error, StoreError::BadDocument { .. }) {
+                leave.answered();
+                return Err(error);
             }
+            let hint = error.hint().unwrap_or_default();
+            if self.is_away(&error).await {
+                if leave.trouble() {
+                    warn!(what, reason = %ErrorChain(&error), hint, "the database does not answer, trying again");
+                }
+                continue;
+            }
+            // The trouble of this call alone: the others go on.
+            leave.answered();
+            warn!(what, reason = %ErrorChain(&error), hint, "a database call failed, trying again");
+            sleep(own_pauses.next_delay()).await;
         }
+    }
+
+    /// Whether an error is the whole database's trouble, and not one call's.
+    pub async fn is_away(&self, error: &StoreError) -> bool {
+        match error {
+            StoreError::Unreachable { .. } | StoreError::LoginFailed { .. } => true,
+            // One slow call, or a server that does not answer at all.
+            StoreError::Timeout { .. } => self.breaker.is_open() || self.store.server_time().await.is_err(),
+            _ => false,
+        }
+    }
+
+    /// Waits until the database answers.
+    pub async fn until_back(&self) {
+        // It is about no document.
+        let _time = self.until_answered("hello", || self.store.server_time()).await;
     }
 }

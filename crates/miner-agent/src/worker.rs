@@ -175,6 +175,9 @@ impl Worker {
             while let Some(ended) = running.try_join_next() {
                 self.ended(ended);
             }
+            if self.importer.market.take_unanswered(BREAKER) {
+                self.pause_for_node(&format!("{BREAKER} import calls in a row were not answered, pausing"));
+            }
             if let Some(until) = self.paused_until {
                 return until;
             }
@@ -284,6 +287,7 @@ impl Worker {
     }
 
     fn ended(&mut self, ended: Result<Finished, tokio::task::JoinError>) {
+        self.is_stale |= ended.as_ref().is_ok_and(|finished| finished.is_due);
         match ended {
             // Thousands of deals may meet the trouble that one has met.
             Ok(Finished { elapsed, .. }) if self.is_before_pause(elapsed) => {}
@@ -304,7 +308,6 @@ impl Worker {
                     self.pause_for_node(&format!("{BREAKER} imports failed in a row, pausing"));
                 }
             }
-            Ok(Finished { is_due: true, .. }) => self.is_stale = true,
             Ok(_) => {}
             // Its lease runs out, and another try follows.
             Err(error) => error!(%error, "an import ended by a bug of ours"),

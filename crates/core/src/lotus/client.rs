@@ -16,6 +16,14 @@ use super::{
     error::LotusError,
 };
 
+/// A peer that lost its power, or a firewall that forgot the connection, says nothing more, and an import is hours of
+/// silence when all is well: so the connection itself is asked. Source: ours.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_RETRIES: u32 = 3;
+/// Bytes from which on an answer is read on a thread that may block.
+const LONG_ANSWER: usize = 1 << 20;
+
 /// How long calls may take, by kind.
 #[derive(Clone, Copy, Debug)]
 pub struct CallTimeouts {
@@ -86,9 +94,12 @@ impl Client {
         }
         let client = HttpClientBuilder::default()
             .set_headers(headers)
-            .max_response_size(u32::try_from(RESPONSE_BYTES_MAX).unwrap_or(u32::MAX))
+            .max_response_size(RESPONSE_BYTES_MAX)
             .request_timeout(TRANSPORT_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
+            .set_keep_alive(Some(KEEP_ALIVE_IDLE))
+            .set_keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
+            .set_keep_alive_retries(Some(KEEP_ALIVE_RETRIES))
             .set_http_middleware(tower::ServiceBuilder::new().layer(CompatLayer))
             .build(url)
             .map_err(|e| broken(e.into()))?;
@@ -120,7 +131,7 @@ impl Client {
     /// # Errors
     ///
     /// See [`LotusError`]; after [`LotusError::effect_is_unknown`] read the state before calling again.
-    pub async fn call<T: DeserializeOwned>(
+    pub async fn call<T: DeserializeOwned + Send + 'static>(
         &self,
         method: &'static str,
         params: Vec<Value>,
@@ -138,7 +149,14 @@ impl Client {
             }
             Ok(answer) => answer.map_err(|error| LotusError::classify(method, &self.endpoint, error))?,
         };
-        serde_json::from_str(text.get()).map_err(|source| LotusError::Decode {
+        let read = if text.get().len() < LONG_ANSWER {
+            serde_json::from_str(text.get())
+        } else {
+            // Seconds of work at hundreds of thousands of deals: not on a thread that others wait for.
+            let reading = tokio::task::spawn_blocking(move || serde_json::from_str(text.get()));
+            reading.await.unwrap_or_else(|error| Err(serde::de::Error::custom(error)))
+        };
+        read.map_err(|source| LotusError::Decode {
             method,
             endpoint: self.endpoint.to_string(),
             source: source.into(),

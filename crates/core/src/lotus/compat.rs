@@ -30,8 +30,9 @@ use super::fence::fenced;
 
 /// Answers larger than this are lists of deals, never a void answer or an error: they pass unparsed.
 const REPAIRED_BYTES_MAX: usize = 64 * 1024;
-/// Lists of deals pass 10 MiB, the client library's default limit, at about 7 700 deals of a provider.
-pub(super) const RESPONSE_BYTES_MAX: usize = 1 << 30;
+/// Lists of deals pass 10 MiB, the client library's default limit, at about 7 700 deals of a provider, and 1 GiB at
+/// about 700 000: as much as the client library can be told.
+pub(super) const RESPONSE_BYTES_MAX: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
 pub(super) struct CompatLayer;
@@ -69,7 +70,7 @@ where
         let answer = self.inner.call(fenced(request));
         Box::pin(async move {
             let (mut head, body) = answer.await?.into_parts();
-            let collected = Limited::new(body, RESPONSE_BYTES_MAX).collect().await;
+            let collected = Limited::new(body, RESPONSE_BYTES_MAX as usize).collect().await;
             let bytes =
                 collected.map_err(|error| transport::Error::Http(HttpError::Stream(error)))?.to_bytes();
             let repaired = if bytes.len() <= REPAIRED_BYTES_MAX { repair(&bytes) } else { None };

@@ -75,6 +75,11 @@ impl Breaker {
         }
     }
 
+    /// Whether the server is known to be in trouble.
+    pub fn is_open(&self) -> bool {
+        self.lock().gate != Gate::Closed
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
