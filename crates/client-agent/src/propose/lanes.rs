@@ -8,8 +8,9 @@ use std::{
 
 use carferry_core::{
     error_chain::ErrorChain,
+    lotus::LotusError,
     model::{IntentDoc, IntentState},
-    runtime::{Backoff, BackoffPolicy, Breaker, fail_point},
+    runtime::{Backoff, BackoffPolicy, Breaker, Leave, fail_point},
     store::{Store, StoreError},
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -142,8 +143,30 @@ enum Then {
     Rest,
 }
 
+/// Leave to propose. Whether a node is back is found out by a short call: a proposal may wait for its provider for an
+/// hour, and every other lane with it.
+async fn leave<F: Future<Output = Result<(), LotusError>>>(
+    node: &Breaker,
+    is_there: impl Fn() -> F,
+) -> Leave<'_> {
+    loop {
+        let leave = node.leave().await;
+        if !leave.is_try() {
+            return leave;
+        }
+        match is_there().await {
+            Err(error) if error.is_about_the_node() => {
+                warn!(reason = %ErrorChain(&error), "the node is still in trouble; proposals wait");
+                leave.trouble();
+            }
+            Ok(()) | Err(_) => leave.is_there(),
+        }
+    }
+}
+
 async fn one(shared: &Shared, intent: &IntentDoc) -> Then {
-    let Some(leave) = shared.stop.run_until_cancelled(shared.node.leave()).await else { return Then::GoOn };
+    let leave = leave(&shared.node, || shared.publisher.is_there());
+    let Some(leave) = shared.stop.run_until_cancelled(leave).await else { return Then::GoOn };
     // It may have waited here for long, and another agent have taken it for abandoned.
     match shared.store.touch_intent(intent).await {
         Ok(true) => {}
@@ -231,5 +254,33 @@ async fn written<F: Future<Output = Result<(), StoreError>>>(shared: &Shared, wr
             () = shared.stop.cancelled() => return false,
             () = tokio::time::sleep(WRITE_RETRY) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proposal_that_hangs_at_its_provider_keeps_no_lane_waiting_after_trouble() {
+        let (node, asked) = (Breaker::new(PAUSES), Cell::new(0));
+        let back = Instant::now() + Duration::from_secs(5);
+        let is_there = || async {
+            asked.set(asked.get() + 1);
+            let no_answer = LotusError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 };
+            if Instant::now() < back { Err(no_answer) } else { Ok(()) }
+        };
+        leave(&node, is_there).await.trouble();
+        assert_eq!(asked.get(), 0, "nobody asks a node that is well");
+        let hanging = timeout(Duration::from_secs(120), leave(&node, is_there)).await.unwrap();
+        assert!(Instant::now() >= back);
+        for _ in 0..10 {
+            timeout(Duration::from_millis(1), leave(&node, is_there)).await.unwrap().answered();
+        }
+        drop(hanging);
     }
 }

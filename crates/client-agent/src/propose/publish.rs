@@ -54,6 +54,11 @@ impl Publisher {
         Self { node, car_paths, wants_imports: AtomicBool::new(false), imported: Mutex::new(None) }
     }
 
+    /// A short call that says whether the node is there at all.
+    pub(super) async fn is_there(&self) -> Result<(), LotusError> {
+        self.node.chain_head().await.map(drop)
+    }
+
     /// Makes the deal of this intent, or finds out that it is made. Repeating it makes no second deal: the
     /// parameters, start epoch and collateral included, are the intent's, and they decide the proposal CID.
     pub(super) async fn publish(&self, intent: &IntentDoc) -> Outcome {
