@@ -107,6 +107,7 @@ pub struct Proposer {
     targets: Vec<Target>,
     limits: Limits,
     lanes: Lanes,
+    stop: CancellationToken,
     decided: Option<(bool, bool)>,
     asked: BTreeMap<String, (Instant, MinerFacts)>,
 }
@@ -137,7 +138,7 @@ struct Proposable {
 }
 
 impl Proposer {
-    /// Ready to pass; `stop` ends its lanes.
+    /// Ready to pass; `stop` ends its lanes and what a pass goes through.
     pub fn new(
         store: Store,
         node: FullNode,
@@ -147,12 +148,12 @@ impl Proposer {
         stop: CancellationToken,
     ) -> Self {
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
-        let lanes = Lanes::new(store.clone(), publisher, stop);
-        Self { store, node, terms, targets, limits, lanes, decided: None, asked: BTreeMap::new() }
+        let lanes = Lanes::new(store.clone(), publisher, stop.clone());
+        Self { store, node, terms, targets, limits, lanes, stop, decided: None, asked: BTreeMap::new() }
     }
 
     /// Settles open intents, then plans and publishes what is wanted. Publishing goes on in the lanes when
-    /// this returns; the report holds what they have done so far.
+    /// this returns; the report holds what they have done so far. Told to stop, it ends where it is.
     ///
     /// # Errors
     ///
@@ -233,7 +234,7 @@ impl Proposer {
 
     async fn plan(&mut self, pass: &mut Pass) -> Result<(), ProposeError> {
         let mut after = None;
-        loop {
+        while !self.stop.is_cancelled() {
             let page = self.store.cars_page(after, PAGE).await?;
             let full = i64::try_from(page.len()).is_ok_and(|length| length == PAGE);
             let mut cars = Vec::with_capacity(page.len());
@@ -249,9 +250,10 @@ impl Proposer {
             let stuck = cars.is_empty();
             self.plan_page(pass, cars).await?;
             if !full || stuck {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     async fn plan_page(&mut self, pass: &mut Pass, cars: Vec<CarDoc>) -> Result<(), ProposeError> {
@@ -269,6 +271,9 @@ impl Proposer {
         pictures.values_mut().for_each(Picture::by_intents);
         let mut planned: std::collections::HashSet<String> = std::collections::HashSet::new();
         for car in cars {
+            if self.stop.is_cancelled() {
+                break;
+            }
             let wanted_group = self.terms.groups.is_empty()
                 || car.group.as_ref().is_some_and(|group| self.terms.groups.contains(group));
             if !wanted_group {
@@ -318,6 +323,10 @@ impl Proposer {
         let mut starts: Vec<(String, i64)> =
             picture.intents.iter().map(|intent| (intent.miner.clone(), intent.startepoch)).collect();
         for target in wanted {
+            // After a stop the lanes send nothing more: what is written now would only be settled by the next start.
+            if self.stop.is_cancelled() {
+                break;
+            }
             let method = match preflight::method_for(&pass.node, self.terms.method, target.price) {
                 Ok(method) => method,
                 Err(problem) => {

@@ -39,6 +39,9 @@ impl Proposer {
         unsettled
             .retain(|intent| intent.state == IntentState::Intended && intent.method == PublishMethod::Start);
         for intent in &open {
+            if self.stop.is_cancelled() {
+                break;
+            }
             // Recorded, and killed before the intent was settled.
             if let Some((recorded, status)) = self.store.recorded_of_intent(&intent.id).await?
                 && let Ok(proposal_cid) = recorded.parse()
