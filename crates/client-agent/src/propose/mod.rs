@@ -120,7 +120,8 @@ struct Pass {
     mode: Mode,
     node: NodeFacts,
     miners: BTreeMap<String, MinerFacts>,
-    collaterals: HashMap<u64, AttoFil>,
+    /// By padded piece size; what the node has no collateral for stays so for this pass.
+    collaterals: HashMap<u64, Result<AttoFil, String>>,
     ledger: Ledger,
     funds_left: AttoFil,
     datacap_left: Option<u128>,
@@ -334,6 +335,14 @@ impl Proposer {
                     continue;
                 }
             };
+            // Before anything is spent: without it there is no deal.
+            let collateral = match self.collateral(pass, car.padded).await? {
+                Ok(collateral) => collateral,
+                Err(problem) => {
+                    pass.report.car_problem(format!("{}: {problem}", car.payload_cid));
+                    break;
+                }
+            };
             if let Some(problem) = self.spend(pass, car, &target) {
                 pass.report.car_problem(problem);
                 continue;
@@ -341,13 +350,6 @@ impl Proposer {
             let start =
                 free_start(pass.node.head.plus(self.terms.start_delay_epochs), &target.miner, &starts);
             starts.push((target.miner.clone(), start.get()));
-            let collateral = match self.collateral(pass, car.padded).await {
-                Ok(collateral) => collateral,
-                Err(problem) => {
-                    pass.report.car_problem(problem);
-                    continue;
-                }
-            };
             number = number.saturating_add(1);
             let intent = self.intent(car, &target, number, start, collateral, method);
             self.tally(pass, car, &target, method);
@@ -411,24 +413,34 @@ impl Proposer {
         total.method = Some(method.as_str());
     }
 
-    async fn collateral(&self, pass: &mut Pass, padded: PaddedPieceSize) -> Result<AttoFil, String> {
+    /// Provider collateral for a piece of this size, or why there is none. The node is asked once per size.
+    ///
+    /// # Errors
+    ///
+    /// When the node is in trouble: every other CAR would meet the same.
+    async fn collateral(
+        &self,
+        pass: &mut Pass,
+        padded: PaddedPieceSize,
+    ) -> Result<Result<AttoFil, String>, ProposeError> {
         if let Some(fixed) = self.terms.provider_collateral {
-            return Ok(fixed);
+            return Ok(Ok(fixed));
         }
         if let Some(known) = pass.collaterals.get(&padded.get()) {
-            return Ok(*known);
+            return Ok(known.clone());
         }
-        let told = |error: &dyn std::error::Error| error.to_string();
-        let bounds = self
-            .node
-            .collateral_bounds(padded.get(), self.terms.verified)
-            .await
-            .map_err(|error| ErrorChain(&error).to_string())?;
-        let least = AttoFil::from_lotus(&bounds.min).map_err(|error| told(&error))?;
-        // 1.2 times the minimum, as Lotus itself does when none is given: the bound moves until the deal is
-        // published (lotus v1.23.3 markets/storageadapter/client.go:259-267).
-        let chosen = AttoFil::new(least.times(12).get() / 10);
-        pass.collaterals.insert(padded.get(), chosen);
+        let chosen = match self.node.collateral_bounds(padded.get(), self.terms.verified).await {
+            // 1.2 times the minimum, as Lotus itself does when none is given: the bound moves until the deal is
+            // published (lotus v1.23.3 markets/storageadapter/client.go:259-267).
+            Ok(bounds) => AttoFil::from_lotus(&bounds.min)
+                .map(|least| AttoFil::new(least.times(12).get() / 10))
+                .map_err(|error| error.to_string()),
+            Err(error) if error.effect_is_unknown() || error.is_about_the_node() => {
+                return Err(PreflightError::Lotus(error).into());
+            }
+            Err(error) => Err(ErrorChain(&error).to_string()),
+        };
+        pass.collaterals.insert(padded.get(), chosen.clone());
         Ok(chosen)
     }
 
