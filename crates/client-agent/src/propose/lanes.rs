@@ -24,6 +24,8 @@ use super::{
 
 /// Intents that may wait in one lane: enough to keep it busy between two passes.
 const LANE_CAPACITY: usize = 64;
+/// Refusals in a row after which a lane rests: a provider that takes nothing now is not asked for every CAR at once.
+const REFUSALS_IN_A_ROW: u32 = 5;
 /// How often a long call tells the others that its intent is still worked on.
 const TOUCH_EVERY: Duration = Duration::from_secs(600);
 /// After a stop, how long a call under way may still take; then its intent is left for the next start.
@@ -119,14 +121,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
     let mut pauses = Backoff::new(PAUSES);
+    let mut refusals = 0;
     while let Some(intent) = intents.recv().await {
         // A stop leaves what is queued as it is: written down, and settled by the next start.
         if !shared.stop.is_cancelled() {
-            if one(&shared, &intent).await == Then::Rest {
+            let then = one(&shared, &intent).await;
+            refusals = if then == Then::CountRefusal { refusals + 1 } else { 0 };
+            if then == Then::Rest || refusals >= REFUSALS_IN_A_ROW {
                 // The next proposal would meet the same.
                 let pause = tokio::time::sleep(pauses.next_delay());
                 shared.stop.run_until_cancelled(pause).await;
-            } else {
+            } else if then == Then::GoOn {
                 pauses.reset();
             }
         }
@@ -139,6 +144,8 @@ async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
 enum Then {
     /// It takes the next: all is well, or the node's breaker holds it back.
     GoOn,
+    /// It takes the next, unless it was refused too often in a row.
+    CountRefusal,
     /// Provider or database are in trouble.
     Rest,
 }
@@ -201,7 +208,11 @@ async fn one(shared: &Shared, intent: &IntentDoc) -> Then {
         // Nobody answered in time, or a word that says nothing: of the provider, mostly.
         Outcome::Unknown(_) => drop(leave),
     }
-    let then = if matches!(outcome, Outcome::Unknown(_)) { Then::Rest } else { Then::GoOn };
+    let then = match &outcome {
+        Outcome::Unknown(_) => Then::Rest,
+        Outcome::Refused(_) => Then::CountRefusal,
+        Outcome::Made { .. } | Outcome::NodeTrouble(_) => Then::GoOn,
+    };
     let line = |state, detail: Option<String>| DealLine {
         payload_cid: intent.filecid.clone(),
         miner: intent.miner.clone(),

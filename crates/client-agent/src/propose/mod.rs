@@ -10,6 +10,7 @@
 //! same deal; no deal is visible in `offlinedeals` without its proposal CID.
 
 mod lanes;
+mod passing;
 pub mod policy;
 pub mod preflight;
 mod publish;
