@@ -69,12 +69,9 @@ pub async fn makedeals(
             if stop.is_cancelled() || !whole.found_busy_lanes() {
                 break;
             }
-            whole.held.clear();
-            whole.cars = 0;
             let Some(next) = unless_stopped(proposer.pass(mode), &stop).await else { break };
-            let next = next?;
-            whole.cars = next.cars;
-            whole.absorb(next);
+            whole.forget_scanned();
+            whole.absorb(next?);
         }
         whole.absorb(proposer.finish().await);
     }
@@ -189,7 +186,8 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
             Ok(report) => {
                 say(&report, &mut said);
                 backoff.reset();
-                pause_after(begun.elapsed(), every)
+                // Lanes that were full wait for more to do, not for a rest.
+                if report.found_busy_lanes() { every } else { pause_after(begun.elapsed(), every) }
             }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "no deals can be published now");

@@ -69,9 +69,10 @@ impl Lanes {
         Self { senders: BTreeMap::new(), shared: Arc::new(shared), workers: JoinSet::new() }
     }
 
-    /// How many more intents this provider's lane takes without waiting.
-    pub(super) fn room(&self, miner: &str) -> usize {
-        self.senders.get(miner).map_or(LANE_CAPACITY, mpsc::Sender::capacity)
+    /// Whether this provider's lane has no room for so many more intents, or for all that it holds at most.
+    pub(super) fn is_full(&self, miner: &str, intents: usize) -> bool {
+        let room = self.senders.get(miner).map_or(LANE_CAPACITY, mpsc::Sender::capacity);
+        room < intents.min(LANE_CAPACITY)
     }
 
     /// Whether this intent is in a lane.

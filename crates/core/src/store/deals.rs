@@ -104,7 +104,8 @@ impl Store {
         };
         let intents = doc! { "wallet": wallet, "verified": true, "state": "intended" };
         let mut unpadded = 0_u128;
-        for (collection, filter) in [(&self.deals, deals), (&self.intents, intents)] {
+        // Intents first: one that is confirmed in between counts twice, the other way round not at all.
+        for (collection, filter) in [(&self.intents, intents), (&self.deals, deals)] {
             let pipeline = [
                 doc! { "$match": filter },
                 doc! { "$group": { "_id": null, "bytes": { "$sum": "$dealsizebytes" } } },
