@@ -242,6 +242,28 @@ async fn a_lost_answer_of_stateless_deal_is_the_same_deal_when_repeated() -> any
 }
 
 #[tokio::test]
+async fn a_node_that_lists_nothing_keeps_only_its_own_open_proposals_waiting() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    let cars = write_cars(&road, 1).await?;
+    let client = DataPrep::of(&road, START).await?;
+    let path = cars.first().context("one")?.path.display().to_string();
+    client.node.import_car(&path).await?;
+    let mut lost = Fault::on("Filecoin.ClientStartDeal", FaultKind::DropAfterWork).times(1);
+    lost.params_contain = Some(cars.first().context("one")?.payload_cid.clone());
+    road.sim.inject(lost);
+    client.pass().await?;
+    let failing = FaultKind::ApplicationError("datastore closed".to_owned());
+    road.sim.inject(Fault::on("Filecoin.ClientListDeals", failing));
+    road.cars().insert_one(road.car("another payload ")?.document()).await?;
+    let report = client.pass().await?;
+    assert_eq!((report.count(DealState::Unsettled), report.count(DealState::Published)), (1, 1));
+    road.sim.clear_faults();
+    assert_eq!(client.pass().await?.count(DealState::Settled), 1);
+    assert_eq!((deals(&road).await?.len(), road.sim.deals().len()), (2, 2));
+    Ok(())
+}
+
+#[tokio::test]
 async fn two_agents_that_plan_at_once_keep_to_the_limits() -> anyhow::Result<()> {
     plan_at_once("box-2").await
 }

@@ -113,6 +113,8 @@ pub struct Proposer {
     begin: Begin,
     /// When a pass last began with the first CAR.
     swept: Option<Instant>,
+    /// Whether it was said that the node does not list its deals.
+    list_fails: bool,
     decided: Option<(bool, bool)>,
     asked: BTreeMap<String, (Instant, MinerFacts)>,
 }
@@ -178,7 +180,8 @@ impl Proposer {
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
         let lanes = Lanes::new(store.clone(), publisher, stop.clone());
         let (begin, swept, decided, asked) = (Begin::default(), None, None, BTreeMap::new());
-        Self { store, node, terms, targets, limits, lanes, stop, begin, swept, decided, asked }
+        let list_fails = false;
+        Self { store, node, terms, targets, limits, lanes, stop, begin, swept, list_fails, decided, asked }
     }
 
     /// Settles open intents, then plans and publishes what is wanted. Publishing goes on in the lanes when
