@@ -130,13 +130,12 @@ impl Tracker {
         let mut doubted: Vec<&OfflineDealDoc> =
             stateless.iter().filter(|deal| reconcile::is_unwitnessed(deal)).collect();
         if !started.is_empty() {
-            let listed: HashMap<String, DealInfo> = self
-                .node
-                .list_deals()
-                .await?
-                .into_iter()
-                .map(|info| (info.proposal_cid.cid.clone(), info))
-                .collect();
+            let mut listed = self.node.list_deals().await?;
+            // A node lists every deal it ever made.
+            let followed: HashSet<&str> = started.iter().filter_map(|deal| deal.dealcid.as_deref()).collect();
+            listed.retain(|info| followed.contains(info.proposal_cid.cid.as_str()));
+            let listed: HashMap<String, DealInfo> =
+                listed.into_iter().map(|info| (info.proposal_cid.cid.clone(), info)).collect();
             for deal in &started {
                 match deal.dealcid.as_ref().and_then(|cid| listed.get(cid)) {
                     Some(info) => {
