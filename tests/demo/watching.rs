@@ -111,7 +111,7 @@ pub(crate) async fn cars(store: &Store) -> anyhow::Result<Vec<CarDoc>> {
         if page.is_empty() {
             return Ok(cars);
         }
-        for car in page {
+        for (_id, car) in page {
             cars.push(car?);
         }
     }

@@ -79,7 +79,10 @@ impl DataPrep {
     }
 
     fn proposer(&self) -> Proposer {
-        let stop = CancellationToken::new();
+        self.proposer_until(CancellationToken::new())
+    }
+
+    fn proposer_until(&self, stop: CancellationToken) -> Proposer {
         Proposer::new(
             self.store.clone(),
             self.node.clone(),
@@ -239,6 +242,28 @@ async fn a_lost_answer_of_stateless_deal_is_the_same_deal_when_repeated() -> any
 }
 
 #[tokio::test]
+async fn a_node_that_lists_nothing_keeps_only_its_own_open_proposals_waiting() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    let cars = write_cars(&road, 1).await?;
+    let client = DataPrep::of(&road, START).await?;
+    let path = cars.first().context("one")?.path.display().to_string();
+    client.node.import_car(&path).await?;
+    let mut lost = Fault::on("Filecoin.ClientStartDeal", FaultKind::DropAfterWork).times(1);
+    lost.params_contain = Some(cars.first().context("one")?.payload_cid.clone());
+    road.sim.inject(lost);
+    client.pass().await?;
+    let failing = FaultKind::ApplicationError("datastore closed".to_owned());
+    road.sim.inject(Fault::on("Filecoin.ClientListDeals", failing));
+    road.cars().insert_one(road.car("another payload ")?.document()).await?;
+    let report = client.pass().await?;
+    assert_eq!((report.count(DealState::Unsettled), report.count(DealState::Published)), (1, 1));
+    road.sim.clear_faults();
+    assert_eq!(client.pass().await?.count(DealState::Settled), 1);
+    assert_eq!((deals(&road).await?.len(), road.sim.deals().len()), (2, 2));
+    Ok(())
+}
+
+#[tokio::test]
 async fn two_agents_that_plan_at_once_keep_to_the_limits() -> anyhow::Result<()> {
     plan_at_once("box-2").await
 }
@@ -290,6 +315,69 @@ async fn a_miner_that_cannot_be_asked_and_a_bad_car_stop_nothing_else() -> anyho
     for car in &cars {
         assert_eq!(road.sim.proposals_for(&car.payload_cid, OTHER), 1);
     }
+    Ok(())
+}
+
+/// More CARs than a lane holds, after a page of documents that cannot be read.
+#[tokio::test]
+async fn a_pass_goes_on_where_lanes_were_full_and_misses_no_car() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    let unreadable = (0..200).map(|number| doc! { "outputpath": number, "dealsizebytes": "many" });
+    road.cars().insert_many(unreadable).await?;
+    let cars = write_cars(&road, 150).await?;
+    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let mut proposer = client.proposer();
+    let mut passes = 0;
+    loop {
+        let report = proposer.pass(Mode::Publish).await?;
+        passes += 1;
+        while !proposer.is_idle() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        anyhow::ensure!(passes < 100, "{report:?}");
+        if !report.found_busy_lanes() {
+            assert_eq!(report.cars, 150, "{report:?}");
+            assert_eq!(u64::try_from(report.car_problems.len())? + report.more_car_problems, 200);
+            break;
+        }
+    }
+    assert!(passes > 2, "{passes}");
+    for car in &cars {
+        assert_eq!(road.sim.proposals_for(&car.payload_cid, MINER), 1);
+    }
+    // From the first again.
+    let report = proposer.pass(Mode::Publish).await?;
+    assert_eq!((report.cars, report.found_busy_lanes()), (150, false));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stop_writes_no_further_intents() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    write_cars(&road, 3).await?;
+    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let stop = CancellationToken::new();
+    let mut proposer = client.proposer_until(stop.clone());
+    stop.cancel();
+    let report = proposer.pass(Mode::Publish).await?;
+    assert_eq!((report.cars, open_intents(&road).await?, road.sim.deals().len()), (0, 0, 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_collateral_is_asked_for_once_and_costs_nothing_where_there_is_none() -> anyhow::Result<()> {
+    const METHOD: &str = "Filecoin.StateDealProviderCollateralBounds";
+    let road = Road::open_with(two_miners()).await?;
+    write_cars(&road, 3).await?;
+    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    road.sim.inject(Fault::on(METHOD, FaultKind::ApplicationError("no such bounds".to_owned())));
+    let report = client.pass().await?;
+    assert_eq!((report.car_problems.len(), road.sim.count(METHOD)), (3, 1), "{report:?}");
+    road.sim.clear_faults();
+    road.sim.inject(Fault::on(METHOD, FaultKind::DropBefore).times(1));
+    let error = client.pass().await.err().context("it published")?;
+    assert!(matches!(error, ProposeError::Preflight(PreflightError::Lotus(_))), "{error}");
+    assert_eq!((road.sim.count(METHOD), open_intents(&road).await?), (2, 0));
     Ok(())
 }
 

@@ -32,6 +32,8 @@ use crate::{
 const RESTS: u32 = 2;
 /// but no longer than so many of the usual pauses: a pass that was slow for another reason is no reason to wait.
 const RESTS_MAX: u32 = 20;
+/// How long a pass that was told to stop may take to end.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
 /// How often a finished pass looks whether its lanes are empty.
 const IDLE_LOOK: Duration = Duration::from_millis(50);
 
@@ -53,7 +55,11 @@ pub async fn makedeals(
     }
     let stop = shutdown.token().clone();
     let mut proposer = proposer(config, &store, &node, stop.clone())?;
-    let mut whole = proposer.pass(mode).await?;
+    let Some(first) = unless_stopped(proposer.pass(mode), &stop).await else {
+        proposer.finish().await;
+        return Ok(ExitStatus::UserError);
+    };
+    let mut whole = first?;
     if mode == Mode::Publish {
         // Lanes take so many at a time; what found them full is planned again when they have run empty.
         loop {
@@ -63,11 +69,9 @@ pub async fn makedeals(
             if stop.is_cancelled() || !whole.found_busy_lanes() {
                 break;
             }
-            whole.held.clear();
-            whole.cars = 0;
-            let next = proposer.pass(mode).await?;
-            whole.cars = next.cars;
-            whole.absorb(next);
+            let Some(next) = unless_stopped(proposer.pass(mode), &stop).await else { break };
+            whole.forget_scanned();
+            whole.absorb(next?);
         }
         whole.absorb(proposer.finish().await);
     }
@@ -76,7 +80,22 @@ pub async fn makedeals(
     } else {
         out.text(report::plan_text(&whole, mode))?;
     }
-    Ok(if whole.is_clean() { ExitStatus::Success } else { ExitStatus::UserError })
+    let is_whole = whole.is_clean() && !stop.is_cancelled();
+    Ok(if is_whole { ExitStatus::Success } else { ExitStatus::UserError })
+}
+
+/// A pass that is told to stop ends by itself, unless node or database keep it waiting: then it is given up. An intent
+/// that it was writing is settled by the next start.
+async fn unless_stopped<T>(pass: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
+    let given_up = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GIVE_UP_AFTER).await;
+    };
+    // Cancel safety: both are dropped as a whole.
+    tokio::select! {
+        done = pass => Some(done),
+        () = given_up => None,
+    }
 }
 
 /// Keeps the states of deals true, once or until told to stop.
@@ -167,7 +186,8 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
             Ok(report) => {
                 say(&report, &mut said);
                 backoff.reset();
-                pause_after(begun.elapsed(), every)
+                // Lanes that were full wait for more to do, not for a rest.
+                if report.found_busy_lanes() { every } else { pause_after(begun.elapsed(), every) }
             }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "no deals can be published now");

@@ -8,8 +8,9 @@ use std::{
 
 use carferry_core::{
     error_chain::ErrorChain,
+    lotus::LotusError,
     model::{IntentDoc, IntentState},
-    runtime::{Backoff, BackoffPolicy, Breaker, fail_point},
+    runtime::{Backoff, BackoffPolicy, Breaker, Leave, fail_point},
     store::{Store, StoreError},
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -23,6 +24,8 @@ use super::{
 
 /// Intents that may wait in one lane: enough to keep it busy between two passes.
 const LANE_CAPACITY: usize = 64;
+/// Refusals in a row after which a lane rests: a provider that takes nothing now is not asked for every CAR at once.
+const REFUSALS_IN_A_ROW: u32 = 5;
 /// How often a long call tells the others that its intent is still worked on.
 const TOUCH_EVERY: Duration = Duration::from_secs(600);
 /// After a stop, how long a call under way may still take; then its intent is left for the next start.
@@ -66,9 +69,10 @@ impl Lanes {
         Self { senders: BTreeMap::new(), shared: Arc::new(shared), workers: JoinSet::new() }
     }
 
-    /// How many more intents this provider's lane takes without waiting.
-    pub(super) fn room(&self, miner: &str) -> usize {
-        self.senders.get(miner).map_or(LANE_CAPACITY, mpsc::Sender::capacity)
+    /// Whether this provider's lane has no room for so many more intents, or for all that it holds at most.
+    pub(super) fn is_full(&self, miner: &str, intents: usize) -> bool {
+        let room = self.senders.get(miner).map_or(LANE_CAPACITY, mpsc::Sender::capacity);
+        room < intents.min(LANE_CAPACITY)
     }
 
     /// Whether this intent is in a lane.
@@ -118,14 +122,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
     let mut pauses = Backoff::new(PAUSES);
+    let mut refusals = 0;
     while let Some(intent) = intents.recv().await {
         // A stop leaves what is queued as it is: written down, and settled by the next start.
         if !shared.stop.is_cancelled() {
-            if one(&shared, &intent).await == Then::Rest {
+            let then = one(&shared, &intent).await;
+            refusals = if then == Then::CountRefusal { refusals + 1 } else { 0 };
+            if then == Then::Rest || refusals >= REFUSALS_IN_A_ROW {
                 // The next proposal would meet the same.
                 let pause = tokio::time::sleep(pauses.next_delay());
                 shared.stop.run_until_cancelled(pause).await;
-            } else {
+            } else if then == Then::GoOn {
                 pauses.reset();
             }
         }
@@ -138,12 +145,36 @@ async fn drive(shared: Arc<Shared>, mut intents: mpsc::Receiver<IntentDoc>) {
 enum Then {
     /// It takes the next: all is well, or the node's breaker holds it back.
     GoOn,
+    /// It takes the next, unless it was refused too often in a row.
+    CountRefusal,
     /// Provider or database are in trouble.
     Rest,
 }
 
+/// Leave to propose. Whether a node is back is found out by a short call: a proposal may wait for its provider for an
+/// hour, and every other lane with it.
+async fn leave<F: Future<Output = Result<(), LotusError>>>(
+    node: &Breaker,
+    is_there: impl Fn() -> F,
+) -> Leave<'_> {
+    loop {
+        let leave = node.leave().await;
+        if !leave.is_try() {
+            return leave;
+        }
+        match is_there().await {
+            Err(error) if error.is_about_the_node() => {
+                warn!(reason = %ErrorChain(&error), "the node is still in trouble; proposals wait");
+                leave.trouble();
+            }
+            Ok(()) | Err(_) => leave.is_there(),
+        }
+    }
+}
+
 async fn one(shared: &Shared, intent: &IntentDoc) -> Then {
-    let Some(leave) = shared.stop.run_until_cancelled(shared.node.leave()).await else { return Then::GoOn };
+    let leave = leave(&shared.node, || shared.publisher.is_there());
+    let Some(leave) = shared.stop.run_until_cancelled(leave).await else { return Then::GoOn };
     // It may have waited here for long, and another agent have taken it for abandoned.
     match shared.store.touch_intent(intent).await {
         Ok(true) => {}
@@ -178,7 +209,11 @@ async fn one(shared: &Shared, intent: &IntentDoc) -> Then {
         // Nobody answered in time, or a word that says nothing: of the provider, mostly.
         Outcome::Unknown(_) => drop(leave),
     }
-    let then = if matches!(outcome, Outcome::Unknown(_)) { Then::Rest } else { Then::GoOn };
+    let then = match &outcome {
+        Outcome::Unknown(_) => Then::Rest,
+        Outcome::Refused(_) => Then::CountRefusal,
+        Outcome::Made { .. } | Outcome::NodeTrouble(_) => Then::GoOn,
+    };
     let line = |state, detail: Option<String>| DealLine {
         payload_cid: intent.filecid.clone(),
         miner: intent.miner.clone(),
@@ -231,5 +266,33 @@ async fn written<F: Future<Output = Result<(), StoreError>>>(shared: &Shared, wr
             () = shared.stop.cancelled() => return false,
             () = tokio::time::sleep(WRITE_RETRY) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proposal_that_hangs_at_its_provider_keeps_no_lane_waiting_after_trouble() {
+        let (node, asked) = (Breaker::new(PAUSES), Cell::new(0));
+        let back = Instant::now() + Duration::from_secs(5);
+        let is_there = || async {
+            asked.set(asked.get() + 1);
+            let no_answer = LotusError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 };
+            if Instant::now() < back { Err(no_answer) } else { Ok(()) }
+        };
+        leave(&node, is_there).await.trouble();
+        assert_eq!(asked.get(), 0, "nobody asks a node that is well");
+        let hanging = timeout(Duration::from_secs(120), leave(&node, is_there)).await.unwrap();
+        assert!(Instant::now() >= back);
+        for _ in 0..10 {
+            timeout(Duration::from_millis(1), leave(&node, is_there)).await.unwrap().answered();
+        }
+        drop(hanging);
     }
 }

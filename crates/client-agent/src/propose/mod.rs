@@ -10,6 +10,7 @@
 //! same deal; no deal is visible in `offlinedeals` without its proposal CID.
 
 mod lanes;
+mod passing;
 pub mod policy;
 pub mod preflight;
 mod publish;
@@ -21,6 +22,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bson::oid::ObjectId;
 use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid};
 use carferry_core::{
     error_chain::ErrorChain,
@@ -35,7 +37,7 @@ use tracing::{info, warn};
 
 use crate::config::PathMapping;
 use lanes::Lanes;
-use policy::{Decision, Ledger, Limits, Picture, Target};
+use policy::{Decision, Held, Ledger, Limits, Picture, Target};
 use preflight::{MethodChoice, MinerFacts, NodeFacts, PreflightError};
 use publish::Publisher;
 pub use report::{DealLine, DealState, MinerTotal, Report};
@@ -107,6 +109,12 @@ pub struct Proposer {
     targets: Vec<Target>,
     limits: Limits,
     lanes: Lanes,
+    stop: CancellationToken,
+    begin: Begin,
+    /// When a pass last began with the first CAR.
+    swept: Option<Instant>,
+    /// Whether it was said that the node does not list its deals.
+    list_fails: bool,
     decided: Option<(bool, bool)>,
     asked: BTreeMap<String, (Instant, MinerFacts)>,
 }
@@ -114,17 +122,40 @@ pub struct Proposer {
 /// How long a provider's terms are taken for true: asking means a stream to the provider.
 const TERMS_LAST: Duration = Duration::from_secs(600);
 
+/// How long CARs that had all they wanted are passed over while others wait for their lanes.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
 /// What one pass knows.
 struct Pass {
     mode: Mode,
     node: NodeFacts,
     miners: BTreeMap<String, MinerFacts>,
-    collaterals: HashMap<u64, AttoFil>,
+    /// By padded piece size; what the node has no collateral for stays so for this pass.
+    collaterals: HashMap<u64, Result<AttoFil, String>>,
     ledger: Ledger,
     funds_left: AttoFil,
     datacap_left: Option<u128>,
     now: SystemTime,
     report: Report,
+    /// The first CAR that could not get what it wants.
+    busy: Option<Begin>,
+}
+
+/// Where a pass begins: after the last CAR that got all it wants. The default is the first CAR of all.
+#[derive(Clone, Debug, Default)]
+struct Begin {
+    after: Option<ObjectId>,
+    /// What was found in the CARs before.
+    found: Report,
+}
+
+/// How far a pass came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Through these CARs.
+    End,
+    /// To where nothing more can be done now.
+    Full,
 }
 
 /// A CAR that can be proposed.
@@ -137,7 +168,7 @@ struct Proposable {
 }
 
 impl Proposer {
-    /// Ready to pass; `stop` ends its lanes.
+    /// Ready to pass; `stop` ends its lanes and what a pass goes through.
     pub fn new(
         store: Store,
         node: FullNode,
@@ -147,12 +178,14 @@ impl Proposer {
         stop: CancellationToken,
     ) -> Self {
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
-        let lanes = Lanes::new(store.clone(), publisher, stop);
-        Self { store, node, terms, targets, limits, lanes, decided: None, asked: BTreeMap::new() }
+        let lanes = Lanes::new(store.clone(), publisher, stop.clone());
+        let (begin, swept, decided, asked) = (Begin::default(), None, None, BTreeMap::new());
+        let list_fails = false;
+        Self { store, node, terms, targets, limits, lanes, stop, begin, swept, list_fails, decided, asked }
     }
 
     /// Settles open intents, then plans and publishes what is wanted. Publishing goes on in the lanes when
-    /// this returns; the report holds what they have done so far.
+    /// this returns; the report holds what they have done so far. Told to stop, it ends where it is.
     ///
     /// # Errors
     ///
@@ -166,9 +199,15 @@ impl Proposer {
             self.settle(&node, &mut report).await?;
         }
         let miners = self.ask_miners(&mut report).await;
-        let mut ledger = Ledger::new(self.store.open_deals_per_miner().await?);
+        // Intents first: one that is confirmed in between counts twice, the other way round not at all.
+        let intended = self.store.intended(&self.terms.wallet).await?;
+        let open = match self.limits.open_deals_per_miner_max {
+            Some(_) => self.store.open_deals_per_miner().await?,
+            None => Vec::new(),
+        };
+        let mut ledger = Ledger::new(open);
         let mut funds_left = node.funds;
-        for intent in self.store.intended(&self.terms.wallet).await? {
+        for intent in intended {
             ledger.add_open(&intent.miner);
             let price = AttoFil::from_lotus(&intent.priceattofil).unwrap_or_default();
             funds_left = funds_left.minus(self.cost_max(price));
@@ -179,8 +218,9 @@ impl Proposer {
             None => None,
         };
         let collaterals = HashMap::new();
+        let busy = None;
         let mut pass =
-            Pass { mode, node, miners, collaterals, ledger, funds_left, datacap_left, now, report };
+            Pass { mode, node, miners, collaterals, ledger, funds_left, datacap_left, now, report, busy };
         self.plan(&mut pass).await?;
         let mut report = pass.report;
         report.absorb(self.lanes.take_report());
@@ -231,31 +271,45 @@ impl Proposer {
         self.asked.iter().map(|(miner, (_, facts))| (miner.clone(), facts.clone())).collect()
     }
 
+    /// Goes through the CARs, beginning with the first that had to wait in the pass before: what comes before it has
+    /// what it wants. A pass that reached the end is followed by one through all of them, and so is an hour that did not
+    /// come so far: what failed meanwhile is to be replaced.
     async fn plan(&mut self, pass: &mut Pass) -> Result<(), ProposeError> {
-        let mut after = None;
-        loop {
+        if self.swept.is_none_or(|last| last.elapsed() >= SWEEP_EVERY) {
+            self.begin = Begin::default();
+        }
+        let Begin { mut after, found } = self.begin.clone();
+        pass.report.absorb(found);
+        if after.is_none() {
+            self.swept = Some(Instant::now());
+        }
+        while !self.stop.is_cancelled() {
             let page = self.store.cars_page(after, PAGE).await?;
-            let full = i64::try_from(page.len()).is_ok_and(|length| length == PAGE);
-            let mut cars = Vec::with_capacity(page.len());
-            for car in page {
-                match car {
-                    Ok(car) => {
-                        after = car.id.or(after);
-                        cars.push(car);
-                    }
-                    Err(error) => pass.report.car_problem(ErrorChain(&error).to_string()),
-                }
-            }
-            let stuck = cars.is_empty();
-            self.plan_page(pass, cars).await?;
-            if !full || stuck {
+            let is_last = i64::try_from(page.len()).is_ok_and(|length| length < PAGE);
+            // Ids of another type sort before these; documents that have such cannot be read.
+            let last = page.iter().rev().find_map(|(id, _)| *id).unwrap_or(ObjectId::from_bytes([0; 12]));
+            let reach = self.plan_page(pass, after, page).await?;
+            if reach == Reach::Full {
+                self.begin = pass.busy.take().unwrap_or_default();
                 return Ok(());
             }
+            if is_last || after == Some(last) {
+                self.begin = Begin::default();
+                return Ok(());
+            }
+            after = Some(last);
         }
+        Ok(())
     }
 
-    async fn plan_page(&mut self, pass: &mut Pass, cars: Vec<CarDoc>) -> Result<(), ProposeError> {
-        let payloads: Vec<String> = cars.iter().filter_map(|car| car.filecid.clone()).collect();
+    async fn plan_page(
+        &mut self,
+        pass: &mut Pass,
+        mut before: Option<ObjectId>,
+        page: Vec<(Option<ObjectId>, Result<CarDoc, StoreError>)>,
+    ) -> Result<Reach, ProposeError> {
+        let readable = page.iter().filter_map(|(_, car)| car.as_ref().ok());
+        let payloads: Vec<String> = readable.filter_map(|car| car.filecid.clone()).collect();
         let mut pictures: HashMap<String, Picture> = HashMap::new();
         // Intents first: one that is confirmed by now has its deal in what is read after it. The other way
         // round a deal confirmed in between would be in neither, and be made again.
@@ -268,13 +322,30 @@ impl Proposer {
         }
         pictures.values_mut().for_each(Picture::by_intents);
         let mut planned: std::collections::HashSet<String> = std::collections::HashSet::new();
-        for car in cars {
+        for (id, car) in page {
+            if self.stop.is_cancelled() {
+                return Ok(Reach::Full);
+            }
+            let car = match car {
+                Ok(car) => car,
+                Err(error) => {
+                    pass.report.car_problem(ErrorChain(&error).to_string());
+                    before = id.or(before);
+                    continue;
+                }
+            };
             let wanted_group = self.terms.groups.is_empty()
                 || car.group.as_ref().is_some_and(|group| self.terms.groups.contains(group));
             if !wanted_group {
+                before = id.or(before);
                 continue;
             }
-            pass.report.cars += 1;
+            let here = || Begin { after: before, found: pass.report.scanned() };
+            if let Some(reason) = self.is_full(pass) {
+                pass.busy = pass.busy.take().or_else(|| Some(here()));
+                *pass.report.held.entry(reason).or_insert(0) += 1;
+                return Ok(Reach::Full);
+            }
             match proposable(&car) {
                 // The same bytes may lie under two paths: one payload, one set of replicas.
                 Ok(car) if unreadable.contains(&car.payload_cid.to_string()) => {
@@ -283,13 +354,49 @@ impl Proposer {
                 }
                 Ok(car) if planned.insert(car.payload_cid.to_string()) => {
                     let picture = pictures.remove(&car.payload_cid.to_string()).unwrap_or_default();
+                    if self.has_to_wait(pass, &car, &picture) {
+                        pass.busy = pass.busy.take().or_else(|| Some(here()));
+                        *pass.report.held.entry(report::BUSY).or_insert(0) += 1;
+                    }
                     self.plan_payload(pass, &car, &picture).await?;
                 }
                 Ok(_) => {}
                 Err(problem) => pass.report.car_problem(problem),
             }
+            pass.report.cars += 1;
+            before = id.or(before);
         }
-        Ok(())
+        Ok(Reach::End)
+    }
+
+    /// Why no CAR can get anything more in this pass.
+    fn is_full(&self, pass: &Pass) -> Option<&'static str> {
+        if self.limits.deals_per_pass_max.is_some_and(|max| pass.ledger.planned() >= max) {
+            return Some(Held::RunIsFull.as_str());
+        }
+        let mut asked =
+            self.targets.iter().filter(|target| pass.miners.contains_key(&target.miner)).peekable();
+        (asked.peek().is_some() && asked.all(|target| self.is_busy(target))).then_some(report::BUSY)
+    }
+
+    fn is_busy(&self, target: &Target) -> bool {
+        self.lanes.is_full(&target.miner, self.limits.deals_per_payload_and_miner_max)
+    }
+
+    /// Whether a CAR would get a deal if the lanes of all its providers had room.
+    fn has_to_wait(&self, pass: &Pass, car: &Proposable, picture: &Picture) -> bool {
+        let fits = |target: &&Target| {
+            let facts = pass.miners.get(&target.miner);
+            facts.is_some_and(|facts| preflight::fits(facts, target, car.padded, self.terms.verified).is_ok())
+        };
+        let busy: Vec<Target> =
+            self.targets.iter().filter(|target| self.is_busy(target)).filter(fits).cloned().collect();
+        if busy.is_empty() {
+            return false;
+        }
+        let mut ledger = pass.ledger.clone();
+        let decision = policy::decide(picture, &busy, &self.limits, &mut ledger, pass.now, pass.node.head);
+        !decision.wanted.is_empty()
     }
 
     async fn plan_payload(
@@ -303,9 +410,7 @@ impl Proposer {
             let Some(facts) = pass.miners.get(&target.miner) else { continue };
             if let Err(problem) = preflight::fits(facts, target, car.padded, self.terms.verified) {
                 pass.report.car_problem(format!("{} with {}: {problem}", car.payload_cid, target.miner));
-            } else if self.lanes.room(&target.miner) < self.limits.deals_per_payload_and_miner_max {
-                *pass.report.held.entry(report::BUSY).or_insert(0) += 1;
-            } else {
+            } else if !self.is_busy(target) {
                 eligible.push(target.clone());
             }
         }
@@ -318,11 +423,23 @@ impl Proposer {
         let mut starts: Vec<(String, i64)> =
             picture.intents.iter().map(|intent| (intent.miner.clone(), intent.startepoch)).collect();
         for target in wanted {
+            // After a stop the lanes send nothing more: what is written now would only be settled by the next start.
+            if self.stop.is_cancelled() {
+                break;
+            }
             let method = match preflight::method_for(&pass.node, self.terms.method, target.price) {
                 Ok(method) => method,
                 Err(problem) => {
                     pass.report.miner_problems.insert(target.miner.clone(), problem);
                     continue;
+                }
+            };
+            // Before anything is spent: without it there is no deal.
+            let collateral = match self.collateral(pass, car.padded).await? {
+                Ok(collateral) => collateral,
+                Err(problem) => {
+                    pass.report.car_problem(format!("{}: {problem}", car.payload_cid));
+                    break;
                 }
             };
             if let Some(problem) = self.spend(pass, car, &target) {
@@ -332,13 +449,6 @@ impl Proposer {
             let start =
                 free_start(pass.node.head.plus(self.terms.start_delay_epochs), &target.miner, &starts);
             starts.push((target.miner.clone(), start.get()));
-            let collateral = match self.collateral(pass, car.padded).await {
-                Ok(collateral) => collateral,
-                Err(problem) => {
-                    pass.report.car_problem(problem);
-                    continue;
-                }
-            };
             number = number.saturating_add(1);
             let intent = self.intent(car, &target, number, start, collateral, method);
             self.tally(pass, car, &target, method);
@@ -402,24 +512,34 @@ impl Proposer {
         total.method = Some(method.as_str());
     }
 
-    async fn collateral(&self, pass: &mut Pass, padded: PaddedPieceSize) -> Result<AttoFil, String> {
+    /// Provider collateral for a piece of this size, or why there is none. The node is asked once per size.
+    ///
+    /// # Errors
+    ///
+    /// When the node is in trouble: every other CAR would meet the same.
+    async fn collateral(
+        &self,
+        pass: &mut Pass,
+        padded: PaddedPieceSize,
+    ) -> Result<Result<AttoFil, String>, ProposeError> {
         if let Some(fixed) = self.terms.provider_collateral {
-            return Ok(fixed);
+            return Ok(Ok(fixed));
         }
         if let Some(known) = pass.collaterals.get(&padded.get()) {
-            return Ok(*known);
+            return Ok(known.clone());
         }
-        let told = |error: &dyn std::error::Error| error.to_string();
-        let bounds = self
-            .node
-            .collateral_bounds(padded.get(), self.terms.verified)
-            .await
-            .map_err(|error| ErrorChain(&error).to_string())?;
-        let least = AttoFil::from_lotus(&bounds.min).map_err(|error| told(&error))?;
-        // 1.2 times the minimum, as Lotus itself does when none is given: the bound moves until the deal is
-        // published (lotus v1.23.3 markets/storageadapter/client.go:259-267).
-        let chosen = AttoFil::new(least.times(12).get() / 10);
-        pass.collaterals.insert(padded.get(), chosen);
+        let chosen = match self.node.collateral_bounds(padded.get(), self.terms.verified).await {
+            // 1.2 times the minimum, as Lotus itself does when none is given: the bound moves until the deal is
+            // published (lotus v1.23.3 markets/storageadapter/client.go:259-267).
+            Ok(bounds) => AttoFil::from_lotus(&bounds.min)
+                .map(|least| AttoFil::new(least.times(12).get() / 10))
+                .map_err(|error| error.to_string()),
+            Err(error) if error.effect_is_unknown() || error.is_about_the_node() => {
+                return Err(PreflightError::Lotus(error).into());
+            }
+            Err(error) => Err(ErrorChain(&error).to_string()),
+        };
+        pass.collaterals.insert(padded.get(), chosen.clone());
         Ok(chosen)
     }
 
@@ -485,7 +605,7 @@ fn free_start(wanted: ChainEpoch, miner: &str, taken: &[(String, i64)]) -> Chain
 }
 
 fn proposable(car: &CarDoc) -> Result<Proposable, String> {
-    let name = car.outputpath.clone().or_else(|| car.id.map(bson::oid::ObjectId::to_hex)).unwrap_or_default();
+    let name = car.outputpath.clone().or_else(|| car.id.map(ObjectId::to_hex)).unwrap_or_default();
     let missing = |field: &str| format!("cars document of {name} has no {field}");
     let payload = car.filecid.as_deref().ok_or_else(|| missing("filecid"))?;
     let piece = car.piececid.as_deref().ok_or_else(|| missing("piececid"))?;

@@ -10,6 +10,8 @@ use carferry_core::{
     store::StoredDeal,
 };
 
+use super::passing::is_passing;
+
 /// What a run may do. See `configs/client-agent.yaml` for the keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -22,7 +24,7 @@ pub struct Limits {
     /// New deals in one pass (`maxDealsPerRun`).
     pub deals_per_pass_max: Option<u64>,
     /// Refused or failed deals of one payload with one provider after which it is left alone
-    /// (`maxFailedDeals`).
+    /// (`maxFailedDeals`); refusals for reasons that pass do not count.
     pub failures_max: usize,
 }
 
@@ -248,11 +250,15 @@ fn pause_of(
     now: SystemTime,
     head: ChainEpoch,
 ) -> Option<Held> {
+    // Of each: when it was, and whether it counts. A reason that passes is worth a pause, but is none to give up.
     let refused = picture
         .intents
         .iter()
         .filter(|intent| intent.miner == miner && intent.state == IntentState::Refused)
-        .filter_map(|intent| intent.updatedtime.map(bson::DateTime::to_system_time));
+        .filter_map(|intent| {
+            let passes = intent.reason.as_deref().is_some_and(is_passing);
+            Some((intent.updatedtime?.to_system_time(), !passes))
+        });
     let failed = picture
         .deals
         .iter()
@@ -260,13 +266,16 @@ fn pause_of(
             let expired = deal.status.phase() == DealPhase::Expired;
             deal.miner == miner && !expired && !is_live(picture, deal, head)
         })
-        .map(|deal| deal.updated.map_or(SystemTime::UNIX_EPOCH, bson::DateTime::to_system_time));
-    let times: Vec<SystemTime> = refused.chain(failed).collect();
-    let last = times.iter().max()?;
-    if times.len() >= limits.failures_max {
+        .map(|deal| {
+            let when = deal.updated.map_or(SystemTime::UNIX_EPOCH, bson::DateTime::to_system_time);
+            (when, !deal.status_message.as_deref().is_some_and(is_passing))
+        });
+    let failures: Vec<(SystemTime, bool)> = refused.chain(failed).collect();
+    let last = failures.iter().map(|(when, _)| when).max()?;
+    if failures.iter().filter(|(_, counts)| *counts).count() >= limits.failures_max {
         return Some(Held::GivenUp);
     }
-    let doublings = u32::try_from(times.len().saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    let doublings = u32::try_from(failures.len().saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     let pause = PAUSE_AFTER_FAILURE.saturating_mul(1 << doublings).min(PAUSE_MAX);
     (now < *last + pause).then_some(Held::Pausing)
 }
@@ -297,6 +306,7 @@ mod tests {
             payload_cid: "p".into(),
             miner: miner.into(),
             status: DealStatus::from_lotus(status),
+            status_message: None,
             imported: false,
             provider_status: None,
             intent: None,
@@ -422,6 +432,27 @@ mod tests {
             assert_eq!(names(&decision).contains(&"a"), held.is_none(), "{failures} at {now}");
             assert!(names(&decision).contains(&"b"));
         }
+    }
+
+    #[test]
+    fn refusals_that_pass_pause_a_miner_and_never_give_it_up() {
+        let words = "deal rejected: miner is not accepting offline storage deals";
+        let refused = IntentDoc { reason: Some(words.into()), ..intent("a", IntentState::Refused, 1000) };
+        let failed = StoredDeal {
+            status_message: Some(format!("StorageDealError: {words}")),
+            updated: Some(bson::DateTime::from_millis(1_000_000)),
+            ..deal("a", 26)
+        };
+        for (deals, intents) in [(vec![], vec![refused.clone(); 9]), (vec![failed; 9], vec![])] {
+            let picture = Picture { deals, intents };
+            for (now, held) in [(1000 + 24 * 3600 - 1, Some(Held::Pausing)), (1000 + 24 * 3600, None)] {
+                assert_eq!(pause_of(&picture, "a", &LIMITS, at(now), HEAD), held, "{now}");
+            }
+        }
+        let mut intents = vec![refused; 9];
+        intents.extend(vec![intent("a", IntentState::Refused, 1000); 3]);
+        let picture = Picture { deals: vec![], intents };
+        assert_eq!(pause_of(&picture, "a", &LIMITS, at(10_000_000), HEAD), Some(Held::GivenUp));
     }
 
     #[test]

@@ -54,6 +54,11 @@ impl Publisher {
         Self { node, car_paths, wants_imports: AtomicBool::new(false), imported: Mutex::new(None) }
     }
 
+    /// A short call that says whether the node is there at all.
+    pub(super) async fn is_there(&self) -> Result<(), LotusError> {
+        self.node.chain_head().await.map(drop)
+    }
+
     /// Makes the deal of this intent, or finds out that it is made. Repeating it makes no second deal: the
     /// parameters, start epoch and collateral included, are the intent's, and they decide the proposal CID.
     pub(super) async fn publish(&self, intent: &IntentDoc) -> Outcome {
@@ -230,7 +235,7 @@ pub(super) fn is_deal_of(intent: &IntentDoc, deal: &DealInfo) -> bool {
     let stretch = deal.duration - intent.duration;
     // An hour for the node's clock against the database's.
     let margin = Duration::from_secs(3600);
-    let is_newer = match (intent.createdtime, bson::DateTime::parse_rfc3339_str(&deal.creation_time)) {
+    let is_newer = || match (intent.createdtime, bson::DateTime::parse_rfc3339_str(&deal.creation_time)) {
         (Some(intended), Ok(created)) => created.to_system_time() + margin >= intended.to_system_time(),
         _ => true,
     };
@@ -240,7 +245,7 @@ pub(super) fn is_deal_of(intent: &IntentDoc, deal: &DealInfo) -> bool {
         && deal.price_per_epoch == intent.priceattofil
         && deal.verified == intent.verified
         && (0..=DealDuration::ALIGNMENT_MAX).contains(&stretch)
-        && is_newer
+        && is_newer()
 }
 
 /// `t01000` on a test network is `f01000`.

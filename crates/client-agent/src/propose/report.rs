@@ -92,8 +92,28 @@ impl Report {
         }
     }
 
+    /// What was found in CARs so far, without what came of it.
+    pub(super) fn scanned(&self) -> Self {
+        Self {
+            cars: self.cars,
+            held: self.held.clone(),
+            car_problems: self.car_problems.clone(),
+            more_car_problems: self.more_car_problems,
+            ..Self::default()
+        }
+    }
+
+    /// Forgets what was found in CARs: they are gone through again.
+    pub fn forget_scanned(&mut self) {
+        self.cars = 0;
+        self.held.clear();
+        self.car_problems.clear();
+        self.more_car_problems = 0;
+    }
+
     /// Adds what another report holds.
     pub fn absorb(&mut self, other: Self) {
+        self.cars += other.cars;
         self.deals.extend(other.deals);
         self.miner_problems.extend(other.miner_problems);
         for problem in other.car_problems {

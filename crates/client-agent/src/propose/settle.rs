@@ -1,16 +1,15 @@
 //! What a crash or a lost answer left open is found out before anything is sent again.
 
+use std::collections::{HashMap, HashSet};
+
 use carferry_core::{
+    error_chain::ErrorChain,
     lotus::wire::DealInfo,
     model::{IntentDoc, IntentState, PublishMethod},
 };
 use tracing::{info, warn};
 
-use super::{
-    DealState, ProposeError, Proposer, Report, line_of,
-    preflight::{NodeFacts, PreflightError},
-    publish,
-};
+use super::{DealState, ProposeError, Proposer, Report, line_of, preflight::NodeFacts, publish};
 
 impl Proposer {
     /// Finds out about every intent that a crash or a lost answer left open: first in the node's own list,
@@ -27,18 +26,26 @@ impl Proposer {
             return Ok(());
         }
         info!(intents = open.len(), "settling proposals that were not confirmed");
-        let unrecorded = if open.iter().any(|intent| intent.method == PublishMethod::Start) {
-            self.unrecorded_deals().await?
-        } else {
-            Vec::new()
-        };
+        let started: HashSet<&str> = open
+            .iter()
+            .filter(|intent| intent.method == PublishMethod::Start)
+            .map(|intent| intent.filecid.as_str())
+            .collect();
+        let unrecorded = self.unrecorded_deals(&started).await?;
         // Every intent that one of those deals may belong to, of all agents and of our lanes too; read after
         // the list, so that none is missing.
-        let payloads: Vec<String> = open.iter().map(|intent| intent.filecid.clone()).collect();
-        let (mut unsettled, _unreadable) = self.store.intents_of_payloads(&payloads).await?;
-        unsettled
-            .retain(|intent| intent.state == IntentState::Intended && intent.method == PublishMethod::Start);
+        let payloads: Vec<String> = started.into_iter().map(str::to_owned).collect();
+        let (intents, _unreadable) = self.store.intents_of_payloads(&payloads).await?;
+        let mut unsettled: HashMap<String, Vec<IntentDoc>> = HashMap::new();
+        for intent in intents {
+            if intent.state == IntentState::Intended && intent.method == PublishMethod::Start {
+                unsettled.entry(intent.filecid.clone()).or_default().push(intent);
+            }
+        }
         for intent in &open {
+            if self.stop.is_cancelled() {
+                break;
+            }
             // Recorded, and killed before the intent was settled.
             if let Some((recorded, status)) = self.store.recorded_of_intent(&intent.id).await?
                 && let Ok(proposal_cid) = recorded.parse()
@@ -47,13 +54,25 @@ impl Proposer {
                 report.deals.push(line_of(intent, DealState::Settled, Some(recorded)));
                 continue;
             }
-            let candidates: Vec<&DealInfo> = if intent.method == PublishMethod::Start {
-                unrecorded.iter().filter(|deal| publish::is_deal_of(intent, deal)).collect()
-            } else {
-                Vec::new()
+            let candidates: Vec<&DealInfo> = match (intent.method, &unrecorded) {
+                (PublishMethod::Stateless, _) => Vec::new(),
+                (PublishMethod::Start, Some(unrecorded)) => unrecorded
+                    .get(&intent.filecid)
+                    .into_iter()
+                    .flatten()
+                    .filter(|deal| publish::is_deal_of(intent, deal))
+                    .collect(),
+                // Whether the deal is made is not known, and only a list may say that it is not.
+                (PublishMethod::Start, None) => {
+                    let reason = "the node did not list its deals".to_owned();
+                    report.deals.push(line_of(intent, DealState::Unsettled, Some(reason)));
+                    continue;
+                }
             };
             let rivals = unsettled
-                .iter()
+                .get(&intent.filecid)
+                .into_iter()
+                .flatten()
                 .filter(|other| candidates.first().is_some_and(|deal| publish::is_deal_of(other, deal)))
                 .count();
             if let ([deal], 1) = (candidates.as_slice(), rivals)
@@ -78,11 +97,38 @@ impl Proposer {
         Ok(())
     }
 
-    /// Deals the node follows that no document has.
-    async fn unrecorded_deals(&self) -> Result<Vec<DealInfo>, ProposeError> {
-        let listed = self.node.list_deals().await.map_err(PreflightError::Lotus)?;
+    /// Deals of these payloads that the node follows and no document has, by payload; `None` if the node does not list
+    /// them now.
+    async fn unrecorded_deals(
+        &mut self,
+        payloads: &HashSet<&str>,
+    ) -> Result<Option<HashMap<String, Vec<DealInfo>>>, ProposeError> {
+        if payloads.is_empty() {
+            return Ok(Some(HashMap::new()));
+        }
+        let mut listed = match self.node.list_deals().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                if !std::mem::replace(&mut self.list_fails, true) {
+                    warn!(reason = %ErrorChain(&error), "the node does not list its deals: proposals of ClientStartDeal that were not confirmed wait for it");
+                }
+                return Ok(None);
+            }
+        };
+        self.list_fails = false;
+        // Of perhaps a hundred thousand.
+        let root_of = |deal: &DealInfo| deal.data_ref.as_ref().map(|data| data.root.cid.clone());
+        listed.retain(|deal| root_of(deal).is_some_and(|root| payloads.contains(root.as_str())));
         let cids: Vec<String> = listed.iter().map(|deal| deal.proposal_cid.cid.clone()).collect();
         let recorded = self.store.recorded_proposals(&cids).await?;
-        Ok(listed.into_iter().filter(|deal| !recorded.contains(&deal.proposal_cid.cid)).collect())
+        let mut unrecorded: HashMap<String, Vec<DealInfo>> = HashMap::new();
+        for deal in listed {
+            if let Some(root) = root_of(&deal)
+                && !recorded.contains(&deal.proposal_cid.cid)
+            {
+                unrecorded.entry(root).or_default().push(deal);
+            }
+        }
+        Ok(Some(unrecorded))
     }
 }

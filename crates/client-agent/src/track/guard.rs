@@ -29,7 +29,10 @@ const REST: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default)]
 pub(super) struct Guard {
+    /// When every record had been compared.
     restored: Option<Instant>,
+    /// The intent after which the comparing goes on: a page that failed does not begin it anew.
+    compared: Option<String>,
     /// Since when a provider alone says that a deal is at its end.
     ends: HashMap<String, Instant>,
     /// Since when a deal is doubted, and when it was last put back.
@@ -52,15 +55,32 @@ impl Guard {
         stands
     }
 
-    /// Brings records back that others changed; how many there were. Not at each call.
-    pub(super) async fn restore(&mut self, store: &Store, wallet: &str) -> Result<u64, StoreError> {
-        if self.restored.is_some_and(|last| last.elapsed() < RESTORE_EVERY) {
-            return Ok(0);
-        }
+    /// A deal was looked at, and nothing says now that it is at its end: who says so later has to be right for as long
+    /// again.
+    pub(super) fn goes_on(&mut self, proposal_cid: &str) {
+        self.ends.remove(proposal_cid);
+    }
+
+    /// Forgets deals that are not followed any more.
+    pub(super) fn retain(&mut self, is_followed: impl Fn(&str) -> bool) {
+        self.ends.retain(|cid, _| is_followed(cid));
+    }
+
+    /// Brings records back that others changed; how many there were. Not at each call. What fails is said, and tried
+    /// again by the next call: deals can be followed without it.
+    pub(super) async fn restore(&mut self, store: &Store, wallet: &str) -> u64 {
         let mut count = 0;
-        let mut after = None;
+        if self.restored.is_some_and(|last| last.elapsed() < RESTORE_EVERY) {
+            return count;
+        }
         loop {
-            let (restored, next) = store.restore_page(wallet, after.as_deref(), PAGE).await?;
+            let (restored, next) = match store.restore_page(wallet, self.compared.as_deref(), PAGE).await {
+                Ok(page) => page,
+                Err(error) => {
+                    warn!(reason = %ErrorChain(&error), "records are not compared with what was agreed now");
+                    return count;
+                }
+            };
             for deal in restored {
                 count += 1;
                 let fields =
@@ -72,13 +92,13 @@ impl Guard {
                     "somebody changed the record of this deal; restored from dealintents"
                 );
             }
-            if next.is_none() {
+            self.compared = next;
+            if self.compared.is_none() {
                 break;
             }
-            after = next;
         }
         self.restored = Some(Instant::now());
-        Ok(count)
+        count
     }
 
     /// Puts deals back to pending that have been doubted for a while; how many.
@@ -117,5 +137,50 @@ impl Guard {
             }
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carferry_core::model::DealStatus;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_false_end_that_was_put_right_must_stand_anew() {
+        let end = StatusChange {
+            proposal_cid: "deal".into(),
+            intent: None,
+            before: Some(18),
+            status: DealStatus::ERROR,
+            message: String::new(),
+            deal_id: None,
+        };
+        let live = StatusChange { status: DealStatus::WAITING_FOR_DATA, ..end.clone() };
+        let mut guard = Guard::default();
+        let wait = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+
+        assert!(!guard.stands(&end));
+        wait(601).await;
+        assert!(guard.stands(&end), "it has stood for as long as it must");
+
+        assert!(!guard.stands(&end));
+        wait(300).await;
+        // What the view says is what is recorded: no change.
+        guard.goes_on("deal");
+        wait(7200).await;
+        assert!(!guard.stands(&end));
+        assert!(guard.stands(&live));
+        wait(7200).await;
+        assert!(!guard.stands(&end));
+
+        wait(300).await;
+        guard.retain(|cid| cid == "deal");
+        wait(301).await;
+        assert!(guard.stands(&end), "a pass that did not look at it changes nothing");
+        assert!(!guard.stands(&end));
+        guard.retain(|_| false);
+        wait(7200).await;
+        assert!(!guard.stands(&end));
     }
 }

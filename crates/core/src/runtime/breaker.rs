@@ -91,6 +91,18 @@ impl Breaker {
 }
 
 impl Leave<'_> {
+    /// Whether this is the one call that finds out for all others, who wait for what it says: it should be a short one.
+    pub fn is_try(&self) -> bool {
+        self.is_try
+    }
+
+    /// The server answered another call than the one that met the trouble: all may call, but if they meet trouble
+    /// again, its pauses go on growing from where they were.
+    pub fn is_there(mut self) {
+        self.is_try = false;
+        self.breaker.set(|state| state.gate = Gate::Closed);
+    }
+
     /// The server answered, whatever it said.
     pub fn answered(mut self) {
         self.is_try = false;
@@ -164,6 +176,22 @@ mod tests {
         // Twenty at once before anybody knew, then pauses up to a minute; full jitter makes some of them short.
         assert!((25..80).contains(&while_dead), "{while_dead}");
         timeout(Duration::from_secs(121), callers.join_all()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_answers_only_short_calls_is_tried_ever_more_rarely() {
+        let breaker = Breaker::new(PAUSES);
+        let (begun, mut tries) = (Instant::now(), 0);
+        while begun.elapsed() < Duration::from_secs(600) {
+            let leave = breaker.leave().await;
+            if leave.is_try() {
+                leave.is_there();
+                continue;
+            }
+            tries += 1;
+            assert!(leave.trouble());
+        }
+        assert!(tries < 60, "{tries}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -78,19 +78,21 @@ impl Store {
     }
 
     /// A page of standing CARs in the order of their ids, after `after`. Documents that cannot be read are
-    /// errors beside the good ones.
+    /// errors beside the good ones; where the next page begins is told by all of them.
     pub async fn cars_page(
         &self,
         after: Option<ObjectId>,
         limit: i64,
-    ) -> Result<Vec<Result<CarDoc, StoreError>>, StoreError> {
+    ) -> Result<Vec<(Option<ObjectId>, Result<CarDoc, StoreError>)>, StoreError> {
         let mut filter = doc! { "replacedtime": { "$exists": false } };
         if let Some(after) = after {
             filter.insert("_id", doc! { "$gt": after });
         }
         let find = self.cars.find(filter).sort(doc! { "_id": 1 }).limit(limit);
         let cursor = self.bounded("cars page", find).await?;
-        Ok(self.drain("cars page", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect())
+        let found = self.drain("cars page", cursor).await?;
+        let read = |document: Document| (document.get_object_id("_id").ok(), decode(COLLECTION, document));
+        Ok(found.into_iter().map(read).collect())
     }
 
     /// How many CARs of this host stand.

@@ -25,6 +25,8 @@ pub struct StoredDeal {
     pub miner: String,
     /// Deal state; 0 where none is recorded.
     pub status: DealStatus,
+    /// Its words.
+    pub status_message: Option<String>,
     /// Whether the provider has the data.
     pub imported: bool,
     /// The deal's state at its provider, where miner-agent has seen it.
@@ -70,7 +72,7 @@ pub struct DealCounts {
 impl Store {
     /// All deals recorded for these payload CIDs.
     pub async fn deals_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<StoredDeal>, StoreError> {
-        let fields = doc! { "dealcid": 1, "filecid": 1, "miner": 1, "status": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1, "import": 1, "startepoch": 1 };
+        let fields = doc! { "dealcid": 1, "filecid": 1, "miner": 1, "status": 1, "statusmsg": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1, "import": 1, "startepoch": 1 };
         let find = self.deals.find(doc! { "filecid": { "$in": payload_cids } }).projection(fields);
         let cursor = self.bounded("deals find", find).await?;
         Ok(self.drain("deals find", cursor).await?.iter().map(reduce).collect())
@@ -102,7 +104,8 @@ impl Store {
         };
         let intents = doc! { "wallet": wallet, "verified": true, "state": "intended" };
         let mut unpadded = 0_u128;
-        for (collection, filter) in [(&self.deals, deals), (&self.intents, intents)] {
+        // Intents first: one that is confirmed in between counts twice, the other way round not at all.
+        for (collection, filter) in [(&self.intents, intents), (&self.deals, deals)] {
             let pipeline = [
                 doc! { "$match": filter },
                 doc! { "$group": { "_id": null, "bytes": { "$sum": "$dealsizebytes" } } },
@@ -202,6 +205,7 @@ fn reduce(document: &Document) -> StoredDeal {
         status: DealStatus::from_lotus(
             number("status").and_then(|status| u64::try_from(status).ok()).unwrap_or(0),
         ),
+        status_message: document.get_str("statusmsg").ok().map(str::to_owned),
         imported: number("isdeal") == Some(1),
         provider_status: document
             .get_document("provider")

@@ -101,6 +101,9 @@ impl Store {
         let intents = [
             wanted("carferry_filecid", doc! { "filecid": 1 }),
             wanted("carferry_state", doc! { "state": 1, "owner": 1 }),
+            // Those that wait to be settled, the oldest first, however many there were before.
+            wanted("carferry_open", doc! { "wallet": 1, "createdtime": 1 })
+                .partial(doc! { "state": "intended" }),
             wanted("carferry_dealcid", doc! { "dealcid": 1 }),
         ];
         let plans = [wanted("carferry_key", doc! { "input": 1, "group": 1, "state": 1 })];

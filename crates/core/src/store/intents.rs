@@ -1,5 +1,7 @@
 //! `dealintents`: proposals about to be made.
 
+use std::collections::BTreeSet;
+
 use bson::{Document, doc};
 use tracing::warn;
 
@@ -7,6 +9,7 @@ use super::{
     Store,
     bounded::{decode, readable},
     error::StoreError,
+    tracking::PAGE,
 };
 use crate::{
     error_chain::ErrorChain,
@@ -15,28 +18,34 @@ use crate::{
 };
 
 const COLLECTION: &str = "dealintents";
+/// Open intents read at a time, some 10 MB: far more than lanes hold.
+const OPEN_MAX: i64 = 10_000;
 
 /// An intent to be written; times are added by the server.
 #[derive(Clone, Debug)]
 pub struct NewIntent(pub IntentDoc);
 
 impl Store {
-    /// Every intent ever written for these payload CIDs, in order; and the payload CIDs of those that cannot be
+    /// Every intent ever written for these payload CIDs, those of one payload in order; and the payload CIDs of those that cannot be
     /// read: nobody knows what they stand for, so nothing may be proposed for these.
     pub async fn intents_of_payloads(
         &self,
         payload_cids: &[String],
     ) -> Result<(Vec<IntentDoc>, Vec<String>), StoreError> {
-        let find = self.intents.find(doc! { "filecid": { "$in": payload_cids } }).sort(doc! { "_id": 1 });
-        let cursor = self.bounded("intents find", find).await?;
         let (mut intents, mut unreadable) = (Vec::new(), Vec::new());
-        for document in self.drain("intents find", cursor).await? {
-            let payload_cid = document.get_str("filecid").unwrap_or_default().to_owned();
-            match decode(COLLECTION, document) {
-                Ok(intent) => intents.push(intent),
-                Err(error) => {
-                    warn!(payload_cid, error = %ErrorChain(&error), "an intent cannot be read; nothing is proposed for this CAR");
-                    unreadable.push(payload_cid);
+        // Each once: one that is asked for with two pages would have every intent twice.
+        let payload_cids: Vec<&String> = BTreeSet::from_iter(payload_cids).into_iter().collect();
+        for page in payload_cids.chunks(PAGE) {
+            let find = self.intents.find(doc! { "filecid": { "$in": page } }).sort(doc! { "_id": 1 });
+            let cursor = self.bounded("intents find", find).await?;
+            for document in self.drain("intents find", cursor).await? {
+                let payload_cid = document.get_str("filecid").unwrap_or_default().to_owned();
+                match decode(COLLECTION, document) {
+                    Ok(intent) => intents.push(intent),
+                    Err(error) => {
+                        warn!(payload_cid, error = %ErrorChain(&error), "an intent cannot be read; nothing is proposed for this CAR");
+                        unreadable.push(payload_cid);
+                    }
                 }
             }
         }
@@ -79,7 +88,7 @@ impl Store {
         }
     }
 
-    /// Intents that wait to be settled: this owner's, and those of others that have not moved for an hour
+    /// The oldest intents that wait to be settled, so many as one pass may look into: this owner's, and those of others that have not moved for an hour
     /// (their agent is gone; settling twice is harmless because the parameters are the intent's).
     pub async fn open_intents(&self, wallet: &str, owner: &str) -> Result<Vec<IntentDoc>, StoreError> {
         const ABANDONED_AFTER_MS: i64 = 3_600_000;
@@ -91,8 +100,8 @@ impl Store {
                 { "$expr": { "$lt": ["$updatedtime", { "$subtract": ["$$NOW", ABANDONED_AFTER_MS] }] } },
             ],
         };
-        let cursor =
-            self.bounded("intents find", self.intents.find(filter).sort(doc! { "createdtime": 1 })).await?;
+        let find = self.intents.find(filter).sort(doc! { "createdtime": 1 }).limit(OPEN_MAX);
+        let cursor = self.bounded("intents find", find).await?;
         Ok(readable(COLLECTION, self.drain("intents find", cursor).await?))
     }
 
