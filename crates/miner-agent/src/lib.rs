@@ -31,6 +31,7 @@ pub mod patience;
 pub mod piece_check;
 pub mod policy;
 pub mod provider_view;
+pub mod queue;
 pub mod status;
 pub mod worker;
 

@@ -5,7 +5,7 @@
 //! that is down pauses the worker, not the deals: they are not claimed meanwhile.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -33,6 +33,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use crate::{
     calls::{Calls, Seat},
     import::{Importer, Settled, Verdict},
+    queue::Queue,
 };
 
 /// The imports of one miner.
@@ -42,8 +43,8 @@ pub struct Worker {
     owner: String,
     wake: Arc<Notify>,
     stop: CancellationToken,
-    /// Deals that were due when last looked, most urgent first.
-    due: VecDeque<Bson>,
+    /// Deals that were due when last looked.
+    due: Queue,
     /// Whether something may have become due since.
     is_stale: bool,
     /// Deals that may be worked on at a time; one whose call was answered needs no seat any more.
@@ -84,7 +85,7 @@ const NODE_PAUSES: BackoffPolicy = BackoffPolicy {
 const DUE_MARGIN: Duration = Duration::from_millis(20);
 /// So many failures in a row, of whatever deals, and the miner's node is given a pause.
 const BREAKER: u32 = 5;
-/// Deals read from the queue at a time.
+/// Deals of each class read from the database at a time.
 const DUE_PAGE: i64 = 512;
 /// Deals under a lease of ours at a time, most of them called and to be confirmed by the next listing.
 const IN_HAND_MAX: usize = 2048;
@@ -128,7 +129,7 @@ impl Worker {
             owner,
             wake,
             stop,
-            due: VecDeque::new(),
+            due: Queue::default(),
             is_stale: true,
             calls,
             in_hand: InHand::default(),
@@ -210,11 +211,11 @@ impl Worker {
         scan
     }
 
-    /// The most urgent deal that is due and that nobody else took.
+    /// The next deal that is due and that nobody else took.
     async fn claim(&mut self) -> Result<Option<Claim>, StoreError> {
         let Importer { store, market, setting, .. } = &self.importer;
         loop {
-            let was_read = self.due.is_empty() || self.is_stale;
+            let was_read = self.due.wants_read(self.is_stale);
             if was_read {
                 self.is_stale = false;
                 let setting = &self.importer.setting;
@@ -228,9 +229,11 @@ impl Worker {
                     }
                     self.released = Some(Instant::now());
                 }
-                self.due = store.due_ids(market.miner(), None, DUE_PAGE).await?.into();
+                let began = Instant::now();
+                let due = store.due_ids(market.miner(), None, DUE_PAGE).await?;
+                self.due.read(due, began.elapsed());
             }
-            while let Some(id) = self.due.pop_front() {
+            while let Some(id) = self.due.pop() {
                 // Its lease may have ended under us, while the database was away; it is still in our hands.
                 if self.in_hand.holds(&id) {
                     continue;

@@ -90,6 +90,15 @@ pub struct PendingCounts {
     pub failed: u64,
 }
 
+/// Ids of deals that are due.
+#[derive(Clone, Debug, Default)]
+pub struct DueIds {
+    /// Never looked at, woken, or to be tried again after a failure: the earliest start epoch first.
+    pub first: Vec<Bson>,
+    /// Looked at before, in vain, and their pause is over: whose was over first comes first.
+    pub waits: Vec<Bson>,
+}
+
 /// The longest lease and the longest pause an agent may be configured to set.
 pub const LEASE_MAX: Duration = Duration::from_secs(3600);
 /// See [`LEASE_MAX`].
@@ -99,20 +108,51 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub(super) const RESTING: [&str; 3] = ["failed", "setaside", "missed"];
 
 impl Store {
-    /// Deals of this miner that are due at `moment` (now, without one), the earliest start epoch first;
-    /// takes nothing. Two agents may read the same list: [`Self::claim`] decides.
+    /// Deals of this miner that are due at `moment` (now, without one), at most `limit` of each class; takes nothing.
+    /// Two agents may read the same list: [`Self::claim`] decides.
     pub async fn due_ids(
         &self,
         miner: &str,
         moment: Option<bson::DateTime>,
         limit: i64,
-    ) -> Result<Vec<Bson>, StoreError> {
-        let mut filter = due_filter(&moment.map_or_else(|| NOW.into(), Bson::from));
-        filter.insert("miner", miner);
-        let find = self.deals.find(filter).sort(doc! { "startepoch": 1 }).limit(limit);
-        let cursor = self.bounded("due ids", find.projection(doc! { "_id": 1 })).await?;
-        let found = self.drain("due ids", cursor).await?;
-        Ok(found.into_iter().filter_map(|mut document| document.remove("_id")).collect())
+    ) -> Result<DueIds, StoreError> {
+        let moment = moment.map_or_else(|| NOW.into(), Bson::from);
+        let find = async |class: Document, order: &str| {
+            let mut filter = due_filter(&moment);
+            filter.insert("miner", miner);
+            filter.extend(class);
+            let find = self.deals.find(filter).sort(doc! { order: 1 }).limit(limit);
+            let cursor = self.bounded("due ids", find.projection(doc! { "_id": 1, "startepoch": 1 })).await?;
+            self.drain("due ids", cursor).await
+        };
+        // Each by an index of its own, which holds little beside what is read (`indexes`).
+        let (new, retries, waits) = tokio::try_join!(
+            find(doc! { "import.nexttry": null }, "startepoch"),
+            find(
+                doc! {
+                    "import.state": "retrying", "import.nexttry": { "$ne": null },
+                    "import.awaitedfiles": { "$exists": false },
+                },
+                "startepoch"
+            ),
+            find(
+                doc! {
+                    "import.nexttry": { "$ne": null },
+                    "$or": [
+                        { "import.state": { "$ne": "retrying" } },
+                        { "import.awaitedfiles": { "$exists": true } },
+                    ],
+                },
+                "import.nexttry"
+            ),
+        )?;
+        let mut first: Vec<Document> = new.into_iter().chain(retries).collect();
+        first.sort_by_key(|deal| deal.get("startepoch").and_then(crate::model::stored::integer));
+        let ids = |deals: Vec<Document>| -> Vec<Bson> {
+            deals.into_iter().filter_map(|mut deal| deal.remove("_id")).collect()
+        };
+        first.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(DueIds { first: ids(first), waits: ids(waits) })
     }
 
     /// Takes the lease of a deal, if it is still due. `owner` names this one claim, not only the agent: the
@@ -235,6 +275,8 @@ impl Store {
             set.insert("import.attempts", failures);
         }
         match outcome {
+            // Due at once, and not one of those that have waited.
+            ImportOutcome::Waiting { after: Duration::ZERO, .. } => unset.push("import.nexttry"),
             ImportOutcome::Waiting { after, .. } | ImportOutcome::Retrying { after, .. } => {
                 set.insert("import.nexttry", doc! { "$add": ["$$NOW", lease_millis(*after)] });
             }
