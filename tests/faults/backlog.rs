@@ -164,11 +164,11 @@ async fn looks_at_deals_without_a_car_keep_none_that_could_be_imported_waiting()
     let dice = Dice::of("backlog-looks");
     // Looking at all takes longer than any of them waits: there is always one that is due and starts earlier.
     let import_setting =
-        &[("importsPerMiner", "1"), ("listTimeout", "60s"), ("waitInterval", "200ms"), ("retryMax", "400ms")];
+        &[("importsPerMiner", "1"), ("listTimeout", "60s"), ("waitInterval", "200ms"), ("retryMax", "200ms")];
     let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
     let scene = Scene::open(stage).await;
     make_indexes(&scene).await;
-    let count = rounds(1_500, 20_000);
+    let count = rounds(600, 20_000);
     backlog(&scene, count, true).await;
     let miner = scene.miner(None);
     let pending = doc! { "import.state": { "$exists": false } };

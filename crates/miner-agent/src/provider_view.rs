@@ -1,6 +1,6 @@
 //! The provider's view of the deals, recorded beside the client's.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use carferry_core::{
     error_chain::ErrorChain,
@@ -53,7 +53,7 @@ pub async fn follow(importer: &Importer, stop: &CancellationToken) {
 }
 
 /// How soon it is asked again whether the node has answered yet.
-const UNIDENTIFIED: std::time::Duration = std::time::Duration::from_secs(1);
+const UNIDENTIFIED: Duration = Duration::from_secs(1);
 
 /// Records what changed since the last time, and puts back deals whose `isdeal` is not true; says how many
 /// deals were changed.
@@ -63,7 +63,7 @@ const UNIDENTIFIED: std::time::Duration = std::time::Duration::from_secs(1);
 /// [`PollError`]; the next poll makes up for it.
 pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
     let (store, miner) = (&importer.store, importer.market.miner());
-    let (mut changed, mut followed) = (0, 0);
+    let (mut changed, mut followed, mut woken) = (0, 0, 0_u32);
     let mut after = None;
     loop {
         let (page, last) = store.provider_followed(miner, after.as_ref(), PAGE).await?;
@@ -73,17 +73,20 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
         after = last;
         followed += page.len();
         let listing = importer.market.recent_listing().await?;
-        let (mut doubted, mut views) = (Vec::new(), Vec::new());
+        let (mut doubted, mut views, mut to_wake) = (Vec::new(), Vec::new(), Vec::new());
         for deal in &page {
             let Some(proposal_cid) = deal.dealcid.as_deref() else { continue };
+            let state = deal.import.as_ref().map(|import| import.state);
+            let rests =
+                matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
+            if rests {
+                importer.endings.seen(proposal_cid);
+            }
             let Some(seen) = listing.deal(proposal_cid) else { continue };
             // Those of the prototype stay as it left them.
             if deal.isdeal == Some(1) && deal.intent.is_some() && awaits_data(seen) {
                 doubted.push(proposal_cid);
             }
-            let state = deal.import.as_ref().map(|import| import.state);
-            let rests =
-                matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
             let may_be_imported = rests
                 && match policy::before_import(Some(seen)) {
                     Before::HasData => true,
@@ -95,13 +98,7 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
                     Before::NotYet(_) | Before::Failed(_) => false,
                 };
             if deal.isdeal != Some(1) && may_be_imported {
-                info!(
-                    { fields::MINER } = miner,
-                    { fields::PROPOSAL_CID } = proposal_cid,
-                    "a deal that had ended is looked at once more"
-                );
-                store.wake_resting(miner, proposal_cid).await?;
-                changed += 1;
+                to_wake.push(proposal_cid);
             }
             if differs(deal.provider.as_ref(), seen) {
                 views.push((proposal_cid, view_of(seen)));
@@ -109,16 +106,28 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
         }
         store.record_provider_views(miner, &views).await?;
         changed += views.len();
+        if !to_wake.is_empty() {
+            woken = woken.saturating_add(u32::try_from(to_wake.len()).unwrap_or(u32::MAX));
+            let spread = WOKEN_EACH.saturating_mul(woken).min(WOKEN_SPREAD_MAX);
+            let deals = store.wake_resting(miner, &to_wake, spread).await?;
+            info!({ fields::MINER } = miner, deals, "deals that had ended are looked at once more");
+            changed += to_wake.len();
+        }
         if !doubted.is_empty() {
             changed += put_back(importer, &doubted).await?;
         }
     }
+    importer.endings.polled();
     debug!({ fields::MINER } = miner, followed, changed, "provider view recorded");
     Ok(changed)
 }
 
 /// Deals read at a time.
 const PAGE: i64 = 1000;
+/// After a restart every deal that had ended is looked at once more: not all in one moment. Source: ours; a look takes
+/// some hundredths of a second, and there are others.
+const WOKEN_EACH: Duration = Duration::from_millis(30);
+const WOKEN_SPREAD_MAX: Duration = Duration::from_secs(600);
 
 fn awaits_data(deal: &MinerDeal) -> bool {
     DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData

@@ -1,11 +1,13 @@
 //! `offlinedeals.provider`: deals as their provider sees them. Written by miner-agent only.
 
+use std::time::Duration;
+
 use bson::{Bson, Document, doc};
 
 use super::{
     Store,
     bounded::readable,
-    claims::{RESTING, count_of, object_or_nothing},
+    claims::{RESTING, count_of, lease_millis, object_or_nothing},
     error::StoreError,
 };
 use crate::model::{DealId, DealStatus, OfflineDealDoc};
@@ -97,17 +99,25 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a resting deal due: its market has the data after all.
-    pub async fn wake_resting(&self, miner: &str, deal: &str) -> Result<(), StoreError> {
+    /// Makes resting deals due some time within `spread`: their market has the data after all, or somebody else may have
+    /// ended them. They have waited, and come in turn with others that have. Returns how many.
+    pub async fn wake_resting(
+        &self,
+        miner: &str,
+        deals: &[&str],
+        spread: Duration,
+    ) -> Result<u64, StoreError> {
         let filter = doc! {
-            "dealcid": deal, "miner": miner, "isdeal": 0, "import.state": { "$in": RESTING.to_vec() }
+            "dealcid": { "$in": deals }, "miner": miner, "isdeal": 0,
+            "import.state": { "$in": RESTING.to_vec() },
         };
-        let update = vec![
-            doc! { "$set": { "import.state": "waiting", "updatedtime": "$$NOW" } },
-            doc! { "$unset": ["import.nexttry"] },
-        ];
-        self.bounded("wake resting", self.deals.update_one(filter, update)).await?;
-        Ok(())
+        let after = doc! { "$toLong": { "$multiply": [{ "$rand": {} }, lease_millis(spread)] } };
+        let update = vec![doc! { "$set": {
+            "import.state": "waiting",
+            "import.nexttry": { "$add": ["$$NOW", after] },
+            "updatedtime": "$$NOW",
+        } }];
+        Ok(self.bounded("wake resting", self.deals.update_many(filter, update)).await?.modified_count)
     }
 
     /// Puts a deal back to pending whose `isdeal` said 1 without truth, and says why. `false`: it does not
