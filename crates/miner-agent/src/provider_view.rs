@@ -6,10 +6,10 @@ use carferry_core::{
     error_chain::ErrorChain,
     lotus::{LotusError, wire::MinerDeal},
     model::{DealPhase, DealStatus, ImportState, ProviderViewDoc},
-    store::StoreError,
+    store::{Followed, StoreError},
     telemetry::fields,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -33,6 +33,7 @@ pub enum PollError {
 pub async fn follow(importer: &Importer, stop: &CancellationToken) {
     let interval = importer.setting.provider_poll_interval;
     let mut identified = false;
+    let mut sweeps = Sweeps::default();
     while !stop.is_cancelled() {
         // The worker finds out whether the node is the right one.
         identified = importer.market.is_identified();
@@ -42,8 +43,15 @@ pub async fn follow(importer: &Importer, stop: &CancellationToken) {
             interval.min(UNIDENTIFIED)
         };
         let poll = async {
-            if identified && let Err(error) = poll_once(importer).await {
-                warn!({ fields::MINER } = importer.market.miner(), error = %ErrorChain(&error), "poll failed");
+            if identified {
+                let which = sweeps.next();
+                match poll_once(importer, which).await {
+                    Ok(_) => sweeps.polled(which),
+                    Err(error) => {
+                        let miner = importer.market.miner();
+                        warn!({ fields::MINER } = miner, error = %ErrorChain(&error), "poll failed");
+                    }
+                }
             }
             sleep(pause).await;
         };
@@ -55,22 +63,46 @@ pub async fn follow(importer: &Importer, stop: &CancellationToken) {
 /// How soon it is asked again whether the node has answered yet.
 const UNIDENTIFIED: Duration = Duration::from_secs(1);
 
+/// When deals that are closed and active are looked at as well: they change once in a year, and reading a million of
+/// them takes longer than the time between two polls.
+#[derive(Debug, Default)]
+struct Sweeps {
+    last: Option<Instant>,
+    polls_since: u32,
+}
+
+/// At the latest after so many polls, or this long. Source: ours; what somebody else writes is believed after ten
+/// minutes at the earliest.
+const SWEEP_POLLS: u32 = 10;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(570);
+
+impl Sweeps {
+    fn next(&self) -> Followed {
+        let is_due = self
+            .last
+            .is_none_or(|last| self.polls_since + 1 >= SWEEP_POLLS || last.elapsed() >= SWEEP_INTERVAL);
+        if is_due { Followed::All } else { Followed::Moving }
+    }
+
+    fn polled(&mut self, which: Followed) {
+        match which {
+            Followed::All => *self = Self { last: Some(Instant::now()), polls_since: 0 },
+            Followed::Moving => self.polls_since += 1,
+        }
+    }
+}
+
 /// Records what changed since the last time, and puts back deals whose `isdeal` is not true; says how many
 /// deals were changed.
 ///
 /// # Errors
 ///
 /// [`PollError`]; the next poll makes up for it.
-pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
+pub async fn poll_once(importer: &Importer, which: Followed) -> Result<usize, PollError> {
     let (store, miner) = (&importer.store, importer.market.miner());
     let (mut changed, mut followed, mut woken) = (0, 0, 0_u32);
-    let mut after = None;
-    loop {
-        let (page, last) = store.provider_followed(miner, after.as_ref(), PAGE).await?;
-        if last.is_none() {
-            break;
-        }
-        after = last;
+    let mut deals = store.provider_followed(miner, which).await?;
+    while let Some(page) = deals.page().await? {
         followed += page.len();
         let listing = importer.market.recent_listing().await?;
         let (mut doubted, mut views, mut to_wake) = (Vec::new(), Vec::new(), Vec::new());
@@ -118,12 +150,10 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
         }
     }
     importer.endings.polled();
-    debug!({ fields::MINER } = miner, followed, changed, "provider view recorded");
+    debug!({ fields::MINER } = miner, ?which, followed, changed, "provider view recorded");
     Ok(changed)
 }
 
-/// Deals read at a time.
-const PAGE: i64 = 1000;
 /// After a restart every deal that had ended is looked at once more: not all in one moment. Source: ours; a look takes
 /// some hundredths of a second, and there are others.
 const WOKEN_EACH: Duration = Duration::from_millis(30);
@@ -171,6 +201,19 @@ mod tests {
             "ProposalCid": {"/": "bafyrei"}, "State": state, "Message": message, "DealID": deal_id,
         }))
         .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_tenth_poll_sees_all_deals() {
+        let mut sweeps = Sweeps::default();
+        for poll in 0..25 {
+            let expected = if poll % 10 == 0 { Followed::All } else { Followed::Moving };
+            assert_eq!(sweeps.next(), expected, "poll {poll}");
+            sweeps.polled(sweeps.next());
+        }
+        assert_eq!(sweeps.next(), Followed::Moving);
+        tokio::time::advance(SWEEP_INTERVAL).await;
+        assert_eq!(sweeps.next(), Followed::All, "polls are rare");
     }
 
     #[test]

@@ -103,6 +103,8 @@ impl Store {
             wanted("carferry_awaited", doc! { "import.awaitedfiles": 1 })
                 .partial(doc! { "isdeal": 0, "import.awaitedfiles": { "$exists": true } }),
             wanted("carferry_miner", doc! { "miner": 1, "_id": 1 }),
+            // What may move at the provider, among all that is active or over.
+            wanted("carferry_followed", doc! { "miner": 1, "isdeal": 1, "provider.status": 1, "status": 1 }),
             wanted("carferry_filecid", doc! { "filecid": 1, "miner": 1 }),
             wanted("carferry_status", doc! { "wallet": 1, "status": 1 }),
             wanted("carferry_intent", doc! { "intent": 1 }).partial(doc! { "intent": { "$gt": "" } }),

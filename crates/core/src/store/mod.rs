@@ -34,7 +34,7 @@ pub use error::StoreError;
 pub use indexes::{IndexReport, IndexUser};
 pub use intents::NewIntent;
 pub use plans::{PieceClaim, PieceCounts};
-pub use provider_views::ProviderView;
+pub use provider_views::{Followed, FollowedDeals, ProviderView};
 pub use tracking::{Restored, StatusChange};
 
 /// Where the database is and how patient we are with it.
