@@ -23,6 +23,7 @@ pub mod gates;
 pub mod head;
 pub mod import;
 pub mod incoming;
+pub mod leases;
 pub mod locate;
 pub mod market;
 pub mod pass;

@@ -27,7 +27,7 @@ use mongodb::{
 };
 
 pub use cars::VerifyDue;
-pub use claims::{Claim, DueIds, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
+pub use claims::{Claim, DueIds, Fence, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
 pub use deals::{DealCounts, StoredDeal};
 pub use driver_error::DriverError;
 pub use error::StoreError;
