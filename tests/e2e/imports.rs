@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use bson::{Bson, Document, doc};
+use bson::{Bson, Document, doc, oid::ObjectId};
 use carferry_core::{
     model::PublishMethod,
     store::{Claim, Followed, IndexUser, Store, StoreOptions},
@@ -55,11 +55,12 @@ async fn two_agents_racing_for_200_deals_import_each_once() {
 
 #[tokio::test]
 async fn leases_are_renewed_together_and_only_lost_ones_are_told() {
-    const COUNT: i32 = 620;
+    const COUNT: usize = 620;
     let road = Road::open().await.unwrap();
-    let documents = (0..COUNT).map(|number| {
+    let ids: Vec<ObjectId> = (0..COUNT).map(|_| ObjectId::new()).collect();
+    let documents = ids.iter().zip(0..).map(|(id, number): (_, i32)| {
         doc! {
-            "_id": number, "dealcid": format!("bafyrei{number}"), "filecid": "x", "miner": MINER, "isdeal": 0,
+            "_id": id, "dealcid": format!("bafyrei{number}"), "filecid": "x", "miner": MINER, "isdeal": 0,
             "startepoch": 9,
         }
     });
@@ -67,8 +68,9 @@ async fn leases_are_renewed_together_and_only_lost_ones_are_told() {
     let store = open_store(&road).await;
     let leases = Leases::default();
     let mut held = Vec::new();
-    for number in 0..COUNT {
-        let claim = store.claim(&number.into(), MINER, &format!("test#{number}"), SECOND * 60).await.unwrap();
+    for (number, id) in ids.iter().enumerate() {
+        let claim =
+            store.claim(&Bson::from(*id), MINER, &format!("test#{number}"), SECOND * 60).await.unwrap();
         let claim = claim.unwrap();
         held.push((leases.hold(&claim), claim));
     }
@@ -84,9 +86,9 @@ async fn leases_are_renewed_together_and_only_lost_ones_are_told() {
     for (number, change) in [3, 300, 610].into_iter().zip(changes) {
         let mut change = change;
         change.insert("claim.until", bson::DateTime::from_millis(0));
-        road.deals().update_one(doc! { "_id": number }, doc! { "$set": change }).await.unwrap();
+        road.deals().update_one(doc! { "_id": ids[number] }, doc! { "$set": change }).await.unwrap();
     }
-    road.deals().update_one(doc! { "_id": 500 }, doc! { "$unset": { "claim": "" } }).await.unwrap();
+    road.deals().update_one(doc! { "_id": ids[500] }, doc! { "$unset": { "claim": "" } }).await.unwrap();
     drop(held.remove(500));
     leases.renew(&store, Duration::ZERO).await.unwrap();
     assert_eq!(is_lost(&held), [3, 300, 609]);
