@@ -2,14 +2,18 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use bson::{Document, doc};
-use carferry_core::model::PublishMethod;
+use bson::{Bson, Document, doc, oid::ObjectId};
+use carferry_core::{
+    model::PublishMethod,
+    store::{Claim, Followed, IndexUser, Store, StoreOptions},
+};
 use futures::TryStreamExt as _;
 use harness::{
     eventually, eventually_eq,
     road::{MINER, Road},
 };
 use lotus_sim::{LotusVersion, MinerConfig, SimConfig};
+use miner_agent::leases::{Lease, Leases};
 
 const IMPORT: &str = "Filecoin.MarketImportDealData";
 
@@ -47,6 +51,152 @@ async fn two_agents_racing_for_200_deals_import_each_once() {
         assert!(!document.contains_key("claim"), "{document}");
     }
     assert_eq!(documents.len(), 200);
+}
+
+#[tokio::test]
+async fn leases_are_renewed_together_and_only_lost_ones_are_told() {
+    const COUNT: usize = 620;
+    let road = Road::open().await.unwrap();
+    let ids: Vec<ObjectId> = (0..COUNT).map(|_| ObjectId::new()).collect();
+    let documents = ids.iter().zip(0..).map(|(id, number): (_, i32)| {
+        doc! {
+            "_id": id, "dealcid": format!("bafyrei{number}"), "filecid": "x", "miner": MINER, "isdeal": 0,
+            "startepoch": 9,
+        }
+    });
+    road.deals().insert_many(documents).await.unwrap();
+    let store = open_store(&road).await;
+    let leases = Leases::default();
+    let mut held = Vec::new();
+    for (number, id) in ids.iter().enumerate() {
+        let claim =
+            store.claim(&Bson::from(*id), MINER, &format!("test#{number}"), SECOND * 60).await.unwrap();
+        let claim = claim.unwrap();
+        held.push((leases.hold(&claim), claim));
+    }
+    let is_lost = |held: &[(Lease, Claim)]| -> Vec<usize> {
+        held.iter()
+            .enumerate()
+            .filter(|(_, (lease, _))| lease.lost().is_cancelled())
+            .map(|(n, _)| n)
+            .collect()
+    };
+    // Somebody else's name, somebody else's number, given back; and one that is finished, and not in hand any more.
+    let changes = [doc! { "claim.owner": "other" }, doc! { "claim.n": 7_i64 }, doc! { "isdeal": 1 }];
+    for (number, change) in [3, 300, 610].into_iter().zip(changes) {
+        let mut change = change;
+        change.insert("claim.until", bson::DateTime::from_millis(0));
+        road.deals().update_one(doc! { "_id": ids[number] }, doc! { "$set": change }).await.unwrap();
+    }
+    road.deals().update_one(doc! { "_id": ids[500] }, doc! { "$unset": { "claim": "" } }).await.unwrap();
+    drop(held.remove(500));
+    leases.renew(&store, Duration::ZERO).await.unwrap();
+    assert_eq!(is_lost(&held), [3, 300, 609]);
+    // Those that are held: for as long as is asked for.
+    let before = bson::DateTime::now().timestamp_millis();
+    leases.renew(&store, SECOND * 600).await.unwrap();
+    let longer = doc! { "claim.until": { "$gt": bson::DateTime::from_millis(before + 300_000) } };
+    assert_eq!(road.deals().count_documents(longer.clone()).await.unwrap(), 0, "it is not time yet");
+    let kept = tokio::time::timeout(SECOND * 6, leases.keep(&store, SECOND * 12)).await;
+    kept.unwrap_err();
+    let soon = doc! { "claim.until": { "$gt": bson::DateTime::from_millis(before) } };
+    let still = u64::try_from(COUNT - 4).unwrap();
+    assert_eq!(road.deals().count_documents(soon).await.unwrap(), still);
+    assert_eq!(is_lost(&held), [3, 300, 609]);
+}
+
+#[tokio::test]
+async fn deals_are_due_in_two_classes_each_in_its_order() {
+    let road = Road::open().await.unwrap();
+    let at =
+        |seconds: i64| bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 1000 * seconds);
+    let waiting = |next: i64| doc! { "state": "waiting", "nexttry": at(next) };
+    let deals = [
+        ("waits, first to be over", 1, waiting(-60)),
+        ("waits, over since just now", 0, waiting(-5)),
+        ("waits still", 0, waiting(600)),
+        ("wrong file", 0, doc! { "state": "retrying", "nexttry": at(-30), "awaitedfiles": ["a.car"] }),
+        ("woken", 8, doc! { "state": "waiting" }),
+        ("to be tried again", 7, doc! { "state": "retrying", "nexttry": at(-1) }),
+        ("to be tried again later", 0, doc! { "state": "retrying", "nexttry": at(600) }),
+        ("over", 0, doc! { "state": "missed" }),
+        ("new", 9, doc! {}),
+    ];
+    for (id, start, import) in deals {
+        let mut deal = doc! { "_id": id, "dealcid": id, "miner": MINER, "isdeal": 0, "startepoch": start };
+        if !import.is_empty() {
+            deal.insert("import", import);
+        }
+        road.deals().insert_one(deal).await.unwrap();
+    }
+    let store = open_store(&road).await;
+    let due = store.due_ids(MINER, None, 100).await.unwrap();
+    let names = |ids: &[Bson]| ids.iter().map(|id| id.as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(&due.first), ["to be tried again", "woken", "new"]);
+    assert_eq!(names(&due.waits), ["waits, first to be over", "wrong file", "waits, over since just now"]);
+    // Those that are over come back among those that have waited.
+    assert_eq!(store.wake_resting(MINER, &["over", "new"], Duration::ZERO).await.unwrap(), 1);
+    let due = store.due_ids(MINER, None, 100).await.unwrap();
+    assert_eq!(names(&due.waits).last().map(String::as_str), Some("over"));
+    assert_eq!(store.wake_resting(MINER, &["over"], SECOND).await.unwrap(), 0, "it does not rest any more");
+}
+
+#[tokio::test]
+async fn deals_that_are_closed_and_active_are_not_read_with_every_poll() {
+    let road = Road::open().await.unwrap();
+    let deals = [
+        ("new", doc! { "isdeal": 0 }),
+        ("waits", doc! { "isdeal": 0, "status": 18, "provider": { "status": 18 } }),
+        ("over", doc! { "isdeal": 1, "status": 8, "provider": { "status": 8 } }),
+        ("over for the provider alone", doc! { "isdeal": 1, "status": 7, "provider": { "status": 26 } }),
+        ("over, and never closed", doc! { "isdeal": 0, "status": 26, "provider": { "status": 26 } }),
+        ("over for the client alone", doc! { "isdeal": 1, "status": 26, "provider": { "status": 6 } }),
+        ("sealing", doc! { "isdeal": 1, "status": 6, "provider": { "status": 6_i64 } }),
+        ("active", doc! { "isdeal": 1, "status": 7, "provider": { "status": 7_i64 } }),
+        ("active, and not closed", doc! { "isdeal": 0, "status": 7, "provider": { "status": 7_i64 } }),
+        ("closed unseen", doc! { "isdeal": 1 }),
+    ];
+    for (name, fields) in deals {
+        let mut deal = doc! { "dealcid": name, "miner": MINER };
+        deal.extend(fields);
+        road.deals().insert_one(deal).await.unwrap();
+    }
+    let store = open_store(&road).await;
+    store.ensure_indexes(IndexUser::MinerAgent).await.unwrap();
+    let read = async |which| {
+        let mut followed = store.provider_followed(MINER, which).await.unwrap();
+        let mut names = Vec::new();
+        while let Some(page) = followed.page().await.unwrap() {
+            names.extend(page.into_iter().filter_map(|deal| deal.dealcid));
+        }
+        names.sort_unstable();
+        names
+    };
+    let mut all = vec![
+        "active",
+        "active, and not closed",
+        "closed unseen",
+        "new",
+        "over for the client alone",
+        "over for the provider alone",
+        "sealing",
+        "waits",
+    ];
+    assert_eq!(read(Followed::All).await, all);
+    all.remove(0);
+    assert_eq!(read(Followed::Moving).await, all);
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn open_store(road: &Road) -> Store {
+    let options = StoreOptions {
+        uri: road.uri.clone(),
+        database: road.db.name().to_owned(),
+        app_name: "miner-agent test".to_owned(),
+        call_timeout: SECOND * 30,
+    };
+    Store::open(&options).await.unwrap()
 }
 
 #[tokio::test]

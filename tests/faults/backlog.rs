@@ -160,6 +160,42 @@ async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn looks_at_deals_without_a_car_keep_none_that_could_be_imported_waiting() {
+    let dice = Dice::of("backlog-looks");
+    // Looking at all takes longer than any of them waits: there is always one that is due and starts earlier.
+    let import_setting =
+        &[("importsPerMiner", "1"), ("listTimeout", "60s"), ("waitInterval", "200ms"), ("retryMax", "200ms")];
+    let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
+    let scene = Scene::open(stage).await;
+    make_indexes(&scene).await;
+    let count = rounds(600, 20_000);
+    backlog(&scene, count, true).await;
+    let miner = scene.miner(None);
+    let pending = doc! { "import.state": { "$exists": false } };
+    eventually!(
+        within Duration::from_secs(600),
+        scene.road.deals().count_documents(pending.clone()).await.unwrap() == 0,
+        "all were looked at"
+    );
+    // Nobody tells of this one's CAR: it is there before the deal is.
+    let car = scene.road.car("a deal whose CAR is here").unwrap();
+    let deal = scene.road.propose(&car, MINER).await.unwrap();
+    scene.record(&car).await;
+    let last = doc! {
+        "filecid": &car.payload_cid, "dealcid": &deal, "miner": MINER, "isdeal": 0, "status": 18,
+        "startepoch": 9_000_000_i64, "createdtime": bson::DateTime::now(),
+    };
+    scene.road.deals().insert_one(last).await.unwrap();
+    let begun = Instant::now();
+    eventually!(within Duration::from_secs(10), scene.road.is_imported(&deal).await.unwrap(), "it is imported");
+    dice.tell(
+        1,
+        &format!("{count} deals looked at all the time, a ready one imported in {:?}", begun.elapsed()),
+    );
+    drop(miner);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_call_about_one_deal_reads_the_others() {
     let dice = Dice::of("index-use");
     let mut scene = Scene::open(Stage { members: Members::One, ..Stage::default() }).await;

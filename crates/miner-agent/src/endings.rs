@@ -3,54 +3,100 @@
 //! Another user of the database may mark a deal as failed, missed or set aside, and nobody would try it again. So an
 //! end that this agent did not write is no end: the deal is looked at once more, and ends again if it must. The same
 //! holds after a restart, which forgets everything: one more try each.
+//!
+//! An agent runs for years: of a deal nothing but two hashes is kept, and that only while polls find it at its end.
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use carferry_core::model::{ImportDoc, ImportState};
+use carferry_core::model::ImportDoc;
 
 /// Ends by proposal CID.
 #[derive(Debug, Default)]
-pub struct Endings(Mutex<HashMap<String, Ending>>);
+pub struct Endings {
+    /// Of this process: nobody can make up a reason with the hash of another one.
+    hasher: RandomState,
+    known: Mutex<Known>,
+}
 
-#[derive(Debug, PartialEq, Eq)]
-enum Ending {
-    /// Ours; how it reads in the database is seen with the next poll.
-    Written,
-    /// As it was last read, ours or not.
-    Read(ImportState, Option<String>),
+#[derive(Debug, Default)]
+struct Known {
+    /// By the proposal CID's hash.
+    ends: HashMap<u64, Ending>,
+    /// Polls that came to their end.
+    polls: u64,
+}
+
+#[derive(Debug)]
+struct Ending {
+    /// State and reason as they were last read, ours or not; `None`: ours, and how it reads in the database is seen with
+    /// the next poll.
+    read: Option<u64>,
+    /// The poll in which it was last heard of.
+    poll: u64,
 }
 
 impl Endings {
     /// This agent ended the deal.
     pub fn written(&self, proposal_cid: &str) {
-        self.lock().insert(proposal_cid.to_owned(), Ending::Written);
+        let key = self.key(proposal_cid);
+        let mut known = self.lock();
+        let poll = known.polls;
+        known.ends.insert(key, Ending { read: None, poll });
     }
 
     /// This agent looked at the deal, and it goes on.
     pub fn goes_on(&self, proposal_cid: &str) {
-        self.lock().remove(proposal_cid);
+        let key = self.key(proposal_cid);
+        self.lock().ends.remove(&key);
+    }
+
+    /// A poll found the deal at an end, whichever.
+    pub fn seen(&self, proposal_cid: &str) {
+        let key = self.key(proposal_cid);
+        let mut known = self.lock();
+        let poll = known.polls;
+        if let Some(ending) = known.ends.get_mut(&key) {
+            ending.poll = poll;
+        }
     }
 
     /// Whether this end is neither ours nor one that was looked into already. From now on it is.
     pub fn is_news(&self, proposal_cid: &str, import: &ImportDoc) -> bool {
-        let read = Ending::Read(import.state, import.reason.clone());
-        match self.lock().insert(proposal_cid.to_owned(), read) {
-            Some(Ending::Written) => false,
-            Some(Ending::Read(state, reason)) => state != import.state || reason != import.reason,
+        let read = self.hasher.hash_one((import.state, &import.reason));
+        let key = self.key(proposal_cid);
+        let mut known = self.lock();
+        let poll = known.polls;
+        match known.ends.insert(key, Ending { read: Some(read), poll }) {
+            Some(before) => before.read.is_some_and(|before| before != read),
             None => true,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Ending>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A poll has seen all deals: those that it did not find at an end are forgotten.
+    pub fn polled(&self) {
+        let mut known = self.lock();
+        let poll = known.polls;
+        known.ends.retain(|_, ending| ending.poll == poll);
+        known.polls += 1;
+    }
+
+    fn key(&self, proposal_cid: &str) -> u64 {
+        self.hasher.hash_one(proposal_cid)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use carferry_core::model::ImportState;
+
     use super::*;
 
     fn ended(state: ImportState, reason: &str) -> ImportDoc {
@@ -71,5 +117,24 @@ mod tests {
         // Looked at, and not over: whoever says so again is wrong again.
         endings.goes_on("other");
         assert!(endings.is_news("other", &other));
+    }
+
+    #[test]
+    fn what_polls_find_no_more_is_forgotten() {
+        let endings = Endings::default();
+        let end = ended(ImportState::Failed, "x");
+        for deal in ["followed", "over"] {
+            endings.written(deal);
+        }
+        // Written while the poll was under way: the next one is to see it.
+        endings.polled();
+        endings.seen("followed");
+        endings.polled();
+        assert!(!endings.is_news("followed", &end), "ours");
+        assert!(endings.is_news("over", &end));
+        assert_eq!(endings.lock().ends.len(), 2);
+        endings.polled();
+        endings.polled();
+        assert_eq!(endings.lock().ends.len(), 0);
     }
 }

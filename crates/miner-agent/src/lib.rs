@@ -23,6 +23,7 @@ pub mod gates;
 pub mod head;
 pub mod import;
 pub mod incoming;
+pub mod leases;
 pub mod locate;
 pub mod market;
 pub mod pass;
@@ -31,6 +32,7 @@ pub mod patience;
 pub mod piece_check;
 pub mod policy;
 pub mod provider_view;
+pub mod queue;
 pub mod status;
 pub mod worker;
 

@@ -6,7 +6,7 @@ use bson::Bson;
 use carferry_core::{
     error_chain::ErrorChain,
     model::OfflineDealDoc,
-    store::{ImportOutcome, StoreError},
+    store::{DueIds, ImportOutcome, StoreError},
     telemetry::fields,
 };
 use serde::Serialize;
@@ -101,7 +101,8 @@ pub async fn import_due(
         return Ok(PassEnd { trouble: Some(with_hint(ErrorChain(&error).to_string(), error.hint())) });
     }
     let (miner, setting) = (importer.market.miner(), &importer.setting);
-    // What is tried gets its next try after this moment, so nothing is tried twice.
+    // What is tried gets its next try after this moment, so nothing is tried twice, but for what is due at once: a deal
+    // that the provider has only just listed, say.
     let begun = importer.store.server_time().await?;
     let owner = worker::owner_name();
     let mut end = PassEnd::default();
@@ -113,7 +114,8 @@ pub async fn import_due(
         while end.trouble.is_none() && !stop.is_cancelled() {
             let Some(seat) = calls.seat() else { break };
             if due.is_empty() && !is_read {
-                due = importer.store.due_ids(miner, Some(begun), DUE_PAGE).await?.into();
+                let DueIds { first, waits } = importer.store.due_ids(miner, Some(begun), DUE_PAGE).await?;
+                due = first.into_iter().chain(waits).collect();
                 is_read = due.is_empty();
             }
             let Some(id) = due.pop_front() else { break };

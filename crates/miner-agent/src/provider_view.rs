@@ -1,15 +1,15 @@
 //! The provider's view of the deals, recorded beside the client's.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use carferry_core::{
     error_chain::ErrorChain,
     lotus::{LotusError, wire::MinerDeal},
     model::{DealPhase, DealStatus, ImportState, ProviderViewDoc},
-    store::StoreError,
+    store::{Followed, StoreError},
     telemetry::fields,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -33,6 +33,7 @@ pub enum PollError {
 pub async fn follow(importer: &Importer, stop: &CancellationToken) {
     let interval = importer.setting.provider_poll_interval;
     let mut identified = false;
+    let mut sweeps = Sweeps::default();
     while !stop.is_cancelled() {
         // The worker finds out whether the node is the right one.
         identified = importer.market.is_identified();
@@ -42,8 +43,15 @@ pub async fn follow(importer: &Importer, stop: &CancellationToken) {
             interval.min(UNIDENTIFIED)
         };
         let poll = async {
-            if identified && let Err(error) = poll_once(importer).await {
-                warn!({ fields::MINER } = importer.market.miner(), error = %ErrorChain(&error), "poll failed");
+            if identified {
+                let which = sweeps.next();
+                match poll_once(importer, which).await {
+                    Ok(_) => sweeps.polled(which),
+                    Err(error) => {
+                        let miner = importer.market.miner();
+                        warn!({ fields::MINER } = miner, error = %ErrorChain(&error), "poll failed");
+                    }
+                }
             }
             sleep(pause).await;
         };
@@ -53,7 +61,36 @@ pub async fn follow(importer: &Importer, stop: &CancellationToken) {
 }
 
 /// How soon it is asked again whether the node has answered yet.
-const UNIDENTIFIED: std::time::Duration = std::time::Duration::from_secs(1);
+const UNIDENTIFIED: Duration = Duration::from_secs(1);
+
+/// When deals that are closed and active are looked at as well: they change once in a year, and reading a million of
+/// them takes longer than the time between two polls.
+#[derive(Debug, Default)]
+struct Sweeps {
+    last: Option<Instant>,
+    polls_since: u32,
+}
+
+/// At the latest after so many polls, or this long. Source: ours; what somebody else writes is believed after ten
+/// minutes at the earliest.
+const SWEEP_POLLS: u32 = 10;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(570);
+
+impl Sweeps {
+    fn next(&self) -> Followed {
+        let is_due = self
+            .last
+            .is_none_or(|last| self.polls_since + 1 >= SWEEP_POLLS || last.elapsed() >= SWEEP_INTERVAL);
+        if is_due { Followed::All } else { Followed::Moving }
+    }
+
+    fn polled(&mut self, which: Followed) {
+        match which {
+            Followed::All => *self = Self { last: Some(Instant::now()), polls_since: 0 },
+            Followed::Moving => self.polls_since += 1,
+        }
+    }
+}
 
 /// Records what changed since the last time, and puts back deals whose `isdeal` is not true; says how many
 /// deals were changed.
@@ -61,29 +98,27 @@ const UNIDENTIFIED: std::time::Duration = std::time::Duration::from_secs(1);
 /// # Errors
 ///
 /// [`PollError`]; the next poll makes up for it.
-pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
+pub async fn poll_once(importer: &Importer, which: Followed) -> Result<usize, PollError> {
     let (store, miner) = (&importer.store, importer.market.miner());
-    let (mut changed, mut followed) = (0, 0);
-    let mut after = None;
-    loop {
-        let (page, last) = store.provider_followed(miner, after.as_ref(), PAGE).await?;
-        if last.is_none() {
-            break;
-        }
-        after = last;
+    let (mut changed, mut followed, mut woken) = (0, 0, 0_u32);
+    let mut deals = store.provider_followed(miner, which).await?;
+    while let Some(page) = deals.page().await? {
         followed += page.len();
         let listing = importer.market.recent_listing().await?;
-        let (mut doubted, mut views) = (Vec::new(), Vec::new());
+        let (mut doubted, mut views, mut to_wake) = (Vec::new(), Vec::new(), Vec::new());
         for deal in &page {
             let Some(proposal_cid) = deal.dealcid.as_deref() else { continue };
+            let state = deal.import.as_ref().map(|import| import.state);
+            let rests =
+                matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
+            if rests {
+                importer.endings.seen(proposal_cid);
+            }
             let Some(seen) = listing.deal(proposal_cid) else { continue };
             // Those of the prototype stay as it left them.
             if deal.isdeal == Some(1) && deal.intent.is_some() && awaits_data(seen) {
                 doubted.push(proposal_cid);
             }
-            let state = deal.import.as_ref().map(|import| import.state);
-            let rests =
-                matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
             let may_be_imported = rests
                 && match policy::before_import(Some(seen)) {
                     Before::HasData => true,
@@ -95,13 +130,7 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
                     Before::NotYet(_) | Before::Failed(_) => false,
                 };
             if deal.isdeal != Some(1) && may_be_imported {
-                info!(
-                    { fields::MINER } = miner,
-                    { fields::PROPOSAL_CID } = proposal_cid,
-                    "a deal that had ended is looked at once more"
-                );
-                store.wake_resting(miner, proposal_cid).await?;
-                changed += 1;
+                to_wake.push(proposal_cid);
             }
             if differs(deal.provider.as_ref(), seen) {
                 views.push((proposal_cid, view_of(seen)));
@@ -109,16 +138,26 @@ pub async fn poll_once(importer: &Importer) -> Result<usize, PollError> {
         }
         store.record_provider_views(miner, &views).await?;
         changed += views.len();
+        if !to_wake.is_empty() {
+            woken = woken.saturating_add(u32::try_from(to_wake.len()).unwrap_or(u32::MAX));
+            let spread = WOKEN_EACH.saturating_mul(woken).min(WOKEN_SPREAD_MAX);
+            let deals = store.wake_resting(miner, &to_wake, spread).await?;
+            info!({ fields::MINER } = miner, deals, "deals that had ended are looked at once more");
+            changed += to_wake.len();
+        }
         if !doubted.is_empty() {
             changed += put_back(importer, &doubted).await?;
         }
     }
-    debug!({ fields::MINER } = miner, followed, changed, "provider view recorded");
+    importer.endings.polled();
+    debug!({ fields::MINER } = miner, ?which, followed, changed, "provider view recorded");
     Ok(changed)
 }
 
-/// Deals read at a time.
-const PAGE: i64 = 1000;
+/// After a restart every deal that had ended is looked at once more: not all in one moment. Source: ours; a look takes
+/// some hundredths of a second, and there are others.
+const WOKEN_EACH: Duration = Duration::from_millis(30);
+const WOKEN_SPREAD_MAX: Duration = Duration::from_secs(600);
 
 fn awaits_data(deal: &MinerDeal) -> bool {
     DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData
@@ -162,6 +201,19 @@ mod tests {
             "ProposalCid": {"/": "bafyrei"}, "State": state, "Message": message, "DealID": deal_id,
         }))
         .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_tenth_poll_sees_all_deals() {
+        let mut sweeps = Sweeps::default();
+        for poll in 0..25 {
+            let expected = if poll % 10 == 0 { Followed::All } else { Followed::Moving };
+            assert_eq!(sweeps.next(), expected, "poll {poll}");
+            sweeps.polled(sweeps.next());
+        }
+        assert_eq!(sweeps.next(), Followed::Moving);
+        tokio::time::advance(SWEEP_INTERVAL).await;
+        assert_eq!(sweeps.next(), Followed::All, "polls are rare");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! that is down pauses the worker, not the deals: they are not claimed meanwhile.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -33,6 +33,8 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use crate::{
     calls::{Calls, Seat},
     import::{Importer, Settled, Verdict},
+    leases::Leases,
+    queue::Queue,
 };
 
 /// The imports of one miner.
@@ -42,13 +44,14 @@ pub struct Worker {
     owner: String,
     wake: Arc<Notify>,
     stop: CancellationToken,
-    /// Deals that were due when last looked, most urgent first.
-    due: VecDeque<Bson>,
+    /// Deals that were due when last looked.
+    due: Queue,
     /// Whether something may have become due since.
     is_stale: bool,
     /// Deals that may be worked on at a time; one whose call was answered needs no seat any more.
     calls: Arc<Calls>,
     in_hand: InHand,
+    leases: Leases,
     /// No claims before this: node or database are in trouble.
     paused_until: Option<Instant>,
     /// When the last pause for the node began.
@@ -84,7 +87,7 @@ const NODE_PAUSES: BackoffPolicy = BackoffPolicy {
 const DUE_MARGIN: Duration = Duration::from_millis(20);
 /// So many failures in a row, of whatever deals, and the miner's node is given a pause.
 const BREAKER: u32 = 5;
-/// Deals read from the queue at a time.
+/// Deals of each class read from the database at a time.
 const DUE_PAGE: i64 = 512;
 /// Deals under a lease of ours at a time, most of them called and to be confirmed by the next listing.
 const IN_HAND_MAX: usize = 2048;
@@ -128,10 +131,11 @@ impl Worker {
             owner,
             wake,
             stop,
-            due: VecDeque::new(),
+            due: Queue::default(),
             is_stale: true,
             calls,
             in_hand: InHand::default(),
+            leases: Leases::default(),
             paused_until: None,
             paused_at: None,
             released: None,
@@ -142,7 +146,16 @@ impl Worker {
     }
 
     /// Imports until the stop, then waits for what is under way within the grace period.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        let (leases, importer) = (self.leases.clone(), self.importer.clone());
+        // Cancel safety: a renewal may be dropped at any point, and imports end first.
+        tokio::select! {
+            () = self.import_until_stop() => {}
+            () = leases.keep(&importer.store, importer.setting.lease) => {}
+        }
+    }
+
+    async fn import_until_stop(mut self) {
         let mut running = JoinSet::new();
         while !self.stop.is_cancelled() {
             let idle = self.fill(&mut running).await;
@@ -191,9 +204,10 @@ impl Worker {
                     let importer = self.importer.clone();
                     let span = deal_span(&claim, importer.market.miner());
                     let held = self.in_hand.take(&claim.id);
+                    let lease = self.leases.hold(&claim);
                     let work = async move {
                         let _held = held;
-                        process(&importer, &claim, seat).await
+                        process_under(&importer, &claim, seat, lease.lost()).await
                     };
                     running.spawn(work.instrument(span));
                 }
@@ -213,11 +227,11 @@ impl Worker {
         scan
     }
 
-    /// The most urgent deal that is due and that nobody else took.
+    /// The next deal that is due and that nobody else took.
     async fn claim(&mut self) -> Result<Option<Claim>, StoreError> {
         let Importer { store, market, setting, .. } = &self.importer;
         loop {
-            let was_read = self.due.is_empty() || self.is_stale;
+            let was_read = self.due.wants_read(self.is_stale);
             if was_read {
                 self.is_stale = false;
                 let setting = &self.importer.setting;
@@ -231,9 +245,11 @@ impl Worker {
                     }
                     self.released = Some(Instant::now());
                 }
-                self.due = store.due_ids(market.miner(), None, DUE_PAGE).await?.into();
+                let began = Instant::now();
+                let due = store.due_ids(market.miner(), None, DUE_PAGE).await?;
+                self.due.read(due, began.elapsed());
             }
-            while let Some(id) = self.due.pop_front() {
+            while let Some(id) = self.due.pop() {
                 // Its lease may have ended under us, while the database was away; it is still in our hands.
                 if self.in_hand.holds(&id) {
                     continue;
@@ -355,27 +371,29 @@ fn is_failure(outcome: &ImportOutcome) -> bool {
 
 /// Brings a claimed deal forward and writes what it came to, holding the lease all the while.
 pub async fn process(importer: &Importer, claim: &Claim, seat: Seat) -> Finished {
-    let started = Instant::now();
     let lost = CancellationToken::new();
-    let work = async {
-        let verdict = importer.reconcile(claim, &lost, seat).await;
-        let (outcome, node_trouble) = write_verdict(importer, claim, verdict).await;
-        let is_due = match &outcome {
-            Some(ImportOutcome::Waiting { after: Duration::ZERO, .. }) => true,
-            Some(outcome) => have_files_come(importer, outcome, started).await,
-            None => false,
-        };
-        (outcome, node_trouble, is_due)
-    };
+    let work = process_under(importer, claim, seat, &lost);
     tokio::pin!(work);
     // Cancel safety: `work` is polled to its end in either branch; a renewal may be dropped at any point.
-    let (outcome, node_trouble, is_due) = tokio::select! {
-        written = &mut work => written,
+    tokio::select! {
+        finished = &mut work => finished,
         () = hold_lease(&importer.store, claim, importer.setting.lease) => {
             lost.cancel();
             // An import call cannot be called back; the fence keeps us from writing.
             work.await
         }
+    }
+}
+
+/// The same under a lease that somebody else holds, who cancels `lost` when it is.
+async fn process_under(importer: &Importer, claim: &Claim, seat: Seat, lost: &CancellationToken) -> Finished {
+    let started = Instant::now();
+    let verdict = importer.reconcile(claim, lost, seat).await;
+    let (outcome, node_trouble) = write_verdict(importer, claim, verdict).await;
+    let is_due = match &outcome {
+        Some(ImportOutcome::Waiting { after: Duration::ZERO, .. }) => true,
+        Some(outcome) => have_files_come(importer, outcome, started).await,
+        None => false,
     };
     let finished = Finished { outcome, node_trouble, is_due, elapsed: started.elapsed() };
     log(claim, &finished);
@@ -430,9 +448,10 @@ async fn write_verdict(
 ///
 /// A database that does not answer is no loss: as long as nobody else claimed the deal, it is ours.
 async fn hold_lease(store: &Store, claim: &Claim, lease: Duration) {
+    let fence = claim.fence();
     loop {
         sleep(lease / 3).await;
-        match store.renew(claim, lease).await {
+        match store.renew(&fence, lease).await {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => debug!(error = %ErrorChain(&error), "lease not renewed, trying again"),

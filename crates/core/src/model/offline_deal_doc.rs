@@ -90,7 +90,7 @@ pub struct ClaimDoc {
 }
 
 /// How an import stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImportState {
     /// Something is not there yet (the CAR, the proposal at the provider): tried again, no failure.

@@ -5,7 +5,7 @@
 //! cannot write the outcome any more. (The lease cannot fence the Lotus call itself: the importer reads the
 //! deal's state at the node before and after.)
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use bson::{Bson, Document, doc};
 use mongodb::options::ReturnDocument;
@@ -28,6 +28,14 @@ pub struct Claim {
     pub id: Bson,
     /// The deal as it was when claimed.
     pub deal: OfflineDealDoc,
+    owner: String,
+    n: i64,
+}
+
+/// What a lease is known by, without its deal.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    id: Bson,
     owner: String,
     n: i64,
 }
@@ -90,6 +98,15 @@ pub struct PendingCounts {
     pub failed: u64,
 }
 
+/// Ids of deals that are due.
+#[derive(Clone, Debug, Default)]
+pub struct DueIds {
+    /// Never looked at, woken, or to be tried again after a failure: the earliest start epoch first.
+    pub first: Vec<Bson>,
+    /// Looked at before, in vain, and their pause is over: whose was over first comes first.
+    pub waits: Vec<Bson>,
+}
+
 /// The longest lease and the longest pause an agent may be configured to set.
 pub const LEASE_MAX: Duration = Duration::from_secs(3600);
 /// See [`LEASE_MAX`].
@@ -99,20 +116,51 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub(super) const RESTING: [&str; 3] = ["failed", "setaside", "missed"];
 
 impl Store {
-    /// Deals of this miner that are due at `moment` (now, without one), the earliest start epoch first;
-    /// takes nothing. Two agents may read the same list: [`Self::claim`] decides.
+    /// Deals of this miner that are due at `moment` (now, without one), at most `limit` of each class; takes nothing.
+    /// Two agents may read the same list: [`Self::claim`] decides.
     pub async fn due_ids(
         &self,
         miner: &str,
         moment: Option<bson::DateTime>,
         limit: i64,
-    ) -> Result<Vec<Bson>, StoreError> {
-        let mut filter = due_filter(&moment.map_or_else(|| NOW.into(), Bson::from));
-        filter.insert("miner", miner);
-        let find = self.deals.find(filter).sort(doc! { "startepoch": 1 }).limit(limit);
-        let cursor = self.bounded("due ids", find.projection(doc! { "_id": 1 })).await?;
-        let found = self.drain("due ids", cursor).await?;
-        Ok(found.into_iter().filter_map(|mut document| document.remove("_id")).collect())
+    ) -> Result<DueIds, StoreError> {
+        let moment = moment.map_or_else(|| NOW.into(), Bson::from);
+        let find = async |class: Document, order: &str| {
+            let mut filter = due_filter(&moment);
+            filter.insert("miner", miner);
+            filter.extend(class);
+            let find = self.deals.find(filter).sort(doc! { order: 1 }).limit(limit);
+            let cursor = self.bounded("due ids", find.projection(doc! { "_id": 1, "startepoch": 1 })).await?;
+            self.drain("due ids", cursor).await
+        };
+        // Each by an index of its own, which holds little beside what is read (`indexes`).
+        let (new, retries, waits) = tokio::try_join!(
+            find(doc! { "import.nexttry": null }, "startepoch"),
+            find(
+                doc! {
+                    "import.state": "retrying", "import.nexttry": { "$ne": null },
+                    "import.awaitedfiles": { "$exists": false },
+                },
+                "startepoch"
+            ),
+            find(
+                doc! {
+                    "import.nexttry": { "$ne": null },
+                    "$or": [
+                        { "import.state": { "$ne": "retrying" } },
+                        { "import.awaitedfiles": { "$exists": true } },
+                    ],
+                },
+                "import.nexttry"
+            ),
+        )?;
+        let mut first: Vec<Document> = new.into_iter().chain(retries).collect();
+        first.sort_by_key(|deal| deal.get("startepoch").and_then(crate::model::stored::integer));
+        let ids = |deals: Vec<Document>| -> Vec<Bson> {
+            deals.into_iter().filter_map(|mut deal| deal.remove("_id")).collect()
+        };
+        first.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(DueIds { first: ids(first), waits: ids(waits) })
     }
 
     /// Takes the lease of a deal, if it is still due. `owner` names this one claim, not only the agent: the
@@ -165,10 +213,48 @@ impl Store {
     }
 
     /// Lengthens a lease. `false`: it was lost; stop working on the deal.
-    pub async fn renew(&self, claim: &Claim, lease: Duration) -> Result<bool, StoreError> {
-        let update = vec![doc! { "$set": { "claim.until": { "$add": ["$$NOW", lease_millis(lease)] } } }];
-        let result = self.bounded("renew", self.deals.update_one(claim.filter(), update)).await?;
-        Ok(result.matched_count == 1)
+    pub async fn renew(&self, fence: &Fence, lease: Duration) -> Result<bool, StoreError> {
+        let renewed = self.deals.update_one(fence.filter(), renewal(lease));
+        Ok(self.bounded("renew", renewed).await?.matched_count == 1)
+    }
+
+    /// Lengthens some hundred leases with one command, each behind its own fence; says which were lost, by their places.
+    ///
+    /// One write for each, and one wait for a majority each, would be most of what a database does for thousands of deals
+    /// in hand. Only where fewer matched than were sent, it is found out which: a deal that was finished meanwhile is
+    /// one of them, so they are read before any is renewed alone.
+    pub async fn renew_many(&self, fences: &[Fence], lease: Duration) -> Result<Vec<usize>, StoreError> {
+        let what = "renew many";
+        let update = renewal(lease);
+        let updates: Vec<Document> =
+            fences.iter().map(|fence| doc! { "q": fence.filter(), "u": &update }).collect();
+        let command = doc! {
+            "update": self.deals.name(), "updates": updates, "ordered": false,
+            "writeConcern": { "w": "majority", "wtimeout": lease_millis(self.call_timeout) },
+        };
+        let reply = self.bounded(what, self.database.run_command(command)).await?;
+        if reply.contains_key("writeConcernError") {
+            // Written, and not by a majority yet: neither renewed nor lost.
+            return Err(StoreError::Timeout { what, seconds: self.call_timeout.as_secs() });
+        }
+        let matched = reply.get("n").and_then(crate::model::stored::integer);
+        if matched.is_some_and(|matched| usize::try_from(matched) == Ok(fences.len())) {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<&Bson> = fences.iter().map(|fence| &fence.id).collect();
+        let find = self.deals.find(doc! { "_id": { "$in": ids }, "isdeal": 0 });
+        let cursor = self.bounded(what, find.projection(doc! { "claim": 1 })).await?;
+        let held: HashSet<(String, i64)> =
+            self.drain(what, cursor).await?.iter().filter_map(holder).collect();
+        let have_failed = reply.contains_key("writeErrors");
+        let mut lost = Vec::new();
+        for (place, fence) in fences.iter().enumerate() {
+            let is_renewed = !have_failed && held.contains(&(fence.owner.clone(), fence.n));
+            if !is_renewed && !self.renew(fence, lease).await? {
+                lost.push(place);
+            }
+        }
+        Ok(lost)
     }
 
     /// Notes, before the import call goes out, that it does and with which file; lengthens the lease. `false`:
@@ -235,6 +321,8 @@ impl Store {
             set.insert("import.attempts", failures);
         }
         match outcome {
+            // Due at once, and not one of those that have waited.
+            ImportOutcome::Waiting { after: Duration::ZERO, .. } => unset.push("import.nexttry"),
             ImportOutcome::Waiting { after, .. } | ImportOutcome::Retrying { after, .. } => {
                 set.insert("import.nexttry", doc! { "$add": ["$$NOW", lease_millis(*after)] });
             }
@@ -410,9 +498,31 @@ impl Claim {
         self.n
     }
 
+    /// What renews it.
+    pub fn fence(&self) -> Fence {
+        Fence { id: self.id.clone(), owner: self.owner.clone(), n: self.n }
+    }
+
+    fn filter(&self) -> Document {
+        self.fence().filter()
+    }
+}
+
+impl Fence {
     fn filter(&self) -> Document {
         doc! { "_id": &self.id, "isdeal": 0, "claim.owner": &self.owner, "claim.n": self.n }
     }
+}
+
+fn renewal(lease: Duration) -> Vec<Document> {
+    vec![doc! { "$set": { "claim.until": { "$add": ["$$NOW", lease_millis(lease)] } } }]
+}
+
+/// Who has the lease of a deal, and with which number.
+fn holder(deal: &Document) -> Option<(String, i64)> {
+    let claim = deal.get_document("claim").ok()?;
+    let n = claim.get("n").and_then(crate::model::stored::integer)?;
+    Some((claim.get_str("owner").ok()?.to_owned(), n))
 }
 
 /// Counters stay far below what a number holds, whatever somebody writes there.

@@ -238,7 +238,7 @@ fn count_of(group: &Document) -> DealCounts {
     }
 }
 
-fn numbers(states: &[DealStatus]) -> Vec<i64> {
+pub(super) fn numbers(states: &[DealStatus]) -> Vec<i64> {
     states.iter().map(|status| i64::try_from(status.get()).unwrap_or(0)).collect()
 }
 

@@ -84,9 +84,18 @@ impl Store {
                 .partial(doc! { "dealcid": { "$gt": "" } }),
             wanted("carferry_pending", doc! { "miner": 1, "isdeal": 1, "startepoch": 1 })
                 .partial(doc! { "isdeal": 0 }),
-            // What is due, among many that wait for their time.
-            wanted("carferry_nexttry", doc! { "miner": 1, "isdeal": 1, "import.nexttry": 1 })
-                .partial(doc! { "isdeal": 0 }),
+            // What is due, among many that wait for their time: those without one by start epoch, the others by their
+            // time. State and status are there to pass over what is over without reading it.
+            wanted(
+                "carferry_due",
+                doc! {
+                    "miner": 1, "isdeal": 1, "import.nexttry": 1, "startepoch": 1, "import.state": 1, "status": 1
+                },
+            )
+            .partial(doc! { "isdeal": 0 }),
+            // What is to be tried again, apart from what only waits.
+            wanted("carferry_retrying", doc! { "miner": 1, "import.nexttry": 1 })
+                .partial(doc! { "isdeal": 0, "import.state": "retrying" }),
             // Holds the deals under a lease only.
             wanted("carferry_claims", doc! { "miner": 1, "claim.until": 1 })
                 .partial(doc! { "isdeal": 0, "claim.until": { "$exists": true } }),
@@ -94,6 +103,8 @@ impl Store {
             wanted("carferry_awaited", doc! { "import.awaitedfiles": 1 })
                 .partial(doc! { "isdeal": 0, "import.awaitedfiles": { "$exists": true } }),
             wanted("carferry_miner", doc! { "miner": 1, "_id": 1 }),
+            // What may move at the provider, among all that is active or over.
+            wanted("carferry_followed", doc! { "miner": 1, "isdeal": 1, "provider.status": 1, "status": 1 }),
             wanted("carferry_filecid", doc! { "filecid": 1, "miner": 1 }),
             wanted("carferry_status", doc! { "wallet": 1, "status": 1 }),
             wanted("carferry_intent", doc! { "intent": 1 }).partial(doc! { "intent": { "$gt": "" } }),

@@ -27,14 +27,14 @@ use mongodb::{
 };
 
 pub use cars::VerifyDue;
-pub use claims::{Claim, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
+pub use claims::{Claim, DueIds, Fence, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
 pub use deals::{DealCounts, StoredDeal};
 pub use driver_error::DriverError;
 pub use error::StoreError;
 pub use indexes::{IndexReport, IndexUser};
 pub use intents::NewIntent;
 pub use plans::{PieceClaim, PieceCounts};
-pub use provider_views::ProviderView;
+pub use provider_views::{Followed, FollowedDeals, ProviderView};
 pub use tracking::{Restored, StatusChange};
 
 /// Where the database is and how patient we are with it.

@@ -1,11 +1,16 @@
 //! `offlinedeals.provider`: deals as their provider sees them. Written by miner-agent only.
 
-use bson::{Bson, Document, doc};
+use std::time::Duration;
+
+use bson::{Document, doc};
+use futures::TryStreamExt as _;
+use mongodb::Cursor;
 
 use super::{
     Store,
     bounded::readable,
-    claims::{RESTING, count_of, object_or_nothing},
+    claims::{RESTING, count_of, lease_millis, object_or_nothing},
+    deals::numbers,
     error::StoreError,
 };
 use crate::model::{DealId, DealStatus, OfflineDealDoc};
@@ -37,34 +42,74 @@ impl ProviderView {
 /// Views in one command. Source: ours; some 50 KiB.
 const VIEWS_AT_ONCE: usize = 200;
 
-impl Store {
-    /// A page of this miner's deals whose state at the provider, or by their client, can still change, after the
-    /// document `after`, and the last document looked at; `None` at the end. Both: another user may have written
-    /// a final state.
-    pub async fn provider_followed(
-        &self,
-        miner: &str,
-        after: Option<&Bson>,
-        limit: i64,
-    ) -> Result<(Vec<OfflineDealDoc>, Option<Bson>), StoreError> {
-        let finals: Vec<i64> =
-            DealStatus::FINAL.iter().map(|status| i64::try_from(status.get()).unwrap_or(0)).collect();
-        let mut filter = doc! {
-            "miner": miner,
-            "dealcid": { "$type": "string" },
-            "$or": [{ "provider.status": { "$nin": &finals } }, { "status": { "$nin": finals } }],
-        };
-        if let Some(after) = after {
-            filter.insert("_id", doc! { "$gt": after });
+/// Deals read at a time.
+const FOLLOWED_AT_ONCE: u32 = 1000;
+
+/// Which deals a poll of the provider's view reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// All that are not over.
+    All,
+    /// Of these, not those that are closed and active at the provider: they stay so for years, and a large provider has
+    /// a million of them.
+    Moving,
+}
+
+/// Deals to be compared with the provider's list.
+#[derive(Debug)]
+pub struct FollowedDeals {
+    store: Store,
+    cursor: Cursor<Document>,
+}
+
+impl FollowedDeals {
+    /// The next of them; `None` at the end.
+    pub async fn page(&mut self) -> Result<Option<Vec<OfflineDealDoc>>, StoreError> {
+        let mut page = Vec::new();
+        for _ in 0..FOLLOWED_AT_ONCE {
+            match self.store.bounded("provider deals", self.cursor.try_next()).await? {
+                Some(document) => page.push(document),
+                None => break,
+            }
         }
+        Ok((!page.is_empty()).then(|| readable("offlinedeals", page)))
+    }
+}
+
+/// See [`Followed::Moving`]. Written as ranges of the index `carferry_followed`, so that nothing else is read: of 20 000
+/// deals with 2000 such, 2010 keys and 2000 documents.
+fn moving() -> Document {
+    let (finals, still) = (numbers(&DealStatus::FINAL), numbers(&[DealStatus::ACTIVE]));
+    let both = [finals.clone(), still].concat();
+    let open_by_client = doc! { "$nin": &finals };
+    doc! { "$or": [
+        { "isdeal": { "$ne": 1 }, "provider.status": { "$nin": &finals } },
+        { "isdeal": { "$ne": 1 }, "provider.status": { "$in": &finals }, "status": &open_by_client },
+        { "isdeal": 1, "provider.status": { "$nin": both } },
+        { "isdeal": 1, "provider.status": { "$in": &finals }, "status": open_by_client },
+    ] }
+}
+
+impl Store {
+    /// This miner's deals whose state at the provider, or by their client, can still change. Both: another user may have
+    /// written a final state.
+    pub async fn provider_followed(&self, miner: &str, which: Followed) -> Result<FollowedDeals, StoreError> {
+        let filter = match which {
+            Followed::All => doc! { "$or": [
+                { "provider.status": { "$nin": numbers(&DealStatus::FINAL) } },
+                { "status": { "$nin": numbers(&DealStatus::FINAL) } },
+            ] },
+            Followed::Moving => moving(),
+        };
+        let mut all = doc! { "miner": miner, "dealcid": { "$type": "string" } };
+        all.extend(filter);
         let fields = doc! {
             "dealcid": 1, "provider": 1, "isdeal": 1, "import.state": 1, "import.reason": 1, "intent": 1
         };
-        let find = self.deals.find(filter).projection(fields).sort(doc! { "_id": 1 }).limit(limit);
+        // Without an order of its own: a deal that changes meanwhile may come twice, and is no news then.
+        let find = self.deals.find(all).projection(fields).batch_size(FOLLOWED_AT_ONCE);
         let cursor = self.bounded("provider deals", find).await?;
-        let page = self.drain("provider deals", cursor).await?;
-        let last = page.last().and_then(|document| document.get("_id")).cloned();
-        Ok((readable("offlinedeals", page), last))
+        Ok(FollowedDeals { store: self.clone(), cursor })
     }
 
     /// Records what the provider says of these deals, by their proposal CIDs.
@@ -97,17 +142,25 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a resting deal due: its market has the data after all.
-    pub async fn wake_resting(&self, miner: &str, deal: &str) -> Result<(), StoreError> {
+    /// Makes resting deals due some time within `spread`: their market has the data after all, or somebody else may have
+    /// ended them. They have waited, and come in turn with others that have. Returns how many.
+    pub async fn wake_resting(
+        &self,
+        miner: &str,
+        deals: &[&str],
+        spread: Duration,
+    ) -> Result<u64, StoreError> {
         let filter = doc! {
-            "dealcid": deal, "miner": miner, "isdeal": 0, "import.state": { "$in": RESTING.to_vec() }
+            "dealcid": { "$in": deals }, "miner": miner, "isdeal": 0,
+            "import.state": { "$in": RESTING.to_vec() },
         };
-        let update = vec![
-            doc! { "$set": { "import.state": "waiting", "updatedtime": "$$NOW" } },
-            doc! { "$unset": ["import.nexttry"] },
-        ];
-        self.bounded("wake resting", self.deals.update_one(filter, update)).await?;
-        Ok(())
+        let after = doc! { "$toLong": { "$multiply": [{ "$rand": {} }, lease_millis(spread)] } };
+        let update = vec![doc! { "$set": {
+            "import.state": "waiting",
+            "import.nexttry": { "$add": ["$$NOW", after] },
+            "updatedtime": "$$NOW",
+        } }];
+        Ok(self.bounded("wake resting", self.deals.update_many(filter, update)).await?.modified_count)
     }
 
     /// Puts a deal back to pending whose `isdeal` said 1 without truth, and says why. `false`: it does not
