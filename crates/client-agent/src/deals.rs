@@ -169,6 +169,11 @@ fn pause_after(pass: Duration, every: Duration) -> Duration {
     every.max((pass * RESTS).min(every * RESTS_MAX))
 }
 
+/// A list that nobody answers for minutes is not asked for again at once, whatever the backoff says.
+fn pause_after_failure(pass: Duration, backoff: Duration, every: Duration) -> Duration {
+    backoff.max(pass).min(every)
+}
+
 /// Passes until told to stop; what fails is said once per kind of trouble and tried again.
 async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: CancellationToken) {
     let mut backoff = Backoff::new(BackoffPolicy::default());
@@ -191,7 +196,7 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
             }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "no deals can be published now");
-                every.min(backoff.next_delay())
+                pause_after_failure(begun.elapsed(), backoff.next_delay(), every)
             }
         };
         sleep(pause, &stop).await;
@@ -225,7 +230,7 @@ async fn follow(mut tracker: Tracker, every: Duration, stop: CancellationToken) 
             }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "deals cannot be followed now");
-                every.min(backoff.next_delay())
+                pause_after_failure(begun.elapsed(), backoff.next_delay(), every)
             }
         };
         sleep(pause, &stop).await;
