@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     rounds::{Dice, rounds},
-    scene::{Scene, Stage, miners},
+    scene::{LARGE, Scene, Stage, miners},
 };
 
 const MINER: &str = "f01000";
@@ -78,16 +78,7 @@ async fn make_indexes(scene: &Scene) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_backlog_drains() {
     let dice = Dice::of("backlog-drain");
-    // A list of so many deals takes the node seconds: it is polled as often as by default, and no more.
-    let import_setting = &[
-        ("importsPerMiner", "8"),
-        ("listTimeout", "60s"),
-        ("lease", "60s"),
-        ("scanInterval", "30s"),
-        ("providerPollInterval", "60s"),
-        ("importTimeout", "120s"),
-    ];
-    let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
+    let stage = Stage { members: Members::One, sim: instant(), import_setting: LARGE, ..Stage::default() };
     let scene = Scene::open(stage).await;
     make_indexes(&scene).await;
     let count = rounds(1_000, 100_000);

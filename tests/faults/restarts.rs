@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     checker,
     rounds::{Dice, rounds},
-    scene::{Scene, Stage, miners},
+    scene::{LARGE, Scene, Stage, miners},
 };
 
 const IMPORT: &str = "Filecoin.MarketImportDealData";
@@ -108,18 +108,10 @@ async fn commands(scene: &Scene) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_storms_when_nodes_or_the_database_are_away_under_a_large_backlog() {
     let dice = Dice::of("restarts");
-    let import_setting = &[
-        ("importsPerMiner", "8"),
-        ("listTimeout", "60s"),
-        ("lease", "60s"),
-        ("scanInterval", "30s"),
-        ("providerPollInterval", "60s"),
-        ("importTimeout", "120s"),
-    ];
     let timings = Timings { import_copy: Duration::ZERO, import_commp: Duration::ZERO, ..Timings::default() };
     let sim = SimConfig { miners: miners(2), timings, ..SimConfig::default() };
     let mut scene =
-        Scene::open(Stage { members: Members::One, sim, import_setting, ..Stage::default() }).await;
+        Scene::open(Stage { members: Members::One, sim, import_setting: LARGE, ..Stage::default() }).await;
     let mut first = scene.client("first", None);
     scene.add_cars(1).await;
     let confirmed = doc! { "state": "confirmed" };

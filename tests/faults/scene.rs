@@ -30,6 +30,16 @@ const IMPORT_SETTING: [(&str, &str); 11] = [
     ("waitInterval", "300ms"),
 ];
 
+/// For tens of thousands of deals: a list of them takes the node seconds, so it is polled as often as by default.
+pub(crate) const LARGE: &[(&str, &str)] = &[
+    ("importsPerMiner", "8"),
+    ("listTimeout", "60s"),
+    ("lease", "60s"),
+    ("scanInterval", "30s"),
+    ("providerPollInterval", "60s"),
+    ("importTimeout", "120s"),
+];
+
 /// What a scene is made of; the defaults suit most.
 pub(crate) struct Stage {
     pub(crate) members: Members,

@@ -73,7 +73,9 @@ pub struct Finished {
     pub node_trouble: bool,
     /// Whether the deal is due again at once.
     pub is_due: bool,
-    /// From the claim to here.
+    /// When the work on it began.
+    pub began: Instant,
+    /// How long it took.
     pub elapsed: Duration,
 }
 
@@ -234,7 +236,6 @@ impl Worker {
             let was_read = self.due.wants_read(self.is_stale);
             if was_read {
                 self.is_stale = false;
-                let setting = &self.importer.setting;
                 if self.released.is_none_or(|last| last.elapsed() >= setting.scan_interval) {
                     let deals = store.release_impossible(market.miner()).await?;
                     if deals > 0 {
@@ -305,8 +306,8 @@ impl Worker {
     fn ended(&mut self, ended: Result<Finished, tokio::task::JoinError>) {
         self.is_stale |= ended.as_ref().is_ok_and(|finished| finished.is_due);
         match ended {
-            // Thousands of deals may meet the trouble that one has met.
-            Ok(Finished { elapsed, .. }) if self.is_before_pause(elapsed) => {}
+            // Thousands of deals may meet the trouble that one has met: of those begun before a pause it is no news.
+            Ok(Finished { began, .. }) if self.paused_at.is_some_and(|paused| began < paused) => {}
             Ok(Finished { node_trouble: true, outcome, .. }) => {
                 let reason = outcome.as_ref().and_then(ImportOutcome::reason).unwrap_or_default();
                 self.importer.market.forget_identity();
@@ -328,11 +329,6 @@ impl Worker {
             // Its lease runs out, and another try follows.
             Err(error) => error!(%error, "an import ended by a bug of ours"),
         }
-    }
-
-    /// Whether work that took so long was begun before the last pause for the node: what it met is no news then.
-    fn is_before_pause(&self, elapsed: Duration) -> bool {
-        self.paused_at.is_some_and(|paused| Instant::now() < paused + elapsed)
     }
 
     fn pause_for_node(&mut self, why: &str) {
@@ -395,7 +391,7 @@ async fn process_under(importer: &Importer, claim: &Claim, seat: Seat, lost: &Ca
         Some(outcome) => have_files_come(importer, outcome, started).await,
         None => false,
     };
-    let finished = Finished { outcome, node_trouble, is_due, elapsed: started.elapsed() };
+    let finished = Finished { outcome, node_trouble, is_due, began: started, elapsed: started.elapsed() };
     log(claim, &finished);
     finished
 }

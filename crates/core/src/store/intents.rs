@@ -88,8 +88,9 @@ impl Store {
         }
     }
 
-    /// The oldest intents that wait to be settled, so many as one pass may look into: this owner's, and those of others that have not moved for an hour
-    /// (their agent is gone; settling twice is harmless because the parameters are the intent's).
+    /// The oldest intents that wait to be settled, so many as one pass may look into: this owner's, and those of others
+    /// that have not moved for an hour (their agent is gone; settling twice is harmless because the parameters are the
+    /// intent's).
     pub async fn open_intents(&self, wallet: &str, owner: &str) -> Result<Vec<IntentDoc>, StoreError> {
         const ABANDONED_AFTER_MS: i64 = 3_600_000;
         let filter = doc! {
