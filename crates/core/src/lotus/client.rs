@@ -163,3 +163,39 @@ impl Client {
         })
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use futures::future::join;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Source: Linux `Documentation/networking/proc_net_tcp.rst`: which timer runs, where 2 is keepalive, and after how
+    /// many hundredths of a second it ends, in hexadecimal.
+    const KEEP_ALIVE_TIMER: &str = "02:";
+
+    #[tokio::test]
+    async fn a_connection_that_is_silent_is_asked_whether_it_lives() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("http://127.0.0.1:{port}/rpc/v0");
+        let client = Client::new(&url, None, CallTimeouts::default()).unwrap();
+        let call = client.call::<Value>("Filecoin.Version", Vec::new(), Duration::from_millis(500));
+        let look = async {
+            let silent = listener.accept().await.unwrap();
+            // What was sent is acknowledged by then, so no other timer runs.
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            drop(silent);
+            let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            let ours = |row: &Vec<String>| row.get(2).is_some_and(|to| to.ends_with(&format!(":{port:04X}")));
+            table.lines().map(fields).find(ours).expect("the connection is there")
+        };
+        let (answer, row) = join(call, look).await;
+        assert!(answer.is_err());
+        let left = row.get(5).and_then(|timer| timer.strip_prefix(KEEP_ALIVE_TIMER));
+        let left = left.and_then(|left| u64::from_str_radix(left, 16).ok()).map(|left| left / 100);
+        assert!(left.is_some_and(|seconds| seconds <= KEEP_ALIVE_IDLE.as_secs()), "{row:?}");
+    }
+}
