@@ -3,16 +3,23 @@
 //! A `sha256rnds2` waits four cycles for the one before it, but Zen 3 can start one in every cycle: four nodes fill
 //! the unit, two leave half of it idle. With their own schedules between the rounds four nodes are little faster
 //! than two, though, because whatever else a round waits for comes late. So the rounds need nothing but words from
-//! memory, and the schedules are computed one group ahead. Measured on Zen 3: 150 cycles a node for two nodes with
-//! their own schedules, 123 for four, 84 for this; the rounds alone are 64.
+//! memory, and the schedules are computed one group ahead, two nodes in turn: four words of a schedule take longer
+//! than the rounds beside them.
 //!
-//! The rounds are written in assembly, because the compiler's own order takes 81 to 120 cycles and moves from build to build.
+//! What bounds all this is that four vector operations start in a cycle, a load of words for two rounds being one of
+//! them: the padding's words, which all nodes share, are loaded once for four nodes. Where each operation stands was
+//! searched for by measuring some thousands of orders. Cycles a node on Zen 3: 150 for two nodes with their own
+//! schedules, 123 for four, 84 with the schedules of one node after the other a group ahead, 73 for this; the rounds
+//! alone are 64.
+//!
+//! Written in assembly, because the compiler's own order moves from build to build.
 
 use std::arch::asm;
 use std::arch::x86_64::{
     __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_set_epi64x, _mm_shuffle_epi8,
     _mm_shuffle_epi32, _mm_storeu_si128,
 };
+use std::mem::MaybeUninit;
 
 use crate::kernels::constants::{PADDING_ROUND, ROUND};
 use crate::kernels::{DIGEST, NODE};
@@ -29,6 +36,26 @@ type Digests = [[u8; DIGEST]; GROUP];
 #[repr(align(64))]
 struct Schedules([[[u32; 4]; GROUP]; 16]);
 
+/// The words of one schedule, or the constants of the rounds; no four of them are in two cache lines.
+#[repr(align(64))]
+struct Words([[u32; 4]; 16]);
+
+static CONSTANTS: Words = words(&ROUND);
+static PADDING: Words = words(&PADDING_ROUND);
+
+const fn words(all: &[u32; 64]) -> Words {
+    let mut words = [[0; 4]; 16];
+    let mut i = 0;
+    while i < 64 {
+        words[i / 4][i % 4] = all[i];
+        i += 1;
+    }
+    Words(words)
+}
+
+/// Which byte goes where, so that words are big-endian.
+static BIG_ENDIAN: [u8; 16] = [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12];
+
 /// The instructions want the state as (A B E F) and (C D G H), the first word on top.
 #[derive(Clone, Copy)]
 struct States {
@@ -36,18 +63,7 @@ struct States {
     cdgh: [__m128i; GROUP],
 }
 
-static PADDING: Schedules = {
-    let mut schedules = [[[0; 4]; GROUP]; 16];
-    let mut i = 0;
-    while i < 64 * GROUP {
-        let (round, node) = (i / GROUP, i % GROUP);
-        schedules[round / 4][node][round % 4] = PADDING_ROUND[round];
-        i += 1;
-    }
-    Schedules(schedules)
-};
-
-#[target_feature(enable = "sha,sse4.1,ssse3")]
+#[target_feature(enable = "sha,sse4.1,ssse3,avx")]
 pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
     let (groups, rest) = input.as_chunks::<NODE>().0.as_chunks::<GROUP>();
     let (outputs, rest_output) = output.as_chunks_mut::<DIGEST>().0.as_chunks_mut::<GROUP>();
@@ -91,131 +107,282 @@ fn add(left: States, right: States) -> States {
 
 /// Hashes the group whose schedules are `now`, and computes those of `following` meanwhile.
 #[inline(never)]
-#[target_feature(enable = "sha,sse4.1,ssse3")]
+#[target_feature(enable = "sha,sse4.1,ssse3,avx")]
 fn hash_group(digests: &mut Digests, now: &Schedules, next: &mut Schedules, following: &Nodes) {
     let mut states = start();
-    rounds_and_schedules(&mut states, now, next, following, [0, 1]);
+    own_block(&mut states, now, next, following);
     let middle = add(states, start());
     states = middle;
-    rounds_and_schedules(&mut states, &PADDING, next, following, [2, 3]);
+    padding_block(&mut states, next, following);
     let end = add(states, middle);
+    let big_endian = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
     for (node, digest) in digests.iter_mut().enumerate() {
         let feba = _mm_shuffle_epi32::<0x1b>(end.abef[node]);
         let dchg = _mm_shuffle_epi32::<0xb1>(end.cdgh[node]);
         let (low, high) = digest.split_at_mut(DIGEST / 2);
-        store(low, _mm_shuffle_epi8(_mm_blend_epi16::<0xf0>(feba, dchg), big_endian()));
-        store(high, _mm_shuffle_epi8(_mm_alignr_epi8::<8>(dchg, feba), big_endian()));
+        store(low, _mm_shuffle_epi8(_mm_blend_epi16::<0xf0>(feba, dchg), big_endian));
+        store(high, _mm_shuffle_epi8(_mm_alignr_epi8::<8>(dchg, feba), big_endian));
         digest[DIGEST - 1] &= 0x3f;
     }
 }
 
-/// Two rounds of one node, whose words are `$at` bytes behind the first of `$four`.
-macro_rules! two_rounds {
-    ($four:literal $at:literal $x:literal $y:literal) => {
-        concat!("movq xmm0, [{now} + 64*", $four, " + ", $at, "]\nsha256rnds2 xmm", $x, ", xmm", $y, "\n")
+/// Two rounds of one node with the words in xmm0. (A B E F) is in the odd registers, (C D G H) in the even ones.
+macro_rules! rounds {
+    (first 0) => {
+        "sha256rnds2 xmm2, xmm1\n"
+    };
+    (first 1) => {
+        "sha256rnds2 xmm4, xmm3\n"
+    };
+    (first 2) => {
+        "sha256rnds2 xmm6, xmm5\n"
+    };
+    (first 3) => {
+        "sha256rnds2 xmm8, xmm7\n"
+    };
+    (last 0) => {
+        "sha256rnds2 xmm1, xmm2\n"
+    };
+    (last 1) => {
+        "sha256rnds2 xmm3, xmm4\n"
+    };
+    (last 2) => {
+        "sha256rnds2 xmm5, xmm6\n"
+    };
+    (last 3) => {
+        "sha256rnds2 xmm7, xmm8\n"
     };
 }
 
-/// The first two of four rounds. (A B E F) is in the odd registers, (C D G H) in the even ones.
-macro_rules! first {
-    ($four:literal) => {
-        concat!(
-            two_rounds!($four 0 2 1), two_rounds!($four 16 4 3),
-            two_rounds!($four 32 6 5), two_rounds!($four 48 8 7),
-        )
+/// Two rounds of one node with words of its own.
+macro_rules! own_rounds {
+    (first $node:tt $four:tt) => {
+        concat!("movq xmm0, [{now} + 64*", $four, " + 16*", $node, "]\n", rounds!(first $node))
+    };
+    (last $node:tt $four:tt) => {
+        concat!("movq xmm0, [{now} + 64*", $four, " + 16*", $node, " + 8]\n", rounds!(last $node))
     };
 }
 
-/// The last two of four rounds.
-macro_rules! last {
-    ($four:literal) => {
-        concat!(
-            two_rounds!($four 8 1 2), two_rounds!($four 24 3 4),
-            two_rounds!($four 40 5 6), two_rounds!($four 56 7 8),
-        )
+/// Words of the padding block for the next two rounds.
+macro_rules! padding_words {
+    (first $four:tt) => {
+        concat!("movq xmm0, [{padding} + 16*", $four, "]\n")
+    };
+    (last $four:tt) => {
+        concat!("movq xmm0, [{padding} + 16*", $four, " + 8]\n")
     };
 }
 
-/// Puts down words `$four` of the node's schedule.
-macro_rules! put {
-    ($four:literal $w:literal) => {
+/// Words `$four` of the message of one node of the pair.
+macro_rules! load {
+    ($four:tt $node:tt $w:tt) => {
         concat!(
-            "movdqu xmm13, [{constants} + 16*",
-            $four,
-            "]\npaddd xmm13, xmm",
+            "vmovdqu xmm",
             $w,
-            "\nmovdqu [{next} + 64*",
+            ", [{nodes} + 16*",
             $four,
-            "], xmm13\n",
+            " + 64*",
+            $node,
+            "]\n",
+            "vpshufb xmm",
+            $w,
+            ", xmm",
+            $w,
+            ", [{big_endian}]\n",
         )
     };
 }
 
-/// Words `$four` of the schedule are the message itself.
-macro_rules! message {
-    ($four:literal $w:literal) => {
+/// Puts down words `$four` of one node's schedule, the constants added.
+macro_rules! put {
+    (none $four:tt $node:tt $w:tt) => {
+        ""
+    };
+    ($kind:tt $four:tt $node:tt $w:tt) => {
         concat!(
-            "movdqu xmm", $w, ", [{node} + 16*", $four, "]\npshufb xmm", $w, ", xmm14\n", put!($four $w),
+            "vpaddd xmm0, xmm",
+            $w,
+            ", [{constants} + 16*",
+            $four,
+            "]\n",
+            "vmovdqa [{next} + 64*",
+            $four,
+            " + 16*",
+            $node,
+            "], xmm0\n",
         )
     };
 }
 
-/// Words `$four` of the schedule from the sixteen before, of which the first four are replaced.
-macro_rules! later {
-    ($four:literal $w0:literal $w1:literal $w2:literal $w3:literal) => {
+/// Four words of the first schedule from the sixteen before, which are in four registers; in three steps.
+macro_rules! ahead {
+    (1 message, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { load!($four 0 $w0) };
+    (1 later, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { concat!("sha256msg1 xmm", $w0, ", xmm", $w1, "\n") };
+    (2 later, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => {
         concat!(
-            "movdqa xmm13, xmm", $w3, "\npalignr xmm13, xmm", $w2, ", 4\nsha256msg1 xmm", $w0, ", xmm", $w1,
-            "\npaddd xmm", $w0, ", xmm13\nsha256msg2 xmm", $w0, ", xmm", $w3, "\n", put!($four $w0),
+            "vpalignr xmm0, xmm", $w3, ", xmm", $w2, ", 4\n",
+            "vpaddd xmm", $w0, ", xmm", $w0, ", xmm0\n",
+        )
+    };
+    (3 later, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { concat!("sha256msg2 xmm", $w0, ", xmm", $w3, "\n") };
+    ($step:tt message, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { "" };
+}
+
+/// Four words of the second schedule, for which three registers are left: those of sixteen words ago come from
+/// `room`; in two steps, the second of which is for the words `$four` that `$w` has after the first.
+macro_rules! ahead_too {
+    (1 message, $ago:tt $four:tt, $w:tt $w2:tt $w3:tt) => { load!($four 1 $w) };
+    (1 later, $ago:tt $four:tt, $w:tt $w2:tt $w3:tt) => {
+        concat!(
+            "vmovdqa xmm0, [{room} + 16*", $ago, "]\n",
+            "sha256msg1 xmm0, xmm", $w, "\n",
+            "vpalignr xmm", $w, ", xmm", $w3, ", xmm", $w2, ", 4\n",
+            "vpaddd xmm", $w, ", xmm", $w, ", xmm0\n",
+        )
+    };
+    (2 none, $four:tt, $w:tt $w3:tt) => { "" };
+    (2 message, $four:tt, $w:tt $w3:tt) => { concat!("vmovdqa [{room} + 16*", $four, "], xmm", $w, "\n") };
+    (2 later, $four:tt, $w:tt $w3:tt) => {
+        concat!(
+            "sha256msg2 xmm", $w, ", xmm", $w3, "\n",
+            "vmovdqa [{room} + 16*", $four, "], xmm", $w, "\n",
         )
     };
 }
 
-/// All rounds with the words of `now`, and meanwhile the schedules of two of the nodes that follow.
-#[inline]
-#[target_feature(enable = "sha,sse4.1,ssse3")]
-fn rounds_and_schedules(
-    states: &mut States,
-    now: &Schedules,
-    next: &mut Schedules,
-    following: &Nodes,
-    nodes: [usize; 2],
-) {
-    let States { abef, cdgh } = states;
-    for (now, node) in now.0.as_chunks::<8>().0.iter().zip(nodes) {
-        // SAFETY: the code reads 512 bytes at `now`, 256 at `constants` and 64 at `node`. It writes 16 bytes at
-        // every 64th of `next`, from the node's place in the first four rounds to that in the last: all of them
-        // are inside the schedules, which are exclusively borrowed. It needs no alignment, uses no stack, and says
-        // which registers it changes. The features it needs are enabled for the function.
+/// Four rounds with the nodes' own words, and what goes on of two schedules meanwhile.
+///
+/// What words the schedules are at, two steps back, one step back and now; the numbers of these and of those of
+/// sixteen words ago; the registers of the first schedule, the oldest words first, and of the second.
+macro_rules! own_row {
+    ($kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
+     $x0:tt $x1:tt $x2:tt $x3:tt, $y1:tt $y2:tt $y3:tt) => {
+        concat!(
+            own_rounds!(first 0 $four),
+            own_rounds!(first 1 $four),
+            own_rounds!(first 2 $four),
+            put!($kind2 $back2 1 $y2), ahead!(1 $kind, $four, $x0 $x1 $x2 $x3),
+            own_rounds!(first 3 $four),
+            own_rounds!(last 0 $four),
+            ahead!(2 $kind, $four, $x0 $x1 $x2 $x3),
+            own_rounds!(last 1 $four),
+            put!($kind1 $back1 0 $x3), ahead_too!(2 $kind1, $back1, $y3 $y2), ahead!(3 $kind, $four, $x0 $x1 $x2 $x3),
+            own_rounds!(last 2 $four),
+            ahead_too!(1 $kind, $ago $four, $y1 $y2 $y3),
+            own_rounds!(last 3 $four),
+        )
+    };
+}
+
+/// Four rounds with the padding's words, which are the same for all nodes, and the rest as in `own_row`.
+macro_rules! padding_row {
+    ($kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
+     $x0:tt $x1:tt $x2:tt $x3:tt, $y1:tt $y2:tt $y3:tt) => {
+        concat!(
+            padding_words!(first $four),
+            rounds!(first 0), rounds!(first 1), rounds!(first 2),
+            ahead!(1 $kind, $four, $x0 $x1 $x2 $x3),
+            rounds!(first 3),
+            put!($kind1 $back1 0 $x3), ahead_too!(2 $kind1, $back1, $y3 $y2), ahead!(2 $kind, $four, $x0 $x1 $x2 $x3),
+            padding_words!(last $four),
+            rounds!(last 0), rounds!(last 1),
+            ahead!(3 $kind, $four, $x0 $x1 $x2 $x3),
+            rounds!(last 2), rounds!(last 3),
+            put!($kind1 $back1 1 $y3), ahead_too!(1 $kind, $ago $four, $y1 $y2 $y3),
+        )
+    };
+}
+
+/// All sixty-four rounds.
+macro_rules! sixteen_rows {
+    ($row:ident) => {
+        concat!(
+            $row!(none none message, 0 0 0 0, 9 10 11 12, 13 14 15),
+            $row!(none message message, 0 0 0 1, 10 11 12 9, 14 15 13),
+            $row!(message message message, 0 0 1 2, 11 12 9 10, 15 13 14),
+            $row!(message message message, 0 1 2 3, 12 9 10 11, 13 14 15),
+            $row!(message message later, 0 2 3 4, 9 10 11 12, 14 15 13),
+            $row!(message later later, 1 3 4 5, 10 11 12 9, 15 13 14),
+            $row!(later later later, 2 4 5 6, 11 12 9 10, 13 14 15),
+            $row!(later later later, 3 5 6 7, 12 9 10 11, 14 15 13),
+            $row!(later later later, 4 6 7 8, 9 10 11 12, 15 13 14),
+            $row!(later later later, 5 7 8 9, 10 11 12 9, 13 14 15),
+            $row!(later later later, 6 8 9 10, 11 12 9 10, 14 15 13),
+            $row!(later later later, 7 9 10 11, 12 9 10 11, 15 13 14),
+            $row!(later later later, 8 10 11 12, 9 10 11 12, 13 14 15),
+            $row!(later later later, 9 11 12 13, 10 11 12 9, 14 15 13),
+            $row!(later later later, 10 12 13 14, 11 12 9 10, 15 13 14),
+            $row!(later later later, 11 13 14 15, 12 9 10 11, 13 14 15),
+        )
+    };
+}
+
+/// Runs all rounds of a block, and meanwhile two schedules, which are put down behind `next`.
+macro_rules! rounds_and_schedules {
+    ($states:expr, $next:expr, $pair:literal, $nodes:expr, $words:ident = $from:expr, $($code:tt)*) => {{
+        let States { abef, cdgh } = $states;
+        let nodes = &$nodes.as_chunks::<2>().0[$pair];
+        let mut room = MaybeUninit::<Words>::uninit();
+        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants`, 128 at `nodes` and 16 at
+        // `big_endian`. It writes 32 bytes at every 64th of `next`, from the pair's place in the first four rounds to
+        // that in the last: all of them are inside the schedules, which are exclusively borrowed and aligned. It
+        // writes 256 bytes at `room`, which is aligned for it, and reads what it wrote there. It uses no stack, and says which registers it
+        // changes. The features it needs are enabled for the function.
         unsafe {
             asm!(
-                first!(0), message!(0 9), last!(0), message!(1 10),
-                first!(1), message!(2 11), last!(1), message!(3 12),
-                first!(2), later!(4 9 10 11 12), last!(2), later!(5 10 11 12 9),
-                first!(3), later!(6 11 12 9 10), last!(3), later!(7 12 9 10 11),
-                first!(4), later!(8 9 10 11 12), last!(4), later!(9 10 11 12 9),
-                first!(5), later!(10 11 12 9 10), last!(5), later!(11 12 9 10 11),
-                first!(6), later!(12 9 10 11 12), last!(6), later!(13 10 11 12 9),
-                first!(7), later!(14 11 12 9 10), last!(7), later!(15 12 9 10 11),
-                now = in(reg) now.as_ptr(),
-                next = in(reg) next.0.as_mut_ptr().cast::<[u32; 4]>().add(node),
-                node = in(reg) following[node].as_ptr(),
-                constants = in(reg) ROUND.as_ptr(),
+                $($code)*
+                $words = in(reg) $from,
+                next = in(reg) $next.0.as_mut_ptr().cast::<[u32; 4]>().add(2 * $pair),
+                nodes = in(reg) nodes.as_ptr(),
+                constants = in(reg) CONSTANTS.0.as_ptr(),
+                big_endian = in(reg) BIG_ENDIAN.as_ptr(),
+                room = in(reg) room.as_mut_ptr(),
                 inout("xmm1") abef[0], inout("xmm2") cdgh[0],
                 inout("xmm3") abef[1], inout("xmm4") cdgh[1],
                 inout("xmm5") abef[2], inout("xmm6") cdgh[2],
                 inout("xmm7") abef[3], inout("xmm8") cdgh[3],
                 out("xmm0") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _,
-                in("xmm14") big_endian(),
+                out("xmm14") _, out("xmm15") _,
                 options(nostack, preserves_flags),
             );
         }
-    }
+    }};
 }
 
+/// The rounds of the nodes themselves, and the schedules of the first two nodes that follow.
 #[inline]
-#[target_feature(enable = "sse2")]
-fn big_endian() -> __m128i {
-    _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203)
+#[target_feature(enable = "sha,sse4.1,ssse3,avx")]
+fn own_block(states: &mut States, now: &Schedules, next: &mut Schedules, following: &Nodes) {
+    rounds_and_schedules!(
+        states,
+        next,
+        0,
+        following,
+        now = now.0.as_ptr(),
+        sixteen_rows!(own_row),
+        put!(later 15 0 12),
+        put!(later 14 1 15),
+        ahead_too!(2 later, 15, 13 15),
+        put!(later 15 1 13),
+    );
+}
+
+/// The rounds of the padding, and the schedules of the other two.
+#[inline]
+#[target_feature(enable = "sha,sse4.1,ssse3,avx")]
+fn padding_block(states: &mut States, next: &mut Schedules, following: &Nodes) {
+    rounds_and_schedules!(
+        states,
+        next,
+        1,
+        following,
+        padding = PADDING.0.as_ptr(),
+        sixteen_rows!(padding_row),
+        put!(later 15 0 12),
+        ahead_too!(2 later, 15, 13 15),
+        put!(later 15 1 13),
+    );
 }
 
 #[inline]

@@ -18,10 +18,13 @@ pub(super) fn is_available() -> bool {
 pub(super) fn hash_nodes(output: &mut [u8], input: &[u8]) {
     assert!(is_available(), "chosen only where it can run");
     // Miri runs no assembly.
-    let few = input.len() < WORTH_IT * NODE || cfg!(miri);
-    let hash_all = if few { pair::hash_all } else { group::hash_all };
-    // SAFETY: the features were just found.
-    unsafe { hash_all(output, input) }
+    if input.len() < WORTH_IT * NODE || !is_x86_feature_detected!("avx") || cfg!(miri) {
+        // SAFETY: the features were just found.
+        unsafe { pair::hash_all(output, input) }
+    } else {
+        // SAFETY: the features were just found.
+        unsafe { group::hash_all(output, input) }
+    }
 }
 
 fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
