@@ -23,6 +23,9 @@ fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
 
 /// Windows whose rows are folded together, so that few calls are for short rows; they stay in the second cache.
 const FOLDED: usize = 8;
+const PADDED: usize = WINDOW_RAW / fr32::QUAD_RAW * fr32::QUAD_PADDED;
+/// The digests of a window's first nodes.
+const ROW: usize = PADDED / 2;
 
 /// Windows with any function for nodes: expanded first, then folded level by level.
 pub(super) fn expand_and_fold(
@@ -31,15 +34,28 @@ pub(super) fn expand_and_fold(
     windows: &[u8],
     rows: &mut Rows,
 ) {
-    const PADDED: usize = WINDOW_RAW / fr32::QUAD_RAW * fr32::QUAD_PADDED;
-    const ROW: usize = PADDED / 2;
+    let first_row = |row: &mut [u8], window: &[u8], room: &mut [u8]| {
+        let padded = &mut room[..PADDED];
+        fr32::expand(padded, window);
+        hash_nodes(row, padded);
+    };
+    fold(first_row, hash_nodes, digests, windows, rows);
+}
+
+/// Windows with any function for the first row, which has room for an expanded window, and any for nodes.
+pub(super) fn fold(
+    first_row: impl Fn(&mut [u8], &[u8], &mut [u8]),
+    hash_nodes: fn(&mut [u8], &[u8]),
+    digests: &mut [u8],
+    windows: &[u8],
+    rows: &mut Rows,
+) {
     let room = PADDED.max(ROW * FOLDED.min(windows.len() / WINDOW_RAW));
     rows.row.resize(room, 0);
     rows.next.resize(room, 0);
     for (digests, windows) in digests.chunks_mut(FOLDED * DIGEST).zip(windows.chunks(FOLDED * WINDOW_RAW)) {
         for (row, window) in rows.row.chunks_exact_mut(ROW).zip(windows.chunks_exact(WINDOW_RAW)) {
-            fr32::expand(&mut rows.next[..PADDED], window);
-            hash_nodes(row, &rows.next[..PADDED]);
+            first_row(row, window, &mut rows.next);
         }
         let mut length = digests.len() / DIGEST * ROW;
         while length > 2 * digests.len() {

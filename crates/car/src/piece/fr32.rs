@@ -10,7 +10,8 @@ pub(crate) const QUAD_RAW: usize = 127;
 /// Bytes of one quad after it.
 pub(crate) const QUAD_PADDED: usize = 128;
 
-const FIELD_TOP: u64 = 0x3fff_ffff_ffff_ffff;
+/// The bits of a field element's last word.
+pub(crate) const FIELD_TOP: u64 = 0x3fff_ffff_ffff_ffff;
 
 /// Expands whole quads: every 127 bytes of `input` give 128 of `output`.
 pub(crate) fn expand(output: &mut [u8], input: &[u8]) {

@@ -1,7 +1,7 @@
 //! BLAKE2b-256 of four blocks of one length, one in each lane of AVX2.
 //!
 //! Written in assembly: the sixteen words of state fill the sixteen registers exactly, and the message comes from
-//! memory. A rotation by 63 needs one more register; the first word of state, which rests at that time, makes room.
+//! memory. A rotation by 63 needs one more register; the word of state that is needed last after it makes room.
 //! Bound by the number of operations, 1536 a compression at four a cycle.
 
 use std::arch::asm;
@@ -129,7 +129,7 @@ macro_rules! add_word {
     };
 }
 
-/// `x = x >>> turn`; by 63 through ymm0.
+/// `x = x >>> turn`; by 63 through register `$t`.
 macro_rules! turn {
     (32 $x:tt) => {
         concat!("vpshufd ymm", $x, ", ymm", $x, ", 0xb1\n")
@@ -140,9 +140,11 @@ macro_rules! turn {
     (16 $x:tt) => {
         concat!("vpshufb ymm", $x, ", ymm", $x, ", ymmword ptr [{turns} + 32]\n")
     };
-    (63 $x:tt) => {
+    (63 $x:tt $t:tt) => {
         concat!(
-            "vpaddq ymm0, ymm",
+            "vpaddq ymm",
+            $t,
+            ", ymm",
             $x,
             ", ymm",
             $x,
@@ -156,48 +158,59 @@ macro_rules! turn {
             $x,
             ", ymm",
             $x,
-            ", ymm0\n",
+            ", ymm",
+            $t,
+            "\n",
         )
     };
 }
 
-/// Half of four mixings side by side, up to the second turn.
+/// `c = c + d`, the word of state `c` being in its register or in the room.
+macro_rules! add_state {
+    (register $c:tt $d:tt) => {
+        op!("vpaddq" $c $d)
+    };
+    (room $c:tt $d:tt) => {
+        concat!("vpaddq ymm", $c, ", ymm", $d, ", ymmword ptr [{room}]\n")
+    };
+}
+
+/// Half of four mixings side by side, up to the second turn; `$from` is where the last one finds its third word.
 macro_rules! mix {
-    ($turn:tt $b0:tt $c0:tt $d0:tt $b1:tt $c1:tt $d1:tt $b2:tt $c2:tt $d2:tt $b3:tt $c3:tt $d3:tt
+    ($turn:tt $from:tt $b0:tt $c0:tt $d0:tt $b1:tt $c1:tt $d1:tt $b2:tt $c2:tt $d2:tt $b3:tt $c3:tt $d3:tt
      $m0:tt $m1:tt $m2:tt $m3:tt) => {
         concat!(
             add_word!(0 $m0), add_word!(1 $m1), add_word!(2 $m2), add_word!(3 $m3),
             op!("vpaddq" 0 $b0), op!("vpaddq" 1 $b1), op!("vpaddq" 2 $b2), op!("vpaddq" 3 $b3),
             op!("vpxor" $d0 0), op!("vpxor" $d1 1), op!("vpxor" $d2 2), op!("vpxor" $d3 3),
             turn!($turn $d0), turn!($turn $d1), turn!($turn $d2), turn!($turn $d3),
-            op!("vpaddq" $c0 $d0), op!("vpaddq" $c1 $d1), op!("vpaddq" $c2 $d2), op!("vpaddq" $c3 $d3),
+            op!("vpaddq" $c0 $d0), op!("vpaddq" $c1 $d1), op!("vpaddq" $c2 $d2), add_state!($from $c3 $d3),
             op!("vpxor" $b0 $c0), op!("vpxor" $b1 $c1), op!("vpxor" $b2 $c2), op!("vpxor" $b3 $c3),
         )
     };
 }
 
-/// Four mixings side by side.
+/// Four mixings side by side; then the word of state `$t` is in the room.
 macro_rules! mix_all {
-    ($b0:tt $c0:tt $d0:tt $b1:tt $c1:tt $d1:tt $b2:tt $c2:tt $d2:tt $b3:tt $c3:tt $d3:tt
+    ($t:tt, $b0:tt $c0:tt $d0:tt $b1:tt $c1:tt $d1:tt $b2:tt $c2:tt $d2:tt $b3:tt $c3:tt $d3:tt
      $m0:tt $m1:tt $m2:tt $m3:tt $m4:tt $m5:tt $m6:tt $m7:tt) => {
         concat!(
-            mix!(32 $b0 $c0 $d0 $b1 $c1 $d1 $b2 $c2 $d2 $b3 $c3 $d3 $m0 $m2 $m4 $m6),
+            mix!(32 room $b0 $c0 $d0 $b1 $c1 $d1 $b2 $c2 $d2 $b3 $c3 $d3 $m0 $m2 $m4 $m6),
             turn!(24 $b0), turn!(24 $b1), turn!(24 $b2), turn!(24 $b3),
-            mix!(16 $b0 $c0 $d0 $b1 $c1 $d1 $b2 $c2 $d2 $b3 $c3 $d3 $m1 $m3 $m5 $m7),
-            "vmovdqa ymmword ptr [{room}], ymm0\n",
-            turn!(63 $b0), turn!(63 $b1), turn!(63 $b2), turn!(63 $b3),
-            "vmovdqa ymm0, ymmword ptr [{room}]\n",
+            mix!(16 register $b0 $c0 $d0 $b1 $c1 $d1 $b2 $c2 $d2 $b3 $c3 $d3 $m1 $m3 $m5 $m7),
+            "vmovdqa ymmword ptr [{room}], ymm", $t, "\n",
+            turn!(63 $b0 $t), turn!(63 $b1 $t), turn!(63 $b2 $t), turn!(63 $b3 $t),
         )
     };
 }
 
-/// One round with its order of the message's words.
+/// One round with its order of the message's words. The room has the word of state that is needed last.
 macro_rules! round {
     ($m0:tt $m1:tt $m2:tt $m3:tt $m4:tt $m5:tt $m6:tt $m7:tt
      $m8:tt $m9:tt $m10:tt $m11:tt $m12:tt $m13:tt $m14:tt $m15:tt) => {
         concat!(
-            mix_all!(4 8 12 5 9 13 6 10 14 7 11 15 $m0 $m1 $m2 $m3 $m4 $m5 $m6 $m7),
-            mix_all!(5 10 15 6 11 12 7 8 13 4 9 14 $m8 $m9 $m10 $m11 $m12 $m13 $m14 $m15),
+            mix_all!(9, 4 8 12 5 9 13 6 10 14 7 11 15 $m0 $m1 $m2 $m3 $m4 $m5 $m6 $m7),
+            mix_all!(11, 5 10 15 6 11 12 7 8 13 4 9 14 $m8 $m9 $m10 $m11 $m12 $m13 $m14 $m15),
         )
     };
 }
@@ -256,7 +269,9 @@ fn compress(state: &mut State, message: &Message, bytes: u64, end: u64) {
             eight_words!(start_word),
             "vpxor ymm12, ymm12, ymmword ptr [{marks}]",
             "vpxor ymm14, ymm14, ymmword ptr [{marks} + 32]",
+            "vmovdqa ymmword ptr [{room}], ymm11",
             twelve_rounds!(round),
+            "vmovdqa ymm11, ymmword ptr [{room}]",
             eight_words!(end_word),
             state = in(reg) state.as_mut_ptr(),
             message = in(reg) message.as_ptr(),

@@ -23,9 +23,13 @@ use std::mem::MaybeUninit;
 
 use crate::kernels::constants::{PADDING_ROUND, ROUND};
 use crate::kernels::{DIGEST, NODE};
+use crate::piece::fr32::{FIELD_TOP, QUAD_PADDED, QUAD_RAW};
 
 /// Nodes that are hashed side by side.
 const GROUP: usize = 4;
+
+/// Quads that expand to a group.
+const QUADS: usize = GROUP * NODE / QUAD_PADDED;
 
 type Nodes = [[u8; NODE]; GROUP];
 type Digests = [[u8; DIGEST]; GROUP];
@@ -83,6 +87,75 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
         hash_group(digests, now, next, following);
     }
     rest_output.copy_from_slice(&rest_digests[..rest.len()]);
+}
+
+/// The digests of the first nodes of a window, which is expanded group by group.
+///
+/// That takes no vector operations, so that it costs next to nothing beside the rounds.
+#[target_feature(enable = "sha,sse4.1,ssse3,avx")]
+pub(super) fn hash_window(row: &mut [u8], window: &[u8]) {
+    let mut groups = window.as_chunks::<{ QUADS * QUAD_RAW }>().0.iter();
+    let mut padded: [Nodes; 2] = [[[0; NODE]; GROUP]; 2];
+    let mut schedules = [const { Schedules([[[0; 4]; GROUP]; 16]) }; 2];
+    let [mut now, mut next] = schedules.each_mut();
+    // Expanded one group earlier than needed: bytes that were just stored in words cannot be loaded in vectors at once.
+    let [mut following, mut later] = padded.each_mut();
+    let mut expand_next = |padded: &mut Nodes| {
+        if let Some(raw) = groups.next() {
+            expand(padded, raw);
+        }
+    };
+    expand_next(following);
+    expand_next(later);
+    hash_group(&mut [[0; DIGEST]; GROUP], now, next, following);
+    for digests in row.as_chunks_mut::<DIGEST>().0.as_chunks_mut::<GROUP>().0 {
+        std::mem::swap(&mut now, &mut next);
+        std::mem::swap(&mut following, &mut later);
+        expand_next(later);
+        hash_group(digests, now, next, following);
+    }
+}
+
+/// Fr32 (`piece::fr32`) without vectors.
+#[inline]
+fn expand(padded: &mut Nodes, raw: &[u8; QUADS * QUAD_RAW]) {
+    let quads = padded.as_flattened_mut().as_chunks_mut::<QUAD_PADDED>().0;
+    for (padded, raw) in quads.iter_mut().zip(raw.as_chunks::<QUAD_RAW>().0) {
+        let [first, second, third, fourth] = padded.as_chunks_mut().0 else { unreachable!("four elements") };
+        element::<0>(first, raw);
+        element::<1>(second, raw);
+        element::<2>(third, raw);
+        element::<3>(fourth, raw);
+    }
+}
+
+/// One of a quad's four elements: 254 bits from where the one before it ends, and two zeros.
+#[inline]
+fn element<const INDEX: usize>(padded: &mut [u8; 32], raw: &[u8; QUAD_RAW]) {
+    let word = |index: usize| {
+        // The last word of a quad has seven bytes of its own.
+        let (at, skipped) = if index < 15 { (index * 8, 0) } else { (QUAD_RAW - 8, 8) };
+        u64::from_le_bytes(*raw[at..].first_chunk().expect("eight bytes are left")) >> skipped
+    };
+    let mut before = if INDEX == 0 { 0 } else { scalar(word(4 * INDEX - 1)) };
+    let words: [u64; 4] = std::array::from_fn(|at| {
+        let word = scalar(word(4 * INDEX + at));
+        let shifted = if INDEX == 0 { word } else { (word << (2 * INDEX)) | (before >> (64 - 2 * INDEX)) };
+        before = word;
+        if at == 3 { shifted & FIELD_TOP } else { shifted }
+    });
+    for (padded, word) in padded.as_chunks_mut().0.iter_mut().zip(words) {
+        *padded = word.to_le_bytes();
+    }
+}
+
+/// The same word, which the compiler cannot put into a vector with others.
+#[inline]
+fn scalar(word: u64) -> u64 {
+    let mut word = word;
+    // SAFETY: no code.
+    unsafe { asm!("/* {0} */", inout(reg) word, options(pure, nomem, nostack, preserves_flags)) }
+    word
 }
 
 #[inline]

@@ -17,8 +17,7 @@ pub(super) fn is_available() -> bool {
 
 pub(super) fn hash_nodes(output: &mut [u8], input: &[u8]) {
     assert!(is_available(), "chosen only where it can run");
-    // Miri runs no assembly.
-    if input.len() < WORTH_IT * NODE || !is_x86_feature_detected!("avx") || cfg!(miri) {
+    if input.len() < WORTH_IT * NODE || !groups_can_run() {
         // SAFETY: the features were just found.
         unsafe { pair::hash_all(output, input) }
     } else {
@@ -28,5 +27,16 @@ pub(super) fn hash_nodes(output: &mut [u8], input: &[u8]) {
 }
 
 fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
-    portable::expand_and_fold(hash_nodes, digests, windows, rows);
+    if !is_available() || !groups_can_run() {
+        portable::expand_and_fold(hash_nodes, digests, windows, rows);
+        return;
+    }
+    // SAFETY: the features were just found.
+    let first_row = |row: &mut [u8], window: &[u8], _: &mut [u8]| unsafe { group::hash_window(row, window) };
+    portable::fold(first_row, hash_nodes, digests, windows, rows);
+}
+
+/// Some small processors have the SHA extensions and no AVX; Miri runs no assembly.
+fn groups_can_run() -> bool {
+    is_x86_feature_detected!("avx") && !cfg!(miri)
 }
