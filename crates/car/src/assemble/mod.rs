@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! walk ──► group ──► read, hash leaves ──► layout (in order) ──► commitment, write
-//!         16 MiB       any thread            one at a time            any thread
+//!         4 to 16 MiB  any thread            one at a time            any thread
 //! ```
 //!
 //! Every byte of the source is read once, straight to its place behind its CID, hashed there for the DAG and
@@ -37,7 +37,7 @@ use crate::unixfs::folder::Shapes;
 use layout::{LaidOut, Layout};
 use line::Line;
 use output::{Output, WhenFull};
-use walk::{GROUP_BYTES, Walk};
+use walk::Walk;
 
 /// How a CAR is built.
 #[derive(Debug, Clone, Copy)]
@@ -151,14 +151,11 @@ pub fn build_tree(
     let when_full = if tree.totals.allocated < tree.totals.bytes { WhenFull::Try } else { WhenFull::Refuse };
     let output = Output::new(output, plan.payload_size_max.get(), when_full).map_err(output_error)?;
     let header_len = header::header_len(options.params.cid_len(root_block_len));
-    let line = Line::new(
-        options.params,
-        Walk::new(tree, &shapes, options.params, header_len),
-        Layout::new(options.params, root_block_len),
-        &output,
-        progress,
-    );
-    line.run(crew, plan.payload_size_max.get() / len64(GROUP_BYTES) + 1);
+    let walk = Walk::new(tree, &shapes, options.params, header_len);
+    let groups = plan.payload_size_max.get() / len64(walk.group_bytes()) + 1;
+    let line =
+        Line::new(options.params, walk, Layout::new(options.params, root_block_len), &output, progress);
+    line.run(crew, groups);
     let (layout, piece) = line.finish()?;
     let LaidOut { root, file_cids, length, blocks } = layout.finish();
     output.finish(length).map_err(output_error)?;

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::walk::GROUP_BYTES;
 use super::{BuildError, SourceChange};
 use crate::holes::{is_hole, may_have_holes};
 use crate::readahead::{expect_sequential, read_ahead};
@@ -18,6 +17,8 @@ use crate::units::len64;
 
 /// Parts above this are read ahead as far as the system does.
 const READ_AHEAD_FROM: usize = 1 << 20;
+/// Bytes that are read ahead of those who hash: some groups of all threads.
+const READ_AHEAD: u64 = 16 << 20;
 
 /// An open file, and how it looked when it was opened, which is as it was planned.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ impl Source {
 
     /// Has the system read what comes after `offset`, while what is before it is worked on.
     pub(crate) fn read_ahead(&self, offset: u64) {
-        let length = self.range.end.saturating_sub(offset).min(len64(GROUP_BYTES));
+        let length = self.range.end.saturating_sub(offset).min(READ_AHEAD);
         if let Some(length) = NonZeroU64::new(length) {
             read_ahead(&self.file, offset, length);
         }

@@ -10,14 +10,19 @@ use std::sync::Arc;
 
 use super::BuildError;
 use super::source::Source;
+use crate::kernels;
 use crate::profile::{CarOrder, DagParams};
 use crate::tree::{Folder, InOrder, Node, SourceTree, Stamp};
 use crate::units::len64;
 use crate::unixfs::folder::{Shapes, ShardedFolder};
 use crate::unixfs::hamt::{Link, Links};
 
-/// Bytes of a group's sections at most, when it has more than one leaf.
-pub(crate) const GROUP_BYTES: usize = (16 << 20) + (8 << 10);
+/// Bytes of leaves in a group at least, where there are so many: fewer make the edges count, and small writes.
+const GROUP_BYTES_MIN: usize = 4 << 20;
+/// Bytes of leaves in a group at most, when it has more than one: all groups of all threads are in memory at once.
+const GROUP_BYTES_MAX: usize = 16 << 20;
+/// What the sections of a group take beside its leaves.
+const GROUP_OVERHEAD: usize = 8 << 10;
 /// Leaves of a group at most: bounds what many tiny files keep in memory.
 const GROUP_LEAVES: usize = 1024;
 /// Files of a group at most, all of which are open at once: far below the usual limit of 1024 descriptors, even with
@@ -25,6 +30,13 @@ const GROUP_LEAVES: usize = 1024;
 const GROUP_FILES: usize = 16;
 /// Steps of a group at most.
 const GROUP_STEPS: usize = 8 * GROUP_LEAVES;
+
+/// As many leaves as are hashed at once, within limits: what more there is falls out of the caches before it is used
+/// again. On Zen 3 two threads that pack groups of 4 MiB are 6 % faster than with 16.
+fn group_bytes(params: &DagParams) -> usize {
+    let leaves = kernels::blocks_at_once().saturating_mul(in_memory(params.chunk_size.into()));
+    leaves.clamp(GROUP_BYTES_MIN, GROUP_BYTES_MAX) + GROUP_OVERHEAD
+}
 
 /// Work for one thread: leaves to read and hash, and what to make of them.
 #[derive(Debug, Default)]
@@ -108,6 +120,7 @@ pub(crate) struct Walk<'a> {
     stack: Vec<Place<'a>>,
     turns: u64,
     offset: u64,
+    group_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -137,7 +150,13 @@ enum Place<'a> {
 impl<'a> Walk<'a> {
     /// A walk whose first section starts at `offset`.
     pub(crate) fn new(tree: &'a SourceTree, shapes: &'a Shapes<'a>, params: DagParams, offset: u64) -> Self {
-        Self { params, tree, shapes, stack: vec![Place::Entry(None, &tree.root)], turns: 0, offset }
+        let stack = vec![Place::Entry(None, &tree.root)];
+        Self { params, tree, shapes, stack, turns: 0, offset, group_bytes: group_bytes(&params) }
+    }
+
+    /// Bytes of a group's sections at most, when it has more than one leaf.
+    pub(crate) fn group_bytes(&self) -> usize {
+        self.group_bytes
     }
 
     /// The next group, or `None` at the end.
@@ -146,7 +165,7 @@ impl<'a> Walk<'a> {
         while group.leaves.len() < GROUP_LEAVES
             && group.files < GROUP_FILES
             && group.steps.len() < GROUP_STEPS
-            && group.bytes < GROUP_BYTES
+            && group.bytes < self.group_bytes
         {
             match self.stack.pop() {
                 None => break,
@@ -198,7 +217,7 @@ impl<'a> Walk<'a> {
             Place::FileNode { source, level: 0, from, to } => {
                 let len = in_memory(to - from);
                 let prefix_len = in_memory(self.params.section_prefix_len(to - from));
-                if !group.leaves.is_empty() && group.bytes + prefix_len + len > GROUP_BYTES {
+                if !group.leaves.is_empty() && group.bytes + prefix_len + len > self.group_bytes {
                     return Ok(Some(Place::FileNode { source, level: 0, from, to }));
                 }
                 let at = group.bytes;

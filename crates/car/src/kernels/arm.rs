@@ -14,6 +14,7 @@ static KERNEL: Kernel = Kernel {
     hash_windows,
     // The crates behind the portable set use these instructions for single streams themselves.
     hash_blocks: portable::hash_blocks,
+    blocks_at_once: 1,
 };
 
 /// The sets that this processor can run, the fastest first.

@@ -39,6 +39,8 @@ struct Kernel {
     hash_windows: fn(&mut [u8], &[u8], &mut Rows),
     /// Blocks of one length in, one digest each out.
     hash_blocks: HashBlocks,
+    /// Blocks that are hashed together at best.
+    blocks_at_once: usize,
 }
 
 type HashBlocks = fn(BlockHash, &mut [[u8; DIGEST]], &[&[u8]]);
@@ -109,6 +111,11 @@ pub(crate) fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) 
             (CHOSEN.hash_windows)(digests, span, rows);
         }
     }
+}
+
+/// Blocks that [`hash_blocks`] hashes together at best.
+pub(crate) fn blocks_at_once() -> usize {
+    CHOSEN.blocks_at_once
 }
 
 /// Hashes blocks, those of one length together; of blocks of zeros one is enough.

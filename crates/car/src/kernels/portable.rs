@@ -8,7 +8,8 @@ use super::{DIGEST, Kernel, NODE, Rows, WINDOW_RAW};
 use crate::piece::fr32;
 use crate::profile::BlockHash;
 
-pub(super) static KERNEL: Kernel = Kernel { name: "portable", hash_nodes, hash_windows, hash_blocks };
+pub(super) static KERNEL: Kernel =
+    Kernel { name: "portable", hash_nodes, hash_windows, hash_blocks, blocks_at_once: 1 };
 
 pub(super) fn hash_nodes(output: &mut [u8], input: &[u8]) {
     for (digest, node) in output.chunks_exact_mut(DIGEST).zip(input.chunks_exact(NODE)) {

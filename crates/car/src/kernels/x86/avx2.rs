@@ -14,7 +14,7 @@ use crate::kernels::constants::{PADDING_ROUND, ROUND, START};
 use crate::kernels::{DIGEST, Kernel, NODE, Rows, portable};
 
 pub(super) static KERNEL: Kernel =
-    Kernel { name: "avx2", hash_nodes, hash_windows, hash_blocks: super::hash_blocks };
+    Kernel { name: "avx2", hash_nodes, hash_windows, hash_blocks: super::hash_blocks, blocks_at_once: 4 };
 
 /// Nodes that are hashed at once.
 const LANES: usize = 8;

@@ -16,7 +16,8 @@ use super::{blake2b, sha256_lanes, shani};
 use crate::kernels::{DIGEST, Kernel, NODE, Rows, WINDOW_RAW, WINDOWS_AT_ONCE, portable};
 use crate::profile::BlockHash;
 
-pub(super) static KERNEL: Kernel = Kernel { name: "avx512", hash_nodes, hash_windows, hash_blocks };
+pub(super) static KERNEL: Kernel =
+    Kernel { name: "avx512", hash_nodes, hash_windows, hash_blocks, blocks_at_once: 16 };
 
 /// Lanes of one vector.
 const LANES: usize = 16;

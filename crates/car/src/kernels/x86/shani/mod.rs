@@ -6,7 +6,7 @@ mod pair;
 use crate::kernels::{Kernel, NODE, Rows, portable};
 
 pub(super) static KERNEL: Kernel =
-    Kernel { name: "shani", hash_nodes, hash_windows, hash_blocks: super::hash_blocks };
+    Kernel { name: "shani", hash_nodes, hash_windows, hash_blocks: super::hash_blocks, blocks_at_once: 4 };
 
 /// From so many nodes on, groups beat pairs, whose first schedules need not be waited for. Measured on Zen 3.
 const WORTH_IT: usize = 8;
