@@ -215,6 +215,16 @@ pub mod bench {
         }
     }
 
+    /// Does what the kernel `shani` cannot do without for so many nodes and so many chunks of 128 bytes in each of four
+    /// blocks, and hashes nothing: a floor for its time. Returns whether the processor can.
+    pub fn floor(nodes: u64, blake2b: u64) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let can = super::x86::floor::nodes(nodes) && super::x86::floor::blake2b(blake2b);
+        #[cfg(not(target_arch = "x86_64"))]
+        let can = nodes + blake2b == 0;
+        can
+    }
+
     /// Expands quads, 127 bytes to 128.
     pub fn expand_fr32(output: &mut [u8], input: &[u8]) {
         crate::piece::fr32::expand(output, input);

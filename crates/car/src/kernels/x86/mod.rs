@@ -29,6 +29,7 @@ mod avx2;
 mod avx512;
 mod blake2b;
 mod blake2b_avx2;
+pub(super) mod floor;
 mod node_lanes;
 mod sha256_lanes;
 mod shani;
