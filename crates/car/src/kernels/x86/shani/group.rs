@@ -16,8 +16,8 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_set_epi64x, _mm_shuffle_epi8,
-    _mm_shuffle_epi32, _mm_storeu_si128,
+    __m128i, _MM_HINT_T0, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_prefetch, _mm_set_epi64x,
+    _mm_shuffle_epi8, _mm_shuffle_epi32, _mm_storeu_si128,
 };
 use std::mem::MaybeUninit;
 
@@ -74,17 +74,13 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
     let (mut rest_nodes, mut rest_digests): (Nodes, Digests) = ([[0; NODE]; GROUP], [[0; DIGEST]; GROUP]);
     rest_nodes[..rest.len()].copy_from_slice(rest);
     let groups = groups.iter().chain((!rest.is_empty()).then_some(&rest_nodes));
-    let outputs = outputs.iter_mut().chain([&mut rest_digests]);
-
-    let Some(first) = groups.clone().next() else { return };
-    let mut schedules = [const { Schedules([[[0; 4]; GROUP]; 16]) }; 2];
-    let [mut now, mut next] = schedules.each_mut();
-    // The first schedules, and digests of nothing.
-    hash_group(&mut [[0; DIGEST]; GROUP], now, next, first);
-    // After the last group there is nothing to prepare; the first one again does no harm.
-    for (following, digests) in groups.skip(1).chain([first]).zip(outputs) {
-        std::mem::swap(&mut now, &mut next);
-        hash_group(digests, now, next, following);
+    let mut line = Line::new();
+    // The first group has none before it; after the last there is nothing to prepare, and it again does no harm.
+    let mut before = [[0; DIGEST]; GROUP];
+    let outputs = [&mut before].into_iter().chain(outputs).chain([&mut rest_digests]);
+    let last = groups.clone().last();
+    for (following, digests) in groups.chain(last).zip(outputs) {
+        line.hash_group(digests, following);
     }
     rest_output.copy_from_slice(&rest_digests[..rest.len()]);
 }
@@ -96,23 +92,33 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
 pub(super) fn hash_window(row: &mut [u8], window: &[u8]) {
     let mut groups = window.as_chunks::<{ QUADS * QUAD_RAW }>().0.iter();
     let mut padded: [Nodes; 2] = [[[0; NODE]; GROUP]; 2];
-    let mut schedules = [const { Schedules([[[0; 4]; GROUP]; 16]) }; 2];
-    let [mut now, mut next] = schedules.each_mut();
     // Expanded one group earlier than needed: bytes that were just stored in words cannot be loaded in vectors at once.
     let [mut following, mut later] = padded.each_mut();
     let mut expand_next = |padded: &mut Nodes| {
         if let Some(raw) = groups.next() {
+            prefetch(raw);
             expand(padded, raw);
         }
     };
-    expand_next(following);
     expand_next(later);
-    hash_group(&mut [[0; DIGEST]; GROUP], now, next, following);
-    for digests in row.as_chunks_mut::<DIGEST>().0.as_chunks_mut::<GROUP>().0 {
-        std::mem::swap(&mut now, &mut next);
+    let mut line = Line::new();
+    let mut before = [[0; DIGEST]; GROUP];
+    for digests in [&mut before].into_iter().chain(row.as_chunks_mut::<DIGEST>().0.as_chunks_mut::<GROUP>().0)
+    {
         std::mem::swap(&mut following, &mut later);
         expand_next(later);
-        hash_group(digests, now, next, following);
+        line.hash_group(digests, following);
+    }
+}
+
+/// Asks for what lies some groups further on, past the end of the bytes as well.
+#[inline]
+fn prefetch(raw: &[u8; QUADS * QUAD_RAW]) {
+    const AHEAD: usize = 4096;
+    for line in 0..4 {
+        let ahead = raw.as_ptr().wrapping_add(AHEAD + line * 64);
+        // SAFETY: a prefetch of any address whatever does no harm.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) }
     }
 }
 
@@ -176,6 +182,29 @@ fn add(left: States, right: States) -> States {
         sum.cdgh[node] = _mm_add_epi32(left.cdgh[node], right.cdgh[node]);
     }
     sum
+}
+
+/// Groups one after the other.
+struct Line {
+    schedules: [Schedules; 2],
+    /// Which of them are those of the next group to be hashed.
+    now: usize,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { schedules: [const { Schedules([[[0; 4]; GROUP]; 16]) }; 2], now: 0 }
+    }
+
+    /// Hashes the group that was `following` the last time, and computes the schedules of this one meanwhile.
+    #[inline]
+    #[target_feature(enable = "sha,sse4.1,ssse3,avx")]
+    fn hash_group(&mut self, digests: &mut Digests, following: &Nodes) {
+        let [first, second] = &mut self.schedules;
+        let (now, next) = if self.now == 0 { (first, second) } else { (second, first) };
+        hash_group(digests, now, next, following);
+        self.now ^= 1;
+    }
 }
 
 /// Hashes the group whose schedules are `now`, and computes those of `following` meanwhile.
