@@ -17,7 +17,7 @@
 use std::arch::asm;
 use std::arch::x86_64::{
     __m128i, _MM_HINT_T0, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_prefetch, _mm_set_epi64x,
-    _mm_shuffle_epi8, _mm_shuffle_epi32, _mm_storeu_si128,
+    _mm_shuffle_epi32, _mm_storeu_si128,
 };
 use std::mem::MaybeUninit;
 
@@ -56,9 +56,6 @@ const fn words(all: &[u32; 64]) -> Words {
     }
     Words(words)
 }
-
-/// Which byte goes where, so that words are big-endian.
-static BIG_ENDIAN: [u8; 16] = [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12];
 
 /// The instructions want the state as (A B E F) and (C D G H), the first word on top.
 #[derive(Clone, Copy)]
@@ -151,7 +148,7 @@ fn element<const INDEX: usize>(padded: &mut [u8; 32], raw: &[u8; QUAD_RAW]) {
         if at == 3 { shifted & FIELD_TOP } else { shifted }
     });
     for (padded, word) in padded.as_chunks_mut().0.iter_mut().zip(words) {
-        *padded = word.to_le_bytes();
+        *padded = word.swap_bytes().rotate_left(32).to_le_bytes();
     }
 }
 
@@ -217,14 +214,14 @@ fn hash_group(digests: &mut Digests, now: &Schedules, next: &mut Schedules, foll
     states = middle;
     padding_block(&mut states, next, following);
     let end = add(states, middle);
-    let big_endian = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
     for (node, digest) in digests.iter_mut().enumerate() {
         let feba = _mm_shuffle_epi32::<0x1b>(end.abef[node]);
         let dchg = _mm_shuffle_epi32::<0xb1>(end.cdgh[node]);
         let (low, high) = digest.split_at_mut(DIGEST / 2);
-        store(low, _mm_shuffle_epi8(_mm_blend_epi16::<0xf0>(feba, dchg), big_endian));
-        store(high, _mm_shuffle_epi8(_mm_alignr_epi8::<8>(dchg, feba), big_endian));
-        digest[DIGEST - 1] &= 0x3f;
+        store(low, _mm_blend_epi16::<0xf0>(feba, dchg));
+        store(high, _mm_alignr_epi8::<8>(dchg, feba));
+        // The last byte of the digest is the lowest of its last word.
+        digest[DIGEST - 4] &= 0x3f;
     }
 }
 
@@ -279,20 +276,7 @@ macro_rules! padding_words {
 /// Words `$four` of the message of one node of the pair.
 macro_rules! load {
     ($four:tt $node:tt $w:tt) => {
-        concat!(
-            "vmovdqu xmm",
-            $w,
-            ", [{nodes} + 16*",
-            $four,
-            " + 64*",
-            $node,
-            "]\n",
-            "vpshufb xmm",
-            $w,
-            ", xmm",
-            $w,
-            ", [{big_endian}]\n",
-        )
+        concat!("vmovdqu xmm", $w, ", [{nodes} + 16*", $four, " + 64*", $node, "]\n")
     };
 }
 
@@ -347,10 +331,11 @@ macro_rules! ahead_too {
     (2 message, $four:tt, $w:tt $w3:tt) => { concat!("vmovdqa [{room} + 16*", $four, "], xmm", $w, "\n") };
     (2 later, $four:tt, $w:tt $w3:tt) => {
         concat!(
-            "sha256msg2 xmm", $w, ", xmm", $w3, "\n",
-            "vmovdqa [{room} + 16*", $four, "], xmm", $w, "\n",
+            ahead_too!(2 late, $four, $w $w3),
+            ahead_too!(2 message, $four, $w $w3),
         )
     };
+    (2 late, $four:tt, $w:tt $w3:tt) => { concat!("sha256msg2 xmm", $w, ", xmm", $w3, "\n") };
 }
 
 /// Four rounds with the nodes' own words, and what goes on of two schedules meanwhile.
@@ -413,9 +398,9 @@ macro_rules! sixteen_rows {
             $row!(later later later, 6 8 9 10, 11 12 9 10, 14 15 13),
             $row!(later later later, 7 9 10 11, 12 9 10 11, 15 13 14),
             $row!(later later later, 8 10 11 12, 9 10 11 12, 13 14 15),
-            $row!(later later later, 9 11 12 13, 10 11 12 9, 14 15 13),
-            $row!(later later later, 10 12 13 14, 11 12 9 10, 15 13 14),
-            $row!(later later later, 11 13 14 15, 12 9 10 11, 13 14 15),
+            $row!(later late later, 9 11 12 13, 10 11 12 9, 14 15 13),
+            $row!(later late later, 10 12 13 14, 11 12 9 10, 15 13 14),
+            $row!(later late later, 11 13 14 15, 12 9 10 11, 13 14 15),
         )
     };
 }
@@ -426,8 +411,7 @@ macro_rules! rounds_and_schedules {
         let States { abef, cdgh } = $states;
         let nodes = &$nodes.as_chunks::<2>().0[$pair];
         let mut room = MaybeUninit::<Words>::uninit();
-        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants`, 128 at `nodes` and 16 at
-        // `big_endian`. It writes 32 bytes at every 64th of `next`, from the pair's place in the first four rounds to
+        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants` and 128 at `nodes`. It writes 32 bytes at every 64th of `next`, from the pair's place in the first four rounds to
         // that in the last: all of them are inside the schedules, which are exclusively borrowed and aligned. It
         // writes 256 bytes at `room`, which is aligned for it, and reads what it wrote there. It uses no stack, and says which registers it
         // changes. The features it needs are enabled for the function.
@@ -438,7 +422,6 @@ macro_rules! rounds_and_schedules {
                 next = in(reg) $next.0.as_mut_ptr().cast::<[u32; 4]>().add(2 * $pair),
                 nodes = in(reg) nodes.as_ptr(),
                 constants = in(reg) CONSTANTS.0.as_ptr(),
-                big_endian = in(reg) BIG_ENDIAN.as_ptr(),
                 room = in(reg) room.as_mut_ptr(),
                 inout("xmm1") abef[0], inout("xmm2") cdgh[0],
                 inout("xmm3") abef[1], inout("xmm4") cdgh[1],
@@ -465,7 +448,7 @@ fn own_block(states: &mut States, now: &Schedules, next: &mut Schedules, followi
         sixteen_rows!(own_row),
         put!(later 15 0 12),
         put!(later 14 1 15),
-        ahead_too!(2 later, 15, 13 15),
+        ahead_too!(2 late, 15, 13 15),
         put!(later 15 1 13),
     );
 }
@@ -482,7 +465,7 @@ fn padding_block(states: &mut States, next: &mut Schedules, following: &Nodes) {
         padding = PADDING.0.as_ptr(),
         sixteen_rows!(padding_row),
         put!(later 15 0 12),
-        ahead_too!(2 later, 15, 13 15),
+        ahead_too!(2 late, 15, 13 15),
         put!(later 15 1 13),
     );
 }

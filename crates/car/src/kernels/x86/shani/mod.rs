@@ -3,13 +3,16 @@
 mod group;
 mod pair;
 
-use crate::kernels::{Kernel, NODE, Rows, portable};
+use crate::kernels::{DIGEST, Kernel, NODE, Rows, portable};
 
 pub(super) static KERNEL: Kernel =
     Kernel { name: "shani", hash_nodes, hash_windows, hash_blocks: super::hash_blocks, blocks_at_once: 4 };
 
 /// From so many nodes on, groups beat pairs, whose first schedules need not be waited for. Measured on Zen 3.
 const WORTH_IT: usize = 8;
+
+/// Nodes whose words are swapped together, where others hand them over.
+const SWAPPED: usize = 256;
 
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("sha") && is_x86_feature_detected!("sse4.1") && is_x86_feature_detected!("ssse3")
@@ -20,9 +23,15 @@ pub(super) fn hash_nodes(output: &mut [u8], input: &[u8]) {
     if input.len() < WORTH_IT * NODE || !groups_can_run() {
         // SAFETY: the features were just found.
         unsafe { pair::hash_all(output, input) }
-    } else {
-        // SAFETY: the features were just found.
-        unsafe { group::hash_all(output, input) }
+        return;
+    }
+    let mut nodes = [0; SWAPPED * NODE];
+    for (output, input) in output.chunks_mut(SWAPPED * DIGEST).zip(input.chunks(SWAPPED * NODE)) {
+        let nodes = &mut nodes[..input.len()];
+        nodes.copy_from_slice(input);
+        swap_words(nodes);
+        hash_words(output, nodes);
+        swap_words(output);
     }
 }
 
@@ -33,7 +42,22 @@ fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
     }
     // SAFETY: the features were just found.
     let first_row = |row: &mut [u8], window: &[u8], _: &mut [u8]| unsafe { group::hash_window(row, window) };
-    portable::fold(first_row, hash_nodes, digests, windows, rows);
+    portable::fold(first_row, hash_words, digests, windows, rows);
+    swap_words(digests);
+}
+
+/// Hashes nodes whose words have the processor's order of bytes, as their digests then have.
+fn hash_words(output: &mut [u8], input: &[u8]) {
+    debug_assert!(is_available() && groups_can_run(), "called only where it can run");
+    // SAFETY: whoever calls has found the features.
+    unsafe { group::hash_all(output, input) }
+}
+
+/// Big-endian words to the processor's order, and back.
+fn swap_words(bytes: &mut [u8]) {
+    for word in bytes.as_chunks_mut().0 {
+        *word = u32::from_be_bytes(*word).to_ne_bytes();
+    }
 }
 
 /// Some small processors have the SHA extensions and no AVX; Miri runs no assembly.
