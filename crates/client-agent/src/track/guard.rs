@@ -10,7 +10,6 @@ use std::{collections::HashMap, time::Duration};
 
 use carferry_core::{
     error_chain::ErrorChain,
-    model::OfflineDealDoc,
     store::{StatusChange, Store, StoreError},
 };
 use tokio::time::Instant;
@@ -101,15 +100,14 @@ impl Guard {
         count
     }
 
-    /// Puts deals back to pending that have been doubted for a while; how many.
+    /// Puts deals back to pending that have been doubted for a while, by their proposal CIDs and with their miners; how
+    /// many.
     pub(super) async fn put_back(
         &mut self,
         store: &Store,
-        doubted: &[&OfflineDealDoc],
+        doubted: HashMap<String, String>,
     ) -> Result<u64, StoreError> {
         let now = Instant::now();
-        let named = |deal: &OfflineDealDoc| Some((deal.dealcid.clone()?, deal.miner.clone()?));
-        let doubted: HashMap<String, String> = doubted.iter().filter_map(|deal| named(deal)).collect();
         self.doubts.retain(|cid, (_, put_back)| {
             doubted.contains_key(cid) || put_back.is_some_and(|last| now.duration_since(last) < REST)
         });

@@ -2,8 +2,9 @@
 //!
 //! By polling: one list of the node for all deals it follows, one call on chain for each stateless deal
 //! whose state there can still change. Update streams lose what happens while they are closed, and can
-//! block the node's own notifications (lotus-contract §5.4).
+//! block the node's own notifications (lotus-contract §5.4). Records are read and written by the page.
 
+mod chain;
 mod guard;
 mod reconcile;
 
@@ -13,33 +14,23 @@ use std::{
 };
 
 use carferry_core::{
-    error_chain::ErrorChain,
     lotus::{FullNode, LotusError, wire::DealInfo},
-    model::{ChainEpoch, DealStatus, OfflineDealDoc},
+    model::{ChainEpoch, OfflineDealDoc},
     runtime::fail_point,
     store::{StatusChange, Store, StoreError},
 };
 use futures::{StreamExt, stream};
 use serde::Serialize;
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::propose::preflight;
+use chain::{Look, Looks, judged};
 use guard::Guard;
-use reconcile::OnChain;
 
-/// How often an active stateless deal is looked up on chain: it changes only when slashed or at its end.
-const ACTIVE_LOOK_EVERY: Duration = Duration::from_secs(3600);
-/// Deals looked up on chain in one pass, each with a call of its own.
-const LOOKS_MAX: usize = 500;
-/// Places among them that active deals are sure of, however many others there are: these are looked at each time.
-const ACTIVE_LOOKS: usize = 100;
-/// Looks in a row without an answer after which a node is taken to be in trouble. A single one may be the deal's doing.
-const UNANSWERED_MAX: usize = 3;
-/// Changes written in one go.
-const CHANGES: usize = 1000;
 /// Calls and writes side by side.
 const CONCURRENCY: usize = 8;
+/// A deal that is not in the node's list need not have been in it for so long: the list was read before the deal.
+const LISTED_AFTER: Duration = Duration::from_secs(3600);
 
 /// Why a pass could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -87,134 +78,142 @@ pub struct Tracker {
     store: Store,
     node: FullNode,
     wallet: String,
-    looked_up: HashMap<String, LastLook>,
+    looks: Looks,
     guard: Guard,
+    /// Whether the pass before met deals that the node lists; the first one asks the database.
+    lists: Option<bool>,
 }
 
-/// When a deal was last looked up on chain.
-#[derive(Clone, Copy, Debug)]
-struct LastLook {
-    when: Instant,
-    /// It need not be asked for again soon.
-    was_answered: bool,
+/// What a pass has met so far.
+#[derive(Debug, Default)]
+struct Pass {
+    report: TrackReport,
+    /// Proposal CIDs.
+    followed: HashSet<String>,
+    /// The node's list, by proposal CID; read before the records.
+    listed: Option<HashMap<String, DealInfo>>,
+    head: Head,
+    /// Deals that are closed although something speaks against it, and their miners.
+    doubted: HashMap<String, String>,
+    /// Whether there are deals that the node lists.
+    met_listed: bool,
+    changes: Vec<StatusChange>,
+}
+
+/// Where the chain is.
+#[derive(Clone, Copy, Debug, Default)]
+enum Head {
+    #[default]
+    NotAsked,
+    /// What a node that is behind does not know of a deal is no news of the deal.
+    Behind,
+    At(ChainEpoch),
 }
 
 impl Tracker {
     /// Follows this wallet's deals through this node.
     pub fn new(store: Store, node: FullNode, wallet: String) -> Self {
-        Self { store, node, wallet, looked_up: HashMap::new(), guard: Guard::default() }
+        Self { store, node, wallet, looks: Looks::default(), guard: Guard::default(), lists: None }
     }
 
     /// Looks at every deal that is not final and records what changed.
     ///
     /// # Errors
     ///
-    /// [`TrackError`] when node or database cannot be asked at all.
+    /// [`TrackError`] when node or database cannot be asked at all; what was found before is recorded.
     pub async fn pass(&mut self) -> Result<TrackReport, TrackError> {
-        let restored = self.guard.restore(&self.store, &self.wallet).await;
-        let deals = self.store.deals_to_track(&self.wallet).await?;
-        let mut report = TrackReport { followed: count(deals.len()), restored, ..TrackReport::default() };
-        if deals.is_empty() {
-            return Ok(report);
+        let mut pass = Pass::default();
+        self.looks.start();
+        pass.report.restored = self.guard.restore(&self.store, &self.wallet).await;
+        let lists = match self.lists {
+            Some(lists) => lists,
+            None => self.store.tracks_listed_deals(&self.wallet).await?,
+        };
+        if lists {
+            pass.listed = Some(self.list().await?);
         }
-        let cids: Vec<&str> = deals.iter().filter_map(|deal| deal.dealcid.as_deref()).collect();
-        let terms = self.store.agreed_terms(&cids).await?;
-        let deals =
-            deals.into_iter().map(|deal| match deal.dealcid.as_ref().and_then(|cid| terms.get(cid)) {
-                Some(intent) => reconcile::by_intent(deal, intent),
-                None => deal,
-            });
-        let (stateless, started): (Vec<_>, Vec<_>) =
-            deals.partition(|deal| deal.method.as_deref() == Some("stateless"));
-        let mut changes = Vec::new();
-        let mut doubted: Vec<&OfflineDealDoc> =
-            stateless.iter().filter(|deal| reconcile::is_unwitnessed(deal)).collect();
-        if !started.is_empty() {
-            let mut listed = self.node.list_deals().await?;
-            // A node lists every deal it ever made.
-            let followed: HashSet<&str> = started.iter().filter_map(|deal| deal.dealcid.as_deref()).collect();
-            listed.retain(|info| followed.contains(info.proposal_cid.cid.as_str()));
-            let listed: HashMap<String, DealInfo> =
-                listed.into_iter().map(|info| (info.proposal_cid.cid.clone(), info)).collect();
-            for deal in &started {
-                match deal.dealcid.as_ref().and_then(|cid| listed.get(cid)) {
-                    Some(info) => {
-                        changes.extend(reconcile::from_list(deal, info));
-                        doubted.extend(Some(deal).filter(|deal| reconcile::contradicts_import(deal, info)));
-                    }
-                    None => report.unknown += 1,
-                }
-            }
+        let mut pages = self.store.deals_to_track(&self.wallet).await?;
+        while let Some(page) = pages.page().await? {
+            self.meet(page, &mut pass).await?;
+            pass.report.changed += self.record(std::mem::take(&mut pass.changes)).await?;
         }
-        if !stateless.is_empty() {
-            let (found, failed) = self.on_chain(&stateless).await?;
-            changes.extend(found);
-            report.failed += failed;
+        drop(pages);
+        self.lists = Some(pass.met_listed);
+        self.looks.retain(&pass.followed);
+        self.guard.retain(|cid| pass.followed.contains(cid));
+        if let Head::At(head) = pass.head {
+            self.look_up(head, &mut pass).await;
         }
-        report.put_back = self.guard.put_back(&self.store, &doubted).await?;
-        report.changed = self.record(&changes).await?;
-        debug!(?report, "tracking pass");
-        Ok(report)
+        pass.report.put_back = self.guard.put_back(&self.store, pass.doubted).await?;
+        pass.report.changed += self.record(pass.changes).await?;
+        pass.report.followed = count(pass.followed.len());
+        debug!(report = ?pass.report, "tracking pass");
+        Ok(pass.report)
     }
 
-    async fn on_chain(&mut self, deals: &[OfflineDealDoc]) -> Result<(Vec<StatusChange>, u64), TrackError> {
+    /// Every deal that the node ever made.
+    async fn list(&self) -> Result<HashMap<String, DealInfo>, LotusError> {
+        let listed = self.node.list_deals().await?;
+        Ok(listed.into_iter().map(|info| (info.proposal_cid.cid.clone(), info)).collect())
+    }
+
+    /// Deals of one page: judged by the node's list or by what is recorded, or put in line for a look on chain.
+    async fn meet(&mut self, page: Vec<OfflineDealDoc>, pass: &mut Pass) -> Result<(), TrackError> {
+        let cids: Vec<&str> = page.iter().filter_map(|deal| deal.dealcid.as_deref()).collect();
+        let terms = self.store.agreed_terms(&cids).await?;
+        for deal in page {
+            let Some(proposal_cid) = deal.dealcid.clone() else { continue };
+            let deal = match terms.get(&proposal_cid) {
+                Some(intent) => reconcile::by_intent(deal, intent),
+                None => deal,
+            };
+            if !pass.followed.insert(proposal_cid.clone()) {
+                continue;
+            }
+            if deal.method.as_deref() != Some("stateless") {
+                pass.meet_listed(&deal, &proposal_cid);
+                continue;
+            }
+            if reconcile::is_unwitnessed(&deal) {
+                pass.doubt(&deal);
+            }
+            if matches!(pass.head, Head::NotAsked) {
+                pass.head = self.chain_head().await?;
+            }
+            let Head::At(head) = pass.head else {
+                pass.report.failed += 1;
+                continue;
+            };
+            if reconcile::chain_question(&deal).is_some() {
+                self.looks.offer(deal);
+            } else {
+                let look = judged(&deal, None, head);
+                pass.changes.extend(self.believed(&deal, look));
+            }
+        }
+        self.looks.trim();
+        Ok(())
+    }
+
+    async fn chain_head(&self) -> Result<Head, LotusError> {
         let tipset = self.node.chain_head().await?;
         if preflight::head_age(&tipset, SystemTime::now()).is_some_and(|age| age > preflight::HEAD_AGE_MAX) {
-            // What a node that is behind does not know of a deal is no news of the deal.
             warn!(
                 endpoint = self.node.endpoint(),
                 "the node is behind the chain: deals are not judged by it now"
             );
-            return Ok((Vec::new(), count(deals.len())));
+            return Ok(Head::Behind);
         }
-        let head = ChainEpoch::new(tipset.height);
-        let now = Instant::now();
-        let followed: HashSet<&str> = deals.iter().filter_map(|deal| deal.dealcid.as_deref()).collect();
-        self.looked_up.retain(|cid, _| followed.contains(cid.as_str()));
-        self.guard.retain(|cid| followed.contains(cid));
-        let (on_chain, in_records): (Vec<&OfflineDealDoc>, Vec<&OfflineDealDoc>) =
-            deals.iter().partition(|deal| reconcile::chain_question(deal).is_some());
-        let mut changes = Vec::new();
-        for deal in in_records {
-            let look = judged(deal, None, head);
-            changes.extend(self.believed(deal, look));
-        }
-        let asked = in_turn(on_chain, |deal| self.looked_up.get(deal.dealcid.as_ref()?).copied(), now);
-        // Futures first, then the stream: a closure over borrowed deals would not be `Send` for every lifetime.
-        let this = &*self;
-        let looks: Vec<_> =
-            asked.iter().map(|deal| async move { (*deal, this.look(deal, head).await) }).collect();
-        let mut answers = stream::iter(looks).buffered(CONCURRENCY);
-        let mut looked_at = Vec::with_capacity(asked.len());
-        let mut unanswered = 0;
-        // A node that is gone would fail all of them.
-        while unanswered < UNANSWERED_MAX
-            && let Some((deal, look)) = answers.next().await
-        {
-            unanswered = if matches!(look, Look::Unanswered(_)) { unanswered + 1 } else { 0 };
-            looked_at.push((deal, look));
-        }
-        drop(answers);
-        let mut failed = asked.len() - looked_at.len();
-        let mut first_reason = None;
+        Ok(Head::At(ChainEpoch::new(tipset.height)))
+    }
+
+    /// Looks those up on chain whose turn it is.
+    async fn look_up(&mut self, head: ChainEpoch, pass: &mut Pass) {
+        let (looked_at, failed) = self.looks.look(&self.node, head).await;
+        pass.report.failed += failed;
         for (deal, look) in looked_at {
-            let was_answered = match &look {
-                Look::Failed(reason) | Look::Unanswered(reason) => {
-                    failed += 1;
-                    first_reason.get_or_insert_with(|| reason.clone());
-                    false
-                }
-                Look::Changed { .. } | Look::Same => true,
-            };
-            // One that failed goes to the back as well: else it would be the first of every pass.
-            let last_look = LastLook { when: now, was_answered };
-            self.looked_up.extend(deal.dealcid.clone().map(|cid| (cid, last_look)));
-            changes.extend(self.believed(deal, look));
+            pass.changes.extend(self.believed(&deal, look));
         }
-        if let Some(reason) = first_reason {
-            warn!(deals = failed, reason = %reason, "deals could not be looked up on chain");
-        }
-        Ok((changes, count(failed)))
     }
 
     /// What is to be recorded of a look.
@@ -233,51 +232,18 @@ impl Tracker {
         }
     }
 
-    async fn look(&self, deal: &OfflineDealDoc, head: ChainEpoch) -> Look {
-        let on_chain = match reconcile::chain_question(deal) {
-            None => None,
-            Some(deal_id) => match self.node.market_deal(deal_id).await {
-                Ok(market) if reconcile::is_same_deal(deal, &market) => {
-                    Some(OnChain::Found(Box::new(market)))
-                }
-                Ok(_) => {
-                    let proposal_cid = deal.dealcid.as_deref().unwrap_or_default();
-                    warn!(deal.id = %deal_id, deal.proposal_cid = proposal_cid, "the number recorded for this deal is another deal's on chain");
-                    None
-                }
-                // The node's own sentence for this deal; "block not found" and the like say nothing of it.
-                Err(error)
-                    if error
-                        .message()
-                        .is_some_and(|words| words.contains(&format!("deal {deal_id} not found"))) =>
-                {
-                    Some(OnChain::Gone)
-                }
-                Err(error) => {
-                    let reason = ErrorChain(&error).to_string();
-                    debug!(deal.id = %deal_id, reason = %reason, "deal could not be looked up on chain");
-                    let is_node = error.is_about_the_node();
-                    return if is_node { Look::Unanswered(reason) } else { Look::Failed(reason) };
-                }
-            },
-        };
-        judged(deal, on_chain.as_ref(), head)
-    }
-
     /// Writes changes down; how many. A database that does not answer is not asked for the rest.
-    async fn record(&self, changes: &[StatusChange]) -> Result<u64, StoreError> {
+    async fn record(&self, changes: Vec<StatusChange>) -> Result<u64, StoreError> {
         let (mut recorded, mut failed) = (0, None);
-        for changes in changes.chunks(CHANGES) {
-            let writes: Vec<_> = changes.iter().map(|change| self.write(change)).collect();
-            let mut written = stream::iter(writes).buffered(CONCURRENCY);
-            while let Some(result) = written.next().await {
-                match result {
-                    Ok(()) => recorded += 1,
-                    Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => {
-                        return Err(error);
-                    }
-                    Err(error) => failed = failed.or(Some(error)),
+        let writes: Vec<_> = changes.iter().map(|change| self.write(change)).collect();
+        let mut written = stream::iter(writes).buffered(CONCURRENCY);
+        while let Some(result) = written.next().await {
+            match result {
+                Ok(()) => recorded += 1,
+                Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => {
+                    return Err(error);
                 }
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
         failed.map_or(Ok(recorded), Err)
@@ -292,90 +258,34 @@ impl Tracker {
     }
 }
 
-/// What looking at one deal came to.
-enum Look {
-    /// `by_chain`: the chain says so, not only the provider's agent.
-    Changed {
-        change: StatusChange,
-        by_chain: bool,
-    },
-    Same,
-    /// The node's word for this deal, or one that cannot be read.
-    Failed(String),
-    /// The node did not answer, or lets us ask nothing: the next one may fail alike.
-    Unanswered(String),
+impl Pass {
+    /// A deal that the node follows itself.
+    fn meet_listed(&mut self, deal: &OfflineDealDoc, proposal_cid: &str) {
+        self.met_listed = true;
+        // Without a list it is the first of its kind, and waits for the next pass.
+        let Some(listed) = &self.listed else { return };
+        match listed.get(proposal_cid) {
+            Some(info) => {
+                self.changes.extend(reconcile::from_list(deal, info));
+                if reconcile::contradicts_import(deal, info) {
+                    self.doubt(deal);
+                }
+            }
+            None => self.report.unknown += u64::from(!is_new(deal)),
+        }
+    }
+
+    fn doubt(&mut self, deal: &OfflineDealDoc) {
+        self.doubted.extend(deal.dealcid.clone().zip(deal.miner.clone()));
+    }
 }
 
-/// What is known of one deal.
-fn judged(deal: &OfflineDealDoc, on_chain: Option<&OnChain>, head: ChainEpoch) -> Look {
-    let by_chain = matches!(on_chain, Some(OnChain::Found(_))) || on_chain.is_some() && deal.dealid.is_some();
-    reconcile::from_chain(deal, on_chain, head)
-        .map_or(Look::Same, |change| Look::Changed { change, by_chain })
-}
-
-/// Those to look up on chain now, the longest not looked up first: each comes to its turn, however many there are.
-fn in_turn(
-    deals: Vec<&OfflineDealDoc>,
-    last_look: impl Fn(&OfflineDealDoc) -> Option<LastLook>,
-    now: Instant,
-) -> Vec<&OfflineDealDoc> {
-    let status = i64::try_from(DealStatus::ACTIVE.get()).unwrap_or(0);
-    let (mut active, mut others): (Vec<_>, Vec<_>) =
-        deals.into_iter().partition(|deal| deal.status == Some(status));
-    active.retain(|deal| {
-        let rests = |last: LastLook| last.was_answered && now.duration_since(last.when) < ACTIVE_LOOK_EVERY;
-        !last_look(deal).is_some_and(rests)
-    });
-    active.sort_by_key(|deal| last_look(deal).map(|last| last.when));
-    others.sort_by_key(|deal| last_look(deal).map(|last| last.when));
-    others.truncate(LOOKS_MAX - active.len().min(ACTIVE_LOOKS));
-    active.truncate(LOOKS_MAX - others.len());
-    others.extend(active);
-    others
+/// Whether the deal may have been made after the list was read. Decides nothing but what is counted.
+fn is_new(deal: &OfflineDealDoc) -> bool {
+    let made = deal.createdtime.map(bson::DateTime::to_system_time);
+    made.is_some_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age < LISTED_AFTER))
 }
 
 fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn every_deal_comes_to_its_turn_and_active_ones_keep_some_places() {
-        let deals = |name: &str, status, number: usize| -> Vec<OfflineDealDoc> {
-            (0..number)
-                .map(|i| OfflineDealDoc {
-                    dealcid: Some(format!("{name}{i}")),
-                    status: Some(status),
-                    ..OfflineDealDoc::default()
-                })
-                .collect()
-        };
-        let all = [deals("sealing", 29, 900), deals("active", 7, 300)].concat();
-        let mut looked_up: HashMap<String, LastLook> = HashMap::new();
-        let start = Instant::now();
-        for pass in 0..3 {
-            let now = start + Duration::from_secs(60 * pass);
-            let last_look = |deal: &OfflineDealDoc| looked_up.get(deal.dealcid.as_ref()?).copied();
-            let asked = in_turn(all.iter().collect(), last_look, now);
-            assert_eq!(asked.len(), LOOKS_MAX);
-            let active = asked.iter().filter(|deal| deal.status == Some(7)).count();
-            assert_eq!(active, ACTIVE_LOOKS, "{pass}");
-            let last_look = LastLook { when: now, was_answered: true };
-            looked_up.extend(asked.iter().map(|deal| (deal.dealcid.clone().unwrap(), last_look)));
-        }
-        assert_eq!(looked_up.len(), all.len());
-
-        let few = deals("active", 7, 600);
-        let last_look = |deal: &OfflineDealDoc| {
-            let failed = deal.dealcid.as_deref() == Some("active0");
-            Some(LastLook { when: start, was_answered: !failed })
-        };
-        let asked = in_turn(few.iter().collect(), last_look, start + Duration::from_secs(60));
-        assert_eq!(asked.len(), 1, "only the one that was not answered");
-        let asked = in_turn(few.iter().collect(), |_| None, start);
-        assert_eq!(asked.len(), LOOKS_MAX, "places that nobody else needs");
-    }
 }

@@ -8,9 +8,10 @@ use super::{
     Store,
     bounded::{decode, readable},
     error::StoreError,
+    pages::{DEALS_AT_ONCE, DealPages},
     tracking::PAGE,
 };
-use crate::model::{DealPhase, DealStatus, OfflineDealDoc, stored};
+use crate::model::{DealPhase, DealStatus, OfflineDealDoc, PublishMethod, stored};
 
 const COLLECTION: &str = "offlinedeals";
 
@@ -125,17 +126,23 @@ impl Store {
     }
 
     /// Deals of this wallet whose state can still change.
-    pub async fn deals_to_track(&self, wallet: &str) -> Result<Vec<OfflineDealDoc>, StoreError> {
-        let finals = numbers(&DealStatus::FINAL);
-        let filter =
-            doc! { "wallet": wallet, "dealcid": { "$type": "string" }, "status": { "$nin": finals } };
+    pub async fn deals_to_track(&self, wallet: &str) -> Result<DealPages, StoreError> {
         let fields = doc! {
             "dealcid": 1, "miner": 1, "filecid": 1, "status": 1, "statusmsg": 1, "method": 1, "dealid": 1,
             "startepoch": 1, "duration": 1, "isdeal": 1, "provider": 1, "intent": 1, "piececid": 1,
-            "dealsizebytes": 1,
+            "dealsizebytes": 1, "createdtime": 1,
         };
-        let cursor = self.bounded("deals to track", self.deals.find(filter).projection(fields)).await?;
-        Ok(readable(COLLECTION, self.drain("deals to track", cursor).await?))
+        let find = self.deals.find(tracked(wallet)).projection(fields).batch_size(DEALS_AT_ONCE);
+        let cursor = self.bounded("deals to track", find).await?;
+        Ok(DealPages::new(self, "deals to track", cursor))
+    }
+
+    /// Whether any of them is in the list of the node that made it.
+    pub async fn tracks_listed_deals(&self, wallet: &str) -> Result<bool, StoreError> {
+        let mut filter = tracked(wallet);
+        filter.insert("method", doc! { "$ne": PublishMethod::Stateless.as_str() });
+        let found = self.deals.find_one(filter).projection(doc! { "_id": 1 });
+        Ok(self.bounded("deals to track", found).await?.is_some())
     }
 
     /// Proposal CIDs of these that are recorded already.
@@ -235,6 +242,13 @@ fn count_of(group: &Document) -> DealCounts {
         isdeal: key_number("isdeal"),
         deals: number("deals"),
         bytes: number("bytes"),
+    }
+}
+
+/// Deals that are not final.
+fn tracked(wallet: &str) -> Document {
+    doc! {
+        "wallet": wallet, "dealcid": { "$type": "string" }, "status": { "$nin": numbers(&DealStatus::FINAL) },
     }
 }
 

@@ -13,6 +13,7 @@ mod driver_error;
 mod error;
 mod indexes;
 mod intents;
+mod pages;
 mod plans;
 mod provider_views;
 mod tracking;
@@ -33,8 +34,9 @@ pub use driver_error::DriverError;
 pub use error::StoreError;
 pub use indexes::{IndexReport, IndexUser};
 pub use intents::NewIntent;
+pub use pages::DealPages;
 pub use plans::{PieceClaim, PieceCounts};
-pub use provider_views::{Followed, FollowedDeals, ProviderView};
+pub use provider_views::{Followed, ProviderView};
 pub use tracking::{Restored, StatusChange};
 
 /// Where the database is and how patient we are with it.

@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
-use futures::TryStreamExt as _;
-use mongodb::Cursor;
 
 use super::{
     Store,
-    bounded::readable,
     claims::{RESTING, count_of, lease_millis, object_or_nothing},
     deals::numbers,
     error::StoreError,
+    pages::{DEALS_AT_ONCE, DealPages},
 };
-use crate::model::{DealId, DealStatus, OfflineDealDoc};
+use crate::model::{DealId, DealStatus};
 
 /// What a provider says of a deal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +40,6 @@ impl ProviderView {
 /// Views in one command. Source: ours; some 50 KiB.
 const VIEWS_AT_ONCE: usize = 200;
 
-/// Deals read at a time.
-const FOLLOWED_AT_ONCE: u32 = 1000;
-
 /// Which deals a poll of the provider's view reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Followed {
@@ -53,27 +48,6 @@ pub enum Followed {
     /// Of these, not those that are closed and active at the provider: they stay so for years, and a large provider has
     /// a million of them.
     Moving,
-}
-
-/// Deals to be compared with the provider's list.
-#[derive(Debug)]
-pub struct FollowedDeals {
-    store: Store,
-    cursor: Cursor<Document>,
-}
-
-impl FollowedDeals {
-    /// The next of them; `None` at the end.
-    pub async fn page(&mut self) -> Result<Option<Vec<OfflineDealDoc>>, StoreError> {
-        let mut page = Vec::new();
-        for _ in 0..FOLLOWED_AT_ONCE {
-            match self.store.bounded("provider deals", self.cursor.try_next()).await? {
-                Some(document) => page.push(document),
-                None => break,
-            }
-        }
-        Ok((!page.is_empty()).then(|| readable("offlinedeals", page)))
-    }
 }
 
 /// See [`Followed::Moving`]. Written as ranges of the index `carferry_followed`, so that nothing else is read: of 20 000
@@ -93,7 +67,7 @@ fn moving() -> Document {
 impl Store {
     /// This miner's deals whose state at the provider, or by their client, can still change. Both: another user may have
     /// written a final state.
-    pub async fn provider_followed(&self, miner: &str, which: Followed) -> Result<FollowedDeals, StoreError> {
+    pub async fn provider_followed(&self, miner: &str, which: Followed) -> Result<DealPages, StoreError> {
         let filter = match which {
             Followed::All => doc! { "$or": [
                 { "provider.status": { "$nin": numbers(&DealStatus::FINAL) } },
@@ -106,10 +80,9 @@ impl Store {
         let fields = doc! {
             "dealcid": 1, "provider": 1, "isdeal": 1, "import.state": 1, "import.reason": 1, "intent": 1
         };
-        // Without an order of its own: a deal that changes meanwhile may come twice, and is no news then.
-        let find = self.deals.find(all).projection(fields).batch_size(FOLLOWED_AT_ONCE);
+        let find = self.deals.find(all).projection(fields).batch_size(DEALS_AT_ONCE);
         let cursor = self.bounded("provider deals", find).await?;
-        Ok(FollowedDeals { store: self.clone(), cursor })
+        Ok(DealPages::new(self, "provider deals", cursor))
     }
 
     /// Records what the provider says of these deals, by their proposal CIDs.

@@ -1,0 +1,41 @@
+//! Deals by the page: of a hundred thousand only some are in memory at a time.
+
+use futures::TryStreamExt;
+use mongodb::Cursor;
+
+use bson::Document;
+
+use super::{Store, bounded::readable, error::StoreError};
+use crate::model::OfflineDealDoc;
+
+/// Deals of one page.
+pub(super) const DEALS_AT_ONCE: u32 = 1000;
+
+/// Deals that a query finds.
+///
+/// Read in the order of an index: one that changes meanwhile may come twice, and one that did not come because it
+/// changed was seen by whoever changed it.
+#[derive(Debug)]
+pub struct DealPages {
+    store: Store,
+    what: &'static str,
+    cursor: Cursor<Document>,
+}
+
+impl DealPages {
+    pub(super) fn new(store: &Store, what: &'static str, cursor: Cursor<Document>) -> Self {
+        Self { store: store.clone(), what, cursor }
+    }
+
+    /// The next of them; `None` at the end.
+    pub async fn page(&mut self) -> Result<Option<Vec<OfflineDealDoc>>, StoreError> {
+        let mut page = Vec::new();
+        for _ in 0..DEALS_AT_ONCE {
+            match self.store.bounded(self.what, self.cursor.try_next()).await? {
+                Some(document) => page.push(document),
+                None => break,
+            }
+        }
+        Ok((!page.is_empty()).then(|| readable("offlinedeals", page)))
+    }
+}
