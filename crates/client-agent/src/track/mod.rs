@@ -14,7 +14,7 @@ use std::{
 };
 
 use carferry_core::{
-    lotus::{FullNode, LotusError, wire::DealInfo},
+    lotus::{FullNode, LotusError, wire::DealState},
     model::{ChainEpoch, OfflineDealDoc},
     runtime::fail_point,
     store::{StatusChange, Store, StoreError},
@@ -91,7 +91,7 @@ struct Pass {
     /// Proposal CIDs.
     followed: HashSet<String>,
     /// The node's list, by proposal CID; read before the records.
-    listed: Option<HashMap<String, DealInfo>>,
+    listed: Option<HashMap<String, DealState>>,
     head: Head,
     /// Deals that are closed although something speaks against it, and their miners.
     doubted: HashMap<String, String>,
@@ -152,8 +152,8 @@ impl Tracker {
     }
 
     /// Every deal that the node ever made.
-    async fn list(&self) -> Result<HashMap<String, DealInfo>, LotusError> {
-        let listed = self.node.list_deals().await?;
+    async fn list(&self) -> Result<HashMap<String, DealState>, LotusError> {
+        let listed = self.node.list_deal_states().await?;
         Ok(listed.into_iter().map(|info| (info.proposal_cid.cid.clone(), info)).collect())
     }
 

@@ -1,7 +1,7 @@
 //! What a node's answer means for one recorded deal. Pure.
 
 use carferry_core::{
-    lotus::wire::{DealInfo, MarketDeal},
+    lotus::wire::{DealState, MarketDeal},
     model::{ChainEpoch, DealId, DealPhase, DealStatus, IntentDoc, OfflineDealDoc},
     store::StatusChange,
 };
@@ -72,14 +72,14 @@ pub(super) fn by_intent(deal: OfflineDealDoc, intent: &IntentDoc) -> OfflineDeal
 }
 
 /// From the list of the node that follows the deal.
-pub(super) fn from_list(deal: &OfflineDealDoc, info: &DealInfo) -> Option<StatusChange> {
+pub(super) fn from_list(deal: &OfflineDealDoc, info: &DealState) -> Option<StatusChange> {
     let status = DealStatus::from_lotus(info.state);
     change(deal, status, words(status, &info.message), DealId::from_lotus(info.deal_id))
 }
 
 /// Whether `isdeal` says 1 while the node's list says that the provider waits for the data. The node asks the
 /// provider each second, and writes its answer into the message (lotus-contract §4.2).
-pub(super) fn contradicts_import(deal: &OfflineDealDoc, info: &DealInfo) -> bool {
+pub(super) fn contradicts_import(deal: &OfflineDealDoc, info: &DealState) -> bool {
     const CHECK_FOR_ACCEPTANCE: u64 = 13;
     deal.isdeal == Some(1)
         && info.state == CHECK_FOR_ACCEPTANCE
@@ -226,7 +226,7 @@ mod tests {
         }
     }
 
-    fn info(state: u64, message: &str, deal_id: u64) -> DealInfo {
+    fn info(state: u64, message: &str, deal_id: u64) -> DealState {
         serde_json::from_value(serde_json::json!({
             "ProposalCid": {"/": "bafyrei"}, "State": state, "Message": message, "Provider": "f01000",
             "DataRef": null, "PieceCID": null, "DealID": deal_id

@@ -12,13 +12,16 @@
 //! object pass unchanged.
 
 use std::{
-    future::Future,
+    future::{self, Future},
     pin::Pin,
     task::{Context, Poll},
 };
 
+use bytes::{Buf, Bytes};
+use futures::{StreamExt, stream};
 use http::StatusCode;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use jsonrpsee::{
     core::http_helpers::HttpError,
     http_client::{HttpBody, HttpRequest, HttpResponse, transport},
@@ -70,23 +73,55 @@ where
         let answer = self.inner.call(fenced(request));
         Box::pin(async move {
             let (mut head, body) = answer.await?.into_parts();
-            let collected = Limited::new(body, RESPONSE_BYTES_MAX as usize).collect().await;
-            let bytes =
-                collected.map_err(|error| transport::Error::Http(HttpError::Stream(error)))?.to_bytes();
-            let repaired = if bytes.len() <= REPAIRED_BYTES_MAX { repair(&bytes) } else { None };
-            let body = match repaired {
-                Some(Repaired { text, is_error }) => {
-                    if is_error {
-                        head.status = StatusCode::OK;
+            let failed = |error| transport::Error::Http(HttpError::Stream(error));
+            let body = match beginning(body).await.map_err(failed)? {
+                Beginning::Whole(bytes) => match repair(&bytes) {
+                    Some(Repaired { text, is_error }) => {
+                        if is_error {
+                            head.status = StatusCode::OK;
+                        }
+                        head.headers.remove(http::header::CONTENT_LENGTH);
+                        HttpBody::from(text)
                     }
-                    head.headers.remove(http::header::CONTENT_LENGTH);
-                    HttpBody::from(text)
-                }
-                None => HttpBody::new(Full::new(bytes)),
+                    None => HttpBody::from(bytes),
+                },
+                Beginning::Long(body) => body,
             };
             Ok(HttpResponse::from_parts(head, body))
         })
     }
+}
+
+type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body as far as it has to be read to know whether it may need repair.
+enum Beginning {
+    Whole(Vec<u8>),
+    /// A list: it is not kept here beside the copy that the client makes.
+    Long(HttpBody),
+}
+
+async fn beginning<B>(body: B) -> Result<Beginning, BodyError>
+where
+    B: BodyExt + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BodyError>,
+{
+    let mut body = Box::pin(body);
+    let mut read = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(mut data) = frame.map_err(Into::into)?.into_data() else { continue };
+        read.extend_from_slice(&data.copy_to_bytes(data.remaining()));
+        if read.len() > REPAIRED_BYTES_MAX {
+            let rest = body.into_data_stream().map(|data| {
+                let mut data = data.map_err(Into::into)?;
+                Ok::<_, BodyError>(Frame::data(data.copy_to_bytes(data.remaining())))
+            });
+            let start = stream::once(future::ready(Ok(Frame::data(Bytes::from(read)))));
+            return Ok(Beginning::Long(HttpBody::new(StreamBody::new(start.chain(rest)))));
+        }
+    }
+    Ok(Beginning::Whole(read))
 }
 
 struct Repaired {

@@ -6,8 +6,8 @@ use super::{
     client::Client,
     error::{INVALID_PARAMS, LotusError},
     wire::{
-        CidLink, CollateralBounds, DealInfo, ImportEntry, List, MarketBalance, MarketDeal, MinerInfo,
-        StartDealParams, StorageAsk, TipSet, Version,
+        CidLink, CollateralBounds, DealInfo, DealState, ImportEntry, List, MarketBalance, MarketDeal,
+        MinerInfo, StartDealParams, StorageAsk, TipSet, Version,
     },
 };
 use crate::model::{DealId, PublishMethod};
@@ -140,6 +140,13 @@ impl FullNode {
     /// All deals the node follows (permission `write`).
     pub async fn list_deals(&self) -> Result<Vec<DealInfo>, LotusError> {
         let list: List<DealInfo> =
+            self.client.call("Filecoin.ClientListDeals", vec![], self.client.timeouts.list).await?;
+        Ok(list.0)
+    }
+
+    /// The states of all deals the node follows (permission `write`); see [`FullNode::list_deals`].
+    pub async fn list_deal_states(&self) -> Result<Vec<DealState>, LotusError> {
+        let list: List<DealState> =
             self.client.call("Filecoin.ClientListDeals", vec![], self.client.timeouts.list).await?;
         Ok(list.0)
     }

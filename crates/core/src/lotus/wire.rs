@@ -136,6 +136,22 @@ pub struct DealInfo {
     pub verified: bool,
 }
 
+/// What following a deal takes of its entry in `ClientListDeals`: a node lists every deal it ever made.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DealState {
+    /// The deal's key.
+    pub proposal_cid: CidLink,
+    /// State number.
+    pub state: u64,
+    /// State's message, for example `Provider state: StorageDealWaitingForData`.
+    #[serde(default)]
+    pub message: String,
+    /// 0 until published.
+    #[serde(default, rename = "DealID")]
+    pub deal_id: u64,
+}
+
 /// Answer of `StateMinerInfo`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
