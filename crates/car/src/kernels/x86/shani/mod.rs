@@ -2,6 +2,7 @@
 
 mod group;
 mod pair;
+mod rounds;
 
 use crate::kernels::{DIGEST, Kernel, NODE, Rows, portable};
 
