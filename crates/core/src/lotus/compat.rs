@@ -182,4 +182,29 @@ mod tests {
             assert!(repaired(text).is_none(), "{text}");
         }
     }
+
+    #[tokio::test]
+    async fn a_long_answer_passes_as_it_is_and_its_errors_too() {
+        let chunk = |byte: u8| Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![byte; 40_000])));
+        let body = |chunks: Vec<_>| StreamBody::new(stream::iter(chunks));
+
+        let Beginning::Whole(short) = beginning(body(vec![chunk(1)])).await.unwrap() else {
+            panic!("one chunk may need repair")
+        };
+        assert_eq!(short, [1; 40_000]);
+
+        let chunks = vec![chunk(1), chunk(2), chunk(3)];
+        let Beginning::Long(long) = beginning(body(chunks)).await.unwrap() else {
+            panic!("three chunks are a list")
+        };
+        let read = long.collect().await.unwrap().to_bytes();
+        assert_eq!(read, [[1; 40_000], [2; 40_000], [3; 40_000]].concat());
+
+        let cut = || Err(std::io::Error::other("cut"));
+        let Beginning::Long(long) = beginning(body(vec![chunk(1), chunk(2), cut()])).await.unwrap() else {
+            panic!("two chunks are a list")
+        };
+        assert!(long.collect().await.is_err());
+        assert!(beginning(body(vec![chunk(1), cut()])).await.is_err());
+    }
 }
