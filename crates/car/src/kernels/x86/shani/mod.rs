@@ -49,8 +49,8 @@ fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
 
 /// Hashes nodes whose words have the processor's order of bytes, as their digests then have.
 fn hash_words(output: &mut [u8], input: &[u8]) {
-    debug_assert!(is_available() && groups_can_run(), "called only where it can run");
-    // SAFETY: whoever calls has found the features.
+    assert!(is_available() && groups_can_run(), "called only where it can run");
+    // SAFETY: the features were just found.
     unsafe { group::hash_all(output, input) }
 }
 
