@@ -35,17 +35,19 @@ pub(super) fn expand_and_fold(
     windows: &[u8],
     rows: &mut Rows,
 ) {
-    let first_row = |row: &mut [u8], window: &[u8], room: &mut [u8]| {
+    let first_rows = |rows: &mut [u8], windows: &[u8], room: &mut [u8]| {
         let padded = &mut room[..PADDED];
-        fr32::expand(padded, window);
-        hash_nodes(row, padded);
+        for (row, window) in rows.chunks_exact_mut(ROW).zip(windows.chunks_exact(WINDOW_RAW)) {
+            fr32::expand(padded, window);
+            hash_nodes(row, padded);
+        }
     };
-    fold(first_row, hash_nodes, digests, windows, rows);
+    fold(first_rows, hash_nodes, digests, windows, rows);
 }
 
-/// Windows with any function for the first row, which has room for an expanded window, and any for nodes.
+/// Windows with any function for their first rows, which has room for an expanded window, and any for nodes.
 pub(super) fn fold(
-    first_row: impl Fn(&mut [u8], &[u8], &mut [u8]),
+    first_rows: impl Fn(&mut [u8], &[u8], &mut [u8]),
     hash_nodes: fn(&mut [u8], &[u8]),
     digests: &mut [u8],
     windows: &[u8],
@@ -55,10 +57,8 @@ pub(super) fn fold(
     rows.row.resize(room, 0);
     rows.next.resize(room, 0);
     for (digests, windows) in digests.chunks_mut(FOLDED * DIGEST).zip(windows.chunks(FOLDED * WINDOW_RAW)) {
-        for (row, window) in rows.row.chunks_exact_mut(ROW).zip(windows.chunks_exact(WINDOW_RAW)) {
-            first_row(row, window, &mut rows.next);
-        }
         let mut length = digests.len() / DIGEST * ROW;
+        first_rows(&mut rows.row[..length], windows, &mut rows.next);
         while length > 2 * digests.len() {
             hash_nodes(&mut rows.next[..length / 2], &rows.row[..length]);
             std::mem::swap(&mut rows.row, &mut rows.next);

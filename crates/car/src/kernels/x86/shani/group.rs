@@ -4,27 +4,29 @@
 //! the unit, two leave half of it idle. With their own schedules between the rounds four nodes are little faster
 //! than two, though, because whatever else a round waits for comes late. So the rounds need nothing but words from
 //! memory, and the schedules are computed one group ahead (`rounds`). Cycles a node on Zen 3: 150 for two nodes with
-//! their own schedules, 123 for four, 71 for this; the rounds alone are 64.
+//! their own schedules, 123 for four, 70 for this; the rounds alone are 64.
+//!
+//! The bytes of a piece are expanded one group earlier still, and beside the rounds as well: before them that took 20
+//! cycles a node, there it takes none.
 //!
 //! Words have the processor's order of bytes here, in and out: from row to row they need no turning.
 
-use std::arch::asm;
 use std::arch::x86_64::{
     __m128i, _MM_HINT_T0, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_prefetch, _mm_set_epi64x,
     _mm_shuffle_epi32, _mm_storeu_si128,
 };
 
-use super::rounds::{own_block, padding_block};
+use super::rounds::{own_block, own_block_expanding, padding_block, padding_block_expanding};
 use crate::kernels::{DIGEST, NODE};
-use crate::piece::fr32::{FIELD_TOP, QUAD_PADDED, QUAD_RAW};
+use crate::piece::fr32::{QUAD_PADDED, QUAD_RAW};
 
 /// Nodes that are hashed side by side.
 pub(super) const GROUP: usize = 4;
 
-/// Quads that expand to a group.
-const QUADS: usize = GROUP * NODE / QUAD_PADDED;
-
 pub(super) type Nodes = [[u8; NODE]; GROUP];
+/// Two quads, which expand to a group.
+pub(super) type Raw = [u8; 2 * QUAD_RAW];
+const _: () = assert!(2 * QUAD_PADDED == GROUP * NODE);
 type Digests = [[u8; DIGEST]; GROUP];
 
 /// The words of one block of each node, the constants added; those of four rounds are beside each other.
@@ -59,84 +61,34 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
     rest_output.copy_from_slice(&rest_digests[..rest.len()]);
 }
 
-/// The digests of the first nodes of a window, which is expanded group by group.
-///
-/// That takes no vector operations, so that it costs next to nothing beside the rounds.
-#[target_feature(enable = "sha,sse4.1,ssse3,avx")]
-pub(super) fn hash_window(row: &mut [u8], window: &[u8]) {
-    let mut groups = window.as_chunks::<{ QUADS * QUAD_RAW }>().0.iter();
+/// The digests of the first nodes of windows, which lie one behind the other as their digests do.
+#[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
+pub(super) fn hash_windows(row: &mut [u8], windows: &[u8]) {
+    let groups = windows.as_chunks::<{ 2 * QUAD_RAW }>().0;
+    // Two calls hash nothing before the first group has been expanded and has its schedules; the last two have nothing
+    // to expand, and the last group again does no harm.
+    let last = groups.last().into_iter().cycle().take(2);
+    let mut before = [[[0; DIGEST]; GROUP]; 2];
+    let digests = before.iter_mut().chain(row.as_chunks_mut::<DIGEST>().0.as_chunks_mut::<GROUP>().0);
     let mut padded: [Nodes; 2] = [[[0; NODE]; GROUP]; 2];
-    // Expanded one group earlier than needed: bytes that were just stored in words cannot be loaded in vectors at once.
     let [mut following, mut later] = padded.each_mut();
-    let mut expand_next = |padded: &mut Nodes| {
-        if let Some(raw) = groups.next() {
-            prefetch(raw);
-            expand(padded, raw);
-        }
-    };
-    expand_next(later);
     let mut line = Line::new();
-    let mut before = [[0; DIGEST]; GROUP];
-    for digests in [&mut before].into_iter().chain(row.as_chunks_mut::<DIGEST>().0.as_chunks_mut::<GROUP>().0)
-    {
+    for (raw, digests) in groups.iter().chain(last).zip(digests) {
+        prefetch(raw);
+        line.hash_group_expanding(digests, following, later, raw);
         std::mem::swap(&mut following, &mut later);
-        expand_next(later);
-        line.hash_group(digests, following);
     }
 }
 
 /// Asks for what lies some groups further on, past the end of the bytes as well.
 #[inline]
-fn prefetch(raw: &[u8; QUADS * QUAD_RAW]) {
+fn prefetch(raw: &Raw) {
     const AHEAD: usize = 4096;
     for line in 0..4 {
         let ahead = raw.as_ptr().wrapping_add(AHEAD + line * 64);
         // SAFETY: a prefetch of any address whatever does no harm.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) }
     }
-}
-
-/// Fr32 (`piece::fr32`) without vectors.
-#[inline]
-fn expand(padded: &mut Nodes, raw: &[u8; QUADS * QUAD_RAW]) {
-    let quads = padded.as_flattened_mut().as_chunks_mut::<QUAD_PADDED>().0;
-    for (padded, raw) in quads.iter_mut().zip(raw.as_chunks::<QUAD_RAW>().0) {
-        let [first, second, third, fourth] = padded.as_chunks_mut().0 else { unreachable!("four elements") };
-        element::<0>(first, raw);
-        element::<1>(second, raw);
-        element::<2>(third, raw);
-        element::<3>(fourth, raw);
-    }
-}
-
-/// One of a quad's four elements: 254 bits from where the one before it ends, and two zeros.
-#[inline]
-fn element<const INDEX: usize>(padded: &mut [u8; 32], raw: &[u8; QUAD_RAW]) {
-    let word = |index: usize| {
-        // The last word of a quad has seven bytes of its own.
-        let (at, skipped) = if index < 15 { (index * 8, 0) } else { (QUAD_RAW - 8, 8) };
-        u64::from_le_bytes(*raw[at..].first_chunk().expect("eight bytes are left")) >> skipped
-    };
-    let mut before = if INDEX == 0 { 0 } else { scalar(word(4 * INDEX - 1)) };
-    let words: [u64; 4] = std::array::from_fn(|at| {
-        let word = scalar(word(4 * INDEX + at));
-        let shifted = if INDEX == 0 { word } else { (word << (2 * INDEX)) | (before >> (64 - 2 * INDEX)) };
-        before = word;
-        if at == 3 { shifted & FIELD_TOP } else { shifted }
-    });
-    for (padded, word) in padded.as_chunks_mut().0.iter_mut().zip(words) {
-        // Words of four bytes the other way round.
-        *padded = word.swap_bytes().rotate_left(32).to_le_bytes();
-    }
-}
-
-/// The same word, which the compiler cannot put into a vector with others.
-#[inline]
-fn scalar(word: u64) -> u64 {
-    let mut word = word;
-    // SAFETY: no code.
-    unsafe { asm!("/* {0} */", inout(reg) word, options(pure, nomem, nostack, preserves_flags)) }
-    word
 }
 
 #[inline]
@@ -162,27 +114,46 @@ fn add(left: States, right: States) -> States {
 /// Groups one after the other.
 struct Line {
     schedules: [Schedules; 2],
-    /// Which of them are those of the next group to be hashed.
+    /// Which of them was hashed from last.
     now: usize,
 }
 
 impl Line {
     fn new() -> Self {
-        Self { schedules: [const { Schedules([[[0; 4]; GROUP]; 16]) }; 2], now: 0 }
+        Self { schedules: [const { Schedules([[[0; 4]; GROUP]; 16]) }; 2], now: 1 }
     }
 
     /// Hashes the group that was `following` the last time, and computes the schedules of this one meanwhile.
     #[inline]
     #[target_feature(enable = "sha,sse4.1,ssse3,avx")]
     fn hash_group(&mut self, digests: &mut Digests, following: &Nodes) {
-        let [first, second] = &mut self.schedules;
-        let (now, next) = if self.now == 0 { (first, second) } else { (second, first) };
+        let (now, next) = self.turn();
         hash_group(digests, now, next, following);
+    }
+
+    /// The same, and expands two quads to the nodes that will follow the next time.
+    #[inline]
+    #[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
+    fn hash_group_expanding(
+        &mut self,
+        digests: &mut Digests,
+        following: &Nodes,
+        padded: &mut Nodes,
+        raw: &Raw,
+    ) {
+        let (now, next) = self.turn();
+        hash_group_expanding(digests, now, next, following, padded, raw);
+    }
+
+    /// The schedules that were computed the last time, and the room for others.
+    #[inline]
+    fn turn(&mut self) -> (&Schedules, &mut Schedules) {
+        let [first, second] = &mut self.schedules;
         self.now ^= 1;
+        if self.now == 0 { (second, first) } else { (first, second) }
     }
 }
 
-/// Hashes the group whose schedules are `now`, and computes those of `following` meanwhile.
 #[inline(never)]
 #[target_feature(enable = "sha,sse4.1,ssse3,avx")]
 fn hash_group(digests: &mut Digests, now: &Schedules, next: &mut Schedules, following: &Nodes) {
@@ -191,10 +162,33 @@ fn hash_group(digests: &mut Digests, now: &Schedules, next: &mut Schedules, foll
     let middle = add(states, start());
     states = middle;
     padding_block(&mut states, next, following);
-    let end = add(states, middle);
+    put_digests(digests, add(states, middle));
+}
+
+#[inline(never)]
+#[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
+fn hash_group_expanding(
+    digests: &mut Digests,
+    now: &Schedules,
+    next: &mut Schedules,
+    following: &Nodes,
+    padded: &mut Nodes,
+    raw: &Raw,
+) {
+    let mut states = start();
+    own_block_expanding(&mut states, now, next, following, padded, raw);
+    let middle = add(states, start());
+    states = middle;
+    padding_block_expanding(&mut states, next, following, padded, raw);
+    put_digests(digests, add(states, middle));
+}
+
+#[inline]
+#[target_feature(enable = "sha,sse4.1,ssse3,avx")]
+fn put_digests(digests: &mut Digests, states: States) {
     for (node, digest) in digests.iter_mut().enumerate() {
-        let feba = _mm_shuffle_epi32::<0x1b>(end.abef[node]);
-        let dchg = _mm_shuffle_epi32::<0xb1>(end.cdgh[node]);
+        let feba = _mm_shuffle_epi32::<0x1b>(states.abef[node]);
+        let dchg = _mm_shuffle_epi32::<0xb1>(states.cdgh[node]);
         let (low, high) = digest.split_at_mut(DIGEST / 2);
         store(low, _mm_blend_epi16::<0xf0>(feba, dchg));
         store(high, _mm_alignr_epi8::<8>(dchg, feba));

@@ -1,5 +1,10 @@
 //! SHA extensions: many nodes in groups of four, few in pairs.
 
+#[macro_use]
+mod fr32;
+#[macro_use]
+mod schedules;
+
 mod group;
 mod pair;
 mod rounds;
@@ -42,8 +47,9 @@ fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
         return;
     }
     // SAFETY: the features were just found.
-    let first_row = |row: &mut [u8], window: &[u8], _: &mut [u8]| unsafe { group::hash_window(row, window) };
-    portable::fold(first_row, hash_words, digests, windows, rows);
+    let first_rows =
+        |rows: &mut [u8], windows: &[u8], _: &mut [u8]| unsafe { group::hash_windows(rows, windows) };
+    portable::fold(first_rows, hash_words, digests, windows, rows);
     swap_words(digests);
 }
 
@@ -63,5 +69,5 @@ fn swap_words(bytes: &mut [u8]) {
 
 /// Some small processors have the SHA extensions and no AVX; Miri runs no assembly.
 fn groups_can_run() -> bool {
-    is_x86_feature_detected!("avx") && !cfg!(miri)
+    is_x86_feature_detected!("avx") && is_x86_feature_detected!("bmi2") && !cfg!(miri)
 }

@@ -1,14 +1,18 @@
 //! The rounds of four nodes, between them the message schedules of two of the next four, in assembly.
 //!
-//! What bounds this on Zen 3 is that four vector operations start in a cycle, a load of words for two rounds being one
-//! of them, and that four words of a schedule take longer than the rounds beside them. So two schedules go on in turn;
-//! the padding's words, which all nodes share, are loaded once for four nodes. Where each operation stands was searched
-//! for by measuring some thousands of orders; the compiler's own order moves from build to build.
+//! Four words of a schedule take longer than the rounds beside them; so two schedules go on in turn. The padding's
+//! words, which all nodes share, are loaded once for four nodes. Between all that the bytes of a later group are
+//! expanded, if wanted.
+//!
+//! Zen 3 takes in six instructions in a cycle, and where among these a round stands decides which of the two units that
+//! can run it gets it: one instruction more or less in a row of four rounds moves the time by up to an eighth. So the
+//! rows have multiples of six, and where each instruction stands was searched for by measuring some ten thousands of
+//! orders. The compiler's own order moves from build to build.
 
 use std::arch::asm;
 use std::mem::MaybeUninit;
 
-use super::group::{Nodes, Schedules, States};
+use super::group::{Nodes, Raw, Schedules, States};
 use crate::kernels::constants::{PADDING_ROUND, ROUND};
 
 /// Words for all rounds; those of four rounds are in one cache line.
@@ -56,13 +60,13 @@ macro_rules! rounds {
     };
 }
 
-/// Two rounds of one node with words of its own.
-macro_rules! own_rounds {
+/// Words of one node's own for its next two rounds.
+macro_rules! own_words {
     (first $node:tt $four:tt) => {
-        concat!("movq xmm0, [{now} + 64*", $four, " + 16*", $node, "]\n", rounds!(first $node))
+        concat!("movq xmm0, [{now} + 64*", $four, " + 16*", $node, "]\n")
     };
     (last $node:tt $four:tt) => {
-        concat!("movq xmm0, [{now} + 64*", $four, " + 16*", $node, " + 8]\n", rounds!(last $node))
+        concat!("movq xmm0, [{now} + 64*", $four, " + 16*", $node, " + 8]\n")
     };
 }
 
@@ -76,153 +80,125 @@ macro_rules! padding_words {
     };
 }
 
-/// Words `$four` of the message of one node of the pair.
-macro_rules! load {
-    ($four:tt $node:tt $w:tt) => {
-        concat!("vmovdqu xmm", $w, ", [{nodes} + 16*", $four, " + 64*", $node, "]\n")
-    };
-}
-
-/// Puts down words `$four` of one node's schedule, the constants added.
-macro_rules! put {
-    (none $four:tt $node:tt $w:tt) => {
-        ""
-    };
-    ($kind:tt $four:tt $node:tt $w:tt) => {
-        concat!(
-            "vpaddd xmm0, xmm",
-            $w,
-            ", [{constants} + 16*",
-            $four,
-            "]\n",
-            "vmovdqa [{next} + 64*",
-            $four,
-            " + 16*",
-            $node,
-            "], xmm0\n",
-        )
-    };
-}
-
-/// Four words of the first schedule from the sixteen before, which are in four registers; in three steps.
-macro_rules! ahead {
-    (1 message, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { load!($four 0 $w0) };
-    (1 later, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { concat!("sha256msg1 xmm", $w0, ", xmm", $w1, "\n") };
-    (2 later, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => {
-        concat!(
-            "vpalignr xmm0, xmm", $w3, ", xmm", $w2, ", 4\n",
-            "vpaddd xmm", $w0, ", xmm", $w0, ", xmm0\n",
-        )
-    };
-    (3 later, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { concat!("sha256msg2 xmm", $w0, ", xmm", $w3, "\n") };
-    ($step:tt message, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { "" };
-}
-
-/// Four words of the second schedule, for which three registers are left: those of sixteen words ago come from
-/// `room`; in two steps, the second of which is for the words `$four` that `$w` has after the first.
-macro_rules! ahead_too {
-    (1 message, $ago:tt $four:tt, $w:tt $w2:tt $w3:tt) => { load!($four 1 $w) };
-    (1 later, $ago:tt $four:tt, $w:tt $w2:tt $w3:tt) => {
-        concat!(
-            "vmovdqa xmm0, [{room} + 16*", $ago, "]\n",
-            "sha256msg1 xmm0, xmm", $w, "\n",
-            "vpalignr xmm", $w, ", xmm", $w3, ", xmm", $w2, ", 4\n",
-            "vpaddd xmm", $w, ", xmm", $w, ", xmm0\n",
-        )
-    };
-    (2 none, $four:tt, $w:tt $w3:tt) => { "" };
-    (2 message, $four:tt, $w:tt $w3:tt) => { concat!("vmovdqa [{room} + 16*", $four, "], xmm", $w, "\n") };
-    (2 later, $four:tt, $w:tt $w3:tt) => {
-        concat!(
-            ahead_too!(2 late, $four, $w $w3),
-            ahead_too!(2 message, $four, $w $w3),
-        )
-    };
-    (2 late, $four:tt, $w:tt $w3:tt) => { concat!("sha256msg2 xmm", $w, ", xmm", $w3, "\n") };
-}
-
 /// Four rounds with the nodes' own words, and what goes on of two schedules meanwhile.
 ///
-/// What words the schedules are at, two steps back, one step back and now; the numbers of these and of those of
-/// sixteen words ago; the registers of the first schedule, the oldest words first, and of the second.
+/// Whether bytes are expanded, and which; what words the schedules are at, two steps back, one step back and now; the
+/// numbers of these and of those of sixteen words ago; the registers of the first schedule, the oldest words first, and
+/// of the second.
 macro_rules! own_row {
-    ($kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
+    ($expand:tt ($($bits:tt)*) $kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
      $x0:tt $x1:tt $x2:tt $x3:tt, $y1:tt $y2:tt $y3:tt) => {
         concat!(
-            own_rounds!(first 0 $four),
-            own_rounds!(first 1 $four),
-            own_rounds!(first 2 $four),
-            put!($kind2 $back2 1 $y2), ahead!(1 $kind, $four, $x0 $x1 $x2 $x3),
-            own_rounds!(first 3 $four),
-            own_rounds!(last 0 $four),
+            own_words!(first 0 $four),
+            rounds!(first 0),
+            own_words!(first 1 $four),
+            expand!($expand 0 1, $four $($bits)*),
+            rounds!(first 1),
+            own_words!(first 2 $four),
+            rounds!(first 2),
+            put!($kind2 $back2 1 $y2),
+            ahead!(1 $kind, $four, $x0 $x1 $x2 $x3),
+            expand!($expand 0 2, $four $($bits)*),
+            own_words!(first 3 $four),
+            rounds!(first 3),
+            own_words!(last 0 $four),
+            rounds!(last 0),
+            own_words!(last 1 $four),
+            rounds!(last 1),
             ahead!(2 $kind, $four, $x0 $x1 $x2 $x3),
-            own_rounds!(last 1 $four),
-            put!($kind1 $back1 0 $x3), ahead_too!(2 $kind1, $back1, $y3 $y2), ahead!(3 $kind, $four, $x0 $x1 $x2 $x3),
-            own_rounds!(last 2 $four),
-            ahead_too!(1 $kind, $ago $four, $y1 $y2 $y3),
-            own_rounds!(last 3 $four),
+            expand!($expand 0 3, $four $($bits)*),
+            ahead!(3 $kind, $four, $x0 $x1 $x2 $x3),
+            put!($kind1 $back1 0 $x3),
+            finish_other!($kind1 1, $back1, $y3 $y2),
+            expand!($expand 0 4, $four $($bits)*),
+            finish_other!($kind1 2, $back1, $y3 $y2),
+            ahead!(4 $kind, $four, $x0 $x1 $x2 $x3),
+            own_words!(last 2 $four),
+            rounds!(last 2),
+            expand!($expand 0 5, $four $($bits)*),
+            ahead_other!($kind, $ago $four, $y1 $y2 $y3),
+            expand!($expand 0 6, $four $($bits)*),
+            own_words!(last 3 $four),
+            rounds!(last 3),
+        )
+    };
+    (end) => {
+        concat!(
+            put!(later 15 0 12), put!(later 14 1 15), finish_other!(last 1, 15, 13 15), put!(later 15 1 13),
         )
     };
 }
 
 /// Four rounds with the padding's words, which are the same for all nodes, and the rest as in `own_row`.
 macro_rules! padding_row {
-    ($kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
+    ($expand:tt ($($bits:tt)*) $kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
      $x0:tt $x1:tt $x2:tt $x3:tt, $y1:tt $y2:tt $y3:tt) => {
         concat!(
             padding_words!(first $four),
             rounds!(first 0), rounds!(first 1), rounds!(first 2),
+            expand!($expand 1 1, $four $($bits)*),
             ahead!(1 $kind, $four, $x0 $x1 $x2 $x3),
             rounds!(first 3),
-            put!($kind1 $back1 0 $x3), ahead_too!(2 $kind1, $back1, $y3 $y2), ahead!(2 $kind, $four, $x0 $x1 $x2 $x3),
+            expand!($expand 1 2, $four $($bits)*),
+            put!($kind1 $back1 0 $x3),
+            expand!($expand 1 3, $four $($bits)*),
+            ahead!(2 $kind, $four, $x0 $x1 $x2 $x3), ahead!(3 $kind, $four, $x0 $x1 $x2 $x3),
+            expand!($expand 1 4, $four $($bits)*),
+            finish_other!($kind1 1, $back1, $y3 $y2), finish_other!($kind1 2, $back1, $y3 $y2),
             padding_words!(last $four),
             rounds!(last 0), rounds!(last 1),
-            ahead!(3 $kind, $four, $x0 $x1 $x2 $x3),
+            ahead!(4 $kind, $four, $x0 $x1 $x2 $x3),
             rounds!(last 2), rounds!(last 3),
-            put!($kind1 $back1 1 $y3), ahead_too!(1 $kind, $ago $four, $y1 $y2 $y3),
+            ahead_other!($kind, $ago $four, $y1 $y2 $y3),
+            put!($kind1 $back1 1 $y3),
+            expand!($expand 1 5, $four $($bits)*), expand!($expand 1 6, $four $($bits)*),
         )
     };
+    (end) => { concat!(put!(later 15 0 12), finish_other!(last 1, 15, 13 15), put!(later 15 1 13)) };
 }
 
 /// All sixty-four rounds.
 macro_rules! sixteen_rows {
-    ($row:ident) => {
+    ($row:ident $expand:tt) => {
         concat!(
-            $row!(none none message, 0 0 0 0, 9 10 11 12, 13 14 15),
-            $row!(none message message, 0 0 0 1, 10 11 12 9, 14 15 13),
-            $row!(message message message, 0 0 1 2, 11 12 9 10, 15 13 14),
-            $row!(message message message, 0 1 2 3, 12 9 10 11, 13 14 15),
-            $row!(message message later, 0 2 3 4, 9 10 11 12, 14 15 13),
-            $row!(message later later, 1 3 4 5, 10 11 12 9, 15 13 14),
-            $row!(later later later, 2 4 5 6, 11 12 9 10, 13 14 15),
-            $row!(later later later, 3 5 6 7, 12 9 10 11, 14 15 13),
-            $row!(later later later, 4 6 7 8, 9 10 11 12, 15 13 14),
-            $row!(later later later, 5 7 8 9, 10 11 12 9, 13 14 15),
-            $row!(later later later, 6 8 9 10, 11 12 9 10, 14 15 13),
-            $row!(later later later, 7 9 10 11, 12 9 10 11, 15 13 14),
-            $row!(later later later, 8 10 11 12, 9 10 11 12, 13 14 15),
-            $row!(later late later, 9 11 12 13, 10 11 12 9, 14 15 13),
-            $row!(later late later, 10 12 13 14, 11 12 9 10, 15 13 14),
-            $row!(later late later, 11 13 14 15, 12 9 10 11, 13 14 15),
+            $row!($expand (whole) none none message, 0 0 0 0, 9 10 11 12, 13 14 15),
+            $row!($expand (whole) none message message, 0 0 0 1, 10 11 12 9, 14 15 13),
+            $row!($expand (whole) message message message, 0 0 1 2, 11 12 9 10, 15 13 14),
+            $row!($expand (whole top) message message message, 0 1 2 3, 12 9 10 11, 13 14 15),
+            $row!($expand (6) message message later, 0 2 3 4, 9 10 11 12, 14 15 13),
+            $row!($expand (6) message later later, 1 3 4 5, 10 11 12 9, 15 13 14),
+            $row!($expand (6) later later later, 2 4 5 6, 11 12 9 10, 13 14 15),
+            $row!($expand (6 top) later later later, 3 5 6 7, 12 9 10 11, 14 15 13),
+            $row!($expand (4) later later later, 4 6 7 8, 9 10 11 12, 15 13 14),
+            $row!($expand (4) later later later, 5 7 8 9, 10 11 12 9, 13 14 15),
+            $row!($expand (4) later later later, 6 8 9 10, 11 12 9 10, 14 15 13),
+            $row!($expand (4 top) later later later, 7 9 10 11, 12 9 10 11, 15 13 14),
+            $row!($expand (2) later later later, 8 10 11 12, 9 10 11 12, 13 14 15),
+            $row!($expand (2) later last later, 9 11 12 13, 10 11 12 9, 14 15 13),
+            $row!($expand (2) later last later, 10 12 13 14, 11 12 9 10, 15 13 14),
+            $row!($expand (2 top) later last later, 11 13 14 15, 12 9 10 11, 13 14 15),
+            $row!(end),
         )
     };
 }
 
 /// Runs all rounds of a block, and meanwhile two schedules, which are put down behind `next`.
 macro_rules! rounds_and_schedules {
-    ($states:expr, $next:expr, $pair:literal, $nodes:expr, $words:ident = $from:expr, $($code:tt)*) => {{
+    ($states:expr, $next:expr, $pair:literal, $nodes:expr, $rows:ident $expand:ident, $($operands:tt)*) => {{
         let States { abef, cdgh } = $states;
         let nodes = &$nodes.as_chunks::<2>().0[$pair];
         let mut room = MaybeUninit::<Words>::uninit();
-        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants` and 128 at `nodes`. It
-        // writes 32 bytes at every 64th of `next`, from the pair's place in the first four rounds to that in the last:
-        // all of them are inside the schedules, which are exclusively borrowed and aligned. It writes 192 of the 256
-        // bytes at `room`, which is aligned for it, and reads what it wrote there. It uses no stack, and says which
-        // registers it changes. The features it needs are enabled for the function.
+        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants`, 128 at `nodes`, and the
+        // quad of the block among the two at `raw`: of its 127 bytes none but the last four after the 124th. It writes
+        // 32 bytes at every 64th of `next`, from the pair's place in the first four rounds to that in the last: all of
+        // them are inside the schedules, which are exclusively borrowed and aligned. It writes the quad's 128 bytes at
+        // `padded`, which is exclusively borrowed, and 192 of the 256 bytes at `room`, which is aligned for it, and
+        // reads what it wrote there. It uses no stack, and says which registers it changes. The features it needs are
+        // enabled for the function.
         unsafe {
             asm!(
-                $($code)*
-                $words = in(reg) $from,
+                sixteen_rows!($rows $expand),
+                $($operands)*
                 next = in(reg) $next.0.as_mut_ptr().cast::<[u32; 4]>().add(2 * $pair),
                 nodes = in(reg) nodes.as_ptr(),
                 constants = in(reg) CONSTANTS.0.as_ptr(),
@@ -233,7 +209,7 @@ macro_rules! rounds_and_schedules {
                 inout("xmm7") abef[3], inout("xmm8") cdgh[3],
                 out("xmm0") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _,
                 out("xmm14") _, out("xmm15") _,
-                options(nostack, preserves_flags),
+                options(nostack),
             );
         }
     }};
@@ -243,33 +219,47 @@ macro_rules! rounds_and_schedules {
 #[inline]
 #[target_feature(enable = "sha,sse4.1,ssse3,avx")]
 pub(super) fn own_block(states: &mut States, now: &Schedules, next: &mut Schedules, following: &Nodes) {
-    rounds_and_schedules!(
-        states,
-        next,
-        0,
-        following,
-        now = now.0.as_ptr(),
-        sixteen_rows!(own_row),
-        put!(later 15 0 12),
-        put!(later 14 1 15),
-        ahead_too!(2 late, 15, 13 15),
-        put!(later 15 1 13),
-    );
+    rounds_and_schedules!(states, next, 0, following, own_row alone, now = in(reg) now.0.as_ptr(),);
 }
 
 /// The rounds of the padding, and the schedules of the other two.
 #[inline]
 #[target_feature(enable = "sha,sse4.1,ssse3,avx")]
 pub(super) fn padding_block(states: &mut States, next: &mut Schedules, following: &Nodes) {
+    rounds_and_schedules!(states, next, 1, following, padding_row alone, padding = in(reg) PADDING.0.as_ptr(),);
+}
+
+/// [`own_block`], and the first of two quads is expanded to the first two of four nodes.
+#[inline]
+#[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
+pub(super) fn own_block_expanding(
+    states: &mut States,
+    now: &Schedules,
+    next: &mut Schedules,
+    following: &Nodes,
+    padded: &mut Nodes,
+    raw: &Raw,
+) {
     rounds_and_schedules!(
-        states,
-        next,
-        1,
-        following,
-        padding = PADDING.0.as_ptr(),
-        sixteen_rows!(padding_row),
-        put!(later 15 0 12),
-        ahead_too!(2 late, 15, 13 15),
-        put!(later 15 1 13),
+        states, next, 0, following, own_row expanding,
+        now = in(reg) now.0.as_ptr(),
+        padded = in(reg) padded.as_mut_ptr(), raw = in(reg) raw.as_ptr(), word = out(reg) _,
+    );
+}
+
+/// [`padding_block`], and the second of two quads is expanded to the other two of four nodes.
+#[inline]
+#[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
+pub(super) fn padding_block_expanding(
+    states: &mut States,
+    next: &mut Schedules,
+    following: &Nodes,
+    padded: &mut Nodes,
+    raw: &Raw,
+) {
+    rounds_and_schedules!(
+        states, next, 1, following, padding_row expanding,
+        padding = in(reg) PADDING.0.as_ptr(),
+        padded = in(reg) padded.as_mut_ptr(), raw = in(reg) raw.as_ptr(), word = out(reg) _,
     );
 }
