@@ -5,19 +5,21 @@
 //! engine pack THREADS FILE CAR        /dev/null as CAR writes nothing
 //! engine verify THREADS CAR
 //! engine floor commp FILE                 what the first two cannot do without with SHA extensions and AVX2, and
-//! engine floor pack FILE                  nothing else: reads the file, and runs instructions that wait for nothing
+//! engine floor pack FILE [CAR]            nothing else: reads the file, runs instructions that wait for nothing, and
+//!                                         writes as many bytes past the page cache
 //! ```
 
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use carferry_car::bench;
 use carferry_car::{
     BuildOptions, Crew, NoProgress, build_car, check_kernel_choice, piece_of_file, verify_car,
 };
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let kernel = check_kernel_choice()?;
@@ -43,10 +45,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             let verified = verify_car(&crew(threads)?, Path::new(car), &NoProgress)?;
             (verified.piece_cid, verified.payload_size)
         }
-        ["floor", what @ ("commp" | "pack"), file] => return floor(what == "pack", &File::open(file)?),
+        ["floor", what @ ("commp" | "pack"), file] => return floor(what == "pack", &File::open(file)?, None),
+        ["floor", "pack", file, car] => return floor(true, &File::open(file)?, Some(car)),
         _ => {
-            let usage =
-                "usage: engine commp|verify THREADS FILE | pack THREADS FILE CAR | floor commp|pack FILE";
+            let usage = "usage: engine commp|verify THREADS FILE | pack THREADS FILE CAR | floor commp FILE | floor pack FILE [CAR]";
             return Err(usage.into());
         }
     };
@@ -59,18 +61,16 @@ fn crew(threads: &str) -> Result<Crew, Box<dyn Error>> {
 }
 
 /// Takes as long as commP of a file or a CAR of it would take at best.
-fn floor(with_blake2b: bool, file: &File) -> Result<(), Box<dyn Error>> {
+fn floor(with_blake2b: bool, file: &File, car: Option<&str>) -> Result<(), Box<dyn Error>> {
     const STEP: usize = 1 << 20;
-    const PAGE: usize = 4096;
-    let mut room = vec![0; STEP + PAGE];
-    // Where the system copies fastest to.
-    let start = room.as_ptr().align_offset(PAGE);
-    let buffer = &mut room[start..start + STEP];
+    let mut room = Vec::new();
+    let buffer = aligned(&mut room, STEP);
+    let mut output = car.map(|car| DirectWrites::new(car, file)).transpose()?;
     let mut at = 0;
     loop {
         let count = file.read_at(buffer, at)?;
         if count == 0 {
-            return Ok(());
+            return output.map_or(Ok(()), |output| Ok(output.file.sync_data()?));
         }
         let bytes = u64::try_from(count)?;
         at += bytes;
@@ -80,5 +80,43 @@ fn floor(with_blake2b: bool, file: &File) -> Result<(), Box<dyn Error>> {
         if !bench::floor(nodes, blake2b) {
             return Err("this processor has no SHA extensions, or no AVX2".into());
         }
+        if let Some(output) = &mut output {
+            output.write_up_to(at)?;
+        }
     }
+}
+
+/// A file that is written past the page cache, whatever the bytes: as large parts as the engine writes here.
+struct DirectWrites {
+    file: File,
+    room: Vec<u8>,
+    written: u64,
+}
+
+impl DirectWrites {
+    const PART: usize = 4 << 20;
+
+    fn new(path: &str, like: &File) -> Result<Self, Box<dyn Error>> {
+        let flags = i32::try_from(OFlags::DIRECT.bits())?;
+        let file = File::options().write(true).create_new(true).custom_flags(flags).open(path)?;
+        fallocate(&file, FallocateFlags::empty(), 0, like.metadata()?.len())?;
+        Ok(Self { file, room: Vec::new(), written: 0 })
+    }
+
+    fn write_up_to(&mut self, end: u64) -> io::Result<()> {
+        let part = aligned(&mut self.room, Self::PART);
+        while end - self.written >= Self::PART as u64 {
+            self.file.write_all_at(part, self.written)?;
+            self.written += Self::PART as u64;
+        }
+        Ok(())
+    }
+}
+
+/// So many bytes from the start of a page on: where the system copies fastest to, and writes directly from.
+fn aligned(room: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    const PAGE: usize = 4096;
+    room.resize(length + PAGE, 1);
+    let start = room.as_ptr().align_offset(PAGE);
+    &mut room[start..start + length]
 }

@@ -24,6 +24,7 @@ fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
 
 /// Windows whose rows are folded together, so that few calls are for short rows; they stay in the second cache.
 const FOLDED: usize = 8;
+/// An expanded window.
 const PADDED: usize = WINDOW_RAW / fr32::QUAD_RAW * fr32::QUAD_PADDED;
 /// The digests of a window's first nodes.
 const ROW: usize = PADDED / 2;
@@ -45,7 +46,7 @@ pub(super) fn expand_and_fold(
     fold(first_rows, hash_nodes, digests, windows, rows);
 }
 
-/// Windows with any function for their first rows, which has room for an expanded window, and any for nodes.
+/// Windows with any function for the first rows of some, which is given room for an expanded window, and any for nodes.
 pub(super) fn fold(
     first_rows: impl Fn(&mut [u8], &[u8], &mut [u8]),
     hash_nodes: fn(&mut [u8], &[u8]),
@@ -54,8 +55,10 @@ pub(super) fn fold(
     rows: &mut Rows,
 ) {
     let room = PADDED.max(ROW * FOLDED.min(windows.len() / WINDOW_RAW));
-    rows.row.resize(room, 0);
-    rows.next.resize(room, 0);
+    // Never shorter: what grows again would be filled with zeros again.
+    for row in [&mut rows.row, &mut rows.next] {
+        row.resize(row.len().max(room), 0);
+    }
     for (digests, windows) in digests.chunks_mut(FOLDED * DIGEST).zip(windows.chunks(FOLDED * WINDOW_RAW)) {
         let mut length = digests.len() / DIGEST * ROW;
         first_rows(&mut rows.row[..length], windows, &mut rows.next);

@@ -2,7 +2,10 @@
 //!
 //! Written in assembly: the sixteen words of state fill the sixteen registers exactly, and the message comes from
 //! memory. A rotation by 63 needs one more register; the word of state that is needed last after it makes room.
-//! Bound by the number of operations, 1536 a compression at four a cycle.
+//!
+//! A compression has 1536 operations, for which Zen 3 needs 384 cycles at four a cycle. It takes 490: only two of the
+//! four can be shuffles, and four mixings side by side are just enough to fill the waiting for each other. Other
+//! orders, some ten thousand of which were measured, come to less than a hundredth.
 
 use std::arch::asm;
 use std::arch::x86_64::{

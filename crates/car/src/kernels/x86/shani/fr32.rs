@@ -4,8 +4,8 @@
 
 /// Two of a quad's 32 words, which become message words beside the four rounds `$four`; in six steps.
 ///
-/// All words of an element begin at the same bit of a byte: `$bit`, or `whole` for the element that begins with one. A
-/// word is in the eight bytes from that one on. The last word of an element, `top`, has thirty bits.
+/// All words of an element begin at the same bit of a byte, `$bit`, or with a `whole` byte. A word is in the eight bytes
+/// from the one on where it begins. In a row with `top` the second word is the last of its element, and has thirty bits.
 macro_rules! expand {
     (alone $($which:tt)*) => { "" };
     (expanding $quad:tt 1, $four:tt whole $($top:tt)?) => {
@@ -17,7 +17,7 @@ macro_rules! expand {
     (expanding $quad:tt 1, $four:tt $bit:tt $($top:tt)?) => {
         concat!("rorx {word}, qword ptr [{raw} + 127*", $quad, " + 8*", $four, " - 1], ", $bit, "\n")
     };
-    // The quad has no more than these four bytes.
+    // Eight bytes would pass the end of the quad; the last four have all thirty bits.
     (expanding $quad:tt 4, $four:tt 2 top) => {
         concat!("mov {word:e}, [{raw} + 127*", $quad, " + 8*", $four, " + 3]\n", "shr {word:e}, 2\n")
     };

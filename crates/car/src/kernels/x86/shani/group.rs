@@ -1,7 +1,7 @@
 //! Four nodes side by side, and meanwhile the message schedules of the next four.
 //!
-//! A `sha256rnds2` waits four cycles for the one before it, but Zen 3 can start one in every cycle: four nodes fill
-//! the unit, two leave half of it idle. With their own schedules between the rounds four nodes are little faster
+//! A `sha256rnds2` waits four cycles for the one before it, but Zen 3 can start one in every cycle: four nodes keep
+//! it busy, two half of the time. With their own schedules between the rounds four nodes are little faster
 //! than two, though, because whatever else a round waits for comes late. So the rounds need nothing but words from
 //! memory, and the schedules are computed one group ahead (`rounds`). Cycles a node on Zen 3: 150 for two nodes with
 //! their own schedules, 123 for four, 70 for this; the rounds alone are 64.
@@ -21,7 +21,7 @@ use crate::kernels::{DIGEST, NODE};
 use crate::piece::fr32::{QUAD_PADDED, QUAD_RAW};
 
 /// Nodes that are hashed side by side.
-pub(super) const GROUP: usize = 4;
+const GROUP: usize = 4;
 
 pub(super) type Nodes = [[u8; NODE]; GROUP];
 /// Two quads, which expand to a group.
@@ -51,7 +51,7 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
     rest_nodes[..rest.len()].copy_from_slice(rest);
     let groups = groups.iter().chain((!rest.is_empty()).then_some(&rest_nodes));
     let mut line = Line::new();
-    // The first group has none before it; after the last there is nothing to prepare, and it again does no harm.
+    // The first group has none before it; after the last there is nothing to prepare: the last once more does no harm.
     let mut before = [[0; DIGEST]; GROUP];
     let outputs = [&mut before].into_iter().chain(outputs).chain([&mut rest_digests]);
     let last = groups.clone().last();
@@ -61,12 +61,12 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
     rest_output.copy_from_slice(&rest_digests[..rest.len()]);
 }
 
-/// The digests of the first nodes of windows, which lie one behind the other as their digests do.
+/// The digests of the leaves of windows, pair by pair; windows and digests lie one behind the other.
 #[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
 pub(super) fn hash_windows(row: &mut [u8], windows: &[u8]) {
     let groups = windows.as_chunks::<{ 2 * QUAD_RAW }>().0;
-    // Two calls hash nothing before the first group has been expanded and has its schedules; the last two have nothing
-    // to expand, and the last group again does no harm.
+    // Two calls hash nothing, because the first group is expanded in the one and has its schedules after the other; the
+    // last two have nothing to expand: the last group once more does no harm.
     let last = groups.last().into_iter().cycle().take(2);
     let mut before = [[[0; DIGEST]; GROUP]; 2];
     let digests = before.iter_mut().chain(row.as_chunks_mut::<DIGEST>().0.as_chunks_mut::<GROUP>().0);
@@ -114,13 +114,13 @@ fn add(left: States, right: States) -> States {
 /// Groups one after the other.
 struct Line {
     schedules: [Schedules; 2],
-    /// Which of them was hashed from last.
-    now: usize,
+    /// Which of them was filled last.
+    filled: usize,
 }
 
 impl Line {
     fn new() -> Self {
-        Self { schedules: [const { Schedules([[[0; 4]; GROUP]; 16]) }; 2], now: 1 }
+        Self { schedules: [const { Schedules([[[0; 4]; GROUP]; 16]) }; 2], filled: 1 }
     }
 
     /// Hashes the group that was `following` the last time, and computes the schedules of this one meanwhile.
@@ -149,8 +149,8 @@ impl Line {
     #[inline]
     fn turn(&mut self) -> (&Schedules, &mut Schedules) {
         let [first, second] = &mut self.schedules;
-        self.now ^= 1;
-        if self.now == 0 { (second, first) } else { (first, second) }
+        self.filled ^= 1;
+        if self.filled == 0 { (second, first) } else { (first, second) }
     }
 }
 

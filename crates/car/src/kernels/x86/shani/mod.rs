@@ -17,7 +17,7 @@ pub(super) static KERNEL: Kernel =
 /// From so many nodes on, groups beat pairs, whose first schedules need not be waited for. Measured on Zen 3.
 const WORTH_IT: usize = 8;
 
-/// Nodes whose words are swapped together, where others hand them over.
+/// Nodes whose words are swapped together, where they come and go as everybody else has them.
 const SWAPPED: usize = 256;
 
 pub(super) fn is_available() -> bool {
@@ -42,7 +42,8 @@ pub(super) fn hash_nodes(output: &mut [u8], input: &[u8]) {
 }
 
 fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
-    if !is_available() || !groups_can_run() {
+    assert!(is_available(), "chosen only where it can run");
+    if !groups_can_run() {
         portable::expand_and_fold(hash_nodes, digests, windows, rows);
         return;
     }
@@ -67,7 +68,7 @@ fn swap_words(bytes: &mut [u8]) {
     }
 }
 
-/// Some small processors have the SHA extensions and no AVX; Miri runs no assembly.
+/// Some small processors have the SHA extensions without AVX and BMI2; Miri runs no assembly.
 fn groups_can_run() -> bool {
     is_x86_feature_detected!("avx") && is_x86_feature_detected!("bmi2") && !cfg!(miri)
 }

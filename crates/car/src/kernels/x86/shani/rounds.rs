@@ -1,13 +1,18 @@
 //! The rounds of four nodes, between them the message schedules of two of the next four, in assembly.
 //!
-//! Four words of a schedule take longer than the rounds beside them; so two schedules go on in turn. The padding's
+//! Four words of a schedule take longer than the rounds beside them; so two schedules advance in turn. The padding's
 //! words, which all nodes share, are loaded once for four nodes. Between all that the bytes of a later group are
 //! expanded, if wanted.
 //!
-//! Zen 3 takes in six instructions in a cycle, and where among these a round stands decides which of the two units that
-//! can run it gets it: one instruction more or less in a row of four rounds moves the time by up to an eighth. So the
-//! rows have multiples of six, and where each instruction stands was searched for by measuring some ten thousands of
-//! orders. The compiler's own order moves from build to build.
+//! Zen 3 takes in six instructions a cycle, and where among these a round stands decides which of the two units that can
+//! run it gets it: one instruction more or less in a row of four rounds moves the time by up to an eighth. So most rows
+//! have a multiple of six, and where each instruction stands was searched for by measuring some ten thousand orders.
+//! The compiler's own order moves from build to build.
+//!
+//! Whoever reorders: xmm0 holds the words of the next rounds from where they are loaded to the last round that takes
+//! them, the sum of `put`, and what `ahead` keeps from its second step to its third and `ahead_other` within its own;
+//! none of these may come between the parts of another. The steps of `ahead` and of `expand` keep their order, and
+//! `finish_other` comes before the `ahead_other` and the `put` of a row that take what it finished.
 
 use std::arch::asm;
 use std::mem::MaybeUninit;
@@ -80,9 +85,10 @@ macro_rules! padding_words {
     };
 }
 
-/// Four rounds with the nodes' own words, and what goes on of two schedules meanwhile.
+/// Four rounds with the nodes' own words, and meanwhile a step of two schedules.
 ///
-/// Whether bytes are expanded, and which; what words the schedules are at, two steps back, one step back and now; the
+/// A schedule's words are `none` yet, words of the `message`, `later` ones, or among the `last`, which no later ones
+/// need. The arguments: whether bytes are expanded, and which; what words the schedules are at, two steps back, one step back and now; the
 /// numbers of these and of those of sixteen words ago; the registers of the first schedule, the oldest words first, and
 /// of the second.
 macro_rules! own_row {
@@ -182,19 +188,20 @@ macro_rules! sixteen_rows {
     };
 }
 
-/// Runs all rounds of a block, and meanwhile two schedules, which are put down behind `next`.
+/// Runs all rounds of a block, and meanwhile two schedules, which are put into `next`.
 macro_rules! rounds_and_schedules {
     ($states:expr, $next:expr, $pair:literal, $nodes:expr, $rows:ident $expand:ident, $($operands:tt)*) => {{
         let States { abef, cdgh } = $states;
         let nodes = &$nodes.as_chunks::<2>().0[$pair];
+        // For words of a schedule, not of all rounds, but as large and aligned as those.
         let mut room = MaybeUninit::<Words>::uninit();
-        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants`, 128 at `nodes`, and the
-        // quad of the block among the two at `raw`: of its 127 bytes none but the last four after the 124th. It writes
-        // 32 bytes at every 64th of `next`, from the pair's place in the first four rounds to that in the last: all of
-        // them are inside the schedules, which are exclusively borrowed and aligned. It writes the quad's 128 bytes at
-        // `padded`, which is exclusively borrowed, and 192 of the 256 bytes at `room`, which is aligned for it, and
-        // reads what it wrote there. It uses no stack, and says which registers it changes. The features it needs are
-        // enabled for the function.
+        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants` and 128 at `nodes`. If it
+        // expands, it reads one of the two quads at `raw`, and no load passes the quad's end: the last one of eight
+        // bytes ends there, and so do the four bytes of the last word; it writes the quad's half of `padded`, which is
+        // exclusively borrowed. It writes 32 bytes at every 64th of `next`, from the pair's place in the first four
+        // rounds to that in the last: all of them are inside the schedules, which are exclusively borrowed and aligned.
+        // It writes 192 of the 256 bytes at `room`, which is aligned for it, and reads what it wrote there. It uses no
+        // stack, and says which registers it changes. The features it needs are enabled for the function.
         unsafe {
             asm!(
                 sixteen_rows!($rows $expand),
