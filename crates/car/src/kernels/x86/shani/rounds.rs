@@ -88,9 +88,9 @@ macro_rules! padding_words {
 /// Four rounds with the nodes' own words, and meanwhile a step of two schedules.
 ///
 /// A schedule's words are `none` yet, words of the `message`, `later` ones, or among the `last`, which no later ones
-/// need. The arguments: whether bytes are expanded, and which; what words the schedules are at, two steps back, one step back and now; the
-/// numbers of these and of those of sixteen words ago; the registers of the first schedule, the oldest words first, and
-/// of the second.
+/// need. The arguments: whether bytes are expanded, and which; what words the schedules are at, two steps back, one step
+/// back and now; the numbers of those of sixteen words ago and of these; the registers of the first schedule, the oldest
+/// words first, and of the second.
 macro_rules! own_row {
     ($expand:tt ($($bits:tt)*) $kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
      $x0:tt $x1:tt $x2:tt $x3:tt, $y1:tt $y2:tt $y3:tt) => {
