@@ -12,7 +12,7 @@ use harness::{
     eventually, eventually_eq,
     road::{MINER, Road},
 };
-use lotus_sim::{LotusVersion, MinerConfig, SimConfig};
+use lotus_sim::{LotusVersion, MinerConfig, SimConfig, Timings};
 use miner_agent::leases::{Lease, Leases};
 
 const IMPORT: &str = "Filecoin.MarketImportDealData";
@@ -238,6 +238,22 @@ async fn deal_that_arrives_is_imported_by_its_event_not_by_the_scan() {
         eventually!(within Duration::from_secs(10), road.is_imported(&deal).await.unwrap(), "{name} is imported");
         assert_eq!(road.sim.imports_for(&deal), 1);
     }
+    agent.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn deal_that_is_accepted_late_is_imported_without_its_pause() {
+    let timings = Timings { validate: Duration::from_secs(2), ..Timings::default() };
+    let config = SimConfig { version: LotusVersion::V1_5, timings, ..SimConfig::default() };
+    let road = Road::open_with(config).await.unwrap();
+    let keys = [("setting.scanInterval", "1h"), ("setting.waitInterval", "1h")];
+    let agent = road.miner_agent_with(&keys).unwrap();
+    let car = road.car("late").unwrap();
+    let deal = road.propose_by(PublishMethod::Start, &car, MINER).await.unwrap();
+    road.record(&car, &deal, MINER).await.unwrap();
+    eventually_eq!(road.import_field(&deal, "state").await.unwrap(), "waiting", "it is not accepted yet");
+    eventually!(within Duration::from_secs(20), road.is_imported(&deal).await.unwrap(), "it is imported");
+    assert_eq!(road.sim.imports_for(&deal), 1);
     agent.end().await.unwrap();
 }
 

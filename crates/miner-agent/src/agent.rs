@@ -134,9 +134,9 @@ impl Agent {
                 worker.run().await;
                 Ok::<(), AgentError>(())
             });
-            let importer = importer.clone();
+            let (importer, wake) = (importer.clone(), Arc::clone(wake));
             supervisor.spawn(format!("provider view of {miner}"), async move {
-                provider_view::follow(&importer, &stop).await;
+                provider_view::follow(&importer, &wake, &stop).await;
                 Ok::<(), AgentError>(())
             });
         }

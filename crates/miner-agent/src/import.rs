@@ -147,7 +147,12 @@ impl Importer {
             (Before::Import, Some(at_provider)) => at_provider,
             (Before::HasData, _) => return with_view(ImportOutcome::Done { path: None }),
             (Before::Failed(reason), _) => return with_view(failed(reason)),
-            (Before::NotYet(reason), Some(_)) => return settled(self.waiting(reason)),
+            (Before::NotYet(reason), Some(seen)) => {
+                // With the view that it was, even if a poll has recorded a newer one: the next poll then wakes the deal.
+                let view = Some(view_of(seen));
+                let outcome = self.waiting(reason);
+                return Ok(Assessment::Settled(Settled { outcome, view, is_answered: false }));
+            }
             (Before::NotYet(reason), None) => {
                 // Recorded after that listing, perhaps. One that stays unknown is not worth a listing at each look.
                 return if deal.import.is_none() {

@@ -9,7 +9,10 @@ use carferry_core::{
     store::{Followed, StoreError},
     telemetry::fields,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -29,8 +32,8 @@ pub enum PollError {
     Store(#[from] StoreError),
 }
 
-/// Polls until the stop.
-pub async fn follow(importer: &Importer, stop: &CancellationToken) {
+/// Polls until the stop; `wake` is told when deals became due.
+pub async fn follow(importer: &Importer, wake: &Notify, stop: &CancellationToken) {
     let interval = importer.setting.provider_poll_interval;
     let mut identified = false;
     let mut sweeps = Sweeps::default();
@@ -45,7 +48,7 @@ pub async fn follow(importer: &Importer, stop: &CancellationToken) {
         let poll = async {
             if identified {
                 let which = sweeps.next();
-                match poll_once(importer, which).await {
+                match poll_once(importer, which, wake).await {
                     Ok(_) => sweeps.polled(which),
                     Err(error) => {
                         let miner = importer.market.miner();
@@ -92,20 +95,21 @@ impl Sweeps {
     }
 }
 
-/// Records what changed since the last time, and puts back deals whose `isdeal` is not true; says how many
-/// deals were changed.
+/// Records what changed since the last time, has deals looked at whose provider accepted them since, and puts back those
+/// whose `isdeal` is not true; says how many deals were changed.
 ///
 /// # Errors
 ///
 /// [`PollError`]; the next poll makes up for it.
-pub async fn poll_once(importer: &Importer, which: Followed) -> Result<usize, PollError> {
+pub async fn poll_once(importer: &Importer, which: Followed, wake: &Notify) -> Result<usize, PollError> {
     let (store, miner) = (&importer.store, importer.market.miner());
     let (mut changed, mut followed, mut woken) = (0, 0, 0_u32);
     let mut deals = store.provider_followed(miner, which).await?;
     while let Some(page) = deals.page().await? {
         followed += page.len();
         let listing = importer.market.recent_listing().await?;
-        let (mut doubted, mut views, mut to_wake) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut doubted, mut views, mut to_wake, mut accepted) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for deal in &page {
             let Some(proposal_cid) = deal.dealcid.as_deref() else { continue };
             let state = deal.import.as_ref().map(|import| import.state);
@@ -132,9 +136,16 @@ pub async fn poll_once(importer: &Importer, which: Followed) -> Result<usize, Po
             if deal.isdeal != Some(1) && may_be_imported {
                 to_wake.push(proposal_cid);
             }
+            if state == Some(ImportState::Waiting) && is_accepted(deal.provider.as_ref(), seen) {
+                accepted.push(proposal_cid);
+            }
             if differs(deal.provider.as_ref(), seen) {
                 views.push((proposal_cid, view_of(seen)));
             }
+        }
+        // Before the acceptance is recorded, by which it would be no news any more.
+        if !accepted.is_empty() && store.wake_accepted(miner, &accepted).await? > 0 {
+            wake.notify_one();
         }
         store.record_provider_views(miner, &views).await?;
         changed += views.len();
@@ -161,6 +172,13 @@ const WOKEN_SPREAD_MAX: Duration = Duration::from_secs(600);
 
 fn awaits_data(deal: &MinerDeal) -> bool {
     DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData
+}
+
+/// Whether the provider waits for the data now, and did not when it was recorded last.
+fn is_accepted(recorded: Option<&ProviderViewDoc>, seen: &MinerDeal) -> bool {
+    let status = recorded.and_then(|view| view.status).and_then(|status| u64::try_from(status).ok());
+    awaits_data(seen)
+        && status.is_none_or(|status| DealStatus::from_lotus(status).phase() == DealPhase::Proposed)
 }
 
 /// Deals that are closed in the database while the market waits for their data: another user of the database
@@ -214,6 +232,21 @@ mod tests {
         assert_eq!(sweeps.next(), Followed::Moving);
         tokio::time::advance(SWEEP_INTERVAL).await;
         assert_eq!(sweeps.next(), Followed::All, "polls are rare");
+    }
+
+    #[test]
+    fn acceptance_is_news_once() {
+        let recorded = |status| ProviderViewDoc { status, ..ProviderViewDoc::default() };
+        for (before, now, is_news) in [
+            (Some(recorded(Some(14))), 18, true),
+            (Some(recorded(None)), 18, true),
+            (None, 18, true),
+            (Some(recorded(Some(18))), 18, false),
+            (Some(recorded(Some(14))), 15, false),
+            (Some(recorded(Some(14))), 26, false),
+        ] {
+            assert_eq!(is_accepted(before.as_ref(), &seen(now, "", 0)), is_news, "{before:?} to {now}");
+        }
     }
 
     #[test]

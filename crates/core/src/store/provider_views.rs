@@ -136,6 +136,17 @@ impl Store {
         Ok(self.bounded("wake resting", self.deals.update_many(filter, update)).await?.modified_count)
     }
 
+    /// Ends the pauses of deals that waited for their provider's acceptance, which is there. What waits for a file goes on
+    /// waiting for it. Returns how many.
+    pub async fn wake_accepted(&self, miner: &str, deals: &[&str]) -> Result<u64, StoreError> {
+        let filter = doc! {
+            "dealcid": { "$in": deals }, "miner": miner, "isdeal": 0,
+            "import.state": "waiting", "import.awaitedfiles": { "$exists": false },
+        };
+        let update = vec![doc! { "$set": { "updatedtime": "$$NOW" } }, doc! { "$unset": "import.nexttry" }];
+        Ok(self.bounded("wake accepted", self.deals.update_many(filter, update)).await?.modified_count)
+    }
+
     /// Puts a deal back to pending whose `isdeal` said 1 without truth, and says why. `false`: it does not
     /// say so any more.
     pub async fn put_back(&self, miner: &str, deal: &str, reason: &str) -> Result<bool, StoreError> {
