@@ -5,7 +5,7 @@
 //! expanded, if wanted.
 //!
 //! Zen 3 takes in six instructions a cycle, and where among these a round stands decides which of the two units that can
-//! run it gets it: one instruction more or less in a row of four rounds moves the time by up to an eighth. So most rows
+//! run it gets it: one instruction more or less in a row of four rounds moves the time by up to a seventh. So most rows
 //! have a multiple of six, and where each instruction stands was searched for by measuring some ten thousand orders.
 //! The compiler's own order moves from build to build.
 //!
