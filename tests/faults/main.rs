@@ -34,6 +34,8 @@ mod rounds;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
+mod short_runs;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod vandal;
