@@ -144,7 +144,7 @@ const OWN_KEYS: &[Key] = &[
     Key::new(
         "setting.headSource",
         Kind::Text,
-        "Head of the chain: auto (full node, else the clock for mainnet), node or clock",
+        "Head of the chain: auto (full node, else the clock where the market is mainnet's), node or clock",
     )
     .or("auto"),
     Key::new("setting.verifyPiece", Kind::Bool, "Compute the piece CID of a CAR before it is handed on")
@@ -202,6 +202,10 @@ impl Config {
         let mut config: Self = config::load(&keys(), &sources)?;
         config.full_node = config.full_node.named(FULL_NODE_SECTION);
         config.check()?;
+        // One text for a miner, however it was written: records and nodes are compared with it.
+        for entry in &mut config.miners {
+            entry.miner = MinerId::canonical(&entry.miner);
+        }
         Ok(config)
     }
 
@@ -220,14 +224,10 @@ impl Config {
         }
         let mut seen = BTreeSet::new();
         for entry in &self.miners {
-            if let Err(error) = entry.miner.parse::<MinerId>() {
-                return Err(conflict(
-                    "miners.miner",
-                    &error.to_string(),
-                    "write the miner's ID address: f01234",
-                ));
-            }
-            if !seen.insert(&entry.miner) {
+            let miner = entry.miner.parse::<MinerId>().map_err(|error| {
+                conflict("miners.miner", &error.to_string(), "write the miner's ID address: f01234")
+            })?;
+            if !seen.insert(miner) {
                 let problem = format!("{} stands there twice", entry.miner);
                 return Err(conflict("miners.miner", &problem, "keep one entry per miner"));
             }

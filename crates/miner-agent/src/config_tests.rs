@@ -45,11 +45,19 @@ fn one_line_of_miners_is_enough_beside_the_environment() {
 }
 
 #[test]
+fn a_miner_is_known_by_one_text() {
+    let config = loaded("miners: [{miner: t001000}, {miner: f01001}]").unwrap();
+    let miners: Vec<_> = config.miners.iter().map(|entry| entry.miner.as_str()).collect();
+    assert_eq!(miners, ["f01000", "f01001"]);
+}
+
+#[test]
 fn mistakes_are_named_with_the_way_out() {
     for (yaml, expected) in [
         ("setting: {lease: 60s}", "`miners`: no miner is named"),
         ("miners: [{miner: f1abc}]", "`miners.miner`: "),
         ("miners: [{miner: f01000}, {miner: f01000}]", "f01000 stands there twice"),
+        ("miners: [{miner: f01000}, {miner: t001000}]", "t001000 stands there twice"),
         ("miners: [{miner: f01000, price: 0}]", "unknown key `miners.0.price`"),
         ("miners: [{miner: f01000}]\nsetting: {importPerMiner: 2}", "did you mean `importsPerMiner`?"),
         ("miners: [{miner: f01000}]\nsetting: {importsPerMiner: 0}", "0 would import nothing"),

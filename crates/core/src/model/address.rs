@@ -177,22 +177,31 @@ impl Hash for WalletAddress {
     }
 }
 
-/// A storage provider by its actor number: `f01000`. Equal and ordered by number, whatever the network's letter.
-#[derive(Clone, Copy, Debug)]
+/// A storage provider by its actor number. Its one text is `f0<number>`: nodes of test networks print `t01000`, people
+/// write either and sometimes leading zeros, and all of them mean the same actor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MinerId {
-    network: Network,
     actor: u64,
 }
 
 impl MinerId {
+    /// Leading zeros that queries look for: what people have typed, not all that an address may carry.
+    const LEADING_ZEROS_MAX: usize = 2;
+
     /// The actor number.
     pub fn actor(self) -> u64 {
         self.actor
     }
 
-    /// The network's letter as written.
-    pub fn network(self) -> Network {
-        self.network
+    /// Every text by which records may name this miner, the canonical one first.
+    pub fn spellings(self) -> Vec<String> {
+        let zeros = (0..=Self::LEADING_ZEROS_MAX).map(|count| "0".repeat(count));
+        zeros.flat_map(|zeros| ["f", "t"].map(|letter| format!("{letter}0{zeros}{}", self.actor))).collect()
+    }
+
+    /// A stored text in its canonical form; what is no miner's ID stays as it is.
+    pub fn canonical(text: &str) -> String {
+        text.trim().parse::<Self>().map_or_else(|_| text.to_owned(), |miner| miner.to_string())
     }
 }
 
@@ -202,7 +211,7 @@ impl FromStr for MinerId {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let address: WalletAddress = text.parse()?;
         match (address.protocol(), address.bytes.get(1..).and_then(read_leb128)) {
-            (0, Some((actor, _))) => Ok(Self { network: address.network, actor }),
+            (0, Some((actor, _))) => Ok(Self { actor }),
             _ => Err(AddressError::new(text, AddressProblem::NotAMiner)),
         }
     }
@@ -210,39 +219,13 @@ impl FromStr for MinerId {
 
 impl From<MinerId> for WalletAddress {
     fn from(miner: MinerId) -> Self {
-        Self { network: miner.network, bytes: numbered(0, miner.actor) }
+        Self { network: Network::Main, bytes: numbered(0, miner.actor) }
     }
 }
 
 impl fmt::Display for MinerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}0{}", self.network.prefix(), self.actor)
-    }
-}
-
-impl PartialEq for MinerId {
-    fn eq(&self, other: &Self) -> bool {
-        self.actor == other.actor
-    }
-}
-
-impl Eq for MinerId {}
-
-impl PartialOrd for MinerId {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for MinerId {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.actor.cmp(&other.actor)
-    }
-}
-
-impl Hash for MinerId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.actor.hash(state);
+        write!(f, "f0{}", self.actor)
     }
 }
 
@@ -393,14 +376,22 @@ mod tests {
     }
 
     #[test]
-    fn miners_keep_their_letter_and_compare_by_number() {
-        let miner: MinerId = "t010035".parse().unwrap();
-        assert_eq!((miner.to_string().as_str(), miner.actor()), ("t010035", 10_035));
-        assert_eq!(miner, "f010035".parse().unwrap());
+    fn a_miner_has_one_text_however_it_was_written() {
+        let miner: MinerId = "f010035".parse().unwrap();
+        for written in ["f010035", "t010035", "f0010035", "t00010035"] {
+            let read: MinerId = written.parse().unwrap();
+            assert_eq!((read, read.to_string().as_str()), (miner, "f010035"), "{written}");
+            assert_eq!(MinerId::canonical(written), "f010035");
+            assert!(miner.spellings().iter().any(|spelling| spelling == written), "{written}");
+        }
+        assert_eq!(MinerId::canonical(" t010035 "), "f010035");
+        for other in ["", "miner", "f0", "t410fmjq"] {
+            assert_eq!(MinerId::canonical(other), other);
+        }
         assert!(miner > "f09999".parse().unwrap());
-        assert_eq!(WalletAddress::from(miner).to_string(), "t010035");
-        let text = serde_json::to_string(&miner).unwrap();
-        assert_eq!(serde_json::from_str::<MinerId>(&text).unwrap(), miner);
+        assert_eq!(WalletAddress::from(miner).to_string(), "f010035");
+        assert_eq!(serde_json::to_string(&miner).unwrap(), "\"f010035\"");
+        assert_eq!(serde_json::from_str::<MinerId>("\"t010035\"").unwrap(), miner);
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub struct IntentDoc {
     /// Payload CID.
     pub filecid: String,
     /// Storage provider.
+    #[serde(deserialize_with = "stored::miner")]
     pub miner: String,
     /// Client wallet.
     pub wallet: String,

@@ -20,7 +20,7 @@ pub struct OfflineDealDoc {
     #[serde(deserialize_with = "stored::opt_text")]
     pub dealcid: Option<String>,
     /// Storage provider.
-    #[serde(deserialize_with = "stored::opt_text")]
+    #[serde(deserialize_with = "stored::opt_miner")]
     pub miner: Option<String>,
     /// FIL per epoch for the whole piece, as the configuration says it.
     #[serde(deserialize_with = "stored::opt_text")]

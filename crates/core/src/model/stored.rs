@@ -6,6 +6,8 @@
 use bson::{Bson, DateTime};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use super::address::MinerId;
+
 /// Largest whole number that a double holds exactly.
 const DOUBLE_EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
@@ -46,6 +48,16 @@ pub fn opt_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Str
         Bson::Decimal128(number) => Ok(Some(number.to_string())),
         value => Err(D::Error::custom(format!("expected a text, found {value}"))),
     }
+}
+
+/// A miner's ID in its canonical text, see [`MinerId::canonical`].
+pub fn opt_miner<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(opt_text(deserializer)?.map(|text| MinerId::canonical(&text)))
+}
+
+/// As [`opt_miner`], where there must be one.
+pub fn miner<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(MinerId::canonical(&String::deserialize(deserializer)?))
 }
 
 /// A time from a date, from seconds since 1970 (integer or double) or from an RFC 3339 string; anything

@@ -15,6 +15,7 @@ use super::{
     bounded::{decode, readable},
     deals::dead_states,
     error::StoreError,
+    miners::{any_of, written_as},
     provider_views::ProviderView,
 };
 use crate::model::OfflineDealDoc;
@@ -127,7 +128,7 @@ impl Store {
         let moment = moment.map_or_else(|| NOW.into(), Bson::from);
         let find = async |class: Document, order: &str| {
             let mut filter = due_filter(&moment);
-            filter.insert("miner", miner);
+            filter.insert("miner", written_as(miner));
             filter.extend(class);
             let find = self.deals.find(filter).sort(doc! { order: 1 }).limit(limit);
             let cursor = self.bounded("due ids", find.projection(doc! { "_id": 1, "startepoch": 1 })).await?;
@@ -179,7 +180,7 @@ impl Store {
     ) -> Result<Option<Claim>, StoreError> {
         let mut filter = due_filter(&NOW.into());
         filter.insert("_id", id);
-        filter.insert("miner", miner);
+        filter.insert("miner", written_as(miner));
         let n = doc! { "$mod": [count_of("$claim.n"), N_MAX] };
         let update = vec![doc! { "$set": {
             // One value, which takes the place of whatever stands there.
@@ -345,7 +346,7 @@ impl Store {
     /// Deals of these miners that would be claimed now, most urgent first; takes nothing.
     pub async fn due_deals(&self, miners: &[String], limit: i64) -> Result<Vec<OfflineDealDoc>, StoreError> {
         let mut filter = due_filter(&NOW.into());
-        filter.insert("miner", doc! { "$in": miners });
+        filter.insert("miner", any_of(miners));
         let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(limit);
         let cursor = self.bounded("due deals", find).await?;
         Ok(readable(COLLECTION, self.drain("due deals", cursor).await?))
@@ -358,7 +359,7 @@ impl Store {
         for time in ["import.nexttry", "claim.until"] {
             let pipeline = [
                 doc! { "$match": {
-                    "miner": miner, "isdeal": 0,
+                    "miner": written_as(miner), "isdeal": 0,
                     "import.state": { "$nin": RESTING.to_vec() },
                     "status": { "$nin": dead_states() },
                     time: { "$type": "date" },
@@ -385,7 +386,7 @@ impl Store {
         for (time, limit) in [("claim.until", LEASE_MAX), ("import.nexttry", PAUSE_MAX)] {
             let beyond = doc! { "$add": [NOW, lease_millis(limit * 2)] };
             let filter = doc! {
-                "miner": miner, "isdeal": 0, time: { "$type": "date" },
+                "miner": written_as(miner), "isdeal": 0, time: { "$type": "date" },
                 "$expr": { "$gt": [format!("${time}"), beyond] },
             };
             let update = vec![
@@ -400,7 +401,7 @@ impl Store {
     /// Pending deals of one miner, counted.
     pub async fn pending_counts(&self, miner: &str) -> Result<PendingCounts, StoreError> {
         let count = async |extra: Document| {
-            let mut filter = doc! { "miner": miner, "isdeal": 0 };
+            let mut filter = doc! { "miner": written_as(miner), "isdeal": 0 };
             filter.extend(extra);
             self.bounded("count", self.deals.count_documents(filter)).await
         };
@@ -418,7 +419,7 @@ impl Store {
         miners: &[String],
         limit: i64,
     ) -> Result<Vec<OfflineDealDoc>, StoreError> {
-        let filter = doc! { "miner": { "$in": miners }, "isdeal": 0 };
+        let filter = doc! { "miner": any_of(miners), "isdeal": 0 };
         let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(limit);
         let cursor = self.bounded("pending deals", find).await?;
         Ok(readable(COLLECTION, self.drain("pending deals", cursor).await?))
@@ -427,7 +428,7 @@ impl Store {
     /// Asks for another try now: of one deal, or of all that wait or failed. Returns how many.
     pub async fn retry_imports(&self, miners: &[String], deal: Option<&str>) -> Result<u64, StoreError> {
         let mut filter = doc! {
-            "miner": { "$in": miners },
+            "miner": any_of(miners),
             "isdeal": 0,
             "import.state": { "$in": ["waiting", "retrying", "setaside", "missed", "failed"] },
         };
@@ -450,7 +451,7 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let awaited = files.map_or_else(|| doc! { "$exists": true }, |files| doc! { "$in": files });
         let filter = doc! {
-            "miner": { "$in": miners },
+            "miner": any_of(miners),
             "isdeal": 0,
             "import.awaitedfiles": awaited,
             "import.state": { "$in": ["waiting", "retrying", "setaside"] },

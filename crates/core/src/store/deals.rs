@@ -1,6 +1,6 @@
 //! `offlinedeals` as client-agent reads it: what stands for a payload, what to follow, what to report.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet, btree_map::Entry};
 
 use bson::{DateTime, Document, doc};
 
@@ -11,7 +11,7 @@ use super::{
     pages::{DEALS_AT_ONCE, DealPages},
     tracking::PAGE,
 };
-use crate::model::{DealPhase, DealStatus, OfflineDealDoc, PublishMethod, stored};
+use crate::model::{DealPhase, DealStatus, OfflineDealDoc, PublishMethod, address::MinerId, stored};
 
 const COLLECTION: &str = "offlinedeals";
 
@@ -87,14 +87,14 @@ impl Store {
         ];
         let cursor = self.bounded("open deals", self.deals.aggregate(pipeline)).await?;
         let groups = self.drain("open deals", cursor).await?;
-        Ok(groups
-            .iter()
-            .filter_map(|group| {
-                let miner = group.get_str("_id").ok()?.to_owned();
-                let n = group.get("n").and_then(stored::integer)?;
-                Some((miner, u64::try_from(n).ok()?))
-            })
-            .collect())
+        let mut open = BTreeMap::<String, u64>::new();
+        for group in &groups {
+            let deals = group.get("n").and_then(stored::integer).and_then(|n| u64::try_from(n).ok());
+            if let (Ok(miner), Some(deals)) = (group.get_str("_id"), deals) {
+                *open.entry(MinerId::canonical(miner)).or_default() += deals;
+            }
+        }
+        Ok(open.into_iter().collect())
     }
 
     /// PADDED bytes of datacap that live verified deals of this wallet will take from it when they are
@@ -180,7 +180,7 @@ impl Store {
         ];
         let cursor = self.bounded("deal counts", self.deals.aggregate(pipeline)).await?;
         let groups = self.drain("deal counts", cursor).await?;
-        Ok(groups.iter().map(count_of).collect())
+        Ok(by_miner(groups.iter().map(count_of)))
     }
 
     /// Deals that need a person: import failed for good, or the deal itself failed, newest first.
@@ -208,7 +208,7 @@ fn reduce(document: &Document) -> StoredDeal {
     StoredDeal {
         proposal_cid: text("dealcid"),
         payload_cid: text("filecid"),
-        miner: text("miner"),
+        miner: MinerId::canonical(&text("miner")),
         status: DealStatus::from_lotus(
             number("status").and_then(|status| u64::try_from(status).ok()).unwrap_or(0),
         ),
@@ -236,13 +236,32 @@ fn count_of(group: &Document) -> DealCounts {
     let key_number = |name: &str| key.and_then(|k| k.get(name)).and_then(stored::integer).unwrap_or(0);
     let status = key_number("status");
     DealCounts {
-        miner: key.and_then(|k| k.get_str("miner").ok()).unwrap_or("?").to_owned(),
+        miner: MinerId::canonical(key.and_then(|k| k.get_str("miner").ok()).unwrap_or("?")),
         status,
         statusname: DealStatus::from_lotus(u64::try_from(status).unwrap_or(0)).name(),
         isdeal: key_number("isdeal"),
         deals: number("deals"),
         bytes: number("bytes"),
     }
+}
+
+/// One line for a miner, a state and `isdeal`, however records spell the miner.
+fn by_miner(counts: impl Iterator<Item = DealCounts>) -> Vec<DealCounts> {
+    let mut merged = BTreeMap::<(String, i64, i64), DealCounts>::new();
+    for count in counts {
+        let key = (count.miner.clone(), count.isdeal, count.status);
+        match merged.entry(key) {
+            Entry::Vacant(new) => {
+                new.insert(count);
+            }
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                known.deals += count.deals;
+                known.bytes += count.bytes;
+            }
+        }
+    }
+    merged.into_values().collect()
 }
 
 /// Deals that are not final.

@@ -9,6 +9,7 @@ use super::{
     claims::{RESTING, count_of, lease_millis, object_or_nothing},
     deals::numbers,
     error::StoreError,
+    miners::written_as,
     pages::{DEALS_AT_ONCE, DealPages},
 };
 use crate::model::{DealId, DealStatus};
@@ -75,7 +76,7 @@ impl Store {
             ] },
             Followed::Moving => moving(),
         };
-        let mut all = doc! { "miner": miner, "dealcid": { "$type": "string" } };
+        let mut all = doc! { "miner": written_as(miner), "dealcid": { "$type": "string" } };
         all.extend(filter);
         let fields = doc! {
             "dealcid": 1, "provider": 1, "isdeal": 1, "import.state": 1, "import.reason": 1, "intent": 1
@@ -94,7 +95,7 @@ impl Store {
         miner: &str,
         views: &[(&str, ProviderView)],
     ) -> Result<(), StoreError> {
-        let filter = |deal: &str| doc! { "dealcid": deal, "miner": miner };
+        let filter = |deal: &str| doc! { "dealcid": deal, "miner": written_as(miner) };
         let update = |view: &ProviderView| vec![doc! { "$set": { "provider": view.document() } }];
         for page in views.chunks(VIEWS_AT_ONCE) {
             let updates: Vec<Document> =
@@ -124,7 +125,7 @@ impl Store {
         spread: Duration,
     ) -> Result<u64, StoreError> {
         let filter = doc! {
-            "dealcid": { "$in": deals }, "miner": miner, "isdeal": 0,
+            "dealcid": { "$in": deals }, "miner": written_as(miner), "isdeal": 0,
             "import.state": { "$in": RESTING.to_vec() },
         };
         let after = doc! { "$toLong": { "$multiply": [{ "$rand": {} }, lease_millis(spread)] } };
@@ -140,7 +141,7 @@ impl Store {
     /// waiting for it. Returns how many.
     pub async fn wake_accepted(&self, miner: &str, deals: &[&str]) -> Result<u64, StoreError> {
         let filter = doc! {
-            "dealcid": { "$in": deals }, "miner": miner, "isdeal": 0,
+            "dealcid": { "$in": deals }, "miner": written_as(miner), "isdeal": 0,
             "import.state": "waiting", "import.awaitedfiles": { "$exists": false },
         };
         let update = vec![doc! { "$set": { "updatedtime": "$$NOW" } }, doc! { "$unset": "import.nexttry" }];
@@ -150,7 +151,7 @@ impl Store {
     /// Puts a deal back to pending whose `isdeal` said 1 without truth, and says why. `false`: it does not
     /// say so any more.
     pub async fn put_back(&self, miner: &str, deal: &str, reason: &str) -> Result<bool, StoreError> {
-        let filter = doc! { "dealcid": deal, "miner": miner, "isdeal": 1 };
+        let filter = doc! { "dealcid": deal, "miner": written_as(miner), "isdeal": 1 };
         let update = vec![
             doc! { "$set": { "import": object_or_nothing("$import") } },
             doc! { "$set": {

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::{Store, bounded::readable, error::StoreError, intents::first_fields};
 use crate::{
     error_chain::ErrorChain,
-    model::{DealId, DealStatus, IntentDoc, stored},
+    model::{DealId, DealStatus, IntentDoc, address::MinerId, stored},
 };
 
 /// Documents asked for in one call.
@@ -175,7 +175,11 @@ impl Store {
         }
         let is_false = |name: &str, value: &Bson| {
             let found = record.get(name);
-            !same(found, value) || name == "isdeal"
+            match name {
+                "isdeal" => true,
+                "miner" => !names_the_miner(found, &intent.miner),
+                _ => !same(found, value),
+            }
         };
         let agreed: Document = agreed.into_iter().filter(|(name, value)| is_false(name, value)).collect();
         if agreed.is_empty() {
@@ -206,6 +210,11 @@ impl Store {
 
 fn number(status: DealStatus) -> i64 {
     i64::try_from(status.get()).unwrap_or(i64::MAX)
+}
+
+/// A record that spells the miner otherwise is right.
+fn names_the_miner(found: Option<&Bson>, agreed: &str) -> bool {
+    found.and_then(Bson::as_str).is_some_and(|found| MinerId::canonical(found) == agreed)
 }
 
 /// Whether a stored value says the same, whichever of the numeric types it has.

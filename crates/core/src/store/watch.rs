@@ -18,7 +18,7 @@ use mongodb::change_stream::{ChangeStream, event::ChangeStreamEvent};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Store, error::StoreError};
+use super::{Store, error::StoreError, miners::any_of};
 use crate::{
     error_chain::ErrorChain,
     runtime::{Backoff, BackoffPolicy},
@@ -65,7 +65,7 @@ impl Store {
                 Ok(ended) => {
                     info!(reason = ended, pause_ms = pause.as_millis(), "change stream ended, opening anew");
                 }
-                Err(error) if error.is_permanent() => warn!(
+                Err(error) if error.is_configuration() => warn!(
                     reason = %ErrorChain(&error),
                     hint = error.hint().unwrap_or_default(),
                     "change stream cannot be opened"
@@ -122,7 +122,7 @@ fn pipeline(miners: &[String]) -> [Document; 2] {
         doc! { "$match": { "$or": [
             {
                 "operationType": { "$in": ["insert", "replace"] },
-                "fullDocument.miner": { "$in": miners },
+                "fullDocument.miner": any_of(miners),
                 "fullDocument.isdeal": 0,
             },
             { "operationType": "update", "updateDescription.updatedFields.isdeal": 0 },
