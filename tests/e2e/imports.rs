@@ -300,32 +300,6 @@ async fn deal_whose_start_cannot_be_met_is_not_imported() {
 }
 
 #[tokio::test]
-async fn without_a_full_node_the_databases_clock_tells_mainnets_height() {
-    let road = Road::open().await.unwrap();
-    let (_, late) = road.recorded("long ago on mainnet").await.unwrap();
-    let agent = road.miner_agent_with(&[("setting.headSource", "clock")]).unwrap();
-    eventually_eq!(
-        road.import_field(&late, "state").await.unwrap(),
-        "missed",
-        "by mainnet's calendar it is late"
-    );
-    agent.end().await.unwrap();
-    let reason = road.import_field(&late, "reason").await.unwrap();
-    // About 3.5 million on 2024-01-01; the simulator stands at one.
-    let head: i64 = reason
-        .split("head ")
-        .nth(1)
-        .unwrap()
-        .split(|c: char| !c.is_ascii_digit())
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    assert!(head > 3_500_000, "{reason}");
-    assert_eq!(road.sim.imports_for(&late), 0);
-}
-
-#[tokio::test]
 async fn deal_imported_by_hand_is_closed_without_a_call() {
     let road = Road::open().await.unwrap();
     let (car, deal) = road.recorded("by hand").await.unwrap();

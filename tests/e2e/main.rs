@@ -7,8 +7,6 @@ mod dataset;
 #[cfg(test)]
 mod deals;
 #[cfg(test)]
-mod exit_statuses;
-#[cfg(test)]
 mod failover;
 #[cfg(test)]
 mod harness_itself;
@@ -16,6 +14,8 @@ mod harness_itself;
 mod import_trouble;
 #[cfg(test)]
 mod imports;
+#[cfg(test)]
+mod networks;
 #[cfg(test)]
 mod pack;
 #[cfg(test)]

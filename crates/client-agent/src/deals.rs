@@ -19,9 +19,9 @@ use crate::{
     cli::{MakedealsArgs, RunArgs, TrackArgs},
     config::{Collateral, Config, PublishChoice},
     propose::{
-        DealState, Mode, ProposeError, Proposer, Report, Terms,
+        Mode, ProposeError, Proposer, Report, Terms,
         policy::{Limits, Target},
-        preflight::{MethodChoice, PreflightError},
+        preflight::MethodChoice,
     },
     report,
     stop::Stop,
@@ -57,7 +57,7 @@ pub async fn makedeals(
     let mut proposer = proposer(config, &store, &node, stop.clone())?;
     let Some(first) = unless_stopped(proposer.pass(mode), &stop).await else {
         proposer.finish().await;
-        return Ok(ExitStatus::Interrupted);
+        return Ok(ExitStatus::UserError);
     };
     let mut whole = first?;
     if mode == Mode::Publish {
@@ -80,16 +80,8 @@ pub async fn makedeals(
     } else {
         out.text(report::plan_text(&whole, mode))?;
     }
-    if stop.is_cancelled() {
-        return Ok(ExitStatus::Interrupted);
-    }
-    let done = [DealState::Published, DealState::Settled, DealState::Planned];
-    let done: usize = done.into_iter().map(|state| whole.count(state)).sum();
-    Ok(match (whole.is_clean(), done) {
-        (true, _) => ExitStatus::Success,
-        (false, 0) => ExitStatus::UserError,
-        (false, _) => ExitStatus::Partly,
-    })
+    let is_whole = whole.is_clean() && !stop.is_cancelled();
+    Ok(if is_whole { ExitStatus::Success } else { ExitStatus::UserError })
 }
 
 /// A pass that is told to stop ends by itself, unless node or database keep it waiting: then it is given up. An intent
@@ -306,25 +298,12 @@ fn proposer(
 
 impl From<ProposeError> for Stop {
     fn from(error: ProposeError) -> Self {
-        match error {
-            ProposeError::Store(error) => error.into(),
-            ProposeError::Preflight(PreflightError::Lotus(error)) => error.into(),
-            ProposeError::Preflight(error @ PreflightError::NotSynced { .. }) => {
-                Self::failure_hint(&error, error.hint())
-            }
-            ProposeError::Preflight(error) => {
-                let hint = error.hint().unwrap_or_default();
-                Self::user_hint(&error, hint)
-            }
-        }
+        Self::user_or_failure(&error, error.hint())
     }
 }
 
 impl From<TrackError> for Stop {
     fn from(error: TrackError) -> Self {
-        match error {
-            TrackError::Store(error) => error.into(),
-            TrackError::Lotus(error) => error.into(),
-        }
+        Self::user_or_failure(&error, error.hint())
     }
 }

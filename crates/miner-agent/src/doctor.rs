@@ -7,6 +7,7 @@ use carferry_core::{
     error_chain::{ErrorChain, Hint},
     fsx,
     lotus::provider::ImportMethod,
+    model::address::Network,
     runtime::clock,
     store::{IndexUser, Store},
 };
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use crate::{
     agent::Agent,
     config::Config,
-    head::{Head, HeadSource},
+    head::HeadSource,
     market::{Environment, Node},
     status::table,
 };
@@ -88,7 +89,7 @@ pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
                     ),
                 }
             }
-            checks.push(head(&agent.head, config).await);
+            checks.push(head(&agent, config).await);
         }
         Err(error) => {
             checks.push(
@@ -199,9 +200,9 @@ fn permission_check(subject: &str, permissions: &[String], needed: &str) -> Chec
     }
 }
 
-async fn head(head: &Head, config: &Config) -> Check {
+async fn head(agent: &Agent, config: &Config) -> Check {
     let subject = "head of the chain";
-    if let Some(node) = head.node()
+    if let Some(node) = agent.head.node()
         && config.setting.head_source != HeadSource::Clock
     {
         return match node.chain_head().await {
@@ -213,14 +214,15 @@ async fn head(head: &Head, config: &Config) -> Check {
             }
         };
     }
-    let mut unknown = Vec::new();
-    for entry in &config.miners {
-        if head.epoch(&entry.miner).await.is_none() {
-            unknown.push(entry.miner.as_str());
-        }
-    }
+    let markets = agent.importers.iter().map(|importer| &importer.market);
+    let unknown: Vec<_> = markets
+        .filter(|market| {
+            config.setting.head_source == HeadSource::Node || market.network() != Some(Network::Main)
+        })
+        .map(|market| market.miner())
+        .collect();
     if unknown.is_empty() {
-        Check::new(subject, Grade::Ok, "by this machine's clock and mainnet's calendar")
+        Check::new(subject, Grade::Ok, "by the database's clock and mainnet's calendar")
     } else {
         Check::new(
             subject,

@@ -12,6 +12,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bson::DateTime;
 use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid, UnpaddedPieceSize};
 use carferry_core::{
     error_chain::ErrorChain,
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
+    calendar::Agreed,
     calls::Seat,
     config::Setting,
     endings::Endings,
@@ -342,7 +344,7 @@ impl Importer {
     /// Why a deal that the provider does not list can be forgotten.
     async fn never_came(&self, deal: &OfflineDealDoc) -> Option<String> {
         let start = ChainEpoch::new(deal.startepoch?);
-        let head = self.head.epoch(self.market.miner()).await?;
+        let head = self.head.epoch(&self.market, Agreed { at: deal.createdtime, start }).await?;
         (head > start).then(|| {
             format!(
                 "start epoch {start} has passed (head {head}), and the provider never listed the proposal"
@@ -441,8 +443,9 @@ impl Importer {
     }
 
     async fn missed_start(&self, at_provider: &MinerDeal) -> Option<String> {
-        let head = self.head.epoch(self.market.miner()).await?;
         let start = ChainEpoch::new(at_provider.proposal.start_epoch);
+        let at = DateTime::parse_rfc3339_str(&at_provider.creation_time).ok();
+        let head = self.head.epoch(&self.market, Agreed { at, start }).await?;
         policy::missed_start(start, head, self.setting.start_epoch_margin)
     }
 

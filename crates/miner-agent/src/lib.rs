@@ -12,6 +12,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod agent;
+pub mod calendar;
 pub mod calls;
 pub mod cli;
 mod commands;

@@ -22,7 +22,10 @@ use carferry_core::{
         provider::ImportMethod,
         wire::MinerDeal,
     },
-    model::{ProposalCid, address::MinerId},
+    model::{
+        ProposalCid,
+        address::{MinerId, Network, WalletAddress},
+    },
     runtime::{Backoff, BackoffPolicy},
 };
 use tokio::{
@@ -94,6 +97,7 @@ pub struct Market {
     known: SyncMutex<Option<Arc<Listing>>>,
     turn: Mutex<Turn>,
     identified: AtomicBool,
+    network: SyncMutex<Option<Network>>,
     /// Import calls in a row whose answer was lost. What became of them is known minutes later.
     unanswered: AtomicU32,
 }
@@ -186,6 +190,7 @@ impl Market {
             known: SyncMutex::default(),
             turn: Mutex::new(Turn { rest: None, failed: None, pauses: Backoff::new(FAILED_PAUSES) }),
             identified: AtomicBool::new(false),
+            network: SyncMutex::default(),
             unanswered: AtomicU32::new(0),
         }
     }
@@ -208,9 +213,16 @@ impl Market {
             let endpoint = node.provider.endpoint().to_owned();
             return Err(IdentityError::OtherMiner { endpoint, found, expected: self.miner.clone() });
         }
+        let network = found.parse().ok().map(|address: WalletAddress| address.network());
+        *self.network.lock().unwrap_or_else(PoisonError::into_inner) = network;
         *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
         self.identified.store(true, Ordering::Relaxed);
         Ok(node)
+    }
+
+    /// The network, by the letter with which the node itself prints addresses; `None` before it has identified itself.
+    pub fn network(&self) -> Option<Network> {
+        *self.network.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn provider(&self) -> Result<Provider, LotusError> {

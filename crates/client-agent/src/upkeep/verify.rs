@@ -145,11 +145,7 @@ fn finish(total: &Total, json: bool, shutdown: &Shutdown, out: &mut Printer) -> 
         warn!("interrupted: the same command goes on with the rest");
     }
     let bad = total.wrong + total.missing + total.unreadable;
-    Ok(match (interrupted, bad) {
-        (true, _) => ExitStatus::Interrupted,
-        (false, 0) => ExitStatus::Success,
-        (false, _) => ExitStatus::UserError,
-    })
+    Ok(if bad == 0 && !interrupted { ExitStatus::Success } else { ExitStatus::UserError })
 }
 
 /// `None`: told to stop.

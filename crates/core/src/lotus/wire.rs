@@ -257,6 +257,9 @@ pub struct MinerDeal {
     /// 0 until published.
     #[serde(default, rename = "DealID")]
     pub deal_id: u64,
+    /// When the proposal reached the provider, by the provider's clock: RFC 3339.
+    #[serde(default)]
+    pub creation_time: String,
 }
 
 #[cfg(test)]

@@ -7,8 +7,6 @@ mod faults;
 mod frames;
 mod imports;
 mod process;
-mod real_node;
 mod scale;
-mod sight;
 mod support;
 mod websocket;
