@@ -7,6 +7,8 @@ mod dataset;
 #[cfg(test)]
 mod deals;
 #[cfg(test)]
+mod exit_statuses;
+#[cfg(test)]
 mod failover;
 #[cfg(test)]
 mod harness_itself;

@@ -19,9 +19,9 @@ use crate::{
     cli::{MakedealsArgs, RunArgs, TrackArgs},
     config::{Collateral, Config, PublishChoice},
     propose::{
-        Mode, ProposeError, Proposer, Report, Terms,
+        DealState, Mode, ProposeError, Proposer, Report, Terms,
         policy::{Limits, Target},
-        preflight::MethodChoice,
+        preflight::{MethodChoice, PreflightError},
     },
     report,
     stop::Stop,
@@ -57,7 +57,7 @@ pub async fn makedeals(
     let mut proposer = proposer(config, &store, &node, stop.clone())?;
     let Some(first) = unless_stopped(proposer.pass(mode), &stop).await else {
         proposer.finish().await;
-        return Ok(ExitStatus::UserError);
+        return Ok(ExitStatus::Interrupted);
     };
     let mut whole = first?;
     if mode == Mode::Publish {
@@ -80,8 +80,16 @@ pub async fn makedeals(
     } else {
         out.text(report::plan_text(&whole, mode))?;
     }
-    let is_whole = whole.is_clean() && !stop.is_cancelled();
-    Ok(if is_whole { ExitStatus::Success } else { ExitStatus::UserError })
+    if stop.is_cancelled() {
+        return Ok(ExitStatus::Interrupted);
+    }
+    let done = [DealState::Published, DealState::Settled, DealState::Planned];
+    let done: usize = done.into_iter().map(|state| whole.count(state)).sum();
+    Ok(match (whole.is_clean(), done) {
+        (true, _) => ExitStatus::Success,
+        (false, 0) => ExitStatus::UserError,
+        (false, _) => ExitStatus::Partly,
+    })
 }
 
 /// A pass that is told to stop ends by itself, unless node or database keep it waiting: then it is given up. An intent
@@ -298,12 +306,25 @@ fn proposer(
 
 impl From<ProposeError> for Stop {
     fn from(error: ProposeError) -> Self {
-        Self::user_or_failure(&error, error.hint())
+        match error {
+            ProposeError::Store(error) => error.into(),
+            ProposeError::Preflight(PreflightError::Lotus(error)) => error.into(),
+            ProposeError::Preflight(error @ PreflightError::NotSynced { .. }) => {
+                Self::failure_hint(&error, error.hint())
+            }
+            ProposeError::Preflight(error) => {
+                let hint = error.hint().unwrap_or_default();
+                Self::user_hint(&error, hint)
+            }
+        }
     }
 }
 
 impl From<TrackError> for Stop {
     fn from(error: TrackError) -> Self {
-        Self::user_or_failure(&error, error.hint())
+        match error {
+            TrackError::Store(error) => error.into(),
+            TrackError::Lotus(error) => error.into(),
+        }
     }
 }

@@ -11,6 +11,7 @@ use carferry_core::config::sections::{LogFormat, LogSection};
 use carferry_core::config::{Sources, overrides};
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
+use carferry_core::store::shut_down_after;
 use carferry_core::telemetry;
 use clap::{ArgMatches, FromArgMatches};
 
@@ -162,11 +163,18 @@ where
     Running: Future<Output = Result<ExitStatus, Stop>>,
 {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let ended = runtime.block_on(async {
+    let ended = runtime.block_on(shut_down_after(async {
         let shutdown = Shutdown::listen()?;
-        command(shutdown).await
-    });
-    // Blocking work may still be under way after a second signal; the process does not wait for it.
-    runtime.shutdown_background();
+        let ended = command(shutdown.clone()).await;
+        match ended {
+            Ok(ExitStatus::Success) => ended,
+            Ok(_) if shutdown.token().is_cancelled() => Ok(ExitStatus::Interrupted),
+            Err(stop) if shutdown.token().is_cancelled() => Err(stop.interrupted()),
+            ended => ended,
+        }
+    }));
+    // Blocking work may still be under way after a second signal; the process does not wait for it. Tasks that are left
+    // must not see each other vanish, which a runtime that is shut down would do to them.
+    std::mem::forget(runtime);
     ended
 }

@@ -28,15 +28,20 @@ impl Stop {
         Self { report, status: ExitStatus::UserError }
     }
 
-    /// We, or a server we need, failed.
+    /// This program, or a server that it needs, failed.
     pub fn failure(error: &(dyn Error + 'static)) -> Self {
         Self { report: Report::with_hint(error, None).to_string(), status: ExitStatus::Failure }
     }
 
-    /// Something with a hint is the user's to fix; without one, a server or we failed.
-    pub fn user_or_failure(error: &(dyn Error + 'static), hint: Option<String>) -> Self {
-        let status = if hint.is_some() { ExitStatus::UserError } else { ExitStatus::Failure };
-        Self { report: Report::with_hint(error, hint).to_string(), status }
+    /// A server that this program needs is there, but not ready.
+    pub fn failure_hint(error: &(dyn Error + 'static), hint: Option<String>) -> Self {
+        Self { report: Report::with_hint(error, hint).to_string(), status: ExitStatus::Failure }
+    }
+
+    /// The same words, where a signal is why it ended.
+    #[must_use]
+    pub fn interrupted(self) -> Self {
+        Self { status: ExitStatus::Interrupted, ..self }
     }
 
     /// The exit status.
@@ -59,14 +64,15 @@ impl From<ConfigError> for Stop {
 
 impl From<StoreError> for Stop {
     fn from(error: StoreError) -> Self {
-        let status = if error.is_configuration() { ExitStatus::UserError } else { ExitStatus::Failure };
+        let status = if error.is_permanent() { ExitStatus::UserError } else { ExitStatus::Failure };
         Self { report: Report::with_hint(&error, error.hint()).to_string(), status }
     }
 }
 
 impl From<LotusError> for Stop {
     fn from(error: LotusError) -> Self {
-        Self { report: Report::with_hint(&error, error.hint()).to_string(), status: ExitStatus::Failure }
+        let status = if error.is_permanent() { ExitStatus::UserError } else { ExitStatus::Failure };
+        Self { report: Report::with_hint(&error, error.hint()).to_string(), status }
     }
 }
 

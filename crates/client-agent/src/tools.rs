@@ -293,6 +293,7 @@ async fn for_each_file(
         }
         screen.print(|| if args.json { out.json(&line) } else { line.print(out) })?;
         if shutdown.token().is_cancelled() {
+            status = ExitStatus::Interrupted;
             break;
         }
     }

@@ -6,6 +6,8 @@
 
 pub mod error_chain;
 
+pub mod exit_status;
+
 pub mod config;
 
 pub mod runtime;

@@ -1,13 +1,14 @@
-//! Standard output: data for people and machines, and the exit status that goes with it.
+//! Standard output: data for people and machines. The exit status that goes with it is [`ExitStatus`].
 //!
 //! `println!` panics when the reader of a pipe has gone (`client-agent status | head`); a [`Printer`]
 //! falls silent instead. Errors, logs and progress go to stderr and are not printed here.
 
 use std::fmt;
 use std::io::{self, Write};
-use std::process::{ExitCode, Termination};
 
 use serde::Serialize;
+
+pub use crate::exit_status::ExitStatus;
 
 /// Writes lines and JSON; after its reader has gone, writes nothing and reports no error.
 pub struct Printer {
@@ -72,33 +73,6 @@ impl fmt::Debug for Printer {
     }
 }
 
-/// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ExitStatus {
-    /// Everything asked for was done.
-    Success = 0,
-    /// Something the user can fix: configuration, arguments, permissions, an unreadable file.
-    UserError = 1,
-    /// We, or a server we need, failed.
-    Failure = 2,
-}
-
-impl From<ExitStatus> for ExitCode {
-    fn from(status: ExitStatus) -> Self {
-        match status {
-            ExitStatus::Success => Self::SUCCESS,
-            ExitStatus::UserError => Self::from(1),
-            ExitStatus::Failure => Self::from(2),
-        }
-    }
-}
-
-impl Termination for ExitStatus {
-    fn report(self) -> ExitCode {
-        self.into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -147,13 +121,5 @@ mod tests {
         let mut printer =
             Printer::to(Pipe { fails_with: Some(io::ErrorKind::StorageFull), ..Pipe::default() });
         assert_eq!(printer.line("data").unwrap_err().kind(), io::ErrorKind::StorageFull);
-    }
-
-    #[test]
-    fn the_worst_status_is_the_greatest() {
-        assert_eq!(
-            ExitStatus::Success.max(ExitStatus::UserError).max(ExitStatus::Failure),
-            ExitStatus::Failure
-        );
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::config::LotusVersion;
+use crate::sight::{LostAt, Watcher};
 use crate::states::DealState;
 use crate::world::{ClientSide, EpochEvent, Event, Stage, World};
 
@@ -144,15 +145,19 @@ impl World {
     }
 
     fn client_fail(&mut self, cid: &str, message: &str) {
-        if let Some(deal) = self.deals.get_mut(cid) {
-            let total = deal.proposal.total_price();
-            let client = deal.proposal.client.clone();
-            let reserved = deal.client.as_mut().is_some_and(|side| std::mem::take(&mut side.funds_reserved));
-            if let Some(wallet) = self.wallet_mut(&client).filter(|_wallet| reserved) {
-                wallet.reserved -= total;
-            }
-        }
+        self.release_reserved(cid);
         self.client_enter(cid, DealState::Failing, message);
+    }
+
+    /// What was set aside for a deal is free again, or locked on chain by now.
+    fn release_reserved(&mut self, cid: &str) {
+        let Some(deal) = self.deals.get_mut(cid) else { return };
+        let total = deal.proposal.total_price();
+        let client = deal.proposal.client.clone();
+        let reserved = deal.client.as_mut().is_some_and(|side| std::mem::take(&mut side.funds_reserved));
+        if let Some(wallet) = self.wallet_mut(&client).filter(|_wallet| reserved) {
+            wallet.reserved -= total;
+        }
     }
 
     fn client_mut(&mut self, cid: &str) -> Option<&mut ClientSide> {
@@ -210,6 +215,10 @@ impl World {
         let (state, seen, deal_id) = (client.state, provider.state, provider.deal_id);
         let told = provider.message.clone();
         let reachable = self.is_reachable(deal.proposal.provider.as_str());
+        // What a provider lost sight of goes on, and the client sees it on chain.
+        let is_sealed = self.is_sealed_on_chain(deal);
+        let is_lost = provider.lost_sight.is_some();
+        let has_failed = seen.means_failed() && !is_lost;
         match state {
             DealState::CheckForAcceptance if !reachable => self.client_says(cid, DealState::Unknown),
             DealState::CheckForAcceptance if seen.means_accepted() => {
@@ -220,27 +229,37 @@ impl World {
                 self.client_fail(cid, &format!("deal failed: (State={}) {told}", seen.code()));
             }
             DealState::CheckForAcceptance => self.client_says(cid, seen),
+            DealState::ProposalAccepted if self.loses_sight(cid, Watcher::Client, LostAt::Publishing) => {
+                let text = self.client_lost_sight_text(cid, LostAt::Publishing);
+                self.client_fail(cid, &text);
+            }
             DealState::ProposalAccepted => {
+                self.release_reserved(cid);
                 if let Some(side) = self.client_mut(cid) {
                     side.deal_id = deal_id;
                 }
                 self.client_enter(cid, DealState::AwaitingPreCommit, "");
                 self.dirty_clients.insert(cid.to_owned());
             }
-            DealState::AwaitingPreCommit if seen.is_past_precommit() => {
+            DealState::AwaitingPreCommit if self.loses_sight(cid, Watcher::Client, LostAt::Sealing) => {
+                let text = self.client_lost_sight_text(cid, LostAt::Sealing);
+                self.client_enter(cid, DealState::Error, &text);
+            }
+            DealState::AwaitingPreCommit if seen.is_past_precommit() || is_sealed => {
                 self.client_enter(cid, DealState::Sealing, "");
                 self.dirty_clients.insert(cid.to_owned());
             }
-            DealState::AwaitingPreCommit if seen.means_failed() => {
+            DealState::AwaitingPreCommit if has_failed => {
                 let cause = told.split_once(": ").map_or(told.as_str(), |(_context, cause)| cause);
                 self.client_fail(cid, &format!("error waiting for deal pre-commit: {cause}"));
             }
-            DealState::Sealing if seen.means_failed() => {
+            DealState::Sealing if has_failed => {
                 let cause = told.split_once(": ").map_or(told.as_str(), |(_context, cause)| cause);
                 self.client_fail(cid, &format!("error in deal activation: {cause}"));
             }
             DealState::Sealing
-                if matches!(seen, DealState::Active | DealState::Expired | DealState::Slashed) =>
+                if matches!(seen, DealState::Active | DealState::Expired | DealState::Slashed)
+                    || (is_sealed && is_lost) =>
             {
                 self.client_enter(cid, DealState::Active, "");
                 self.dirty_clients.insert(cid.to_owned());

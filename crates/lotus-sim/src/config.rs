@@ -72,6 +72,9 @@ pub struct Timings {
     pub client_funds: Duration,
     /// Client: how long an unreachable provider is tried before the deal fails (Lotus: about an hour).
     pub client_send_limit: Duration,
+    /// Client: how long `ClientQueryAsk` of an unreachable provider takes to fail (Lotus: more than 40 s);
+    /// [`Duration::MAX`] is an answer that never comes.
+    pub ask_dial: Duration,
     /// Client: how often it asks the providers for their states (Lotus: every second).
     pub client_poll: Duration,
     /// Provider: validating a proposal (14).
@@ -82,6 +85,8 @@ pub struct Timings {
     pub import_copy: Duration,
     /// Import: added to its commitment, times the number of imports under way at that miner.
     pub import_commp: Duration,
+    /// Import: how long after its answer the deal's state moves. The call only enqueues the event.
+    pub event_lag: Duration,
     /// Provider: reserving funds (20).
     pub reserve_funds: Duration,
     /// Provider: an `AddFunds` message landing (22); zero skips the state.
@@ -114,6 +119,7 @@ impl Timings {
             &mut self.accept,
             &mut self.import_copy,
             &mut self.import_commp,
+            &mut self.event_lag,
             &mut self.reserve_funds,
             &mut self.provider_funding,
             &mut self.publish_period,
@@ -135,11 +141,13 @@ impl Default for Timings {
         Self {
             client_funds: step,
             client_send_limit: Duration::from_secs(2),
+            ask_dial: Duration::from_secs(2),
             client_poll: step,
             validate: step,
             accept: step,
             import_copy: Duration::ZERO,
             import_commp: Duration::ZERO,
+            event_lag: Duration::ZERO,
             reserve_funds: step,
             provider_funding: Duration::ZERO,
             publish_period: Duration::from_millis(150),
@@ -214,6 +222,10 @@ pub struct MinerConfig {
     pub proving_period_start: Option<i64>,
     /// What is different about its timing; `None` is the simulator's.
     pub timings: Option<Timings>,
+    /// Whether its actor has control addresses and multiaddrs; without them both lists are `null`.
+    pub has_addresses: bool,
+    /// The most collateral it puts up, as a multiple of the network's minimum (`MaxProviderCollateralMultiplier`).
+    pub collateral_multiplier_max: u32,
     /// Where it listens; `None` is any free port of 127.0.0.1.
     pub listen: Option<SocketAddr>,
 }
@@ -241,6 +253,8 @@ impl MinerConfig {
             hold_at: None,
             proving_period_start: None,
             timings: None,
+            has_addresses: false,
+            collateral_multiplier_max: 2,
             listen: None,
         }
     }
@@ -301,6 +315,8 @@ pub struct SimConfig {
     pub network_prefix: char,
     /// What `StateNetworkName` says.
     pub network_name: String,
+    /// Seconds an epoch of this network is said to last (`BlockDelay`).
+    pub block_delay_seconds: u64,
     /// Minutes east of UTC in the node's timestamps.
     pub utc_offset_minutes: i16,
     /// Minimum provider collateral in attoFIL per GiB of padded piece.
@@ -324,6 +340,7 @@ impl Default for SimConfig {
             permissions: true,
             network_prefix: 'f',
             network_name: "mainnet".to_owned(),
+            block_delay_seconds: 30,
             utc_offset_minutes: 8 * 60,
             collateral_per_gib: 255_295_950_539_062,
             listen: None,

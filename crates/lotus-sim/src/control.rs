@@ -9,8 +9,10 @@ use crate::calls::NodeName;
 use crate::faults::{Fault, FaultKind};
 use crate::inner::Inner;
 use crate::json::Fields;
+use crate::sight::{LostAt, LostSight, Watcher};
 use crate::sim;
 use crate::states::DealState;
+use crate::view;
 
 type Refused = (u16, String);
 
@@ -36,7 +38,7 @@ pub(crate) fn answer(
             serde_json::to_value(calls).map_err(|error| (500, error.to_string()))
         }
         ("GET", "/sim/deals") => {
-            serde_json::to_value(sim::deal_views(inner)).map_err(|error| (500, error.to_string()))
+            serde_json::to_value(view::deal_views(inner)).map_err(|error| (500, error.to_string()))
         }
         ("GET", "/sim/state") => Ok(inner.with(|world| {
             let miners: serde_json::Map<String, Value> = world
@@ -60,6 +62,15 @@ pub(crate) fn answer(
         }
         ("DELETE", "/sim/faults") => {
             inner.with(|world| world.faults.clear());
+            Ok(json!({}))
+        }
+        ("POST", "/sim/lost-sight") => {
+            let lost = read_lost_sight(&body).map_err(bad)?;
+            inner.with(|world| world.lost_sight.push(lost));
+            Ok(json!({}))
+        }
+        ("DELETE", "/sim/lost-sight") => {
+            inner.with(|world| world.lost_sight.clear());
             Ok(json!({}))
         }
         ("POST", "/sim/epoch") => {
@@ -104,6 +115,23 @@ pub(crate) fn answer(
 fn state_of(fields: Fields<'_>) -> Result<DealState, String> {
     let code = fields.unsigned("state")?;
     DealState::from_code(code).ok_or_else(|| format!("no deal state has the number {code}"))
+}
+
+fn read_lost_sight(body: &Value) -> Result<LostSight, String> {
+    let fields = Fields::of(body)?;
+    let watcher = match fields.text("watcher")?.as_str() {
+        "provider" => Watcher::Provider,
+        "client" => Watcher::Client,
+        "both" | "" => Watcher::Both,
+        other => return Err(format!("no watcher is called {other:?}; one of provider, client, both")),
+    };
+    let at = match fields.text("at")?.as_str() {
+        "publishing" => LostAt::Publishing,
+        "sealing" | "" => LostAt::Sealing,
+        other => return Err(format!("no step is called {other:?}; one of publishing, sealing")),
+    };
+    let deals = Some(fields.text("deals")?).filter(|deals| !deals.is_empty());
+    Ok(LostSight { watcher, at, deals })
 }
 
 fn read_fault(body: &Value) -> Result<Fault, String> {

@@ -6,22 +6,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::ids::Cid;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use crate::config::LotusVersion;
-use crate::ids::{Address, cid_from_json, cid_json};
+use crate::ids::cid_json;
 use crate::inner::Inner;
 use crate::json::Fields;
 use crate::jwt::Permission;
+use crate::params::{address, link, peer, text, unsigned};
 use crate::payload::{car_root, commp_of, generate_car, go_open_error};
 use crate::proposal::{Publication, Refusal, StartDeal, already_tracking};
 use crate::provider::collateral_max;
 use crate::rpc::{Api, Caller, ChannelKind, Reply, RpcError};
 use crate::states::DealState;
 use crate::wire::{Stages, client_peer_id};
-use crate::world::{ClientImport, Deal, Miner, World};
+use crate::world::{ClientImport, Deal, World};
 
 type Answer = Result<Reply, RpcError>;
 
@@ -35,6 +35,7 @@ pub(crate) async fn answer(inner: &Arc<Inner>, caller: &Caller, name: &str, para
         "ClientCalcCommP" => calc_commp(first).await,
         "ClientDealPieceCID" | "ClientDealSize" => imported_piece(inner, name, first).await,
         "AuthVerify" | "AuthNew" => auth(inner, name, first),
+        "ClientQueryAsk" => query_ask(inner, caller.api, params).await,
         _ => inner.with(|world| world.full_answer(caller, name, params)),
     }
 }
@@ -51,32 +52,8 @@ pub(crate) fn auth(inner: &Inner, name: &str, param: &Value) -> Answer {
     let permissions = inner
         .secret
         .verify(token)
-        .ok_or_else(|| RpcError::application("JWT Verification failed: HMAC verification failed"))?;
+        .map_err(|error| RpcError::application(format!("JWT Verification failed: {error}")))?;
     Ok(Reply::Value(permissions.into_iter().map(Permission::name).collect()))
-}
-
-/// A parameter that is a string.
-pub(crate) fn text<'a>(method: &str, param: &'a Value) -> Result<&'a str, RpcError> {
-    param
-        .as_str()
-        .ok_or_else(|| RpcError::params(method, "json: cannot unmarshal into Go value of type string"))
-}
-
-/// A parameter that is a CID.
-pub(crate) fn link(method: &str, param: &Value) -> Result<Cid, RpcError> {
-    cid_from_json(param)
-        .and_then(|cid| cid.ok_or_else(|| "cid was incorrectly formatted".to_owned()))
-        .map_err(|error| RpcError::params(method, &error))
-}
-
-fn address(method: &str, param: &Value) -> Result<Address, RpcError> {
-    Address::parse(text(method, param)?).map_err(|error| RpcError::params(method, error))
-}
-
-fn unsigned(method: &str, param: &Value) -> Result<u64, RpcError> {
-    param
-        .as_u64()
-        .ok_or_else(|| RpcError::params(method, "json: cannot unmarshal into Go value of type uint64"))
 }
 
 impl World {
@@ -101,6 +78,8 @@ impl World {
             "ClientGetDealUpdates" => return Ok(Reply::Channel(ChannelKind::ClientDeals)),
             "SyncState" => self.sync_state(),
             "StateNetworkName" => json!(self.config.network_name),
+            "StateNetworkVersion" => json!(self.network_version()),
+            "StateGetNetworkParams" => self.network_params(),
             "WalletDefaultAddress" => match self.wallets.first() {
                 Some(wallet) => json!(wallet.address.print(self.config.network_prefix)),
                 None => return Err(RpcError::application("failed to get default key: key not found")),
@@ -123,17 +102,21 @@ impl World {
                 let (escrow, locked) = wallet.map_or((0, 0), |wallet| (wallet.escrow, wallet.locked));
                 json!({ "Escrow": escrow.to_string(), "Locked": locked.to_string() })
             }
+            "MarketGetReserved" => {
+                let wallet = self.wallet(&address(name, first)?);
+                json!(wallet.map_or(0, |wallet| wallet.reserved).to_string())
+            }
             "StateVerifiedClientStatus" => {
                 let wallet = self.wallet(&address(name, first)?);
                 wallet.and_then(|wallet| wallet.datacap).map_or(Value::Null, |bytes| json!(bytes.to_string()))
             }
             "StateDealProviderCollateralBounds" => {
-                let min = self.collateral_min(unsigned(name, first)?);
+                let min = self.collateral_min(unsigned(name, "abi.PaddedPieceSize", first)?);
                 json!({ "Min": min.to_string(), "Max": collateral_max().to_string() })
             }
             "StateLookupID" => self.lookup_id(&address(name, first)?)?,
             "StateAccountKey" => self.account_key(&address(name, first)?)?,
-            "StateMarketStorageDeal" => self.chain_deal(unsigned(name, first)?)?,
+            "StateMarketStorageDeal" => self.chain_deal(unsigned(name, "abi.DealID", first)?)?,
             "StateMarketDeals" => {
                 let deals = self.chain.iter().filter_map(|(id, chain)| {
                     Some((id.to_string(), self.market_deal(self.deals.get(&chain.cid)?, chain)))
@@ -141,7 +124,7 @@ impl World {
                 Value::Object(deals.collect::<Map<_, _>>())
             }
             "ClientStartDeal" => {
-                let deal = StartDeal::read(first).map_err(|error| RpcError::params(name, &error))?;
+                let deal = start_deal_params(name, first)?;
                 json!({ "/": self.start_deal(&deal)? })
             }
             "ClientGetDealInfo" => {
@@ -159,19 +142,18 @@ impl World {
                 ));
             }
             "ClientGetDealStatus" => {
-                let code = unsigned(name, first)?;
+                let code = unsigned(name, "uint64", first)?;
                 let state = DealState::from_code(code);
                 json!(
                     state.ok_or_else(|| RpcError::application(format!("no such deal state {code}")))?.name()
                 )
             }
-            "ClientQueryAsk" => self.query_ask(params, caller.api)?,
             "ClientListImports" => {
                 let imports = self.client_imports.iter();
                 return Ok(Reply::List(imports.map(|import| self.client_import(import)).collect()));
             }
             "ClientRemoveImport" => {
-                let id = unsigned(name, first)?;
+                let id = unsigned(name, "imports.ID", first)?;
                 self.client_imports.retain(|import| import.id != id);
                 return Ok(Reply::Void);
             }
@@ -184,7 +166,7 @@ impl World {
         json!({
             "Version": format!("{}+{}+git.lotus-sim", self.config.version.release(), self.config.network_name),
             "APIVersion": api_version,
-            "BlockDelay": 30,
+            "BlockDelay": self.config.block_delay_seconds,
         })
     }
 
@@ -192,101 +174,6 @@ impl World {
     pub(crate) fn net_peers(&self) -> Value {
         let peers = self.miners.values().filter_map(|miner| miner.config.peer_id.clone());
         peers.map(|id| json!({ "ID": id, "Addrs": ["/ip4/127.0.0.1/tcp/1"] })).collect()
-    }
-
-    fn sync_state(&self) -> Value {
-        let head = self.tipset();
-        let now = self.time(SystemTime::now());
-        // Stages: 3 is messages (still working), 4 is complete.
-        let stage = if self.sync_lag.is_zero() { 4 } else { 3 };
-        json!({
-            "ActiveSyncs": [{
-                "WorkerID": 1, "Base": head, "Target": head, "Stage": stage, "Height": self.head(),
-                "Start": now, "End": now, "Message": "",
-            }],
-            "VMApplied": 42,
-        })
-    }
-
-    fn chain_miner(&self, id: &Address) -> Result<&Miner, RpcError> {
-        self.miners.get(id.as_str()).ok_or_else(|| {
-            // v1.23 gives the bare type, which go-jsonrpc turns into code 3 with an empty meta.
-            let mut error = RpcError::application("failed to load miner actor: actor not found");
-            if self.config.version.has_young_jsonrpc() {
-                error.meta = Some(json!({}));
-            }
-            error
-        })
-    }
-
-    fn proving_deadline(&self, id: &Address) -> Result<Value, RpcError> {
-        let miner = self.chain_miner(id)?;
-        let head = self.head();
-        let offset = miner.config.period_start();
-        let start = head - (head - offset).rem_euclid(2880);
-        let index = (head - start) / 60;
-        let open = start + index * 60;
-        Ok(json!({
-            "CurrentEpoch": head, "PeriodStart": start, "Index": index, "Open": open, "Close": open + 60,
-            "Challenge": open - 20, "FaultCutoff": open - 70, "WPoStPeriodDeadlines": 48,
-            "WPoStProvingPeriod": 2880, "WPoStChallengeWindow": 60, "WPoStChallengeLookback": 20,
-            "FaultDeclarationCutoff": 70,
-        }))
-    }
-
-    fn lookup_id(&self, wanted: &Address) -> Result<Value, RpcError> {
-        let prefix = self.config.network_prefix;
-        if wanted.protocol() == '0' {
-            return Ok(json!(wanted.print(prefix)));
-        }
-        let wallet = self.wallet(wanted);
-        wallet.map(|wallet| json!(wallet.id.print(prefix))).ok_or_else(|| self.actor_not_found())
-    }
-
-    fn account_key(&self, wanted: &Address) -> Result<Value, RpcError> {
-        let prefix = self.config.network_prefix;
-        match (self.wallet(wanted), wanted.protocol()) {
-            (Some(wallet), _) => Ok(json!(wallet.address.print(prefix))),
-            (None, '1' | '3') => Ok(json!(wanted.print(prefix))),
-            (None, _) => Err(self.actor_not_found()),
-        }
-    }
-
-    /// The bare type: code 3 and a `meta` in v1.23, an ordinary error before.
-    fn actor_not_found(&self) -> RpcError {
-        let mut error = RpcError::application("actor not found");
-        if self.config.version.has_young_jsonrpc() {
-            error.code = 3;
-            error.meta = Some(json!({}));
-        }
-        error
-    }
-
-    fn chain_deal(&self, id: u64) -> Result<Value, RpcError> {
-        let found = self.chain.get(&id).and_then(|chain| Some((self.deals.get(&chain.cid)?, chain)));
-        found.map(|(deal, chain)| self.market_deal(deal, chain)).ok_or_else(|| {
-            RpcError::application(format!(
-                "deal {id} not found - deal may not have completed sealing before deal proposal start epoch, or \
-                 deal may have been slashed"
-            ))
-        })
-    }
-
-    fn query_ask(&self, params: &[Value], api: Api) -> Result<Value, RpcError> {
-        let name = "ClientQueryAsk";
-        let peer = text(name, params.first().unwrap_or(&Value::Null))?;
-        let miner = address(name, params.get(1).unwrap_or(&Value::Null))?;
-        let info_failed =
-            |error: RpcError| RpcError::application(format!("failed getting miner info: {}", error.message));
-        let state = self.chain_miner(&miner).map_err(info_failed)?;
-        if state.config.peer_id.as_deref() != Some(peer) || !self.is_reachable(miner.as_str()) {
-            return Err(RpcError::application(format!(
-                "failed to open stream to miner: failed to dial {peer}"
-            )));
-        }
-        let ask = self.storage_ask(state);
-        let v1 = api == Api::V1 && self.config.version.has_young_jsonrpc();
-        Ok(if v1 { json!({ "Response": ask, "DealProtocols": ["/fil/storage/mk/1.1.0"] }) } else { ask })
     }
 
     fn start_deal(&mut self, deal: &StartDeal) -> Result<String, RpcError> {
@@ -326,6 +213,10 @@ fn api_version(major: u64, minor: u64, patch: u64) -> u64 {
     major << 16 | minor << 8 | patch
 }
 
+fn start_deal_params(method: &str, param: &Value) -> Result<StartDeal, RpcError> {
+    StartDeal::read(param).map_err(|error| RpcError::params(method, "api.StartDealParams", &error))
+}
+
 fn refused(method: &str, refusal: Refusal) -> RpcError {
     match refusal {
         Refusal::Application(text) => RpcError::application(text),
@@ -333,10 +224,37 @@ fn refused(method: &str, refusal: Refusal) -> RpcError {
     }
 }
 
+/// A miner nobody can reach is dialled for as long as the simulator is told to; then the call fails.
+async fn query_ask(inner: &Arc<Inner>, api: Api, params: &[Value]) -> Answer {
+    let name = "ClientQueryAsk";
+    let peer = peer(name, params.first().unwrap_or(&Value::Null))?;
+    let miner = address(name, params.get(1).unwrap_or(&Value::Null))?;
+    let ask = inner.with(|world| {
+        let state = world.chain_miner(&miner).map_err(|error| {
+            RpcError::application(format!("failed getting miner info: {}", error.message))
+        })?;
+        if state.config.peer_id.as_deref() != Some(peer) || !world.is_reachable(miner.as_str()) {
+            return Ok(Err(world.config.timings.ask_dial));
+        }
+        Ok::<_, RpcError>(Ok(world.storage_ask(state)))
+    })?;
+    match ask {
+        Ok(ask) => {
+            let v1 = api == Api::V1 && inner.config.version.has_young_jsonrpc();
+            let wrapped = |ask| json!({ "Response": ask, "DealProtocols": ["/fil/storage/mk/1.1.0"] });
+            Ok(Reply::Value(if v1 { wrapped(ask) } else { ask }))
+        }
+        Err(dial) => {
+            tokio::time::sleep(dial).await;
+            Err(RpcError::application(format!("failed to open stream to miner: failed to dial {peer}")))
+        }
+    }
+}
+
 /// §2.6: sends the proposal and waits for the provider's word; nothing is kept on the client.
 async fn stateless_deal(inner: &Arc<Inner>, param: &Value) -> Answer {
     let name = "ClientStatelessDeal";
-    let deal = StartDeal::read(param).map_err(|error| RpcError::params(name, &error))?;
+    let deal = start_deal_params(name, param)?;
     let (cid, miner, peer, limit, poll) = inner.with(|world| {
         let proposal =
             world.build_proposal(&deal, Publication::Stateless).map_err(|error| refused(name, error))?;
@@ -432,7 +350,7 @@ fn file_ref(name: &str, param: &Value) -> Result<(String, bool), RpcError> {
         let fields = Fields::of(param)?;
         Ok((fields.text("Path")?, fields.flag("IsCAR", false)?))
     };
-    read().map_err(|error: String| RpcError::params(name, &error))
+    read().map_err(|error: String| RpcError::params(name, "api.FileRef", &error))
 }
 
 async fn calc_commp(param: &Value) -> Answer {

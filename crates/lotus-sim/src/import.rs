@@ -17,6 +17,7 @@ use crate::inner::Inner;
 use crate::payload::{Piece, commp_of, go_error, go_open_error, pad_commitment};
 use crate::rpc::{Caller, Reply, RpcError};
 use crate::states::DealState;
+use crate::world::{Event, World};
 
 /// What an import works on.
 struct Job {
@@ -31,6 +32,17 @@ struct Job {
     /// The request it belongs to.
     gone: CancellationToken,
     delays: [Duration; 2],
+}
+
+/// An import whose file is right, on its way to its deal.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Imported {
+    pub(crate) cid: String,
+    pub(crate) copy: PathBuf,
+    /// Unpadded size of a file too large for the deal's piece.
+    pub(crate) oversize: Option<u64>,
+    /// The process that made it.
+    pub(crate) session: String,
 }
 
 /// Imports a file for a deal. The work goes on when the caller goes away, as it does in Lotus.
@@ -218,15 +230,22 @@ fn finish(job: &Job, temp: PathBuf, piece: &Piece) -> Result<(), String> {
         let Some(side) = world.provider_mut(&job.cid) else {
             return Err("normal shutdown of state machine".to_owned());
         };
-        if side.state == DealState::WaitingForData {
-            side.piece_path = Some(temp);
-            side.oversize =
-                Some(piece.unpadded_size()).filter(|_size| piece.padded_size > job.padded_piece_size);
-            let counts = world.log.imports_mut(&job.cid);
-            counts.succeeded += 1;
-            counts.effective += 1;
-            world.log.imported(&job.cid);
-            world.provider_enter(&job.cid, DealState::ReserveProviderFunds);
+        if !side.state.is_final() {
+            world.log.imports_mut(&job.cid).succeeded += 1;
+            let Some(miner) = world.miners.get(&job.miner) else { return Ok(()) };
+            let imported = Imported {
+                cid: job.cid.clone(),
+                copy: temp,
+                oversize: Some(piece.unpadded_size())
+                    .filter(|_size| piece.padded_size > job.padded_piece_size),
+                session: miner.node.session.clone(),
+            };
+            let lag = world.timings(&job.miner).event_lag;
+            if lag.is_zero() {
+                world.import_arrives(imported);
+            } else {
+                world.schedule(lag, Event::Imported(imported));
+            }
             return Ok(());
         }
         let ended = side.machine_ended;
@@ -241,6 +260,26 @@ fn finish(job: &Job, temp: PathBuf, piece: &Piece) -> Result<(), String> {
         world.log.imports_mut(&job.cid).succeeded += 1;
         Ok(())
     })
+}
+
+impl World {
+    /// The event of an import reaches its deal, or is dropped: only a deal that waits for its data takes it, and only in
+    /// the process that sent it. What is dropped leaves its copy behind.
+    pub(crate) fn import_arrives(&mut self, imported: Imported) {
+        let Imported { cid, copy, oversize, session } = imported;
+        let Some(deal) = self.deals.get_mut(&cid) else { return };
+        let miner = self.miners.get_mut(deal.proposal.provider.as_str());
+        let Some((side, miner)) = deal.provider.as_mut().zip(miner) else { return };
+        if side.state != DealState::WaitingForData || miner.node.session != session {
+            miner.temps_leaked.push(copy);
+            return;
+        }
+        side.piece_path = Some(copy);
+        side.oversize = oversize;
+        self.log.imports_mut(&cid).effective += 1;
+        self.log.imported(&cid);
+        self.provider_enter(&cid, DealState::ReserveProviderFunds);
+    }
 }
 
 /// The process went away: nobody answers, nobody tidies.

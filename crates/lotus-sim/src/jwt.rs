@@ -64,18 +64,19 @@ impl Secret {
         format!("{signed}.{signature}")
     }
 
-    /// What a token allows; `None` if its signature or shape is wrong.
-    pub(crate) fn verify(&self, token: &str) -> Option<Vec<Permission>> {
-        let (signed, signature) = token.rsplit_once('.')?;
-        let (_header, payload) = signed.split_once('.')?;
-        if BASE64URL_NOPAD.decode(signature.as_bytes()).ok()? != self.hmac(signed.as_bytes()) {
-            return None;
+    /// What a token allows, or what the library says of one that has a wrong shape or signature.
+    pub(crate) fn verify(&self, token: &str) -> Result<Vec<Permission>, &'static str> {
+        const MALFORMED: &str = "jwt: malformed token";
+        let (signed, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;
+        let (_header, payload) = signed.split_once('.').ok_or(MALFORMED)?;
+        let decoded = |part: &str| BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_error| MALFORMED);
+        if decoded(signature)? != self.hmac(signed.as_bytes()) {
+            return Err("jwt: HMAC verification failed");
         }
-        let payload: Value =
-            serde_json::from_slice(&BASE64URL_NOPAD.decode(payload.as_bytes()).ok()?).ok()?;
-        let names = payload.get("Allow")?.as_array()?;
+        let payload: Value = serde_json::from_slice(&decoded(payload)?).map_err(|_error| MALFORMED)?;
+        let names = payload.get("Allow").and_then(Value::as_array).ok_or(MALFORMED)?;
         let known = |name: &Value| Permission::ALL.into_iter().find(|permission| name == permission.name());
-        Some(names.iter().filter_map(known).collect())
+        Ok(names.iter().filter_map(known).collect())
     }
 
     fn hmac(&self, message: &[u8]) -> [u8; 32] {
@@ -110,8 +111,8 @@ mod tests {
     fn tokens_verify_only_with_their_own_key() {
         let secret = Secret::new();
         let token = secret.token(Permission::Write);
-        assert_eq!(secret.verify(&token), Some(vec![Permission::Read, Permission::Write]));
-        assert_eq!(Secret::new().verify(&token), None);
-        assert_eq!(secret.verify("nonsense"), None);
+        assert_eq!(secret.verify(&token), Ok(vec![Permission::Read, Permission::Write]));
+        assert_eq!(Secret::new().verify(&token), Err("jwt: HMAC verification failed"));
+        assert_eq!(secret.verify("nonsense"), Err("jwt: malformed token"));
     }
 }

@@ -15,6 +15,7 @@
 //! a mistake in theirs cannot hide.
 
 mod calls;
+mod chain_state;
 mod client;
 mod config;
 mod control;
@@ -28,12 +29,16 @@ mod json;
 mod jwt;
 mod methods;
 mod miner_node;
+mod params;
 mod payload;
 mod proposal;
 mod provider;
+mod publishing;
 mod rpc;
+mod sight;
 mod sim;
 mod states;
+mod view;
 mod wire;
 mod world;
 mod ws;
@@ -43,5 +48,7 @@ pub use config::{Ask, LotusVersion, MinerConfig, SimConfig, TimeScale, Timings, 
 pub use faults::{Fault, FaultKind};
 pub use ids::ATTO_PER_FIL;
 pub use jwt::Permission;
-pub use sim::{DealView, SideView, Sim, start};
+pub use sight::{LostAt, LostSight, Watcher};
+pub use sim::{Sim, start};
 pub use states::DealState;
+pub use view::{DealView, SideView};

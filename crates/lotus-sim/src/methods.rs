@@ -3,7 +3,7 @@
 //! What lives here: the permission table of §1.1 as data. What does not: what the methods do.
 
 use crate::config::LotusVersion;
-use crate::jwt::Permission::{self, Admin, Read, Write};
+use crate::jwt::Permission::{self, Admin, Read, Sign, Write};
 
 /// Which node has a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +78,12 @@ const METHODS: &[Method] = &[
     Method::new("WalletBalance", Full, [Read, Read], 1),
     Method::new("WalletHas", Full, [Write, Write], 1),
     Method::new("StateNetworkName", Full, [Read, Read], 0),
+    Method::new("StateNetworkVersion", Full, [Read, Read], 1),
+    Method::new("StateGetNetworkParams", Full, [Read, Read], 0).since(LotusVersion::V1_23),
     Method::new("StateMinerInfo", Full, [Read, Read], 2),
     Method::new("StateMinerProvingDeadline", Full, [Read, Read], 2),
     Method::new("StateMarketBalance", Full, [Read, Read], 2),
+    Method::new("MarketGetReserved", Full, [Sign, Sign], 1).market(),
     Method::new("StateMarketDeals", Full, [Read, Read], 1),
     Method::new("StateMarketStorageDeal", Full, [Read, Read], 2),
     Method::new("StateVerifiedClientStatus", Full, [Read, Read], 2),
@@ -102,6 +105,7 @@ const METHODS: &[Method] = &[
     Method::new("ClientRemoveImport", Full, [Admin, Admin], 1).market(),
     Method::new("ClientListImports", Full, [Write, Write], 0).market(),
     Method::new("ActorAddress", Miner, [Read, Read], 0),
+    Method::new("SectorsSummary", Miner, [Read, Read], 0),
     Method::new("DealsImportData", Miner, [Write, Admin], 2).market(),
     Method::new("MarketImportDealData", Miner, [Write, Write], 2).market(),
     Method::new("DealsList", Miner, [Read, Admin], 0).market(),

@@ -1,14 +1,17 @@
 //! The methods of a miner (or its markets process).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use crate::config::LotusVersion;
-use crate::full_node::{auth, link, text};
+use crate::full_node::auth;
 use crate::inner::Inner;
+use crate::params::{flag, link, text};
 use crate::rpc::{Caller, ChannelKind, Reply, RpcError};
+use crate::states::DealState;
 use crate::wire::signature;
 use crate::world::World;
 
@@ -79,6 +82,7 @@ impl World {
                 let ask = self.miners.get(id).map(|miner| self.storage_ask(miner));
                 json!({ "Ask": ask, "Signature": signature })
             }
+            "SectorsSummary" => self.sectors_summary(id),
             "MarketPendingDeals" => self.pending_deals(id),
             "MarketPublishPendingDeals" => {
                 self.publish_now(id);
@@ -91,9 +95,7 @@ impl World {
             }
             "DealsConsiderOfflineStorageDeals" => json!(miner.config.accepts_offline),
             "DealsSetConsiderOfflineStorageDeals" => {
-                miner.config.accepts_offline = param.as_bool().ok_or_else(|| {
-                    RpcError::params(name, "json: cannot unmarshal into Go value of type bool")
-                })?;
+                miner.config.accepts_offline = flag(name, param)?;
                 return Ok(Reply::Void);
             }
             _ => return Err(RpcError::protocol(-32601, format!("method 'Filecoin.{name}' not found"))),
@@ -110,6 +112,22 @@ impl World {
             })
             .collect();
         if deals.is_empty() { Value::Null } else { Value::Array(deals) }
+    }
+
+    /// Sectors by their state, one for each deal that is in one.
+    fn sectors_summary(&self, id: &str) -> Value {
+        let mut summary = BTreeMap::<&str, usize>::new();
+        for (state, count) in self.provider_states(id) {
+            let sector = match state {
+                DealState::AwaitingPreCommit => "WaitDeals",
+                DealState::Sealing => "PreCommit1",
+                DealState::Finalizing => "FinalizeSector",
+                DealState::Active | DealState::Expired => "Proving",
+                _ => continue,
+            };
+            *summary.entry(sector).or_default() += count;
+        }
+        json!(summary)
     }
 
     fn pending_deals(&self, id: &str) -> Value {

@@ -121,8 +121,7 @@ impl World {
             }
         }
         let client = self.resolve_wallet(&deal.wallet)?;
-        let unknown =
-            || format!("failed getting peer ID: failed to load miner actor: actor not found: {}", deal.miner);
+        let unknown = || "failed getting peer ID: failed to load miner actor: actor not found".to_owned();
         let provider = Address::parse(&deal.miner).map_err(str::to_owned)?;
         let miner = self.miners.get(provider.as_str()).ok_or_else(unknown)?;
         let padded = padded_of(deal.unpadded_piece_size);

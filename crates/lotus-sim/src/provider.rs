@@ -3,13 +3,13 @@
 //! What lives here: every step of §3.4 and §4.3. What does not: the import that moves a deal out of
 //! `WaitingForData` (`import`), JSON.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::config::LotusVersion;
-use crate::ids::{ATTO_PER_FIL, made_up_cid};
+use crate::ids::ATTO_PER_FIL;
 use crate::proposal::Proposal;
+use crate::sight::{LostAt, Watcher};
 use crate::states::DealState;
 use crate::world::{ChainDeal, Deal, EPOCHS_PER_DAY, EpochEvent, Event, Miner, ProviderSide, World, signed};
 
@@ -17,8 +17,6 @@ use crate::world::{ChainDeal, Deal, EPOCHS_PER_DAY, EpochEvent, Event, Miner, Pr
 const DURATION_MIN: i64 = 518_400;
 /// Longest deal in epochs the provider takes. Source: go-fil-markets v1.28.3 at builtin v9.
 const DURATION_MAX: i64 = 1_555_200;
-/// `StartEpochSealingBuffer`. Source: lotus v1.23.3 `dealpublisher.go`.
-const SEALING_BUFFER: i64 = 480;
 
 impl World {
     /// A proposal reaches its provider; one it knows already is answered with its present state.
@@ -35,6 +33,7 @@ impl World {
             created: SystemTime::now(),
             piece_path: None,
             publish_cid: None,
+            lost_sight: None,
             deal_id: 0,
             sector: 0,
             slash_epoch: 0,
@@ -150,6 +149,9 @@ impl World {
             DealState::ReserveProviderFunds | DealState::ProviderFunding => {
                 self.provider_enter(cid, DealState::Publish);
             }
+            DealState::Publishing if self.loses_sight(cid, Watcher::Provider, LostAt::Publishing) => {
+                self.provider_loses_sight(cid, LostAt::Publishing);
+            }
             DealState::Publishing => self.published(cid),
             DealState::Staged if self.is_oversize(cid) => self.fail_hand_off(cid),
             DealState::Staged => {
@@ -161,6 +163,9 @@ impl World {
                     }
                 }
                 self.provider_enter(cid, DealState::AwaitingPreCommit);
+            }
+            DealState::AwaitingPreCommit if self.loses_sight(cid, Watcher::Provider, LostAt::Sealing) => {
+                self.provider_loses_sight(cid, LostAt::Sealing);
             }
             DealState::AwaitingPreCommit => self.provider_enter(cid, DealState::Sealing),
             DealState::Sealing => {
@@ -193,6 +198,12 @@ impl World {
                     ),
                 );
             }
+            (EpochEvent::Started, _) if side.lost_sight.is_some() => {
+                let deal_id = side.deal_id;
+                if self.chain.get(&deal_id).is_some_and(|chain| chain.sector_start < 0) {
+                    self.chain.remove(&deal_id);
+                }
+            }
             (EpochEvent::Ended, DealState::Active) => self.provider_enter(cid, DealState::Expired),
             _ => {}
         }
@@ -203,83 +214,6 @@ impl World {
             message.clone_into(&mut side.message);
         }
         self.provider_enter(cid, DealState::Failing);
-    }
-
-    /// Deals in the batch of a miner go on chain, those that may.
-    pub(crate) fn publish_now(&mut self, miner_id: &str) {
-        let Some(miner) = self.miners.get_mut(miner_id) else { return };
-        miner.publish_batch += 1;
-        miner.publish_since = None;
-        let batch = std::mem::take(&mut miner.publish_queue);
-        let can_pay = miner.config.can_pay_publish;
-        let head = self.head();
-        let buffer = if self.config.version >= LotusVersion::V1_23 { SEALING_BUFFER } else { 0 };
-        let mut ready = Vec::new();
-        for cid in batch {
-            let Some(deal) = self.deals.get(&cid) else { continue };
-            if deal.provider.as_ref().is_none_or(|side| side.state != DealState::Publish) {
-                continue;
-            }
-            let (piece_cid, start) = (deal.proposal.piece_cid, deal.proposal.start_epoch);
-            if head + buffer > start {
-                self.provider_fail(
-                    &cid,
-                    &format!(
-                        "error calling node: publishing deal: publish validation failed: cannot publish deal \
-                         with piece CID {piece_cid}: current epoch {head} has passed deal proposal start epoch \
-                         {start}"
-                    ),
-                );
-            } else {
-                ready.push(cid);
-            }
-        }
-        if ready.is_empty() {
-            return;
-        }
-        if !can_pay {
-            // go-fil-markets v1.28.3 keeps the deal in 24 until `MarketRetryPublishDeal`; v1.1.9 gives it up.
-            if self.config.version == LotusVersion::V1_5 {
-                for cid in ready {
-                    self.provider_fail(
-                        &cid,
-                        "error calling node: publishing deal: not enough funds to execute transaction",
-                    );
-                }
-            }
-            return;
-        }
-        if !self.spend_datacap(&ready) {
-            for cid in ready {
-                self.provider_fail(
-                    &cid,
-                    "error calling node: publishing deal: simulating deal publish message: non-zero exitcode 16; \
-                     message: failed to add verified deal for client: insufficient datacap",
-                );
-            }
-            return;
-        }
-        let message = made_up_cid(&format!("publish {miner_id} {}", ready.join(" ")));
-        for cid in ready {
-            self.lock_funds(&cid);
-            if let Some(side) = self.provider_mut(&cid) {
-                side.publish_cid = Some(message.clone());
-            }
-            self.provider_enter(&cid, DealState::Publishing);
-        }
-    }
-
-    /// Puts a deal that is stuck in `Publish` into the queue again.
-    pub(crate) fn retry_publish(&mut self, miner_id: &str, cid: &str) -> Result<(), String> {
-        let state = self.deals.get(cid).and_then(|deal| deal.provider.as_ref()).map(|side| side.state);
-        match state {
-            None => Err(format!("failed getting deal {cid}: No state for /{cid}: datastore: key not found")),
-            Some(DealState::Publish) => {
-                self.queue_for_publishing(miner_id, cid);
-                Ok(())
-            }
-            Some(_other) => Ok(()),
-        }
     }
 
     /// After a restart of the process: what was being decided is lost, what waits for data waits on (§4.3).
@@ -304,7 +238,7 @@ impl World {
         self.miners.get(deal.proposal.provider.as_str())
     }
 
-    fn chain_of(&mut self, cid: &str) -> Option<&mut ChainDeal> {
+    pub(crate) fn chain_of(&mut self, cid: &str) -> Option<&mut ChainDeal> {
         let deal_id = self.deals.get(cid)?.provider.as_ref()?.deal_id;
         self.chain.get_mut(&deal_id)
     }
@@ -362,7 +296,9 @@ impl World {
                 "invalid deal end epoch {end}: cannot be more than {DURATION_MAX} past current epoch {head}"
             ));
         }
-        let (min, max) = (self.collateral_min(padded), collateral_max());
+        // `DealProviderCollateralBounds` of lotus v1.23.3 `markets/storageadapter/provider.go`: not the network's maximum.
+        let min = self.collateral_min(padded);
+        let max = min * i128::from(miner.config.collateral_multiplier_max);
         let collateral = deal.proposal.provider_collateral;
         if collateral < min {
             return Err(format!("proposed provider collateral below minimum: {collateral} < {min}"));
@@ -463,95 +399,6 @@ impl World {
             path.display()
         );
         self.provider_fail(cid, &message);
-    }
-
-    fn queue_for_publishing(&mut self, miner_id: &str, cid: &str) {
-        let period = self.timings(miner_id).publish_period;
-        let Some(miner) = self.miners.get_mut(miner_id) else { return };
-        if !miner.publish_queue.iter().any(|queued| queued == cid) {
-            miner.publish_queue.push(cid.to_owned());
-        }
-        if miner.publish_queue.len() >= miner.config.max_deals_per_publish {
-            self.publish_now(miner_id);
-        } else if miner.publish_since.is_none() {
-            miner.publish_since = Some(SystemTime::now());
-            let batch = miner.publish_batch;
-            self.schedule(period, Event::Publish { miner: miner_id.to_owned(), batch });
-        }
-    }
-
-    /// Makes the chain agree with a state that a deal is put into.
-    pub(crate) fn put_on_chain(&mut self, cid: &str, state: DealState) {
-        let head = self.head();
-        let published = state == DealState::Staged || state == DealState::AwaitingPreCommit;
-        let Some(side) = self.provider_mut(cid) else { return };
-        if (published || state.is_past_precommit()) && side.deal_id == 0 {
-            self.assign_deal_id(cid);
-        }
-        if let Some(chain) = self.chain_of(cid) {
-            if matches!(state, DealState::Finalizing | DealState::Active) && chain.sector_start < 0 {
-                chain.sector_start = head;
-            }
-            if state == DealState::Slashed {
-                chain.slash_epoch = head;
-            }
-        }
-        if let Some(side) = self.provider_mut(cid).filter(|_side| state == DealState::Slashed) {
-            side.slash_epoch = head;
-        }
-    }
-
-    /// The publish message has landed: the deal has its ID.
-    fn published(&mut self, cid: &str) {
-        self.assign_deal_id(cid);
-        self.provider_enter(cid, DealState::Staged);
-    }
-
-    fn assign_deal_id(&mut self, cid: &str) {
-        let deal_id = self.next_deal_id;
-        self.next_deal_id += 1;
-        if let Some(side) = self.provider_mut(cid) {
-            side.deal_id = deal_id;
-        }
-        self.chain.insert(deal_id, ChainDeal { cid: cid.to_owned(), sector_start: -1, slash_epoch: -1 });
-    }
-
-    /// Takes the `DataCap` of a whole batch, or none of it.
-    fn spend_datacap(&mut self, batch: &[String]) -> bool {
-        let mut wanted: BTreeMap<String, i128> = BTreeMap::new();
-        for deal in batch.iter().filter_map(|cid| self.deals.get(cid)) {
-            if deal.proposal.verified {
-                let client = deal.proposal.client.as_str().to_owned();
-                *wanted.entry(client).or_default() += i128::from(deal.proposal.padded_piece_size);
-            }
-        }
-        let left = |world: &Self, client: &str| {
-            let wallet = world.wallets.iter().find(|wallet| wallet.address.as_str() == client);
-            wallet.and_then(|wallet| wallet.datacap).unwrap_or(0)
-        };
-        if wanted.iter().any(|(client, bytes)| left(self, client) < *bytes) {
-            return false;
-        }
-        for wallet in &mut self.wallets {
-            if let Some(bytes) = wanted.get(wallet.address.as_str()) {
-                // A verified client without a byte left is no verified client any more.
-                wallet.datacap = wallet.datacap.map(|datacap| datacap - bytes).filter(|left| *left > 0);
-            }
-        }
-        true
-    }
-
-    fn lock_funds(&mut self, cid: &str) {
-        let Some(deal) = self.deals.get_mut(cid) else { return };
-        let total = deal.proposal.total_price();
-        let reserved = deal.client.as_mut().is_some_and(|side| std::mem::take(&mut side.funds_reserved));
-        let client = deal.proposal.client.clone();
-        if let Some(wallet) = self.wallet_mut(&client) {
-            wallet.locked += total;
-            if reserved {
-                wallet.reserved -= total;
-            }
-        }
     }
 }
 

@@ -94,8 +94,11 @@ impl RpcError {
     }
 
     /// A parameter that does not decode.
-    pub(crate) fn params(method: &str, error: &str) -> Self {
-        Self::protocol(-32700, format!("unmarshaling params for 'Filecoin.{method}': {error}"))
+    ///
+    /// `go_type` is the parameter's type as Go prints it.
+    pub(crate) fn params(method: &str, go_type: &str, error: &str) -> Self {
+        let text = format!("unmarshaling params for 'Filecoin.{method}' (param: *{go_type}): {error}");
+        Self::protocol(-32700, text)
     }
 
     /// A nil pointer inside the method.

@@ -8,9 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-use serde::Serialize;
+use std::time::Duration;
 
 use crate::calls::{Call, ImportCounts, NodeName};
 use crate::config::SimConfig;
@@ -18,7 +16,9 @@ use crate::faults::Fault;
 use crate::ids::{Address, random_u64};
 use crate::inner::Inner;
 use crate::jwt::Permission;
+use crate::sight::LostSight;
 use crate::states::DealState;
+use crate::view::{DealView, deal_view, deal_views};
 use crate::world::{World, signed};
 
 /// A running simulator; it ends when this is dropped.
@@ -27,49 +27,6 @@ pub struct Sim {
     inner: Arc<Inner>,
     full_node: SocketAddr,
     miners: BTreeMap<String, SocketAddr>,
-}
-
-/// One side of a deal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SideView {
-    /// Its state; its name in JSON.
-    pub state: DealState,
-    /// Its message.
-    pub message: String,
-}
-
-/// One deal as the simulator sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DealView {
-    /// Its proposal CID.
-    pub proposal_cid: String,
-    /// Its miner.
-    pub miner: String,
-    /// Its root.
-    pub payload_cid: String,
-    /// Its piece CID.
-    pub piece_cid: String,
-    /// First epoch.
-    pub start_epoch: i64,
-    /// Last epoch.
-    pub end_epoch: i64,
-    /// State and message on the client node, if that tracks it.
-    pub client: Option<SideView>,
-    /// State and message at the provider, if the proposal got there.
-    pub provider: Option<SideView>,
-    /// Its number on chain, once published.
-    pub deal_id: Option<u64>,
-    /// Imports that were tried, succeeded, took effect.
-    pub imports: ImportCounts,
-    /// When the proposal was made.
-    #[serde(skip)]
-    pub created: SystemTime,
-    /// When an import took effect.
-    #[serde(skip)]
-    pub imported: Option<SystemTime>,
-    /// When it became active at the provider.
-    #[serde(skip)]
-    pub activated: Option<SystemTime>,
 }
 
 /// Starts a simulator: one listener for the full node and one for each miner, on 127.0.0.1.
@@ -195,6 +152,16 @@ impl Sim {
         self.inner.with(|world| world.faults.clear());
     }
 
+    /// Watchers lose sight of deals that come to a step from now on; the chain goes on.
+    pub fn lose_sight(&self, lost: LostSight) {
+        self.inner.with(|world| world.lost_sight.push(lost));
+    }
+
+    /// Watchers work again, for deals that come to a step from now on.
+    pub fn regain_sight(&self) {
+        self.inner.with(|world| world.lost_sight.clear());
+    }
+
     /// Every deal, in the order of its proposal CID.
     pub fn deals(&self) -> Vec<DealView> {
         deal_views(&self.inner)
@@ -264,6 +231,7 @@ impl Sim {
                 if before.is_some() && world.provider_mut(&cid).map(|side| side.state) == before {
                     world.provider_arm(&cid);
                 }
+                world.arm_chain(&cid);
             }
         });
     }
@@ -389,35 +357,6 @@ fn canonical(miner: &str) -> String {
 fn multiaddr(address: SocketAddr) -> String {
     let family = if address.is_ipv4() { "ip4" } else { "ip6" };
     format!("/{family}/{}/tcp/{}/http", address.ip(), address.port())
-}
-
-pub(crate) fn deal_views(inner: &Inner) -> Vec<DealView> {
-    inner.with(|world| world.deals.keys().filter_map(|cid| deal_view(world, cid)).collect())
-}
-
-fn deal_view(world: &World, cid: &str) -> Option<DealView> {
-    let deal = world.deals.get(cid)?;
-    Some(DealView {
-        proposal_cid: deal.cid.clone(),
-        miner: deal.proposal.provider.as_str().to_owned(),
-        payload_cid: deal.proposal.root.to_string(),
-        piece_cid: deal.proposal.piece_cid.to_string(),
-        start_epoch: deal.proposal.start_epoch,
-        end_epoch: deal.proposal.end_epoch,
-        client: deal
-            .client
-            .as_ref()
-            .map(|side| SideView { state: side.state, message: side.message.clone() }),
-        provider: deal
-            .provider
-            .as_ref()
-            .map(|side| SideView { state: side.state, message: side.message.clone() }),
-        deal_id: deal.provider.as_ref().map(|side| side.deal_id).filter(|id| *id > 0),
-        imports: world.log.imports(cid),
-        created: deal.created,
-        imported: world.log.imported_at(cid),
-        activated: world.log.activated_at(cid),
-    })
 }
 
 pub(crate) fn set_provider_state(inner: &Inner, cid: &str, state: DealState, message: &str) -> bool {

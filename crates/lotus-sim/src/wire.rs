@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::{LotusVersion, MinerConfig};
 use crate::ids::{cid_json, peer_id, rfc3339};
+use crate::sight::LostAt;
 use crate::world::{ChainDeal, ClientSide, Deal, Miner, ProviderSide, World};
 
 /// Where a `DealInfo` is shown: lists leave the stages out.
@@ -80,7 +81,7 @@ impl World {
             "FundsReserved": "0",
             "Ref": deal.proposal.data_ref(),
             "AvailableForRetrieval": side.state == crate::DealState::Active,
-            "DealID": side.deal_id,
+            "DealID": if side.lost_sight == Some(LostAt::Publishing) { 0 } else { side.deal_id },
             "CreationTime": self.time(side.created),
             "TransferChannelId": null,
             "SectorNumber": side.sector,
@@ -152,10 +153,10 @@ impl World {
             "Owner": key(0),
             "Worker": key(1),
             "NewWorker": "<empty>",
-            "ControlAddresses": [key(2)],
+            "ControlAddresses": miner.config.has_addresses.then(|| [key(2)]),
             "WorkerChangeEpoch": -1,
             "PeerId": miner.config.peer_id,
-            "Multiaddrs": ["BH8AAAEGBNI="],
+            "Multiaddrs": miner.config.has_addresses.then_some(["BH8AAAEGBNI="]),
             "WindowPoStProofType": proof_type(&miner.config),
             "SectorSize": miner.config.sector_size,
             "WindowPoStPartitionSectors": 2349,

@@ -20,7 +20,9 @@ use crate::calls::CallLog;
 use crate::config::{MinerConfig, SimConfig, Timings};
 use crate::faults::Fault;
 use crate::ids::{Address, made_up_cid, uuid};
+use crate::import::Imported;
 use crate::proposal::Proposal;
+use crate::sight::{LostAt, LostSight};
 use crate::states::DealState;
 
 /// Values a stream's subscriber may fall behind before it loses some.
@@ -41,6 +43,8 @@ pub(crate) struct World {
     pub(crate) chain: BTreeMap<u64, ChainDeal>,
     pub(crate) full_node: Node,
     pub(crate) faults: Vec<Fault>,
+    /// Watchers that fail for deals which come to a step.
+    pub(crate) lost_sight: Vec<LostSight>,
     pub(crate) log: CallLog,
     /// Bytes of white space added to every list answer.
     pub(crate) list_padding: usize,
@@ -110,6 +114,8 @@ pub(crate) struct ProviderSide {
     pub(crate) deal_id: u64,
     pub(crate) sector: u64,
     pub(crate) slash_epoch: i64,
+    /// Where its watcher lost sight of the deal, if it did.
+    pub(crate) lost_sight: Option<LostAt>,
     /// Whether its state machine has ended in this run of the process (§3.2).
     pub(crate) machine_ended: bool,
     /// Unpadded size of an imported file too large for its piece; found out when it is handed to a sector.
@@ -191,6 +197,8 @@ pub(crate) enum Event {
     Epoch,
     Client { cid: String, generation: u32 },
     Provider { cid: String, generation: u32 },
+    Imported(Imported),
+    ChainSeals { cid: String },
     Publish { miner: String, batch: u64 },
 }
 
@@ -273,6 +281,7 @@ impl World {
             chain: BTreeMap::new(),
             full_node: Node::new(),
             faults: Vec::new(),
+            lost_sight: Vec::new(),
             log: CallLog::default(),
             list_padding: 0,
             sync_lag: Duration::ZERO,
@@ -349,6 +358,8 @@ impl World {
             }
             Event::Client { cid, generation } => self.client_timer(&cid, generation),
             Event::Provider { cid, generation } => self.provider_timer(&cid, generation),
+            Event::Imported(imported) => self.import_arrives(imported),
+            Event::ChainSeals { cid } => self.chain_seals(&cid),
             Event::Publish { miner, batch } => {
                 if self.miners.get(&miner).is_some_and(|miner| miner.publish_batch == batch) {
                     self.publish_now(&miner);

@@ -26,7 +26,7 @@ pub struct Cli {
 pub enum Command {
     /// Watch for deals and import them, until SIGTERM or SIGINT.
     Run(Doing),
-    /// Try everything that is due once, then exit: 0 done or waiting, 1 something failed, 2 no answer.
+    /// Try everything that is due once, then exit.
     Import(Doing),
     /// Show pending deals and why they wait. Asks only the database.
     Status(Status),

@@ -7,7 +7,7 @@ use carferry_core::{
     error_chain::{Hint, Report},
     printer::{ExitStatus, Printer},
     runtime::Shutdown,
-    store::StoreError,
+    store::{StoreError, shut_down_after},
     telemetry::{self, fields},
 };
 use futures::future::join_all;
@@ -43,9 +43,10 @@ pub fn main_entry(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(AgentError::from).and_then(
             |runtime| {
-                let ended = runtime.block_on(execute(&cli, &flags));
-                // A file that is read on a blocking thread must not hold the process.
-                runtime.shutdown_background();
+                let ended = runtime.block_on(shut_down_after(execute(&cli, &flags)));
+                // A file that is read on a blocking thread must not hold the process, and tasks that are left must
+                // not see each other vanish, which a runtime that is shut down would do to them.
+                std::mem::forget(runtime);
                 ended
             },
         );
@@ -114,7 +115,8 @@ async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, Ag
             let work = over_miners(&agent, cli.json, &mut printer, async |importer, tell| {
                 pass::import_due(importer, &stop, tell).await
             });
-            unless_forced(&shutdown, work).await
+            let ended = unless_forced(&shutdown, work).await?;
+            Ok(if shutdown.token().is_cancelled() { ExitStatus::Interrupted } else { ended })
         }
         Command::Status(options) => {
             let store = agent::open_store(&config).await?;
@@ -165,7 +167,7 @@ async fn unless_forced(
 ) -> Result<ExitStatus, AgentError> {
     match shutdown.forced().run_until_cancelled(work).await {
         Some(ended) => ended,
-        None => Ok(ExitStatus::Failure),
+        None => Ok(ExitStatus::Interrupted),
     }
 }
 
@@ -180,12 +182,14 @@ async fn over_miners<F>(
 where
     F: AsyncFn(&Importer, &mut dyn FnMut(DealLine)) -> Result<PassEnd, StoreError>,
 {
-    let told = RefCell::new((ExitStatus::Success, Ok::<(), std::io::Error>(())));
+    let told = RefCell::new((Told::default(), Ok::<(), std::io::Error>(())));
     let out = RefCell::new(&mut *printer);
     let tell = |line: DealLine| {
         let mut told = told.borrow_mut();
         if line.is_trouble() {
-            told.0 = told.0.max(ExitStatus::UserError);
+            told.0.troubled += 1;
+        } else {
+            told.0.well += 1;
         }
         let mut out = out.borrow_mut();
         let written = if json { out.json(&line) } else { out.line(text_of(&line)) };
@@ -196,7 +200,8 @@ where
     let ends =
         join_all(agent.importers.iter().map(async |importer| pass(importer, &mut |line| tell(line)).await))
             .await;
-    let (mut status, written) = told.into_inner();
+    let (told, written) = told.into_inner();
+    let mut status = ExitStatus::of_counts(told.well, told.troubled);
     for (importer, end) in agent.importers.iter().zip(ends) {
         if let Some(trouble) = end?.trouble {
             warn!(
@@ -210,6 +215,13 @@ where
     written?;
     printer.flush()?;
     Ok(status)
+}
+
+/// Deals of a pass: done or waiting as they should, and those that a person must look at.
+#[derive(Debug, Default)]
+struct Told {
+    well: u64,
+    troubled: u64,
 }
 
 fn text_of(line: &DealLine) -> String {

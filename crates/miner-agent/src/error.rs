@@ -56,9 +56,11 @@ impl AgentError {
             | Self::Endpoint { .. }
             | Self::FullNode(_)
             | Self::Kernel(_)
-            | Self::Telemetry(_) => ExitStatus::UserError,
-            Self::Store(error) if error.is_configuration() => ExitStatus::UserError,
-            Self::Store(_) | Self::Lotus(_) | Self::Supervisor(_) | Self::Io(_) => ExitStatus::Failure,
+            | Self::Telemetry(_)
+            // Nothing was called: this is a URL or a token that cannot be sent.
+            | Self::Lotus(_) => ExitStatus::UserError,
+            Self::Store(error) if error.is_permanent() => ExitStatus::UserError,
+            Self::Store(_) | Self::Supervisor(_) | Self::Io(_) => ExitStatus::Failure,
         }
     }
 }

@@ -10,16 +10,12 @@ use std::time::Duration;
 
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::{PackEntryDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanState};
-use carferry_core::runtime::Backoff;
-use carferry_core::store::{PieceClaim, PieceCounts, Store, StoreError};
+use carferry_core::store::{PieceClaim, PieceCounts, RetryUntilAnswered, Store, StoreError};
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::make::car_name;
 use super::manifest;
 use super::plan::{Plan, fingerprint};
-use crate::pack::worker::RETRY;
 
 /// How long a piece stays with a box that says nothing any more. Source: ours.
 pub const LEASE: Duration = Duration::from_secs(120);
@@ -98,40 +94,11 @@ pub struct Shared<'a> {
     pub store: &'a Store,
     /// Whose claims these are: agent and output folder.
     pub owner: String,
-    /// Ends all waiting between tries.
-    pub stop: &'a CancellationToken,
-    /// Ends tries, too.
-    pub forced: &'a CancellationToken,
+    /// How calls are repeated that must not be lost.
+    pub retry: &'a RetryUntilAnswered,
 }
 
-/// The run is to end: nobody waits for the database any more.
-#[derive(Debug)]
-pub struct Stopped;
-
 impl Shared<'_> {
-    /// Asks until there is an answer. Once the run is to end, what is finished has one more try, or the many pieces in
-    /// hand would be made again.
-    pub async fn insist<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Result<T, Stopped>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let mut backoff = Backoff::new(RETRY);
-        loop {
-            match self.forced.run_until_cancelled(ask()).await {
-                None => return Err(Stopped),
-                Some(Ok(answer)) => return Ok(answer),
-                Some(Err(_)) if self.stop.is_cancelled() => return Err(Stopped),
-                Some(Err(error)) => {
-                    let pause = backoff.next_delay();
-                    warn!(error = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), retry_in_ms = pause.as_millis(), "{what}: trying again");
-                    if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                        return Err(Stopped);
-                    }
-                }
-            }
-        }
-    }
-
     /// Plans of which pieces may be open.
     pub async fn open_plans(&self, key: &PlanKey) -> Result<Vec<PlanDoc>, StoreError> {
         let plans = self.store.plans_of(key).await?;

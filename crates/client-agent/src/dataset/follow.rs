@@ -8,7 +8,7 @@ use carferry_core::printer::Printer;
 use futures::StreamExt;
 use tracing::{info, warn};
 
-use super::book::{self, Shared, Stopped};
+use super::book::{self, Shared};
 use super::disk::{Disk, Needed, Patience};
 use super::hands::{Pieces, Round, places};
 use super::make::MakeError;
@@ -72,7 +72,7 @@ impl Run<'_> {
         out: &mut Printer,
     ) -> Result<(), Stop> {
         let stored = |number: i64| u64::try_from(number).unwrap_or(0);
-        let stop = self.shutdown.token();
+        let stop = pieces.stop().unwrap_or_else(|| self.shutdown.token());
         let meter = Meter::new(stored(bytes), stored(count), stop.clone());
         let shown = self.screen.show(&meter, self.args.no_progress);
         let places = places(self.crew.places(), self.rules.piece_size);
@@ -107,14 +107,14 @@ impl Run<'_> {
                 patience.wait(needed, stop, async || pieces.left().await > 0).await;
             } else if let Pieces::Shared(shared, plan) = pieces {
                 // Of a plan in the database, others may be at the last pieces, and give them back.
-                match shared.insist("a plan cannot be ended", || shared.end(&plan.id)).await {
+                match shared.retry.call("a plan cannot be ended", || shared.end(&plan.id)).await {
                     Ok(Some(counts)) => {
                         if !std::mem::replace(&mut is_waiting, true) {
                             info!(pieces = counts.open, "waiting for pieces that others make");
                         }
                         stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
                     }
-                    Ok(None) | Err(Stopped) => break,
+                    Ok(None) | Err(_) => break,
                 }
             } else {
                 break;

@@ -18,6 +18,7 @@ use carferry_car::PaddedPieceSize;
 use carferry_core::model::PlanDoc;
 use futures::{Stream, stream};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::book::{Shared, Task};
 use super::plan::Plan;
@@ -59,11 +60,19 @@ impl<'a> Pieces<'a> {
         }
     }
 
+    /// Ends the work on pieces in a database, when that refuses as well.
+    pub(super) fn stop(&self) -> Option<&'a CancellationToken> {
+        match self {
+            Self::Shared(shared, _) => Some(shared.retry.stop()),
+            Self::Alone(..) => None,
+        }
+    }
+
     /// The next piece that is ours to make.
     async fn next(&self) -> Option<Task> {
         match self {
             Self::Shared(shared, plan) => {
-                let claimed = shared.insist("no piece can be claimed", || shared.claim(&plan.id)).await;
+                let claimed = shared.retry.call("no piece can be claimed", || shared.claim(&plan.id)).await;
                 claimed.unwrap_or(None)
             }
             Self::Alone(plan, undone) => {

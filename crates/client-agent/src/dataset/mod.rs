@@ -38,7 +38,7 @@ use carferry_core::fsx;
 use carferry_core::model::PlanKey;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
-use carferry_core::store::IndexUser;
+use carferry_core::store::{IndexUser, RetryUntilAnswered};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -167,11 +167,11 @@ pub async fn makecars(
     }
     let Ground { store, lock } = folders::take(args, config, &output, IndexUser::Planner).await?;
     let host = config.agent_name();
+    let retry = RetryUntilAnswered::new(shutdown.token(), shutdown.forced());
     let shared = store.as_ref().map(|store| Shared {
         store,
         owner: format!("{host}:{}", output.display()),
-        stop: shutdown.token(),
-        forced: shutdown.forced(),
+        retry: &retry,
     });
     let profile = args.profile;
     let mut run = Run {
@@ -189,6 +189,10 @@ pub async fn makecars(
         summary: Summary::default(),
     };
     let ended = run.all(shared.as_ref(), lock.is_some(), out).await;
+    let ended = match retry.take_refusal() {
+        Some(refusal) => Err(refusal.into()),
+        None => ended,
+    };
     run.finish(ended, started, out)
 }
 
@@ -218,7 +222,7 @@ impl Run<'_> {
                 // What failed is planned anew below.
                 self.summary.failed = 0;
             }
-            if self.shutdown.token().is_cancelled() {
+            if shared.map_or(self.shutdown.token(), |shared| shared.retry.stop()).is_cancelled() {
                 return Ok(());
             }
             let Some(plan) = self.new_plan(shared, out).await? else { return Ok(()) };
@@ -372,7 +376,7 @@ impl Run<'_> {
         if interrupted {
             warn!("interrupted: run the same command again for the rest");
         }
-        let well = self.summary.failed == 0 && self.summary.left == 0 && !interrupted;
-        Ok(if well { ExitStatus::Success } else { ExitStatus::UserError })
+        let ended = ExitStatus::of_counts(self.summary.made, self.summary.failed + self.summary.left);
+        Ok(if interrupted { ExitStatus::Interrupted } else { ended })
     }
 }

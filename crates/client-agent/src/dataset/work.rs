@@ -16,13 +16,13 @@ use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx::TempGuard;
 use carferry_core::model::{CarDoc, PlanDoc};
 use carferry_core::runtime::{Shutdown, fail_point};
-use carferry_core::store::PieceClaim;
+use carferry_core::store::{PieceClaim, Unanswered};
 use tokio::sync::SemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::book::{LEASE, Shared, Stopped, Task};
+use super::book::{LEASE, Shared, Task};
 use super::disk::Disk;
 use super::make::{Consequence, Made, MakeError, PieceJob, car_name, make};
 use super::manifest;
@@ -181,13 +181,13 @@ impl Works<'_> {
         };
         fail_point("piece.made");
         if let Some((shared, claim)) = self.claim_of(piece) {
-            let renewed = shared.insist("a piece is finished, its lease cannot be renewed", || {
+            let renewed = shared.retry.call("a piece is finished, its lease cannot be renewed", || {
                 shared.store.renew_piece(claim, LEASE)
             });
             match renewed.await {
                 Ok(true) => {}
                 Ok(false) => return Ended::Lost,
-                Err(Stopped) => return Ended::Stopped,
+                Err(_stopped) => return Ended::Stopped,
             }
         }
         // One after the other: no CAR without its manifest.
@@ -207,7 +207,7 @@ impl Works<'_> {
             Ok(true) => Ended::Told(Box::new(report)),
             // The same bytes lie at the other box as well, and both are recorded.
             Ok(false) => Ended::Lost,
-            Err(Stopped) => Ended::Stopped,
+            Err(_stopped) => Ended::Stopped,
         }
     }
 
@@ -225,7 +225,7 @@ impl Works<'_> {
             Consequence::PlanAnew => {
                 let reason = ErrorChain(&error).to_string();
                 if let Some((shared, claim)) = self.claim_of(piece) {
-                    let failed = shared.insist("a piece that failed cannot be marked", || {
+                    let failed = shared.retry.call("a piece that failed cannot be marked", || {
                         shared.store.fail_piece(claim, &reason)
                     });
                     if failed.await.is_err() {
@@ -238,15 +238,19 @@ impl Works<'_> {
     }
 
     /// Records the CAR and closes the piece. `false`: another box was faster.
-    async fn record(&self, piece: &InHand, car: &BuiltCar) -> Result<bool, Stopped> {
+    async fn record(&self, piece: &InHand, car: &BuiltCar) -> Result<bool, Unanswered> {
         let Some((shared, claim)) = self.claim_of(piece) else { return Ok(true) };
         let document = self.document(piece, car);
-        shared.insist("a CAR is on disk but not recorded yet", || shared.store.record_car(&document)).await?;
+        shared
+            .retry
+            .call("a CAR is on disk but not recorded yet", || shared.store.record_car(&document))
+            .await?;
         fail_point("piece.recorded");
         let (payload_cid, piece_cid) = (car.payload_cid.to_string(), car.piece_cid.to_string());
         let path = piece.car.to_string_lossy();
         shared
-            .insist("a piece is done but not closed yet", || {
+            .retry
+            .call("a piece is done but not closed yet", || {
                 shared.store.finish_piece(claim, &payload_cid, &piece_cid, &path, &self.host)
             })
             .await

@@ -25,7 +25,7 @@ use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::{Shutdown, fail_point};
-use carferry_core::store::{IndexUser, Store};
+use carferry_core::store::{IndexUser, RetryUntilAnswered, Store};
 use futures::{StreamExt, stream};
 use indicatif::BinaryBytes;
 use tokio::sync::mpsc;
@@ -40,9 +40,8 @@ use folders::Ground;
 use manifest::Manifest;
 use plan::{Planned, Rules, Shortage};
 use progress::{Meter, Screen};
-use record::Recorder;
 use report::{FileReport, FileState, Summary};
-use worker::{Outcome, Workshop};
+use worker::{Guard, Outcome, Workshop};
 
 /// Why nothing was packed at all.
 #[derive(Debug, thiserror::Error)]
@@ -176,9 +175,20 @@ pub async fn makecars(
             tally.add(&plan::would_make(job))?;
         }
     } else {
-        let run =
-            Run { args, rules: &rules, store: store.as_ref(), max_piece: config.piece_size(), shutdown };
+        let retry = Arc::new(RetryUntilAnswered::new(shutdown.token(), shutdown.forced()));
+        let run = Run {
+            args,
+            rules: &rules,
+            store: store.as_ref(),
+            retry: Arc::clone(&retry),
+            max_piece: config.piece_size(),
+            shutdown,
+        };
         run.pack(planned, &mut tally).await?;
+        if let Some(refusal) = retry.take_refusal() {
+            tally.finish(source_bytes, started, shutdown)?;
+            return Err(refusal.into());
+        }
     }
     tally.finish(source_bytes, started, shutdown)
 }
@@ -222,6 +232,7 @@ struct Run<'a> {
     args: &'a MakecarsArgs,
     rules: &'a Rules,
     store: Option<&'a Store>,
+    retry: Arc<RetryUntilAnswered>,
     max_piece: carferry_car::PaddedPieceSize,
     shutdown: &'a Shutdown,
 }
@@ -232,7 +243,7 @@ impl Run<'_> {
         if total == 0 {
             return Ok(());
         }
-        let stop = self.shutdown.token();
+        let stop = self.retry.stop();
         let meter = Meter::new(planned.source_bytes(), count(total), stop.clone());
         let shown = tally.screen.show(&meter, self.args.no_progress);
         let workshop = Arc::new(Workshop {
@@ -241,7 +252,10 @@ impl Run<'_> {
             verify: self.args.verify,
             crew: self.args.jobs.map_or_else(Crew::of_processors, Crew::new),
             folders: Mutex::default(),
-            guard: self.store.filter(|_| !self.args.replace).cloned(),
+            guard: self
+                .store
+                .filter(|_| !self.args.replace)
+                .map(|store| Guard { store: store.clone(), retry: Arc::clone(&self.retry) }),
             meter,
         });
         let (to_workers, jobs) = mpsc::channel(workshop.crew.places().get());
@@ -276,10 +290,8 @@ impl Run<'_> {
         mut outcomes: mpsc::Receiver<Outcome>,
         tally: &mut Tally<'_>,
     ) -> Result<u64, Stop> {
-        let recorder = self.store.map(|store| Recorder::new(store, self.shutdown.token()));
-        let recorder = recorder.as_ref();
         let reports = stream::poll_fn(|context| outcomes.poll_recv(context))
-            .map(|outcome| self.settle(outcome, recorder))
+            .map(|outcome| self.settle(outcome))
             .buffered(RECORDS_AT_ONCE);
         let mut reports = std::pin::pin!(reports);
         let mut dealt_with = 0;
@@ -291,7 +303,7 @@ impl Run<'_> {
     }
 
     /// The last step of a file: its record, where there is a CAR and a database.
-    async fn settle(&self, outcome: Outcome, recorder: Option<&Recorder<'_>>) -> FileReport {
+    async fn settle(&self, outcome: Outcome) -> FileReport {
         let Outcome { job, result } = outcome;
         let car = match result {
             Ok(car) => car,
@@ -304,9 +316,10 @@ impl Run<'_> {
             Err(error) => return FileReport::failed(&job.input, ErrorChain(&error).to_string()),
         };
         let made = FileReport::made(&job.input, &job.output, &car);
-        let Some(recorder) = recorder else { return made };
+        let Some(store) = self.store else { return made };
         let document = record::document(&job, &car, self.rules.profile, &self.rules.host);
-        let recorded = recorder.record(&document).await;
+        let what = format!("{}: CAR is on disk but not recorded yet", job.output.display());
+        let recorded = self.retry.call(&what, || store.record_car(&document)).await;
         fail_point("pack.recorded");
         match recorded {
             Ok(()) => made,
@@ -373,8 +386,9 @@ impl Tally<'_> {
         if interrupted {
             warn!("interrupted: run the same command again for the rest");
         }
-        let well = summary.failed == 0 && summary.not_begun == 0 && !interrupted;
-        Ok(if well { ExitStatus::Success } else { ExitStatus::UserError })
+        let done = summary.made + summary.skipped + summary.would_make;
+        let ended = ExitStatus::of_counts(done, summary.failed + summary.not_begun);
+        Ok(if interrupted { ExitStatus::Interrupted } else { ended })
     }
 }
 

@@ -14,18 +14,15 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use carferry_car::{
     BuildError, BuildOptions, BuiltCar, Crew, PaddedPieceSize, Profile, build_car, read_car_root,
 };
-use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx::{self, TempGuard};
-use carferry_core::runtime::{Backoff, BackoffPolicy, fail_point};
-use carferry_core::store::{Store, StoreError};
+use carferry_core::runtime::fail_point;
+use carferry_core::store::{RetryUntilAnswered, Store};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tracing::warn;
 
 use super::plan::Job;
 use super::progress::{FileMeter, Meter};
@@ -45,9 +42,18 @@ pub struct Workshop {
     /// Folders that are known to be there.
     pub folders: Mutex<BTreeSet<PathBuf>>,
     /// Where deals are looked up before a CAR is replaced; `None`: nobody is asked.
-    pub guard: Option<Store>,
+    pub guard: Option<Guard>,
     /// Counts bytes, and carries the wish to stop.
     pub meter: Arc<Meter>,
+}
+
+/// Whom a worker asks before it replaces a CAR.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// The database.
+    pub store: Store,
+    /// How it is asked.
+    pub retry: Arc<RetryUntilAnswered>,
 }
 
 /// What became of a job.
@@ -189,8 +195,8 @@ impl Workshop {
             reread(&self.crew, &file, temp.path(), &car, meter)?;
         }
         drop(file);
-        if let Some(store) = &self.guard {
-            runtime.block_on(self.check_standing(store, job, &car))?;
+        if let Some(guard) = &self.guard {
+            runtime.block_on(self.check_standing(guard, job, &car))?;
         }
         Ok((car, temp))
     }
@@ -206,7 +212,8 @@ impl Workshop {
     }
 
     /// Refuses to take the place of a CAR that deals still wait for.
-    async fn check_standing(&self, store: &Store, job: &Job, car: &BuiltCar) -> Result<(), PackError> {
+    async fn check_standing(&self, guard: &Guard, job: &Job, car: &BuiltCar) -> Result<(), PackError> {
+        let store = &guard.store;
         let new = car.payload_cid.to_string();
         let mut standing: Vec<String> = standing_root(&job.output).into_iter().collect();
         standing.extend(job.recorded_payload_cid.clone());
@@ -214,42 +221,17 @@ impl Workshop {
         standing.dedup();
         standing.retain(|root| *root != new);
         for root in standing {
-            let deals = self.insist(|| store.waiting_deals_of_payload(&root)).await?;
+            // Without an answer nothing may be replaced.
+            let ask = || store.waiting_deals_of_payload(&root);
+            let answer = guard.retry.call("cannot ask for waiting deals", ask).await;
+            let deals = answer.map_err(|_stopped| BuildError::Cancelled)?;
             if deals > 0 {
                 return Err(PackError::StillNeeded { standing: root, deals });
             }
         }
         Ok(())
     }
-
-    /// Asks until there is an answer: without one, nothing may be replaced.
-    async fn insist<T, F>(&self, ask: impl Fn() -> F) -> Result<T, PackError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let mut backoff = Backoff::new(RETRY);
-        loop {
-            match self.meter.stop().run_until_cancelled(ask()).await {
-                None => return Err(BuildError::Cancelled.into()),
-                Some(Ok(answer)) => return Ok(answer),
-                Some(Err(error)) => {
-                    let pause = backoff.next_delay();
-                    warn!(error = %ErrorChain(&error), retry_in_ms = pause.as_millis(), "cannot ask for waiting deals");
-                    if self.meter.stop().run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                        return Err(BuildError::Cancelled.into());
-                    }
-                }
-            }
-        }
-    }
 }
-
-/// How the database is asked again.
-pub(crate) const RETRY: BackoffPolicy = BackoffPolicy {
-    first: Duration::from_millis(200),
-    max: Duration::from_secs(30),
-    quiet: Duration::from_secs(120),
-};
 
 /// Root of the CAR that stands at a path; whatever else stands there is nobody's deal.
 fn standing_root(path: &Path) -> Option<String> {

@@ -145,7 +145,11 @@ fn finish(total: &Total, json: bool, shutdown: &Shutdown, out: &mut Printer) -> 
         warn!("interrupted: the same command goes on with the rest");
     }
     let bad = total.wrong + total.missing + total.unreadable;
-    Ok(if bad == 0 && !interrupted { ExitStatus::Success } else { ExitStatus::UserError })
+    Ok(match (interrupted, bad) {
+        (true, _) => ExitStatus::Interrupted,
+        (false, 0) => ExitStatus::Success,
+        (false, _) => ExitStatus::UserError,
+    })
 }
 
 /// `None`: told to stop.

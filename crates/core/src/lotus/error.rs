@@ -117,6 +117,11 @@ impl LotusError {
         !matches!(self, Self::Application { .. } | Self::Decode { .. })
     }
 
+    /// Whether something must be configured otherwise before this can succeed: another token, another node.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Unauthorized { .. } | Self::Permission { .. } | Self::MethodNotFound { .. })
+    }
+
     /// The node's words, where it answered with an error.
     pub fn message(&self) -> Option<&str> {
         match self {

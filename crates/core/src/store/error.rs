@@ -46,6 +46,14 @@ pub enum StoreError {
         /// The driver's words.
         source: DriverError,
     },
+    /// The collection's validator takes no such document.
+    #[error("MongoDB takes no document like this at `{what}`")]
+    Rejected {
+        /// The call.
+        what: &'static str,
+        /// The driver's words.
+        source: DriverError,
+    },
     /// A server outside a replica set.
     #[error("the MongoDB server is not a member of a replica set")]
     NotReplicaSet,
@@ -88,6 +96,7 @@ pub enum StoreError {
 const DUPLICATE_KEY: i32 = 11000;
 const UNAUTHORIZED: i32 = 13;
 const AUTHENTICATION_FAILED: i32 = 18;
+const DOCUMENT_VALIDATION_FAILURE: i32 = 121;
 const CHANGE_STREAM_NEEDS_REPLICA_SET: i32 = 40573;
 
 impl StoreError {
@@ -103,16 +112,22 @@ impl StoreError {
             Some(DUPLICATE_KEY) => Self::Duplicate { what, source },
             Some(AUTHENTICATION_FAILED) => Self::LoginFailed { what, source },
             Some(UNAUTHORIZED) => Self::Refused { what, source },
+            Some(DOCUMENT_VALIDATION_FAILURE) => Self::Rejected { what, source },
             Some(CHANGE_STREAM_NEEDS_REPLICA_SET) => Self::NotReplicaSet,
             _ => Self::Other { what, source },
         }
     }
 
-    /// Whether a configuration must change before this can succeed.
-    pub fn is_configuration(&self) -> bool {
+    /// Whether the server, or the connection to it, must be configured otherwise before this can succeed: it is an
+    /// answer, and repeating the call would get the same.
+    pub fn is_permanent(&self) -> bool {
         matches!(
             self,
-            Self::BadUri { .. } | Self::LoginFailed { .. } | Self::Refused { .. } | Self::NotReplicaSet
+            Self::BadUri { .. }
+                | Self::LoginFailed { .. }
+                | Self::Refused { .. }
+                | Self::Rejected { .. }
+                | Self::NotReplicaSet
         )
     }
 
@@ -130,6 +145,9 @@ impl StoreError {
             }
             Self::Refused { .. } => {
                 "give this database user its role, see configs/mongodb-roles.js and README, \"Least privilege\""
+            }
+            Self::Rejected { .. } => {
+                "the collection has a validator (`db.getCollectionInfos()` shows it): let it take the agents' fields, or remove it"
             }
             Self::NotReplicaSet => {
                 "start mongod with --replSet rs0 and run rs.initiate(); change streams need a replica set, one member is enough"

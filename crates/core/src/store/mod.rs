@@ -8,6 +8,7 @@
 mod bounded;
 mod cars;
 mod claims;
+mod clients;
 mod deals;
 mod driver_error;
 mod error;
@@ -17,6 +18,7 @@ mod miners;
 mod pages;
 mod plans;
 mod provider_views;
+pub mod retry;
 mod tracking;
 pub mod watch;
 
@@ -30,6 +32,7 @@ use mongodb::{
 
 pub use cars::VerifyDue;
 pub use claims::{Claim, DueIds, Fence, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
+pub use clients::shut_down_after;
 pub use deals::{DealCounts, StoredDeal};
 pub use driver_error::DriverError;
 pub use error::StoreError;
@@ -38,6 +41,7 @@ pub use intents::NewIntent;
 pub use pages::DealPages;
 pub use plans::{PieceClaim, PieceCounts};
 pub use provider_views::{Followed, ProviderView};
+pub use retry::{RetryUntilAnswered, Unanswered};
 pub use tracking::{Restored, StatusChange};
 
 /// Where the database is and how patient we are with it.
@@ -101,9 +105,9 @@ impl Store {
         let mut watch_options = client_options.clone();
         watch_options.retry_reads = Some(false);
 
-        let database = Client::with_options(client_options).map_err(bad_uri)?.database(&options.database);
-        let watch_database =
-            Client::with_options(watch_options).map_err(bad_uri)?.database(&options.database);
+        let open = |options| Client::with_options(options).map_err(bad_uri).inspect(clients::note);
+        let database = open(client_options)?.database(&options.database);
+        let watch_database = open(watch_options)?.database(&options.database);
         Ok(Self {
             cars: database.collection("cars"),
             deals: database.collection("offlinedeals"),

@@ -65,7 +65,7 @@ impl Store {
                 Ok(ended) => {
                     info!(reason = ended, pause_ms = pause.as_millis(), "change stream ended, opening anew");
                 }
-                Err(error) if error.is_configuration() => warn!(
+                Err(error) if error.is_permanent() => warn!(
                     reason = %ErrorChain(&error),
                     hint = error.hint().unwrap_or_default(),
                     "change stream cannot be opened"

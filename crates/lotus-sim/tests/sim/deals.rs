@@ -201,6 +201,8 @@ async fn the_provider_rejects_with_the_contracts_reasons() {
     let change = |changes: Value| {
         let mut deal = car.deal(5000);
         deal["EpochPrice"] = json!("8192");
+        // By size, as the node itself offers it.
+        deal["ProviderCollateral"] = json!("0");
         for (field, value) in changes.as_object().unwrap() {
             if field == "PieceSize" {
                 deal["Data"][field] = value.clone();

@@ -177,7 +177,7 @@ async fn tokens_come_as_bearer_or_in_the_query_and_bad_ones_are_401_without_a_bo
 /// Rows of the contract's permission table, for v1.5 and later.
 #[tokio::test]
 async fn permissions_are_those_of_each_release() {
-    use Permission::{Admin, Read, Write};
+    use Permission::{Admin, Read, Sign, Write};
     let rows: &[(&str, &str, [Permission; 2], usize)] = &[
         ("full", "Version", [Read, Read], 0),
         ("full", "ChainHead", [Read, Read], 0),
@@ -186,6 +186,8 @@ async fn permissions_are_those_of_each_release() {
         ("full", "WalletHas", [Write, Write], 1),
         ("full", "StateMinerInfo", [Read, Read], 2),
         ("full", "StateMarketBalance", [Read, Read], 2),
+        ("full", "StateNetworkVersion", [Read, Read], 1),
+        ("full", "MarketGetReserved", [Sign, Sign], 1),
         ("full", "ClientStartDeal", [Admin, Admin], 1),
         ("full", "ClientGetDealInfo", [Read, Read], 1),
         ("full", "ClientListDeals", [Write, Write], 0),
@@ -193,6 +195,7 @@ async fn permissions_are_those_of_each_release() {
         ("full", "ClientCalcCommP", [Read, Write], 1),
         ("full", "ClientImport", [Admin, Admin], 1),
         ("miner", "ActorAddress", [Read, Read], 0),
+        ("miner", "SectorsSummary", [Read, Read], 0),
         ("miner", "DealsImportData", [Write, Admin], 2),
         ("miner", "MarketImportDealData", [Write, Write], 2),
         ("miner", "DealsList", [Read, Admin], 0),
@@ -211,7 +214,7 @@ async fn permissions_are_those_of_each_release() {
             let node = if *side == "full" { Node::full(&sim) } else { Node::miner(&sim, "f01000") };
             let params: Value = std::iter::repeat_n(Value::Null, *params).collect();
             let refusal = format!("missing permission to invoke '{method}' (need '{}')", needed.name());
-            for permission in [Read, Write, Permission::Sign, Admin] {
+            for permission in [Read, Write, Sign, Admin] {
                 let node = node.with(Some(sim.token(permission)));
                 let answer = node.raw(method, params.clone()).await;
                 assert_eq!(

@@ -156,6 +156,7 @@ async fn small_files_are_padded_up_since_v1_11_1() {
         let mut deal = small.deal(5000);
         deal["Data"]["PieceCid"] = json!({ "/": piece.piece_cid.to_string() });
         deal["Data"]["PieceSize"] = json!(1016);
+        deal["ProviderCollateral"] = json!("0");
         let cid = full.ok("ClientStartDeal", json!([deal])).await;
         let cid = cid["/"].as_str().unwrap();
         provider_reaches(&sim, cid, 18).await;
@@ -178,6 +179,7 @@ async fn a_piece_larger_than_the_deal_dies_at_hand_off() {
     full.ok("ClientImport", json!([{ "Path": car.path(), "IsCAR": true }])).await;
     let mut deal = car.deal(5000);
     deal["Data"]["PieceSize"] = json!(4064);
+    deal["ProviderCollateral"] = json!("0");
     let cid = full.ok("ClientStartDeal", json!([deal])).await;
     let cid = cid["/"].as_str().unwrap();
     provider_reaches(&sim, cid, 18).await;

@@ -7,6 +7,8 @@ mod faults;
 mod frames;
 mod imports;
 mod process;
+mod real_node;
 mod scale;
+mod sight;
 mod support;
 mod websocket;

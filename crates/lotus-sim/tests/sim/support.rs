@@ -188,12 +188,18 @@ impl Car {
             "Miner": MINER,
             "EpochPrice": "0",
             "MinBlocksDuration": 518_400,
-            "ProviderCollateral": "1000000000000000",
+            "ProviderCollateral": collateral(self.unpadded).to_string(),
             "DealStartEpoch": 1_000_000 + start,
             "FastRetrieval": true,
             "VerifiedDeal": false,
         })
     }
+}
+
+/// 1.2 times the least collateral of a piece, as Lotus offers by itself.
+fn collateral(unpadded: u64) -> u128 {
+    let padded = u128::from(unpadded) * 128 / 127;
+    SimConfig::default().collateral_per_gib * padded / (1 << 30) * 12 / 10
 }
 
 /// CARv1: header, one section.
