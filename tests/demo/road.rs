@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use carferry_core::{
+    config::Secret,
     fsx,
     printer::{ExitStatus, Printer},
     store::{Store, StoreOptions},
@@ -289,7 +290,7 @@ async fn make_cars(
 
 async fn open(uri: &str) -> anyhow::Result<Store> {
     let options = StoreOptions {
-        uri: uri.to_owned(),
+        uri: Secret::new(uri),
         database: "carferry".to_owned(),
         app_name: "demo".to_owned(),
         call_timeout: Duration::from_secs(15),

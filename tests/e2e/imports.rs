@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use bson::{Bson, Document, doc, oid::ObjectId};
 use carferry_core::{
+    config::Secret,
     model::PublishMethod,
     store::{Claim, Followed, IndexUser, Store, StoreOptions},
 };
@@ -191,7 +192,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 async fn open_store(road: &Road) -> Store {
     let options = StoreOptions {
-        uri: road.uri.clone(),
+        uri: Secret::new(road.uri.clone()),
         database: road.db.name().to_owned(),
         app_name: "miner-agent test".to_owned(),
         call_timeout: SECOND * 30,

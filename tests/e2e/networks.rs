@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use bson::{DateTime, doc};
 use carferry_core::{
+    config::Secret,
     model::ChainEpoch,
     store::{Store, StoreOptions},
 };
@@ -71,7 +72,7 @@ async fn miner_is_the_same_however_records_and_configuration_spell_it() {
         record(spelling).await;
     }
     let options = StoreOptions {
-        uri: road.uri.clone(),
+        uri: Secret::new(road.uri.clone()),
         database: road.db.name().to_owned(),
         app_name: "test".to_owned(),
         call_timeout: Duration::from_secs(10),

@@ -94,6 +94,8 @@ pub struct Setting {
     pub groups: Vec<String>,
     /// From this host's paths to the Lotus node's.
     pub car_paths: Vec<PathMapping>,
+    /// Whether CARs of other hosts get no deals; not set: where the node must read a CAR from its own disk.
+    pub own_cars_only: Option<bool>,
     /// How long work under way may take to end after a signal.
     #[serde(deserialize_with = "carferry_core::config::human::duration::deserialize")]
     pub grace_period: Duration,
@@ -219,6 +221,7 @@ impl Default for Setting {
             plan_interval: Duration::from_secs(30),
             groups: Vec::new(),
             car_paths: Vec::new(),
+            own_cars_only: None,
             grace_period: Duration::from_secs(30),
             list_timeout: 5 * MINUTE,
             publish_timeout: 120 * MINUTE,
@@ -268,6 +271,11 @@ const OWN_KEYS: &[Key] = &[
         .or("auto"),
     Key::new("setting.publishMethod", Kind::Text, "auto, stateless or start").or("auto"),
     Key::new("setting.carPaths", Kind::FileOnly, "Paths as the Lotus node sees them: a list of {from, to}"),
+    Key::new(
+        "setting.ownCarsOnly",
+        Kind::Bool,
+        "Deals only for CARs of this host (where the node must read them from its own disk)",
+    ),
     Key::new("setting.planInterval", Kind::Duration, "How often `run` looks for CARs that need deals")
         .or("30s"),
     Key::new("setting.listTimeout", Kind::Duration, "Longest time the node may take to list its deals")
@@ -344,7 +352,7 @@ impl Config {
     pub fn store_options(&self) -> Result<StoreOptions, ConfigError> {
         let target = self.mongodb.target()?;
         Ok(StoreOptions {
-            uri: target.uri.expose().to_owned(),
+            uri: target.uri,
             database: target.database,
             app_name: format!("client-agent {}", self.agent_name()),
             call_timeout: self.setting.database_timeout,

@@ -163,7 +163,7 @@ impl Drop for Agent {
 pub async fn open_store(config: &Config) -> Result<Store, AgentError> {
     let target = config.mongodb.target()?;
     let options = StoreOptions {
-        uri: target.uri.expose().to_owned(),
+        uri: target.uri,
         database: target.database,
         app_name: "carferry-miner-agent".to_owned(),
         call_timeout: config.setting.database_timeout,

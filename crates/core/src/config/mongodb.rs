@@ -260,6 +260,7 @@ impl Parts {
 }
 
 fn with_port(servers: &str, port: Option<u16>) -> Result<String, ConfigError> {
+    const HINT: &str = "host or host:port; user and password have keys of their own";
     let servers: Vec<String> = servers
         .split(',')
         .map(str::trim)
@@ -270,12 +271,12 @@ fn with_port(servers: &str, port: Option<u16>) -> Result<String, ConfigError> {
         })
         .collect();
     let joined = servers.join(",");
-    if joined.is_empty() || joined.contains(['@', '/', '?', ' ']) {
-        return Err(conflict(
-            "mongodb.server",
-            &format!("\"{joined}\" is not a list of servers"),
-            "host or host:port; user and password have keys of their own",
-        ));
+    // What stands before the @ may be a password: it is not repeated.
+    if joined.contains('@') {
+        return Err(conflict("mongodb.server", "a user or a password stands before the server", HINT));
+    }
+    if joined.is_empty() || joined.contains(['/', '?', ' ']) {
+        return Err(conflict("mongodb.server", &format!("\"{joined}\" is not a list of servers"), HINT));
     }
     Ok(joined)
 }
@@ -434,5 +435,13 @@ mod tests {
         for (section, message) in cases {
             assert_eq!(section.target().unwrap_err().to_string(), message);
         }
+    }
+
+    #[test]
+    fn a_password_in_the_wrong_key_is_not_repeated() {
+        let section = MongodbSection { server: text("agent:s3cret@db1:27017"), ..MongodbSection::default() };
+        let error = section.target().unwrap_err();
+        assert_eq!(error.to_string(), "`mongodb.server`: a user or a password stands before the server");
+        assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
     }
 }

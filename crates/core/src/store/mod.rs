@@ -30,6 +30,8 @@ use mongodb::{
     options::{Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria, ServerApi, WriteConcern},
 };
 
+use crate::config::Secret;
+
 pub use cars::VerifyDue;
 pub use claims::{Claim, DueIds, Fence, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
 pub use clients::shut_down_after;
@@ -37,7 +39,7 @@ pub use deals::{DealCounts, StoredDeal};
 pub use driver_error::DriverError;
 pub use error::StoreError;
 pub use indexes::{IndexReport, IndexUser};
-pub use intents::NewIntent;
+pub use intents::{INTENT_PAUSE_MAX, NewIntent};
 pub use pages::DealPages;
 pub use plans::{PieceClaim, PieceCounts};
 pub use provider_views::{Followed, ProviderView};
@@ -47,8 +49,8 @@ pub use tracking::{Restored, StatusChange};
 /// Where the database is and how patient we are with it.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Connection string.
-    pub uri: String,
+    /// Connection string, which may hold a password.
+    pub uri: Secret,
     /// Database name.
     pub database: String,
     /// Shown in the server's logs and `currentOp`.
@@ -85,7 +87,7 @@ impl Store {
     /// [`StoreError::BadUri`] for a connection string that cannot be read.
     pub async fn open(options: &StoreOptions) -> Result<Self, StoreError> {
         let bad_uri = |source: mongodb::error::Error| StoreError::BadUri { source: source.into() };
-        let mut client_options = ClientOptions::parse(&options.uri).await.map_err(bad_uri)?;
+        let mut client_options = ClientOptions::parse(options.uri.expose()).await.map_err(bad_uri)?;
         client_options.app_name = Some(options.app_name.clone());
         // Less than a call's own limit: only the driver knows why no server can be used.
         let selection_timeout = SERVER_SELECTION_TIMEOUT.min(options.call_timeout * 4 / 5);
@@ -140,5 +142,22 @@ impl Store {
     /// The database's name.
     pub fn database_name(&self) -> &str {
         self.database.name()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_do_not_print_the_password() {
+        let options = StoreOptions {
+            uri: Secret::new("mongodb://agent:s3cret@db1/"),
+            database: "carferry".to_owned(),
+            app_name: "client-agent box-1".to_owned(),
+            call_timeout: Duration::from_secs(15),
+        };
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("s3cret") && shown.contains("box-1"), "{shown}");
     }
 }
