@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::{TempGuard, folder_of, named};
+use crate::error_chain::ErrorChain;
 
 /// Syncs that wait for the disk at the same time; they sleep, so this has nothing to do with processors.
 ///
@@ -42,8 +43,8 @@ pub fn all(mut guards: Vec<TempGuard>) -> Vec<io::Result<()>> {
         if let Some(error) = failed.get(folder_of(&guard.target))
             && guard.published
         {
-            // An error has one owner; each file of the folder gets its likeness.
-            *result = Err(io::Error::new(error.kind(), error.to_string()));
+            // An error has one owner; each file of the folder gets one like it.
+            *result = Err(likeness(error));
         }
     }
     results
@@ -80,6 +81,11 @@ impl TempGuard {
         self.published = true;
         Ok(())
     }
+}
+
+/// The same kind of error in the same words, the system's included.
+fn likeness(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), ErrorChain(error).to_string())
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -148,6 +154,17 @@ mod tests {
         }
         let left = fs::read_dir(folder.path().join("1")).unwrap().count();
         assert_eq!(left, 33, "the one that failed leaves no temporary file");
+    }
+
+    #[test]
+    fn each_file_of_a_folder_that_cannot_be_synced_gets_the_systems_words() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let words = full.to_string();
+        let error = likeness(&named("cannot sync", Path::new("/out"), full));
+        assert_eq!(
+            (error.kind(), error.to_string()),
+            (io::ErrorKind::StorageFull, format!("cannot sync /out: {words}"))
+        );
     }
 
     #[test]

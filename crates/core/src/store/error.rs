@@ -22,7 +22,7 @@ pub enum StoreError {
         /// The limit.
         seconds: u64,
     },
-    /// No usable server.
+    /// No usable server, or the connection broke; a write may have happened.
     #[error("MongoDB cannot be reached for `{what}`")]
     Unreachable {
         /// The call.
@@ -97,6 +97,9 @@ const DUPLICATE_KEY: i32 = 11000;
 const UNAUTHORIZED: i32 = 13;
 const AUTHENTICATION_FAILED: i32 = 18;
 const DOCUMENT_VALIDATION_FAILURE: i32 = 121;
+/// Codes that members answer with while the replica set changes its primary, or a connection ends (mongo 6.0
+/// `src/mongo/base/error_codes.yml`).
+const ELECTION: [i32; 12] = [6, 7, 89, 91, 189, 9001, 10058, 10107, 11600, 11602, 13435, 13436];
 const CHANGE_STREAM_NEEDS_REPLICA_SET: i32 = 40573;
 
 impl StoreError {
@@ -105,10 +108,15 @@ impl StoreError {
         let source = DriverError::from(source);
         match source.kind() {
             ErrorKind::Authentication { .. } => return Self::LoginFailed { what, source },
-            ErrorKind::ServerSelection { .. } => return Self::Unreachable { what, source },
+            ErrorKind::ServerSelection { .. }
+            | ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::DnsResolve { .. }
+            | ErrorKind::Shutdown => return Self::Unreachable { what, source },
             _ => {}
         }
         match source.code() {
+            Some(code) if ELECTION.contains(&code) => Self::Unreachable { what, source },
             Some(DUPLICATE_KEY) => Self::Duplicate { what, source },
             Some(AUTHENTICATION_FAILED) => Self::LoginFailed { what, source },
             Some(UNAUTHORIZED) => Self::Refused { what, source },
@@ -158,5 +166,22 @@ impl StoreError {
             _ => return None,
         };
         Some(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_trouble_of_the_database_and_of_no_record() {
+        let refused = Error::from(io::Error::from(io::ErrorKind::ConnectionReset));
+        let error = StoreError::classify("deals find", refused);
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+        assert!(error.hint().is_some());
+        let other = StoreError::classify("deals find", Error::custom("no kind of trouble that is known"));
+        assert!(matches!(other, StoreError::Other { .. }), "{other:?}");
     }
 }
