@@ -208,10 +208,62 @@ async fn a_car_that_deals_wait_for_is_not_replaced() {
     let forced = pack.run(&["--replace"]);
     assert_eq!((forced.code, forced.states()), (Some(0), vec![("a.tar", "made")]), "{forced:?}");
     assert_ne!(fs::read(pack.output.join("a.tar.car")).unwrap(), before);
+    // A proposal that is on the way counts as well: its deal is recorded when the provider has answered.
+    let standing = forced.lines[0]["payloadcid"].as_str().unwrap().to_owned();
+    let intents = db.db.collection::<Document>("dealintents");
+    intents.insert_one(doc! { "_id": "x#1", "filecid": &standing, "state": "intended" }).await.unwrap();
+    pack.write("a.tar", &[11; 3000]);
+    let refused = pack.run(&[]);
+    assert_eq!((refused.code, refused.states()), (Some(1), vec![("a.tar", "failed")]), "{refused:?}");
+    intents.update_one(doc! {}, doc! { "$set": { "state": "refused" } }).await.unwrap();
     // Once the deal is imported, nothing is asked.
     pack.write("a.tar", &[10; 3000]);
     deals.update_one(doc! {}, doc! { "$set": { "isdeal": 1 } }).await.unwrap();
     assert_eq!(pack.run(&[]).code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_while_it_records_leaves_no_replaced_car_standing() {
+    let db = database().await.unwrap();
+    let pack = Pack::new(&db.uri, &db.name);
+    pack.write("a.tar", &[7; 3000]);
+    let first = pack.run(&[]);
+    let old = first.lines[0]["payloadcid"].as_str().unwrap().to_owned();
+    pack.write("a.tar", &[9; 3000]);
+    let killed = pack.start_to(&pack.output, &[], Some("cars.marked")).child.wait_with_output().unwrap();
+    assert_eq!(killed.status.code(), None, "{killed:?}");
+    assert_eq!(pack.run(&[]).states(), [("a.tar", "made")]);
+    let cars = db.db.collection::<Document>("cars");
+    let standing = cars.find_one(doc! { "replacedtime": { "$exists": false } }).await.unwrap().unwrap();
+    assert_ne!(standing.get_str("filecid").unwrap(), old);
+    assert_eq!(cars.count_documents(doc! { "replacedtime": { "$exists": true } }).await.unwrap(), 1);
+}
+
+/// Two boxes with the same paths and bytes: each finds its own record again, also beside the prototype's index.
+#[tokio::test(flavor = "multi_thread")]
+async fn boxes_with_the_same_paths_keep_their_own_records() {
+    let db = database().await.unwrap();
+    let pack = Pack::new(&db.uri, &db.name);
+    let cars = db.db.collection::<Document>("cars");
+    pack.write("a.tar", &[7; 3000]);
+    let states =
+        |name: &str| pack.run(&["--agent-name", name]).lines[0]["state"].as_str().unwrap().to_owned();
+    assert_eq!([states("box-1"), states("box-2")], ["made", "made"]);
+    assert_eq!([states("box-1"), states("box-2")], ["skipped", "skipped"]);
+    assert_eq!(cars.count_documents(doc! { "replacedtime": { "$exists": false } }).await.unwrap(), 2);
+
+    let old = database().await.unwrap();
+    let pack = Pack::new(&old.uri, &old.name);
+    let cars = old.db.collection::<Document>("cars");
+    let keys = doc! { "inputpath": 1, "outputpath": 1, "filecid": 1 };
+    let unique = mongodb::options::IndexOptions::builder().unique(true).build();
+    cars.create_index(mongodb::IndexModel::builder().keys(keys).options(unique).build()).await.unwrap();
+    pack.write("a.tar", &[7; 3000]);
+    for name in ["box-1", "box-2"] {
+        assert_eq!(pack.run(&["--agent-name", name]).code, Some(0));
+    }
+    let one = cars.find_one(doc! {}).await.unwrap().unwrap();
+    assert_eq!((cars.count_documents(doc! {}).await.unwrap(), one.get_str("host").unwrap()), (1, "box-2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

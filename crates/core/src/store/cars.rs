@@ -3,7 +3,10 @@
 use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 
 use super::{Store, bounded::decode, error::StoreError};
-use crate::model::{CarDoc, stored};
+use crate::{
+    model::{CarDoc, stored},
+    runtime::fail_point,
+};
 
 const COLLECTION: &str = "cars";
 
@@ -17,32 +20,17 @@ pub struct VerifyDue {
 }
 
 impl Store {
-    /// Records a finished CAR: one document per (source, CAR path, payload CID). Repeating it changes
-    /// nothing but `updatedtime`. Other CARs that stood under the same path on the same host are marked
-    /// replaced: their bytes are gone.
+    /// Records a finished CAR: one document per (source, CAR path, payload CID, host). Repeating it changes nothing but
+    /// `updatedtime`. Other CARs that stood under the same path on the same host are marked replaced: their bytes are gone.
+    /// They are marked first: a run that is killed in between makes and records the CAR again.
+    ///
+    /// A database with the prototype's unique index, which knows no host, keeps one document for hosts with the same paths
+    /// and bytes; the last that records it is its host.
     ///
     /// # Errors
     ///
     /// What kept the database from answering.
     pub async fn record_car(&self, car: &CarDoc) -> Result<(), StoreError> {
-        let key =
-            doc! { "inputpath": &car.inputpath, "outputpath": &car.outputpath, "filecid": &car.filecid };
-        let mut fields = bson::serialize_to_document(car).map_err(|source| StoreError::BadDocument {
-            collection: COLLECTION,
-            id: "new".to_owned(),
-            source: Box::new(source),
-        })?;
-        for managed in ["_id", "createdtime", "updatedtime", "replacedtime"] {
-            fields.remove(managed);
-        }
-        let literal: Document =
-            fields.into_iter().map(|(name, value)| (name, doc! { "$literal": value }.into())).collect();
-        let mut set = literal;
-        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
-        set.insert("updatedtime", "$$NOW");
-        let update = vec![doc! { "$set": set }, doc! { "$unset": "replacedtime" }];
-        self.bounded("cars upsert", self.cars.update_one(key, update).upsert(true)).await?;
-
         let replaced = doc! {
             "outputpath": &car.outputpath,
             "host": &car.host,
@@ -51,6 +39,34 @@ impl Store {
         };
         let mark = vec![doc! { "$set": { "replacedtime": "$$NOW", "updatedtime": "$$NOW" } }];
         self.bounded("cars mark replaced", self.cars.update_many(replaced, mark)).await?;
+        fail_point("cars.marked");
+
+        let mut fields = bson::serialize_to_document(car).map_err(|source| StoreError::BadDocument {
+            collection: COLLECTION,
+            id: "new".to_owned(),
+            source: Box::new(source),
+        })?;
+        for managed in ["_id", "createdtime", "updatedtime", "replacedtime"] {
+            fields.remove(managed);
+        }
+        let mut set: Document =
+            fields.into_iter().map(|(name, value)| (name, doc! { "$literal": value }.into())).collect();
+        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
+        set.insert("updatedtime", "$$NOW");
+        let update = vec![doc! { "$set": set }, doc! { "$unset": "replacedtime" }];
+        let key =
+            doc! { "inputpath": &car.inputpath, "outputpath": &car.outputpath, "filecid": &car.filecid };
+        let mut own_key = key.clone();
+        // A record without a host is the prototype's: it is taken over.
+        own_key.insert("host", doc! { "$in": [&car.host, null] });
+        match self.bounded("cars upsert", self.cars.update_one(own_key, update.clone()).upsert(true)).await {
+            Err(StoreError::Duplicate { .. }) => {
+                self.bounded("cars upsert", self.cars.update_one(key, update).upsert(true)).await?;
+            }
+            other => {
+                other?;
+            }
+        }
         Ok(())
     }
 

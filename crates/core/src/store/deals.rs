@@ -119,10 +119,15 @@ impl Store {
         Ok(unpadded / 127 * 128)
     }
 
-    /// How many deals, imported or not, are live for this payload: what replacing its CAR would hurt.
+    /// How many deals of this payload still wait for its data, proposals that are on the way included: what replacing its
+    /// CAR would hurt.
     pub async fn waiting_deals_of_payload(&self, payload_cid: &str) -> Result<u64, StoreError> {
-        let filter = doc! { "filecid": payload_cid, "isdeal": 0, "status": { "$nin": dead_states() } };
-        self.bounded("deals count", self.deals.count_documents(filter)).await
+        let intents = doc! { "filecid": payload_cid, "state": "intended" };
+        let deals = doc! { "filecid": payload_cid, "isdeal": 0, "status": { "$nin": dead_states() } };
+        // Intents first: one that is confirmed in between counts twice, the other way round not at all.
+        let on_the_way = self.bounded("intents count", self.intents.count_documents(intents)).await?;
+        let waiting = self.bounded("deals count", self.deals.count_documents(deals)).await?;
+        Ok(on_the_way.saturating_add(waiting))
     }
 
     /// Deals of this wallet whose state can still change.
