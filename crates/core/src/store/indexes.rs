@@ -1,7 +1,5 @@
 //! Indexes: created where missing, never in the way of an existing database.
 
-use std::collections::BTreeSet;
-
 use bson::{Document, doc};
 use futures::TryStreamExt;
 use mongodb::{Collection, IndexModel, options::IndexOptions};
@@ -18,6 +16,8 @@ pub struct IndexReport {
     /// Indexes that could not be made, with the server's reason; the agents work without them, slower or
     /// with one guard less.
     pub missing: Vec<(String, String)>,
+    /// Whether trying again may help: one of them is missing for another reason than a refusal or the data.
+    pub is_to_be_tried_again: bool,
 }
 
 /// Whose queries the indexes are for. An agent's database user may see no more collections than the agent uses.
@@ -70,7 +70,10 @@ impl Store {
     async fn indexes(&self, user: IndexUser, missing: Missing) -> Result<IndexReport, StoreError> {
         let mut report = IndexReport::default();
         let cars = [
-            wanted("carferry_source", doc! { "inputpath": 1, "outputpath": 1, "filecid": 1 }).unique(),
+            // The prototype's index lacks the host, and so did that of this name in earlier versions: where it stands, hosts
+            // with the same paths share a document (`record_car`).
+            wanted("carferry_hostsource", doc! { "inputpath": 1, "outputpath": 1, "filecid": 1, "host": 1 })
+                .unique(),
             wanted("carferry_output", doc! { "outputpath": 1 }),
             wanted("carferry_filecid", doc! { "filecid": 1 }),
             wanted("carferry_piececid", doc! { "piececid": 1 }),
@@ -140,23 +143,29 @@ impl Store {
         missing: Missing,
         report: &mut IndexReport,
     ) -> Result<(), StoreError> {
-        let existing = match self.existing_keys(collection).await {
+        let existing = match self.existing(collection).await {
             Ok(existing) => existing,
             // Whoever may not look may still make: to the server an index that stands already is no news.
             Err(error @ StoreError::Refused { .. }) if missing == Missing::Report => {
                 report.missing.push((collection.name().to_owned(), ErrorChain(&error).to_string()));
                 return Ok(());
             }
-            Err(StoreError::Refused { .. }) => BTreeSet::new(),
+            Err(StoreError::Refused { .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
         for index in wanted {
-            if existing.contains(&index.keys.to_string()) {
+            if existing.iter().any(|standing| standing.serves(index)) {
                 continue;
             }
             let label = format!("{}.{}", collection.name(), index.name);
             if missing == Missing::Report {
-                report.missing.push((label, "made at the next start of an agent".to_owned()));
+                let standing = existing.iter().any(|standing| standing.keys == index.keys);
+                let reason = if standing {
+                    "an index over these keys stands and is not unique, or leaves documents out"
+                } else {
+                    "made at the next start of an agent"
+                };
+                report.missing.push((label, reason.to_owned()));
                 continue;
             }
             let options = IndexOptions::builder()
@@ -167,16 +176,24 @@ impl Store {
             let model = IndexModel::builder().keys(index.keys.clone()).options(options).build();
             match self.bounded("createIndexes", collection.create_index(model)).await {
                 Ok(_) => report.created.push(label),
-                Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => {
-                    return Err(error);
+                Err(error @ StoreError::Unreachable { .. }) => return Err(error),
+                Err(error @ StoreError::Timeout { .. }) => {
+                    let reason = format!("not there yet: {}", ErrorChain(&error));
+                    warn!(index = %label, "index takes long to make; looked at again later");
+                    report.missing.push((label, reason));
+                    report.is_to_be_tried_again = true;
+                    // The server goes on with it; the others of a collection this large would take as long.
+                    return Ok(());
                 }
                 Err(error) => {
                     let reason = ErrorChain(&error).to_string();
                     warn!(index = %label, reason = %reason, "index could not be created");
                     report.missing.push((label, reason));
-                    if matches!(error, StoreError::Refused { .. }) {
+                    match error {
                         // What is refused once is refused for every index of the collection.
-                        return Ok(());
+                        StoreError::Refused { .. } => return Ok(()),
+                        StoreError::Duplicate { .. } => {}
+                        _ => report.is_to_be_tried_again = true,
                     }
                 }
             }
@@ -184,15 +201,52 @@ impl Store {
         Ok(())
     }
 
-    /// Key patterns that have an index already. A collection that does not exist has none.
-    async fn existing_keys(&self, collection: &Collection<Document>) -> Result<BTreeSet<String>, StoreError> {
+    /// The indexes that stand already. A collection that does not exist has none.
+    async fn existing(&self, collection: &Collection<Document>) -> Result<Vec<Standing>, StoreError> {
         const NAMESPACE_NOT_FOUND: i32 = 26;
         let listed = match self.bounded("listIndexes", collection.list_indexes()).await {
             Ok(cursor) => self.bounded("listIndexes", cursor.try_collect::<Vec<IndexModel>>()).await?,
             Err(StoreError::Other { source, .. }) if source.code() == Some(NAMESPACE_NOT_FOUND) => Vec::new(),
             Err(error) => return Err(error),
         };
-        Ok(listed.iter().map(|index| normalised(&index.keys).to_string()).collect())
+        Ok(listed.into_iter().map(Standing::from).collect())
+    }
+}
+
+/// An index of the database.
+#[derive(Debug)]
+struct Standing {
+    keys: Document,
+    unique: bool,
+    /// Whether it leaves documents out that lack a field.
+    sparse: bool,
+    partial: Option<Document>,
+}
+
+impl From<IndexModel> for Standing {
+    fn from(index: IndexModel) -> Self {
+        let options = index.options.unwrap_or_default();
+        Self {
+            keys: normalised(&index.keys),
+            unique: options.unique == Some(true),
+            sparse: options.sparse == Some(true),
+            partial: options.partial_filter_expression,
+        }
+    }
+}
+
+impl Standing {
+    /// Whether it does what is wanted: the same keys, unique where that is a guard, and no documents left out that the
+    /// wanted one has.
+    fn serves(&self, wanted: &Wanted) -> bool {
+        let has_all = match (&self.partial, &wanted.partial) {
+            (None, None) => !self.sparse,
+            // The wanted filters ask for a field that is there.
+            (None, Some(_)) => true,
+            (Some(_), None) => false,
+            (Some(standing), Some(wanted)) => normalised(standing) == *wanted,
+        };
+        self.keys == wanted.keys && (self.unique || !wanted.unique) && has_all
     }
 }
 
@@ -221,5 +275,29 @@ impl Wanted {
     fn partial(mut self, filter: Document) -> Self {
         self.partial = Some(filter);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_stands_in_for_one_of_the_same_keys_only_if_it_guards_and_finds_the_same() {
+        let keys = || doc! { "dealcid": 1 };
+        let standing = |unique, sparse, partial| Standing { keys: keys(), unique, sparse, partial };
+        let plain = wanted("plain", keys());
+        let guard = wanted("guard", keys()).unique().partial(doc! { "dealcid": { "$gt": "" } });
+        let open = wanted("open", keys()).partial(doc! { "isdeal": 0 });
+        for (standing, serves) in [
+            (standing(false, false, None), [true, false, true]),
+            (standing(true, false, None), [true, true, true]),
+            (standing(true, true, None), [false, true, true]),
+            (standing(true, false, Some(doc! { "dealcid": { "$gt": "" } })), [false, true, false]),
+            (standing(false, false, Some(doc! { "isdeal": 0.0 })), [false, false, true]),
+            (Standing { keys: doc! { "dealcid": -1 }, ..standing(true, false, None) }, [false; 3]),
+        ] {
+            assert_eq!([&plain, &guard, &open].map(|wanted| standing.serves(wanted)), serves, "{standing:?}");
+        }
     }
 }
