@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use bson::{Document, doc};
 use carferry_core::{
+    config::Secret,
     lotus::{CallTimeouts, Client, FullNode},
     model::{AttoFil, PublishMethod},
     store::{IndexUser, Store, StoreOptions},
@@ -22,7 +23,7 @@ use harness::{
 use lotus_sim::{Fault, FaultKind, LotusVersion, MinerConfig, Permission, SimConfig, WalletConfig};
 use tokio_util::sync::CancellationToken;
 
-const OTHER: &str = "f01001";
+pub(crate) const OTHER: &str = "f01001";
 const LIMITS: Limits = Limits {
     replicas_max: 10,
     deals_per_payload_and_miner_max: 1,
@@ -30,9 +31,9 @@ const LIMITS: Limits = Limits {
     deals_per_pass_max: None,
     failures_max: 3,
 };
-const START: MethodChoice = MethodChoice::Only(PublishMethod::Start);
+pub(crate) const START: MethodChoice = MethodChoice::Only(PublishMethod::Start);
 
-fn two_miners() -> SimConfig {
+pub(crate) fn two_miners() -> SimConfig {
     SimConfig { miners: vec![MinerConfig::new(MINER), MinerConfig::new(OTHER)], ..SimConfig::default() }
 }
 
@@ -41,18 +42,18 @@ fn of_version(version: LotusVersion) -> SimConfig {
 }
 
 /// client-agent's side of a road.
-struct DataPrep {
-    store: Store,
-    node: FullNode,
-    terms: Terms,
+pub(crate) struct DataPrep {
+    pub(crate) store: Store,
+    pub(crate) node: FullNode,
+    pub(crate) terms: Terms,
     targets: Vec<Target>,
     limits: Limits,
 }
 
 impl DataPrep {
-    async fn of(road: &Road, method: MethodChoice) -> anyhow::Result<Self> {
+    pub(crate) async fn of(road: &Road, method: MethodChoice) -> anyhow::Result<Self> {
         let options = StoreOptions {
-            uri: road.uri.clone(),
+            uri: Secret::new(road.uri.clone()),
             database: road.db.name().to_owned(),
             app_name: "client-agent test".to_owned(),
             call_timeout: std::time::Duration::from_secs(10),
@@ -71,6 +72,7 @@ impl DataPrep {
             method,
             groups: Vec::new(),
             car_paths: Vec::new(),
+            own_cars_only: None,
             owner: "box-1".to_owned(),
         };
         let targets =
@@ -78,7 +80,7 @@ impl DataPrep {
         Ok(Self { store, node: FullNode::new(client), terms, targets, limits: LIMITS })
     }
 
-    fn proposer(&self) -> Proposer {
+    pub(crate) fn proposer(&self) -> Proposer {
         self.proposer_until(CancellationToken::new())
     }
 
@@ -94,7 +96,7 @@ impl DataPrep {
     }
 
     /// One pass of an agent that lives only for it.
-    async fn pass(&self) -> Result<Report, ProposeError> {
+    pub(crate) async fn pass(&self) -> Result<Report, ProposeError> {
         let mut proposer = self.proposer();
         let mut report = proposer.pass(Mode::Publish).await?;
         report.absorb(proposer.finish().await);
@@ -106,7 +108,7 @@ impl DataPrep {
     }
 }
 
-async fn write_cars(road: &Road, count: usize) -> anyhow::Result<Vec<Car>> {
+pub(crate) async fn write_cars(road: &Road, count: usize) -> anyhow::Result<Vec<Car>> {
     let mut cars = Vec::new();
     for number in 0..count {
         let car = road.car(&format!("payload {number} "))?;
@@ -116,12 +118,12 @@ async fn write_cars(road: &Road, count: usize) -> anyhow::Result<Vec<Car>> {
     Ok(cars)
 }
 
-async fn deals(road: &Road) -> anyhow::Result<Vec<Document>> {
+pub(crate) async fn deals(road: &Road) -> anyhow::Result<Vec<Document>> {
     use futures::TryStreamExt as _;
     Ok(road.deals().find(doc! {}).sort(doc! { "_id": 1 }).await?.try_collect().await?)
 }
 
-async fn open_intents(road: &Road) -> anyhow::Result<u64> {
+pub(crate) async fn open_intents(road: &Road) -> anyhow::Result<u64> {
     let intents = road.db.collection::<Document>("dealintents");
     Ok(intents.count_documents(doc! { "state": "intended" }).await?)
 }

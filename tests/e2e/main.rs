@@ -23,6 +23,8 @@ mod pack;
 #[cfg(test)]
 mod pieces;
 #[cfg(test)]
+mod proposals;
+#[cfg(test)]
 mod quirks;
 #[cfg(test)]
 mod restore;

@@ -132,7 +132,8 @@ impl Road {
             fast_retrieval: true,
             verified_deal: false,
         };
-        Ok(self.full_node.publish(method, &params).await?.cid)
+        let soon = Moment::now().plus(std::time::Duration::from_secs(60));
+        Ok(self.full_node.publish(method, &params, soon).await?.cid)
     }
 
     /// Writes a CAR and a deal over it into the database, as client-agent does.

@@ -34,10 +34,17 @@ const RESTS: u32 = 2;
 const RESTS_MAX: u32 = 20;
 /// How long a pass that was told to stop may take to end.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
-/// How often a finished pass looks whether its lanes are empty.
+/// How often a run that is to end looks whether its queues are empty and the node is there.
 const IDLE_LOOK: Duration = Duration::from_millis(50);
+/// How often an index that could not be made is tried again.
+const INDEXES_EVERY: Duration = Duration::from_secs(600);
+/// How long a run that is to end waits for a node in trouble.
+const NODE_PATIENCE: Duration = Duration::from_secs(120);
+/// The shortest time between two passes of which the second fills queues that became half empty.
+const REFILL_EVERY: Duration = Duration::from_secs(1);
 
-/// Publishes every deal that is wanted now, then ends.
+/// Publishes every deal that is wanted now, then ends: each intent has one call at most, and what cannot succeed now is
+/// left, written down, to the next run.
 ///
 /// # Errors
 ///
@@ -53,43 +60,90 @@ pub async fn makedeals(
     if mode == Mode::Publish {
         store.ensure_indexes(IndexUser::ClientAgent).await?;
     }
-    let stop = shutdown.token().clone();
-    let mut proposer = proposer(config, &store, &node, stop.clone())?;
+    let stop = shutdown.token().child_token();
+    let mut proposer = proposer(config, &store, &node, stop.clone())?.for_one_run();
     let Some(first) = unless_stopped(proposer.pass(mode), &stop).await else {
         proposer.finish().await;
         return Ok(ExitStatus::Interrupted);
     };
     let mut whole = first?;
+    let mut failure = None;
     if mode == Mode::Publish {
-        // Lanes take so many at a time; what found them full is planned again when they have run empty.
-        loop {
-            while !proposer.is_idle() && !stop.is_cancelled() {
-                tokio::time::sleep(IDLE_LOOK).await;
+        // A queue takes so many at a time; what found one full is planned when it is half empty.
+        while let Next::Pass = next(&proposer, whole.found_busy_lanes(), &stop).await {
+            match unless_stopped(proposer.pass(mode), &stop).await {
+                Some(Ok(report)) => {
+                    whole.forget_scanned();
+                    whole.absorb(report);
+                }
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    stop.cancel();
+                }
+                None => {}
             }
-            if stop.is_cancelled() || !whole.found_busy_lanes() {
-                break;
-            }
-            let Some(next) = unless_stopped(proposer.pass(mode), &stop).await else { break };
-            whole.forget_scanned();
-            whole.absorb(next?);
         }
+        let left = proposer.in_flight();
         whole.absorb(proposer.finish().await);
+        if stop.is_cancelled() {
+            warn!(
+                proposals = left,
+                "ended before everything was published: run the same command again for the rest"
+            );
+        }
     }
     if args.json {
         out.json(&whole)?;
     } else {
         out.text(report::plan_text(&whole, mode))?;
     }
-    if stop.is_cancelled() {
+    if shutdown.token().is_cancelled() {
         return Ok(ExitStatus::Interrupted);
+    }
+    if let Some(error) = failure {
+        return Err(error.into());
     }
     let done = [DealState::Published, DealState::Settled, DealState::Planned];
     let done: usize = done.into_iter().map(|state| whole.count(state)).sum();
-    Ok(match (whole.is_clean(), done) {
+    Ok(match (whole.is_clean() && !stop.is_cancelled(), done) {
         (true, _) => ExitStatus::Success,
+        (false, 0) if stop.is_cancelled() => ExitStatus::Failure,
         (false, 0) => ExitStatus::UserError,
         (false, _) => ExitStatus::Partly,
     })
+}
+
+/// What a run that is to end does after a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Pass,
+    End,
+}
+
+/// Waits until a provider's queue has room for what found it full, or until everything is done. A node that stays in
+/// trouble ends the run.
+async fn next(proposer: &Proposer, is_more_wanted: bool, stop: &CancellationToken) -> Next {
+    let mut down_since: Option<Instant> = None;
+    loop {
+        if stop.is_cancelled() || (proposer.is_idle() && !is_more_wanted) {
+            return Next::End;
+        }
+        // Cancel safety: a notification that comes while no branch listens is kept for the next round.
+        tokio::select! {
+            () = proposer.wants_more(), if is_more_wanted => return Next::Pass,
+            () = stop.cancelled() => return Next::End,
+            () = tokio::time::sleep(IDLE_LOOK) => {}
+        }
+        if !proposer.node_is_down() {
+            down_since = None;
+        } else if down_since.get_or_insert_with(Instant::now).elapsed() > NODE_PATIENCE {
+            warn!("the node stays in trouble");
+            stop.cancel();
+        }
+        if proposer.is_idle() && is_more_wanted {
+            return Next::Pass;
+        }
+    }
 }
 
 /// A pass that is told to stop ends by itself, unless node or database keep it waiting: then it is given up. An intent
@@ -185,32 +239,46 @@ fn pause_after_failure(pass: Duration, backoff: Duration, every: Duration) -> Du
 /// Passes until told to stop; what fails is said once per kind of trouble and tried again.
 async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: CancellationToken) {
     let mut backoff = Backoff::new(BackoffPolicy::default());
-    let mut indexed = false;
+    let mut indexes_due = Some(Instant::now());
     let mut said = BTreeSet::new();
     while !stop.is_cancelled() {
-        if !indexed {
-            match store.ensure_indexes(IndexUser::ClientAgent).await {
-                Ok(_report) => indexed = true,
-                Err(error) => warn!(reason = %ErrorChain(&error), "indexes could not be looked at"),
-            }
+        if indexes_due.is_some_and(|due| due <= Instant::now()) {
+            indexes_due = match store.ensure_indexes(IndexUser::ClientAgent).await {
+                Ok(report) => report.is_to_be_tried_again.then(|| Instant::now() + INDEXES_EVERY),
+                Err(error) => {
+                    warn!(reason = %ErrorChain(&error), "indexes could not be looked at");
+                    indexes_due
+                }
+            };
         }
         let begun = Instant::now();
+        let mut is_more_wanted = false;
         let pause = match proposer.pass(Mode::Publish).await {
             Ok(report) => {
                 say(&report, &mut said);
                 backoff.reset();
-                // Lanes that were full wait for more to do, not for a rest.
-                if report.found_busy_lanes() { every } else { pause_after(begun.elapsed(), every) }
+                // Queues that were full wait for more to do, not for a rest.
+                is_more_wanted = report.found_busy_lanes();
+                if is_more_wanted { every } else { pause_after(begun.elapsed(), every) }
             }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "no deals can be published now");
                 pause_after_failure(begun.elapsed(), backoff.next_delay(), every)
             }
         };
-        sleep(pause, &stop).await;
+        tokio::select! {
+            () = sleep(pause, &stop) => {}
+            () = refill(&proposer), if is_more_wanted => {}
+        }
     }
     let rest = proposer.finish().await;
     say(&rest, &mut said);
+}
+
+/// Ends when a provider's queue wants more, but not at once: a pass asks node and database many things.
+async fn refill(proposer: &Proposer) {
+    tokio::time::sleep(REFILL_EVERY).await;
+    proposer.wants_more().await;
 }
 
 /// Logs a pass; a problem that stays is said once.
@@ -286,6 +354,7 @@ fn proposer(
         },
         groups: setting.groups.clone(),
         car_paths: setting.car_paths.clone(),
+        own_cars_only: setting.own_cars_only,
         owner: config.agent_name(),
     };
     let targets = deal_terms

@@ -89,6 +89,8 @@ struct Status {
     deals: Vec<DealCounts>,
     #[serde(rename = "openintents")]
     open_intents: u64,
+    #[serde(rename = "postponedintents")]
+    postponed_intents: u64,
     troubled: Vec<Troubled>,
 }
 
@@ -114,6 +116,7 @@ pub async fn status(args: &StatusArgs, config: &Config, out: &mut Printer) -> Re
         car_piece_bytes,
         deals: store.deal_counts().await?,
         open_intents: store.open_intent_count().await?,
+        postponed_intents: store.postponed_intent_count().await?,
         troubled: store.troubled_deals(TROUBLED_MAX).await?.iter().map(troubled).collect(),
     };
     if args.json {
@@ -158,11 +161,18 @@ fn status_text(status: &Status) -> String {
         }
         line(&mut text, deals.trim_fmt());
     }
-    if status.open_intents > 0 {
+    let under_way = status.open_intents.saturating_sub(status.postponed_intents);
+    if under_way > 0 {
         line(
             &mut text,
-            format!("{} proposals are not confirmed yet; the next pass settles them", status.open_intents),
+            format!(
+                "{under_way} proposals are under way; an agent that runs, or the next makedeals, settles them"
+            ),
         );
+    }
+    if status.postponed_intents > 0 {
+        let postponed = status.postponed_intents;
+        line(&mut text, format!("{postponed} proposals could not be made so far and are tried again"));
     }
     if !status.troubled.is_empty() {
         line(&mut text, "stuck:");

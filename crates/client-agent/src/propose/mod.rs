@@ -9,6 +9,8 @@
 //! No proposal goes out before its intent stands in the database with every parameter, so a repeat is the
 //! same deal; no deal is visible in `offlinedeals` without its proposal CID.
 
+mod attempt;
+mod imports;
 mod lanes;
 mod passing;
 mod plan;
@@ -36,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::PathMapping;
-use lanes::Lanes;
+use lanes::{Lanes, Lifetime};
 use policy::{Ledger, Limits, Target};
 use preflight::{MethodChoice, MinerFacts, NodeFacts, PreflightError};
 use publish::Publisher;
@@ -63,6 +65,8 @@ pub struct Terms {
     pub groups: Vec<String>,
     /// From our paths to the Lotus node's.
     pub car_paths: Vec<PathMapping>,
+    /// Whether CARs of other hosts get no deals; `None`: where the node must read a CAR from its own disk.
+    pub own_cars_only: Option<bool>,
     /// Name of this agent.
     pub owner: String,
 }
@@ -150,6 +154,8 @@ struct Proposable {
     unpadded: i64,
     padded: PaddedPieceSize,
     path: String,
+    /// The host that has it, where the record names one.
+    host: Option<String>,
 }
 
 impl Proposer {
@@ -163,10 +169,19 @@ impl Proposer {
         stop: CancellationToken,
     ) -> Self {
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
-        let lanes = Lanes::new(store.clone(), publisher, stop.clone());
+        let lanes = Lanes::new(store.clone(), publisher, Lifetime::Endless, stop.clone());
         let (begin, swept, decided, asked) = (Begin::default(), None, None, BTreeMap::new());
         let list_fails = false;
         Self { store, node, terms, targets, limits, lanes, stop, begin, swept, list_fails, decided, asked }
+    }
+
+    /// For a command that is to end: each intent has one call at most, and a provider that does not answer is left to the
+    /// next run.
+    #[must_use]
+    pub fn for_one_run(self) -> Self {
+        let publisher = Publisher::new(self.node.clone(), self.terms.car_paths.clone());
+        let lanes = Lanes::new(self.store.clone(), publisher, Lifetime::OneRun, self.stop.clone());
+        Self { lanes, ..self }
     }
 
     /// Settles open intents, then plans and publishes what is wanted. Publishing goes on in the lanes when
@@ -183,7 +198,8 @@ impl Proposer {
         if mode == Mode::Publish {
             self.settle(&node, &mut report).await?;
         }
-        let miners = self.ask_miners(&mut report).await;
+        let mut miners = self.ask_miners(&mut report).await;
+        miners.retain(|miner, _| !self.lanes.has_given_up(miner));
         // Intents first: one that is confirmed in between counts twice, the other way round not at all.
         let intended = self.store.intended(&self.terms.wallet).await?;
         let open = match self.limits.open_deals_per_miner_max {
@@ -215,6 +231,36 @@ impl Proposer {
     /// Whether the lanes have nothing left to do.
     pub fn is_idle(&self) -> bool {
         self.lanes.is_idle()
+    }
+
+    /// How many proposals are queued or under way.
+    pub fn in_flight(&self) -> usize {
+        self.lanes.in_flight()
+    }
+
+    /// Waits until a provider's queue has become half empty, or all queues empty.
+    pub async fn wants_more(&self) {
+        self.lanes.wants_more().await;
+    }
+
+    /// Whether the node is known to be in trouble, so that no proposal goes out.
+    pub fn node_is_down(&self) -> bool {
+        self.lanes.node_is_down()
+    }
+
+    /// What the queues did since the last pass.
+    pub fn take_report(&self) -> Report {
+        self.lanes.take_report()
+    }
+
+    /// Whether the node would have to read this CAR from its own disk and it is on another host.
+    fn is_out_of_reach(&self, node: &NodeFacts, car: &Proposable, target: &Target) -> bool {
+        let is_foreign = car.host.as_ref().is_some_and(|host| *host != self.terms.owner);
+        let must_be_read = || {
+            let method = preflight::method_for(node, self.terms.method, target.price);
+            method == Ok(PublishMethod::Start) && imports::are_wanted_by(&node.version)
+        };
+        is_foreign && self.terms.own_cars_only.unwrap_or_else(must_be_read)
     }
 
     /// Waits for what is in the lanes and ends them.
@@ -356,6 +402,8 @@ impl Proposer {
             dealstatus: None,
             dealid: None,
             reason: None,
+            tries: None,
+            nexttry: None,
             createdtime: None,
             updatedtime: None,
         }
@@ -400,6 +448,7 @@ fn proposable(car: &CarDoc) -> Result<Proposable, String> {
             .map_err(|error| format!("cars document of {name}: dealsizebytes: {error}"))?,
         unpadded,
         path: car.outputpath.clone().unwrap_or_default(),
+        host: car.host.clone(),
     })
 }
 

@@ -153,6 +153,7 @@ impl Proposer {
         let fits = |target: &&Target| {
             let facts = pass.miners.get(&target.miner);
             facts.is_some_and(|facts| preflight::fits(facts, target, car.padded, self.terms.verified).is_ok())
+                && !self.is_out_of_reach(&pass.node, car, target)
         };
         let busy: Vec<Target> =
             self.targets.iter().filter(|target| self.is_busy(target)).filter(fits).cloned().collect();
@@ -173,7 +174,9 @@ impl Proposer {
         let mut eligible = Vec::new();
         for target in &self.targets {
             let Some(facts) = pass.miners.get(&target.miner) else { continue };
-            if let Err(problem) = preflight::fits(facts, target, car.padded, self.terms.verified) {
+            if self.is_out_of_reach(&pass.node, car, target) {
+                *pass.report.held.entry(report::OUT_OF_REACH).or_insert(0) += 1;
+            } else if let Err(problem) = preflight::fits(facts, target, car.padded, self.terms.verified) {
                 pass.report.car_problem(format!("{} with {}: {problem}", car.payload_cid, target.miner));
             } else if !self.is_busy(target) {
                 eligible.push(target.clone());

@@ -338,6 +338,8 @@ mod tests {
             dealstatus: None,
             dealid: None,
             reason: None,
+            tries: None,
+            nexttry: None,
             createdtime: None,
             updatedtime: Some(bson::DateTime::from_millis(updated_seconds * 1000)),
         }

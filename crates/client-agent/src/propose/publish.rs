@@ -1,7 +1,6 @@
 //! One intent brought to the node: called, or recognised as made already.
 
 use std::{
-    collections::HashSet,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -9,15 +8,15 @@ use std::{
 use carferry_core::{
     error_chain::ErrorChain,
     lotus::{
-        FullNode, LotusError,
+        FullNode, LotusError, Moment,
         wire::{CidLink, DataRef, DealInfo, StartDealParams},
     },
     model::{DealDuration, DealPhase, DealStatus, IntentDoc, ProposalCid, PublishMethod},
     runtime::fail_point,
 };
-use tokio::sync::Mutex;
 use tracing::info;
 
+use super::imports::{Imports, Known};
 use crate::config::PathMapping;
 
 /// What became of one call.
@@ -32,26 +31,42 @@ pub(super) enum Outcome {
     },
     /// The node or the provider refused; no deal exists.
     Refused(String),
-    /// Nobody knows; the intent stays and is settled later with the same parameters.
-    Unknown(String),
-    /// The same, and any other call to this node would fail alike.
-    NodeTrouble(String),
+    /// Whether the deal exists is not known; the intent stays and is settled later with the same parameters.
+    Unknown {
+        /// About whom the answer speaks.
+        about: About,
+        /// The words.
+        reason: String,
+    },
 }
 
-/// Calls the node for one intent at a time; shared by all lanes.
+/// About whom an answer speaks that says nothing of the deal. Only trouble of a provider or of the node keeps other
+/// proposals waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// This CAR or these terms: proposals of other CARs are not concerned.
+    Car,
+    /// Words that no table knows.
+    Unclear,
+    /// The provider does not answer, or not in time.
+    Provider,
+    /// The node: every other call to it would fail alike.
+    Node,
+}
+
+/// Calls the node for one intent; shared by the queues of all providers, which call at the same time.
 #[derive(Debug)]
 pub(super) struct Publisher {
     node: FullNode,
-    car_paths: Vec<PathMapping>,
     /// Learnt from the first refusal: this node wants roots imported, as Lotus v1.11.2 and later do.
     wants_imports: AtomicBool,
-    imported: Mutex<Option<HashSet<String>>>,
+    imports: Imports,
 }
 
 impl Publisher {
-    /// Publishes through this node; `car_paths` turns our paths into the node's.
+    /// Publishes through this node; `car_paths` turns this host's paths into the node's.
     pub(super) fn new(node: FullNode, car_paths: Vec<PathMapping>) -> Self {
-        Self { node, car_paths, wants_imports: AtomicBool::new(false), imported: Mutex::new(None) }
+        Self { node, wants_imports: AtomicBool::new(false), imports: Imports::new(car_paths) }
     }
 
     /// A short call that says whether the node is there at all.
@@ -61,61 +76,35 @@ impl Publisher {
 
     /// Makes the deal of this intent, or finds out that it is made. Repeating it makes no second deal: the
     /// parameters, start epoch and collateral included, are the intent's, and they decide the proposal CID.
-    pub(super) async fn publish(&self, intent: &IntentDoc) -> Outcome {
-        if intent.method == PublishMethod::Start
-            && self.wants_imports.load(Ordering::Relaxed)
-            && let Err(reason) = self.import_root(intent).await
-        {
-            return reason;
+    ///
+    /// No proposal is sent after `send_before`: by then another agent may have taken the intent for abandoned.
+    pub(super) async fn publish(&self, intent: &IntentDoc, send_before: Moment) -> Outcome {
+        let is_imported = intent.method == PublishMethod::Start && self.wants_imports.load(Ordering::Relaxed);
+        if is_imported && let Err(outcome) = self.imports.ensure(&self.node, intent, Known::Readable).await {
+            return outcome;
         }
-        let first = self.call(intent).await;
-        let Err(LotusError::Application { message, .. }) = &first else { return judge(intent, first) };
-        if intent.method != PublishMethod::Start || !wants_import(message) {
+        let first = self.call(intent, send_before).await;
+        if intent.method != PublishMethod::Start || !wants_import(&first) {
             return judge(intent, first);
         }
-        info!(
-            endpoint = self.node.endpoint(),
-            "the node makes manual deals only for roots it has imported: importing CARs before proposing"
-        );
-        self.wants_imports.store(true, Ordering::Relaxed);
-        match self.import_root(intent).await {
-            Ok(()) => judge(intent, self.call(intent).await),
-            Err(reason) => reason,
+        if !self.wants_imports.swap(true, Ordering::Relaxed) {
+            info!(
+                endpoint = self.node.endpoint(),
+                "the node makes manual deals only for roots it has imported: importing CARs before proposing"
+            );
+        }
+        let known = if is_imported { Known::Missing } else { Known::Readable };
+        match self.imports.ensure(&self.node, intent, known).await {
+            Ok(()) => judge(intent, self.call(intent, send_before).await),
+            Err(outcome) => outcome,
         }
     }
 
-    async fn call(&self, intent: &IntentDoc) -> Result<CidLink, LotusError> {
+    async fn call(&self, intent: &IntentDoc, send_before: Moment) -> Result<CidLink, LotusError> {
         fail_point("publish.calling");
-        let answer = self.node.publish(intent.method, &params_of(intent)).await;
+        let answer = self.node.publish(intent.method, &params_of(intent), send_before).await;
         fail_point("publish.called");
         answer
-    }
-
-    /// `ClientImport` of the CAR, once per root: each repeat would add another import to the node.
-    async fn import_root(&self, intent: &IntentDoc) -> Result<(), Outcome> {
-        let mut imported = self.imported.lock().await;
-        if imported.is_none() {
-            let listed = self.node.list_imports().await.map_err(|error| unknown(&error))?;
-            *imported =
-                Some(listed.into_iter().filter_map(|entry| entry.root).map(|root| root.cid).collect());
-        }
-        let known = imported.get_or_insert_with(HashSet::new);
-        if known.contains(&intent.filecid) {
-            return Ok(());
-        }
-        let path = PathMapping::apply(&self.car_paths, &intent.carpath).display().to_string();
-        match self.node.import_car(&path).await {
-            Ok(()) => {
-                known.insert(intent.filecid.clone());
-                Ok(())
-            }
-            // A matter of this node and its disk: no word on the deal.
-            Err(error) => Err(Outcome::Unknown(format!(
-                "the node wants the root imported and could not import {path}: {}; hint: the CAR must lie on \
-                 the Lotus node's own disk, see setting.carPaths",
-                told(&error)
-            ))),
-        }
     }
 }
 
@@ -125,19 +114,48 @@ fn told(error: &LotusError) -> String {
 
 /// An answer that says nothing of the deal. One that did not come in time may be the provider's doing, whom the node
 /// asks; anything else that is not about the call is the node's.
-fn unknown(error: &LotusError) -> Outcome {
-    match error {
-        LotusError::Timeout { .. } | LotusError::Application { .. } | LotusError::Decode { .. } => {
-            Outcome::Unknown(told(error))
-        }
-        _ => Outcome::NodeTrouble(told(error)),
+pub(super) fn unknown(error: &LotusError) -> Outcome {
+    let about = match error {
+        LotusError::Timeout { .. } => About::Provider,
+        LotusError::Application { message, .. } => about(message),
+        LotusError::Decode { .. } => About::Unclear,
+        _ => About::Node,
+    };
+    Outcome::Unknown { about, reason: told(error) }
+}
+
+/// Words of the node about a provider that it does not reach (lotus-contract §2.4, §2.6).
+const OF_THE_PROVIDER: [&str; 5] = [
+    "opening dealstream to",
+    "sending deal proposal failed",
+    "reading proposal response failed",
+    "failed getting peer ID",
+    "failed getting miner's deadline info",
+];
+
+/// Words of the node about this CAR or these terms, which other proposals do not meet (lotus-contract §2.5, §2.6).
+const OF_THE_CAR: [&str; 3] = [
+    "failed to get blockstore for imported root",
+    "no client blockstore for root",
+    "provider returned proposal cid",
+];
+
+fn about(message: &str) -> About {
+    let has = |table: &[&str]| table.iter().any(|words| message.contains(words));
+    if has(&OF_THE_CAR) {
+        About::Car
+    } else if has(&OF_THE_PROVIDER) {
+        About::Provider
+    } else {
+        About::Unclear
     }
 }
 
 /// Lotus v1.11.2 to v1.27.0 (lotus-contract §2.5).
-fn wants_import(message: &str) -> bool {
-    message.contains("failed to get blockstore for imported root")
-        || message.contains("no client blockstore for root")
+fn wants_import(answer: &Result<CidLink, LotusError>) -> bool {
+    matches!(answer, Err(LotusError::Application { message, .. })
+        if message.contains("failed to get blockstore for imported root")
+            || message.contains("no client blockstore for root"))
 }
 
 fn params_of(intent: &IntentDoc) -> StartDealParams {
@@ -171,17 +189,13 @@ fn judge(intent: &IntentDoc, answer: Result<CidLink, LotusError>) -> Outcome {
         Ok(link) => {
             return match link.cid.parse() {
                 Ok(proposal_cid) => Outcome::Made { proposal_cid, status: initial },
-                Err(error) => Outcome::Unknown(format!("{error}")),
+                Err(error) => Outcome::Unknown { about: About::Unclear, reason: format!("{error}") },
             };
         }
         Err(error) => error,
     };
     let LotusError::Application { code, message, .. } = &error else {
-        return if error.effect_is_unknown() || error.is_about_the_node() {
-            unknown(&error)
-        } else {
-            Outcome::Refused(told(&error))
-        };
+        return unknown(&error);
     };
     // "already tracking identifier `CID`", "… for identifier `CID` that already exists": the deal of these
     // very parameters is made (lotus-contract §2.4).
@@ -202,7 +216,7 @@ fn judge(intent: &IntentDoc, answer: Result<CidLink, LotusError>) -> Outcome {
     if *code != 0 && REFUSALS.iter().any(|words| message.contains(words)) {
         Outcome::Refused(message.clone())
     } else {
-        Outcome::Unknown(message.clone())
+        unknown(&error)
     }
 }
 
@@ -283,6 +297,8 @@ mod tests {
             dealstatus: None,
             dealid: None,
             reason: None,
+            tries: None,
+            nexttry: None,
             createdtime: None,
             updatedtime: None,
         }
@@ -319,19 +335,27 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_says_nothing_about_the_effect_leaves_the_intent() {
+    fn an_answer_that_says_nothing_about_the_effect_leaves_the_intent_and_says_whom_it_concerns() {
         let start = intent(PublishMethod::Start);
-        for answer in [
-            application(0, "fatal error calling 'Filecoin.ClientStartDeal': panic"),
-            application(1, "reading proposal response failed: stream reset"),
-            application(1, "opening dealstream to f01000/12D3 failed: dial backoff"),
-            Err(LotusError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 }),
-            Ok(CidLink::new("nonsense")),
+        let missing = "failed to start deal: failed to get blockstore for imported root bafk: no client blockstore for root";
+        for (answer, concerned) in [
+            (application(0, "fatal error calling 'Filecoin.ClientStartDeal': panic"), About::Unclear),
+            (application(1, "signing deal proposal failed: wallet is locked"), About::Unclear),
+            (application(1, "reading proposal response failed: stream reset"), About::Provider),
+            (application(1, "opening dealstream to f01000/12D3 failed: dial backoff"), About::Provider),
+            (Err(LotusError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 }), About::Provider),
+            (application(1, missing), About::Car),
+            (application(1, "provider returned proposal cid x but we expected y"), About::Car),
+            (Ok(CidLink::new("nonsense")), About::Unclear),
+            (Err(LotusError::Unauthorized { method: "m", endpoint: "e".into(), status: 401 }), About::Node),
         ] {
-            assert!(matches!(judge(&start, answer), Outcome::Unknown(_)));
+            let words = format!("{answer:?}");
+            let outcome = judge(&start, answer);
+            assert!(
+                matches!(outcome, Outcome::Unknown { about, .. } if about == concerned),
+                "{words}: {outcome:?}"
+            );
         }
-        let refused = Err(LotusError::Unauthorized { method: "m", endpoint: "e".into(), status: 401 });
-        assert!(matches!(judge(&start, refused), Outcome::NodeTrouble(_)));
         assert!(matches!(judge(&start, application(1, "data doesn't fit in a sector")), Outcome::Refused(_)));
     }
 

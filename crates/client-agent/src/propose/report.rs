@@ -81,6 +81,8 @@ pub struct Report {
 const CAR_PROBLEMS_MAX: usize = 50;
 /// A limit of the moment, not of the configuration: see [`Report::found_busy_lanes`].
 pub(super) const BUSY: &str = "miner is busy with earlier proposals";
+/// The node would have to read the CAR from its own disk.
+pub(super) const OUT_OF_REACH: &str = "the CAR is on another host (setting.ownCarsOnly)";
 
 impl Report {
     /// Notes a payload that cannot get a deal.

@@ -9,7 +9,9 @@ use carferry_core::{
 };
 use tracing::{info, warn};
 
-use super::{DealState, ProposeError, Proposer, Report, line_of, preflight::NodeFacts, publish};
+use super::{
+    DealState, ProposeError, Proposer, Report, line_of, preflight::NodeFacts, publish, report::BUSY,
+};
 
 impl Proposer {
     /// Finds out about every intent that a crash or a lost answer left open: first in the node's own list,
@@ -17,7 +19,7 @@ impl Proposer {
     pub(super) async fn settle(&mut self, node: &NodeFacts, report: &mut Report) -> Result<(), ProposeError> {
         let open: Vec<IntentDoc> = self
             .store
-            .open_intents(&self.terms.wallet, &self.terms.owner)
+            .open_intents(&self.terms.owner)
             .await?
             .into_iter()
             .filter(|intent| !self.lanes.has(&intent.id))
@@ -35,7 +37,7 @@ impl Proposer {
         // Every intent that one of those deals may belong to, of all agents and of our lanes too; read after
         // the list, so that none is missing.
         let payloads: Vec<String> = started.into_iter().map(str::to_owned).collect();
-        let (intents, _unreadable) = self.store.intents_of_payloads(&payloads).await?;
+        let (intents, unreadable) = self.store.intents_of_payloads(&payloads).await?;
         let mut unsettled: HashMap<String, Vec<IntentDoc>> = HashMap::new();
         for intent in intents {
             if intent.state == IntentState::Intended && intent.method == PublishMethod::Start {
@@ -69,12 +71,14 @@ impl Proposer {
                     continue;
                 }
             };
-            let rivals = unsettled
+            // The deal may be of another intent, and of any that cannot be read.
+            let readable_rivals = unsettled
                 .get(&intent.filecid)
                 .into_iter()
                 .flatten()
                 .filter(|other| candidates.first().is_some_and(|deal| publish::is_deal_of(other, deal)))
                 .count();
+            let rivals = readable_rivals + unreadable.iter().filter(|root| **root == intent.filecid).count();
             if let ([deal], 1) = (candidates.as_slice(), rivals)
                 && let Ok(proposal_cid) = deal.proposal_cid.cid.parse()
             {
@@ -91,6 +95,7 @@ impl Proposer {
                 warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "proposal abandoned");
                 report.deals.push(line_of(intent, DealState::Abandoned, Some(reason)));
             } else if !self.lanes.push(intent.clone()) {
+                *report.held.entry(BUSY).or_insert(0) += 1;
                 report.deals.push(line_of(intent, DealState::Unsettled, Some("its lane is full".to_owned())));
             }
         }

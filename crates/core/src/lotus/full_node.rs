@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{
     client::Client,
     error::{INVALID_PARAMS, LotusError},
+    fence::{Moment, sent_before},
     wire::{
         CidLink, CollateralBounds, DealInfo, DealState, ImportEntry, List, MarketBalance, MarketDeal,
         MinerInfo, StartDealParams, StorageAsk, TipSet, Version,
@@ -123,10 +124,13 @@ impl FullNode {
 
     /// Makes a deal; the answer is its proposal CID. `ClientStartDeal` needs `admin` and answers before
     /// the provider knows; `ClientStatelessDeal` needs `write` and answers when the provider waits for data.
+    ///
+    /// Nothing is sent after `send_before`, when another agent may be about to settle the same proposal.
     pub async fn publish(
         &self,
         method: PublishMethod,
         params: &StartDealParams,
+        send_before: Moment,
     ) -> Result<CidLink, LotusError> {
         let name = publish_method_name(method);
         let value = serde_json::to_value(params).map_err(|source| LotusError::Decode {
@@ -134,7 +138,7 @@ impl FullNode {
             endpoint: self.endpoint().to_owned(),
             source: source.into(),
         })?;
-        self.client.call(name, vec![value], self.client.timeouts.publish).await
+        sent_before(send_before, self.client.call(name, vec![value], self.client.timeouts.publish)).await
     }
 
     /// All deals the node follows (permission `write`).

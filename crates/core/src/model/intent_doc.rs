@@ -90,9 +90,15 @@ pub struct IntentDoc {
     /// The deal's number on chain, once client-agent has seen this very deal there.
     #[serde(default, deserialize_with = "stored::opt_integer")]
     pub dealid: Option<i64>,
-    /// Why it was refused or abandoned.
+    /// Why it was refused or abandoned; of one that still stands, why its last call settled nothing.
     #[serde(default)]
     pub reason: Option<String>,
+    /// How many calls in a row settled nothing, the node's own trouble apart. Absent: none.
+    #[serde(default, deserialize_with = "stored::opt_integer", skip_serializing_if = "Option::is_none")]
+    pub tries: Option<i64>,
+    /// When the next call is due (server time). Absent: at once.
+    #[serde(default, deserialize_with = "stored::opt_time", skip_serializing_if = "Option::is_none")]
+    pub nexttry: Option<DateTime>,
     /// When it was written (server time).
     #[serde(default, deserialize_with = "stored::opt_time")]
     pub createdtime: Option<DateTime>,

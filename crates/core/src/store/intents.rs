@@ -1,6 +1,6 @@
 //! `dealintents`: proposals about to be made.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use bson::{Document, doc};
 use tracing::warn;
@@ -18,16 +18,18 @@ use crate::{
 };
 
 const COLLECTION: &str = "dealintents";
-/// Open intents read at a time, some 10 MB: far more than lanes hold.
+/// Open intents read at a time, some 10 MB: far more than the queues of all providers hold.
 const OPEN_MAX: i64 = 10_000;
+/// The longest pause of an intent. A later time is of a server whose clock was ahead: it counts for nothing.
+pub const INTENT_PAUSE_MAX: Duration = Duration::from_secs(3600);
 
 /// An intent to be written; times are added by the server.
 #[derive(Clone, Debug)]
 pub struct NewIntent(pub IntentDoc);
 
 impl Store {
-    /// Every intent ever written for these payload CIDs, those of one payload in order; and the payload CIDs of those that cannot be
-    /// read: nobody knows what they stand for, so nothing may be proposed for these.
+    /// Every intent ever written for these payload CIDs, and the payload CIDs of those that cannot be read: what these stand
+    /// for is unknown, so nothing may be proposed for their CARs.
     pub async fn intents_of_payloads(
         &self,
         payload_cids: &[String],
@@ -61,7 +63,7 @@ impl Store {
                 id: intent.0.id.clone(),
                 source: Box::new(source),
             })?;
-        for managed in ["_id", "createdtime", "updatedtime", "dealstatus", "dealid"] {
+        for managed in ["_id", "createdtime", "updatedtime", "dealstatus", "dealid", "tries", "nexttry"] {
             document.remove(managed);
         }
         // An upsert instead of an insert, because only a pipeline knows the server's time. It must create
@@ -88,22 +90,59 @@ impl Store {
         }
     }
 
-    /// The oldest intents that wait to be settled, so many as one pass may look into: this owner's, and those of others
-    /// that have not moved for an hour (their agent is gone; settling twice is harmless because the parameters are the
-    /// intent's).
-    pub async fn open_intents(&self, wallet: &str, owner: &str) -> Result<Vec<IntentDoc>, StoreError> {
+    /// The oldest intents that wait to be settled and are due, so many as one pass may look into, of every wallet that
+    /// has any: this owner's, and those of others that have not moved for an hour (their agent is gone; settling twice is
+    /// harmless because the parameters are the intent's).
+    pub async fn open_intents(&self, owner: &str) -> Result<Vec<IntentDoc>, StoreError> {
         const ABANDONED_AFTER_MS: i64 = 3_600_000;
-        let filter = doc! {
-            "state": "intended",
-            "wallet": wallet,
-            "$or": [
-                { "owner": owner },
-                { "$expr": { "$lt": ["$updatedtime", { "$subtract": ["$$NOW", ABANDONED_AFTER_MS] }] } },
-            ],
+        let pause_max = i64::try_from(INTENT_PAUSE_MAX.as_millis()).unwrap_or(i64::MAX);
+        let pauses = doc! { "$and": [
+            { "$eq": [{ "$type": "$nexttry" }, "date"] },
+            { "$gt": ["$nexttry", "$$NOW"] },
+            { "$lte": ["$nexttry", { "$add": ["$$NOW", pause_max] }] },
+        ] };
+        let mut intents = Vec::new();
+        for wallet in self.wallets_of_open_intents().await? {
+            let filter = doc! {
+                "state": "intended",
+                "wallet": wallet,
+                "$or": [
+                    { "owner": owner },
+                    { "$expr": { "$lt": ["$updatedtime", { "$subtract": ["$$NOW", ABANDONED_AFTER_MS] }] } },
+                ],
+                "$expr": { "$not": [&pauses] },
+            };
+            let find = self.intents.find(filter).sort(doc! { "createdtime": 1 }).limit(OPEN_MAX);
+            let cursor = self.bounded("intents find", find).await?;
+            intents.extend(readable(COLLECTION, self.drain("intents find", cursor).await?));
+        }
+        Ok(intents)
+    }
+
+    /// The wallets of all intents that wait to be settled: beside the configured one, those of earlier configurations.
+    async fn wallets_of_open_intents(&self) -> Result<Vec<bson::Bson>, StoreError> {
+        let distinct = self.intents.distinct("wallet", doc! { "state": "intended" });
+        self.bounded("wallets of intents", distinct).await
+    }
+
+    /// Notes that a call settled nothing and when the next one is due. The intent goes on to count as a replica.
+    pub async fn postpone_intent(
+        &self,
+        intent: &IntentDoc,
+        pause: Duration,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        let pause = i64::try_from(pause.min(INTENT_PAUSE_MAX).as_millis()).unwrap_or(i64::MAX);
+        let tries = intent.tries.unwrap_or(0).max(0).saturating_add(1);
+        let set = doc! {
+            "tries": tries,
+            "nexttry": { "$add": ["$$NOW", pause] },
+            "reason": { "$literal": reason },
+            "updatedtime": "$$NOW",
         };
-        let find = self.intents.find(filter).sort(doc! { "createdtime": 1 }).limit(OPEN_MAX);
-        let cursor = self.bounded("intents find", find).await?;
-        Ok(readable(COLLECTION, self.drain("intents find", cursor).await?))
+        let filter = doc! { "_id": &intent.id, "state": "intended" };
+        self.bounded("intent postpone", self.intents.update_one(filter, vec![doc! { "$set": set }])).await?;
+        Ok(())
     }
 
     /// Brings a made deal into the open: first into `offlinedeals` (one document per proposal CID, however
@@ -180,7 +219,8 @@ impl Store {
             "updatedtime": "$$NOW",
         };
         let filter = doc! { "_id": &intent.id, "state": "intended" };
-        self.bounded("intent settle", self.intents.update_one(filter, vec![doc! { "$set": set }])).await?;
+        let update = vec![doc! { "$set": set }, doc! { "$unset": ["tries", "nexttry"] }];
+        self.bounded("intent settle", self.intents.update_one(filter, update)).await?;
         Ok(())
     }
 
@@ -189,6 +229,12 @@ impl Store {
         let find = self.intents.find(doc! { "state": "intended", "wallet": wallet });
         let cursor = self.bounded("intents find", find).await?;
         Ok(readable(COLLECTION, self.drain("intents find", cursor).await?))
+    }
+
+    /// How many of them wait for their next call, after one that settled nothing.
+    pub async fn postponed_intent_count(&self) -> Result<u64, StoreError> {
+        let postponed = doc! { "state": "intended", "tries": { "$gt": 0 } };
+        self.bounded("intents count", self.intents.count_documents(postponed)).await
     }
 
     /// How many intents wait to be settled, of all agents.

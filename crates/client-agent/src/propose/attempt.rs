@@ -1,0 +1,249 @@
+//! One call for one intent: noted before it goes out, written down afterwards, and what its provider's queue does next.
+
+use std::time::Duration;
+
+use carferry_core::{
+    error_chain::ErrorChain,
+    lotus::{LotusError, Moment},
+    model::{IntentDoc, IntentState},
+    runtime::{BackoffPolicy, Breaker, Leave, fail_point},
+    store::{INTENT_PAUSE_MAX, StoreError},
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    lanes::{Lifetime, Shared},
+    line_of,
+    publish::{About, Outcome},
+    report::DealState,
+};
+
+/// How often a long call tells the other agents that its intent is still worked on.
+const TOUCH_EVERY: Duration = Duration::from_secs(600);
+/// A proposal goes out within this time of the look at its intent, or not at all: after an hour without a touch, another
+/// agent takes the intent for abandoned.
+const SEND_WITHIN: Duration = Duration::from_secs(1800);
+/// After a stop, how long a call under way may still take; then its intent is left for the next start.
+const ABANDON_AFTER: Duration = Duration::from_secs(5);
+/// Pauses between tries to write an outcome down, while the database is away.
+const WRITE_RETRY: Duration = Duration::from_secs(2);
+/// How long a run that is to end tries to write an outcome down. The next run finds out the same.
+const WRITE_FOR: Duration = Duration::from_secs(120);
+
+/// Pauses of an intent of which nothing is known, by the number of its calls.
+const INTENT_PAUSES: BackoffPolicy =
+    BackoffPolicy { first: Duration::from_secs(1), max: INTENT_PAUSE_MAX, quiet: INTENT_PAUSE_MAX };
+/// The longest where the provider is at fault: it may be back any time, and its queue pauses besides.
+const PROVIDER_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// What a queue does after a proposal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// It takes the next: its provider takes proposals.
+    GoOn,
+    /// It takes the next; nothing was learnt of the provider, or the node's breaker holds everything back.
+    Pass,
+    /// It takes the next, unless too many failed in a row.
+    CountFailure,
+    /// Provider or database are in trouble.
+    Rest,
+}
+
+/// Leave to propose. Whether a node is back is found out by a short call: a proposal may wait for its provider for an
+/// hour, and every other queue with it.
+async fn leave<F: Future<Output = Result<(), LotusError>>>(
+    node: &Breaker,
+    is_there: impl Fn() -> F,
+) -> Leave<'_> {
+    loop {
+        let leave = node.leave().await;
+        if !leave.is_try() {
+            return leave;
+        }
+        match is_there().await {
+            Err(error) if error.is_about_the_node() => {
+                warn!(reason = %ErrorChain(&error), "the node is still in trouble; proposals wait");
+                leave.trouble();
+            }
+            Ok(()) | Err(_) => leave.is_there(),
+        }
+    }
+}
+
+/// Calls the node for this intent and writes down what came of it.
+pub(super) async fn one(shared: &Shared, intent: &IntentDoc) -> Then {
+    let leave = leave(&shared.node, || shared.publisher.is_there());
+    let Some(leave) = shared.stop.run_until_cancelled(leave).await else { return Then::Pass };
+    let send_before = Moment::now().plus(SEND_WITHIN);
+    // It may have waited here for long, and another agent have taken it for abandoned.
+    match shared.store.touch_intent(intent).await {
+        Ok(true) => {}
+        Ok(false) => return Then::Pass,
+        Err(error) => {
+            warn!(reason = %ErrorChain(&error), "proposal left to a later pass");
+            return Then::Rest;
+        }
+    }
+    let Some(outcome) = call(shared, intent, send_before).await else { return Then::Pass };
+    match &outcome {
+        Outcome::Unknown { about: About::Node, .. } => {
+            leave.trouble();
+        }
+        Outcome::Made { .. } | Outcome::Refused(_) => leave.answered(),
+        // No answer in time, or words that say nothing of the node.
+        Outcome::Unknown { .. } => drop(leave),
+    }
+    let then = next(&outcome, intent);
+    write_down(shared, intent, outcome).await;
+    fail_point("publish.settled");
+    then
+}
+
+/// The call itself; `None` when a stop leaves it to the next start.
+async fn call(shared: &Shared, intent: &IntentDoc, send_before: Moment) -> Option<Outcome> {
+    let call = shared.publisher.publish(intent, send_before);
+    tokio::pin!(call);
+    let mut touch = tokio::time::interval_at(Instant::now() + TOUCH_EVERY, TOUCH_EVERY);
+    loop {
+        tokio::select! {
+            outcome = &mut call => return Some(outcome),
+            () = stopped(&shared.stop) => {
+                info!(payload_cid = %intent.filecid, miner = %intent.miner, "proposal left to the next start");
+                return None;
+            }
+            _ = touch.tick() => {
+                if let Err(error) = shared.store.touch_intent(intent).await {
+                    warn!(reason = %ErrorChain(&error), "intent could not be touched");
+                }
+            }
+        }
+    }
+}
+
+fn next(outcome: &Outcome, intent: &IntentDoc) -> Then {
+    match outcome {
+        Outcome::Made { .. } => Then::GoOn,
+        Outcome::Refused(_) => Then::CountFailure,
+        Outcome::Unknown { about, .. } => match about {
+            About::Provider => Then::Rest,
+            // An intent that failed so before says nothing new.
+            About::Unclear if intent.tries.is_none_or(|tries| tries == 0) => Then::CountFailure,
+            About::Unclear | About::Car | About::Node => Then::Pass,
+        },
+    }
+}
+
+/// When an intent of which nothing is known is called again: at once where the node was at fault.
+fn pause_after(about: About, tries_before: Option<i64>) -> Option<Duration> {
+    let calls = u32::try_from(tries_before.unwrap_or(0).max(0)).unwrap_or(u32::MAX).saturating_add(1);
+    match about {
+        About::Node => None,
+        About::Provider => Some(INTENT_PAUSES.ceiling(calls).min(PROVIDER_PAUSE_MAX)),
+        About::Car | About::Unclear => Some(INTENT_PAUSES.ceiling(calls)),
+    }
+}
+
+async fn write_down(shared: &Shared, intent: &IntentDoc, outcome: Outcome) {
+    match outcome {
+        Outcome::Made { proposal_cid, status } => {
+            let name = status.name();
+            let confirm = || shared.store.confirm_intent(intent, &proposal_cid, status.get(), &name);
+            if written(shared, confirm).await {
+                info!(deal.proposal_cid = %proposal_cid, payload_cid = %intent.filecid, miner = %intent.miner, method = intent.method.as_str(), "deal published");
+                shared.tell(line_of(intent, DealState::Published, Some(proposal_cid.to_string())));
+            } else {
+                shared.leave_to_next_run(intent, "made, but not recorded: the database is away");
+            }
+        }
+        Outcome::Refused(reason) => {
+            let end = || shared.store.end_intent(intent, IntentState::Refused, &reason);
+            if written(shared, end).await {
+                warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "deal refused");
+                shared.tell(line_of(intent, DealState::Refused, Some(reason)));
+            } else {
+                shared.leave_to_next_run(intent, &reason);
+            }
+        }
+        Outcome::Unknown { about, reason } => {
+            warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "deal not confirmed, settled later");
+            if let Some(pause) = pause_after(about, intent.tries) {
+                let postpone = || shared.store.postpone_intent(intent, pause, &reason);
+                // Not written, it is called again by the next pass.
+                let _is_written = written(shared, postpone).await;
+            }
+            shared.leave_to_next_run(intent, &reason);
+        }
+    }
+}
+
+async fn stopped(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(ABANDON_AFTER).await;
+}
+
+/// Writes an outcome, again and again while the database is away. `false` when told to stop first, or when a run that is
+/// to end has waited long enough: the intent then stands as it was, and the next start finds out the same.
+async fn written<F: Future<Output = Result<(), StoreError>>>(shared: &Shared, write: impl Fn() -> F) -> bool {
+    let begun = Instant::now();
+    loop {
+        match write().await {
+            Ok(()) => return true,
+            Err(error) => warn!(reason = %ErrorChain(&error), "outcome could not be written, trying again"),
+        }
+        if shared.lifetime == Lifetime::OneRun && begun.elapsed() > WRITE_FOR {
+            return false;
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return false,
+            () = tokio::time::sleep(WRITE_RETRY) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::timeout;
+
+    use super::{super::lanes::PAUSES, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proposal_that_hangs_at_its_provider_keeps_no_lane_waiting_after_trouble() {
+        let (node, asked) = (Breaker::new(PAUSES), Cell::new(0));
+        let back = Instant::now() + Duration::from_secs(5);
+        let is_there = || async {
+            asked.set(asked.get() + 1);
+            let no_answer = LotusError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 };
+            if Instant::now() < back { Err(no_answer) } else { Ok(()) }
+        };
+        leave(&node, is_there).await.trouble();
+        assert_eq!(asked.get(), 0, "nobody asks a node that is well");
+        let hanging = timeout(Duration::from_secs(120), leave(&node, is_there)).await.unwrap();
+        assert!(Instant::now() >= back);
+        for _ in 0..10 {
+            timeout(Duration::from_millis(1), leave(&node, is_there)).await.unwrap().answered();
+        }
+        drop(hanging);
+    }
+
+    #[test]
+    fn pauses_of_an_intent_grow_and_the_nodes_trouble_adds_none() {
+        let seconds = |about, tries| pause_after(about, tries).map(|pause| pause.as_secs());
+        for (about, tries, pause) in [
+            (About::Node, Some(7), None),
+            (About::Car, None, Some(1)),
+            (About::Car, Some(1), Some(2)),
+            (About::Unclear, Some(10), Some(1024)),
+            (About::Car, Some(12), Some(3600)),
+            (About::Car, Some(i64::MAX), Some(3600)),
+            (About::Car, Some(-1), Some(1)),
+            (About::Provider, Some(1), Some(2)),
+            (About::Provider, Some(12), Some(300)),
+        ] {
+            assert_eq!(seconds(about, tries), pause, "{about:?} after {tries:?}");
+        }
+    }
+}
