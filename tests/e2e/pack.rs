@@ -295,7 +295,7 @@ async fn cars_made_while_the_database_is_away_are_recorded_when_it_is_back() {
     kill_process(pid, Signal::INT).unwrap();
     let ended = child.end_in_background().await;
     set.thaw(0).unwrap();
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.code, Some(130), "{ended:?}");
     assert!(pack.output.join("later.car").is_file(), "{ended:?}");
     assert!(ended.reason("later").contains("on disk"), "{ended:?}");
     let again = pack.run(&[]);

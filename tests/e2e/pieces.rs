@@ -158,7 +158,7 @@ async fn an_interrupted_run_records_what_it_finished_and_gives_back_the_rest() {
     eventually!(counts(&db.db, doc! { "state": "done" }).await >= 20, "it is at work");
     kill_process(Pid::from_child(&running.child), Signal::INT).unwrap();
     let ended = tokio::task::spawn_blocking(|| running.end()).await.unwrap();
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
     let done = counts(&db.db, doc! { "state": "done" }).await;
     assert!(done < 200, "{}", ended.stderr);
     assert_eq!(cars(&pack.output).len() as u64, done, "every CAR is recorded");

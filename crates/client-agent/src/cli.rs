@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use carferry_car::{PaddedPieceSize, PayloadCid, Profile};
 use carferry_core::config::human;
-use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::config;
 
@@ -14,6 +14,20 @@ use crate::config;
 #[derive(Debug, Parser)]
 #[command(name = "client-agent", version, disable_help_subcommand = true, max_term_width = 110)]
 pub struct Cli {
+    /// Configuration file (YAML).
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CARFERRY_CONFIG",
+        hide_env_values = true,
+        help_heading = "Configuration"
+    )]
+    pub config: Option<PathBuf>,
+    /// JSON on standard output.
+    #[arg(long, global = true)]
+    pub json: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -150,7 +164,11 @@ pub struct DoctorArgs {
 
 /// Arguments of `check-config`.
 #[derive(Debug, Args)]
-pub struct CheckConfigArgs {}
+pub struct CheckConfigArgs {
+    /// JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Arguments of `generate-car`.
 #[derive(Debug, Args)]
@@ -322,26 +340,9 @@ pub fn command() -> clap::Command {
             .filter(|key| sections.iter().any(|section| key.path.starts_with(section)))
             .copied()
             .collect();
-        command.mut_subcommand(name, |subcommand| {
-            subcommand.arg(config_arg()).args(carferry_core::config::args(&keys))
-        })
+        command.mut_subcommand(name, |subcommand| subcommand.args(carferry_core::config::args(&keys)))
     })
 }
-
-fn config_arg() -> Arg {
-    Arg::new(CONFIG)
-        .short('c')
-        .long("config")
-        .value_name("FILE")
-        .env("CARFERRY_CONFIG")
-        .hide_env_values(true)
-        .value_parser(clap::value_parser!(PathBuf))
-        .help("Configuration file (YAML)")
-        .help_heading("Configuration")
-}
-
-/// Id of the argument that names the configuration file.
-pub const CONFIG: &str = "config";
 
 fn profile_parser() -> impl clap::builder::TypedValueParser<Value = Profile> {
     use clap::builder::TypedValueParser as _;

@@ -5,19 +5,22 @@
 //! written for people in `configs/client-agent.yaml`.
 
 mod read;
+mod summary;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use carferry_car::PaddedPieceSize;
 use carferry_core::config::sections::{LogSection, LotusSection};
-use carferry_core::config::{ConfigError, Key, Kind, MongodbSection, Sources, load};
+use carferry_core::config::{ConfigError, Key, Kind, MongodbSection, OtherProgram, Sources, load};
 use carferry_core::fsx;
 use carferry_core::lotus::CallTimeouts;
 use carferry_core::model::address::{MinerId, WalletAddress};
 use carferry_core::model::{AttoFil, DealDuration};
 use carferry_core::store::StoreOptions;
 use serde::Deserialize;
+
+pub use summary::Summary;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -294,6 +297,35 @@ const OWN_KEYS: &[Key] = &[
     Key::new("setting.agentName", Kind::Text, "Name of this agent in the records (the host's name)"),
 ];
 
+/// miner-agent's file, which is taken for this one now and then.
+pub const MINER_AGENT: OtherProgram = OtherProgram {
+    program: "miner-agent",
+    file: "import.yaml",
+    keys: &[
+        "apiInfo",
+        "confirmTimeout",
+        "fileTimeout",
+        "fullNode",
+        "headSource",
+        "importMethod",
+        "importTimeout",
+        "importsPerMiner",
+        "lease",
+        "maxTries",
+        "nodePaths",
+        "paths",
+        "providerPollInterval",
+        "retryMax",
+        "retryMin",
+        "roots",
+        "scanInterval",
+        "startEpochMargin",
+        "verifyPiece",
+        "waitInterval",
+    ],
+    hint: "client-agent has a file of its own (conf.yaml); configs/client-agent.yaml shows all keys",
+};
+
 impl Config {
     /// Loads and checks.
     ///
@@ -369,30 +401,6 @@ impl Config {
         }
     }
 
-    /// The configuration in a few lines for people; no secrets.
-    pub fn summary(&self) -> String {
-        let setting = &self.setting;
-        let mut lines = vec!["configuration is good".to_owned()];
-        if let Ok(target) = self.mongodb.target() {
-            lines.push(format!("database   {} on {}", target.database, target.servers));
-        }
-        if let (Some(wallet), Some(duration)) = (&setting.wallet, setting.duration) {
-            lines.push(format!("wallet     {wallet}"));
-            let days = setting.start_delay.epochs() / EPOCHS_PER_DAY;
-            lines.push(format!(
-                "deals      {duration}, starting after {} epochs ({days} days)",
-                setting.start_delay.epochs()
-            ));
-        }
-        for terms in &self.miners {
-            lines.push(format!("miner      {} at {} per epoch", terms.miner, terms.price));
-        }
-        let (one, all) = (setting.miner_max_deals, setting.max_deal_nums);
-        lines.push(format!("limits     {one} per CAR and miner, {all} per CAR"));
-        lines.push(String::new());
-        lines.join("\n")
-    }
-
     /// A provider refuses deals that end more than 540 days from now (go-fil-markets v1.28.3
     /// `provider_states.go:110-119`); the node may lengthen a deal by up to [`DealDuration::ALIGNMENT_MAX`].
     fn check_deal_end(&self) -> Result<(), ConfigError> {
@@ -416,8 +424,6 @@ impl Config {
         })
     }
 }
-
-const EPOCHS_PER_DAY: i64 = 2880;
 
 /// A folder as the Lotus node sees it.
 impl PathMapping {

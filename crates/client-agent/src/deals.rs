@@ -1,6 +1,6 @@
 //! `makedeals`, `track`, `run`: passes of [`crate::propose`] and [`crate::track`], once or for ever.
 
-use std::{collections::BTreeSet, convert::Infallible, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use carferry_core::{
     config::Secret,
@@ -8,7 +8,7 @@ use carferry_core::{
     lotus::{Client, FullNode, endpoint::resolve_full_node},
     model::PublishMethod,
     printer::{ExitStatus, Printer},
-    runtime::{Backoff, BackoffPolicy, Shutdown, Supervisor},
+    runtime::{Backoff, BackoffPolicy, Shutdown, Supervisor, SupervisorError},
     store::{IndexUser, Store},
 };
 use tokio::time::Instant;
@@ -43,6 +43,13 @@ const NODE_PATIENCE: Duration = Duration::from_secs(120);
 /// The shortest time between two passes of which the second fills queues that became half empty.
 const REFILL_EVERY: Duration = Duration::from_secs(1);
 
+/// A command that goes on until it is stopped has no JSON to print at its end.
+#[derive(Debug, thiserror::Error)]
+#[error("`{command} --json` would print nothing: it goes on until it is stopped")]
+struct NoEnd {
+    command: &'static str,
+}
+
 /// Publishes every deal that is wanted now, then ends: each intent has one call at most, and what cannot succeed now is
 /// left, written down, to the next run.
 ///
@@ -59,6 +66,7 @@ pub async fn makedeals(
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Publish };
     if mode == Mode::Publish {
         store.ensure_indexes(IndexUser::ClientAgent).await?;
+        store.check_rights(IndexUser::ClientAgent).await?;
     }
     let stop = shutdown.token().child_token();
     let mut proposer = proposer(config, &store, &node, stop.clone())?.for_one_run();
@@ -171,6 +179,9 @@ pub async fn track(
     shutdown: &Shutdown,
     out: &mut Printer,
 ) -> Result<ExitStatus, Stop> {
+    if args.json && !args.once {
+        return Err(Stop::user_hint(&NoEnd { command: "track" }, "add --once: one pass and its counts"));
+    }
     let (store, node) = connect(config).await?;
     let wallet = config.deal_terms()?.wallet.to_string();
     let mut tracker = Tracker::new(store, node, wallet);
@@ -186,7 +197,7 @@ pub async fn track(
         }
         return Ok(ExitStatus::Success);
     }
-    follow(tracker, config.setting.deal_timeout, shutdown.token().clone()).await;
+    follow(tracker, config.setting.deal_timeout, shutdown.token().clone()).await?;
     Ok(ExitStatus::Success)
 }
 
@@ -205,6 +216,10 @@ pub async fn run(
         let plan_only = MakedealsArgs { dry_run: true, json: args.json };
         return makedeals(&plan_only, config, shutdown, out).await;
     }
+    if args.json {
+        let hint = "add --dry-run for the plan, or use `makedeals --json`; the log of `run` is JSON where it is no terminal";
+        return Err(Stop::user_hint(&NoEnd { command: "run" }, hint));
+    }
     let (store, node) = connect(config).await?;
     let stop = shutdown.token().clone();
     let proposer = proposer(config, &store, &node, stop.clone())?;
@@ -213,17 +228,27 @@ pub async fn run(
     let mut tasks = Supervisor::new();
     let (plan_every, track_every) = (config.setting.plan_interval, config.setting.deal_timeout);
     let planning = publish(proposer, store, plan_every, stop.clone());
-    tasks.spawn("publishing deals", async move {
-        planning.await;
-        Ok::<(), Infallible>(())
-    });
-    tasks.spawn("tracking deals", async move {
-        follow(tracker, track_every, stop).await;
-        Ok::<(), Infallible>(())
-    });
+    tasks.spawn("publishing deals", planning);
+    tasks.spawn("tracking deals", follow(tracker, track_every, stop));
     match tasks.run(shutdown, config.setting.grace_period).await {
         Ok(()) => Ok(ExitStatus::Success),
-        Err(error) => Err(Stop::failure(&error)),
+        Err(error) => Err(stop_of(error)),
+    }
+}
+
+/// A refusal of the database in its own words; every other end of a task as it is.
+fn stop_of(error: SupervisorError) -> Stop {
+    let (task, source) = match error {
+        SupervisorError::Failed { task, source } => (task, source),
+        other => return Stop::failure(&other),
+    };
+    let source = match source.downcast::<ProposeError>() {
+        Ok(error) => return (*error).into(),
+        Err(source) => source,
+    };
+    match source.downcast::<TrackError>() {
+        Ok(error) => (*error).into(),
+        Err(source) => Stop::failure(&SupervisorError::Failed { task, source }),
     }
 }
 
@@ -237,11 +262,27 @@ fn pause_after_failure(pass: Duration, backoff: Duration, every: Duration) -> Du
 }
 
 /// Passes until told to stop; what fails is said once per kind of trouble and tried again.
-async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: CancellationToken) {
+///
+/// # Errors
+///
+/// What the database refuses for good.
+async fn publish(
+    mut proposer: Proposer,
+    store: Store,
+    every: Duration,
+    stop: CancellationToken,
+) -> Result<(), ProposeError> {
     let mut backoff = Backoff::new(BackoffPolicy::default());
-    let mut indexes_due = Some(Instant::now());
+    let (mut allowed, mut indexes_due) = (false, Some(Instant::now()));
     let mut said = BTreeSet::new();
     while !stop.is_cancelled() {
+        if !allowed {
+            match store.check_rights(IndexUser::ClientAgent).await {
+                Ok(()) => allowed = true,
+                Err(error) if error.is_refusal() => return Err(error.into()),
+                Err(error) => warn!(reason = %ErrorChain(&error), "this user's rights cannot be tried now"),
+            }
+        }
         if indexes_due.is_some_and(|due| due <= Instant::now()) {
             indexes_due = match store.ensure_indexes(IndexUser::ClientAgent).await {
                 Ok(report) => report.is_to_be_tried_again.then(|| Instant::now() + INDEXES_EVERY),
@@ -261,6 +302,10 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
                 is_more_wanted = report.found_busy_lanes();
                 if is_more_wanted { every } else { pause_after(begun.elapsed(), every) }
             }
+            Err(error) if error.is_refusal() => {
+                proposer.finish().await;
+                return Err(error);
+            }
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "no deals can be published now");
                 pause_after_failure(begun.elapsed(), backoff.next_delay(), every)
@@ -273,6 +318,7 @@ async fn publish(mut proposer: Proposer, store: Store, every: Duration, stop: Ca
     }
     let rest = proposer.finish().await;
     say(&rest, &mut said);
+    Ok(())
 }
 
 /// Ends when a provider's queue wants more, but not at once: a pass asks node and database many things.
@@ -295,7 +341,10 @@ fn say(report: &Report, said: &mut BTreeSet<String>) {
     }
 }
 
-async fn follow(mut tracker: Tracker, every: Duration, stop: CancellationToken) {
+/// # Errors
+///
+/// What the database refuses for good.
+async fn follow(mut tracker: Tracker, every: Duration, stop: CancellationToken) -> Result<(), TrackError> {
     let mut backoff = Backoff::new(BackoffPolicy::default());
     while !stop.is_cancelled() {
         let begun = Instant::now();
@@ -304,6 +353,7 @@ async fn follow(mut tracker: Tracker, every: Duration, stop: CancellationToken) 
                 backoff.reset();
                 pause_after(begun.elapsed(), every)
             }
+            Err(error) if error.is_refusal() => return Err(error),
             Err(error) => {
                 warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "deals cannot be followed now");
                 pause_after_failure(begun.elapsed(), backoff.next_delay(), every)
@@ -311,6 +361,7 @@ async fn follow(mut tracker: Tracker, every: Duration, stop: CancellationToken) 
         };
         sleep(pause, &stop).await;
     }
+    Ok(())
 }
 
 async fn sleep(pause: Duration, stop: &CancellationToken) {

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use carferry_car::check_kernel_choice;
+use carferry_core::command_names::as_called;
 use carferry_core::config::sections::{LogFormat, LogSection};
-use carferry_core::config::{Sources, overrides};
+use carferry_core::config::{RESERVED_VARIABLES, Sources, overrides};
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
 use carferry_core::store::shut_down_after;
@@ -16,24 +17,15 @@ use carferry_core::telemetry;
 use clap::{ArgMatches, FromArgMatches};
 
 use crate::cli::{self, Cli, Command};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Summary};
 use crate::pack::progress::Screen;
 use crate::stop::Stop;
 use crate::{deals, doctor, pack, report, tools, upkeep};
 
-/// Variables with our prefix that are not configuration keys.
-const RESERVED: &[&str] = &[
-    "CARFERRY_CONFIG",
-    // Of crates/car: the inner loops.
-    "CARFERRY_KERNEL",
-    // Of the tests and the demonstration, which start agents in their own environment.
-    "CARFERRY_MONGOD",
-    "CARFERRY_TEST_IDLE_MS",
-    "CARFERRY_TEST_RUN_DIR",
-];
-
 /// Runs `client-agent` with these arguments, the program's name first.
 pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments =
+        as_called(arguments, "client-agent", &[("makecars", "makecars"), ("makedeals", "makedeals")]);
     let parsed = cli::command()
         .try_get_matches_from(arguments)
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
@@ -46,7 +38,7 @@ pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if wrong { ExitStatus::UserError } else { ExitStatus::Success }.into();
         }
     };
-    let status = run(cli.command, &matches).unwrap_or_else(|stop| {
+    let status = run(cli, &matches).unwrap_or_else(|stop| {
         use io::Write as _;
         drop(writeln!(io::stderr(), "{stop}"));
         stop.status()
@@ -54,12 +46,12 @@ pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     status.into()
 }
 
-fn run(command: Command, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
+fn run(cli: Cli, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
     check_kernel_choice().map_err(|error| Stop::user_hint(&error, "name one of these, or unset it"))?;
     let mut out = Printer::stdout();
     let screen = Screen::default();
-    let given = matches.subcommand().map(|(_, given)| given);
-    match command {
+    let given = Given { file: cli.config, flags: matches.subcommand().map(|(_, flags)| flags) };
+    match cli.command {
         Command::GenerateCar(args) => {
             quiet_log(&screen)?;
             block_on(|shutdown| async move { tools::generate_car(&args, &screen, &shutdown, &mut out).await })
@@ -79,70 +71,84 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
             )
         }
         Command::Verify(args) => {
-            let config = load(given)?;
+            let config = load(&given)?;
             log(&config.log, &screen)?;
             block_on(|shutdown| async move {
                 upkeep::verify::verify(&args, &config, &screen, &shutdown, &mut out).await
             })
         }
         Command::Regenerate(args) => {
-            let config = load(given)?;
+            let config = load(&given)?;
             log(&config.log, &screen)?;
             block_on(|shutdown| async move {
                 upkeep::regenerate::regenerate(&args, &config, &screen, &shutdown, &mut out).await
             })
         }
         Command::Makecars(args) => {
-            let config = load(given)?;
+            let config = load(&given)?;
             log(&config.log, &screen)?;
             block_on(
                 |shutdown| async move { pack::makecars(&args, &config, &screen, &shutdown, &mut out).await },
             )
         }
         Command::Makedeals(args) => {
-            let config = load(given)?;
+            let config = load(&given)?;
             log(&config.log, &screen)?;
             block_on(|shutdown| async move { deals::makedeals(&args, &config, &shutdown, &mut out).await })
         }
         Command::Track(args) => {
-            let config = load(given)?;
+            let config = load(&given)?;
             log(&config.log, &screen)?;
             block_on(|shutdown| async move { deals::track(&args, &config, &shutdown, &mut out).await })
         }
         Command::Run(args) => {
-            let config = load(given)?;
+            let config = load(&given)?;
             log(&config.log, &screen)?;
             block_on(|shutdown| async move { deals::run(&args, &config, &shutdown, &mut out).await })
         }
         Command::Status(args) => {
-            let config = load(given)?;
+            let config = load(&given)?;
             log(&config.log, &screen)?;
             block_on(|_| async move { report::status(&args, &config, &mut out).await })
         }
         Command::Doctor(args) => {
-            let config = load(given)?;
+            let config = load(&given)?;
             log(&config.log, &screen)?;
             block_on(|_| async move { doctor::run(&args, &config, &mut out).await })
         }
-        Command::CheckConfig(_) => {
-            let config = load(given)?;
-            config.deal_terms()?;
-            config.mongodb.target()?;
-            out.text(config.summary())?;
+        Command::CheckConfig(args) => {
+            let config = load(&given)?;
+            let summary = Summary::of(&config, given.file.as_deref(), &|name| std::env::var(name).ok())?;
+            if args.json {
+                out.json(&summary)?;
+            } else {
+                out.text(summary.text())?;
+            }
             Ok(ExitStatus::Success)
         }
     }
 }
 
+/// What the command line says of the configuration.
+struct Given<'a> {
+    file: Option<PathBuf>,
+    flags: Option<&'a ArgMatches>,
+}
+
 /// Loads the configuration from the file, the environment and the flags of a command.
-fn load(given: Option<&ArgMatches>) -> Result<Config, Stop> {
+fn load(given: &Given<'_>) -> Result<Config, Stop> {
     let keys = config::keys();
-    let flags = given.map(|given| overrides(&keys, given)).unwrap_or_default();
-    let file = given.and_then(|given| given.get_one::<PathBuf>(cli::CONFIG));
+    let flags = given.flags.map(|flags| overrides(&keys, flags)).unwrap_or_default();
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let sources = Sources { file: file.map(PathBuf::as_path), env, reserved: RESERVED, flags: &flags };
+    let sources = Sources {
+        file: given.file.as_deref(),
+        env,
+        reserved: RESERVED_VARIABLES,
+        flags: &flags,
+        other: Some(&config::MINER_AGENT),
+    };
     Ok(Config::load(&sources)?)
 }
 

@@ -65,10 +65,25 @@ impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", ErrorChain(self.error))?;
         match &self.hint {
-            Some(hint) => write!(f, "\nhint: {}", one_line(hint)),
+            Some(hint) => write!(f, "\nhint: {}", below(hint, HINT_COLUMN)),
             None => Ok(()),
         }
     }
+}
+
+/// Where the text of a hint begins: behind `hint: `.
+const HINT_COLUMN: usize = 6;
+
+/// A hint of one sentence on one line; lines that a user may copy keep their blanks, and stand below it.
+pub fn below(hint: &str, column: usize) -> String {
+    let mut lines = hint.lines();
+    let mut shown = one_line(lines.next().unwrap_or_default());
+    for line in lines {
+        shown.push('\n');
+        shown.push_str(&" ".repeat(column));
+        shown.push_str(line.trim_end());
+    }
+    shown
 }
 
 fn one_line(text: &str) -> String {

@@ -4,6 +4,8 @@
 
 #![warn(clippy::indexing_slicing)]
 
+pub mod command_names;
+
 pub mod error_chain;
 
 pub mod exit_status;
@@ -23,3 +25,5 @@ pub mod model;
 pub mod lotus;
 
 pub mod store;
+
+pub mod doctor;

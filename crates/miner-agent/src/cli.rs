@@ -25,6 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch for deals and import them, until SIGTERM or SIGINT.
+    #[command(visible_alias = "makedealimport")]
     Run(Doing),
     /// Try everything that is due once, then exit.
     Import(Doing),
@@ -102,6 +103,12 @@ mod tests {
         assert!(cli.json && matches!(cli.command, Command::Import(Doing { dry_run: true })));
         let flags: Vec<_> = flags.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
         assert_eq!(flags, [("roots", "/a,/b"), ("setting.lease", "5s"), ("setting.verifyPiece", "true")]);
+    }
+
+    #[test]
+    fn the_first_programs_name_is_a_command() {
+        let (cli, _) = parsed("miner-agent makedealimport -c import.yaml").unwrap();
+        assert!(matches!(cli.command, Command::Run(Doing { dry_run: false })));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::{cell::RefCell, ffi::OsString, future::Future, io::Write as _, process:
 
 use carferry_car::check_kernel_choice;
 use carferry_core::{
+    command_names::as_called,
     error_chain::{Hint, Report},
+    lotus::endpoint::Endpoint,
     printer::{ExitStatus, Printer},
     runtime::Shutdown,
     store::{StoreError, shut_down_after},
@@ -19,7 +21,7 @@ use crate::{
     agent::{self, Agent},
     cli::{Cli, Command, Doing, Retry},
     config::Config,
-    doctor::{self, Grade},
+    doctor,
     error::AgentError,
     import::Importer,
     pass::{self, DealLine, PassEnd},
@@ -28,7 +30,7 @@ use crate::{
 
 /// The whole program, from its arguments (its own name first) to its exit status.
 pub fn main_entry(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let (cli, flags) = match Cli::parse_from(args) {
+    let (cli, flags) = match Cli::parse_from(as_called(args, "miner-agent", &[("makedealimport", "run")])) {
         Ok(parsed) => parsed,
         Err(error) => {
             // Help goes to stdout and is no error; there is nobody to tell when neither can be written.
@@ -138,18 +140,31 @@ async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, Ag
             } else {
                 printer.text(doctor::text(&checks))?;
             }
-            let failed = checks.iter().any(|check| check.grade == Grade::Fail);
-            Ok(if failed { ExitStatus::UserError } else { ExitStatus::Success })
+            Ok(carferry_core::doctor::status(&checks))
         }
         Command::CheckConfig => {
             // Also finds addresses that are none and token files that cannot be read.
-            Agent::build(&config, environment).await?;
+            let agent = Agent::build(&config, environment).await?;
+            config.mongodb.check_files()?;
+            let target = config.mongodb.target()?;
             let file = cli.config.as_ref().map(|file| file.display().to_string());
+            let nodes: Vec<_> = agent.importers.iter().map(|importer| importer.market.endpoint()).collect();
+            let address = |node: &Option<Endpoint>| node.as_ref().map(|node| node.url.to_string());
             if cli.json {
-                printer.json(&json!({ "ok": true, "file": file, "miners": miners(&config) }))?;
+                let markets: Vec<_> = nodes.iter().map(address).collect();
+                printer.json(&json!({
+                    "ok": true, "file": file, "miners": miners(&config), "markets": markets,
+                    "database": target.database, "servers": target.servers,
+                }))?;
             } else {
                 let place = file.as_deref().unwrap_or("the environment");
                 printer.line(format!("{place} can be used: miners {}", miners(&config).join(", ")))?;
+                printer.line(format!("database   {} on {}", target.database, target.servers))?;
+                for (miner, node) in miners(&config).iter().zip(&nodes) {
+                    let node =
+                        node.as_ref().map_or_else(|| "not running now".to_owned(), Endpoint::to_string);
+                    printer.line(format!("market     {miner} at {node}"))?;
+                }
             }
             Ok(ExitStatus::Success)
         }

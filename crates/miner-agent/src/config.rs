@@ -8,14 +8,15 @@ use std::{
 
 use carferry_core::{
     config::{
-        self, ConfigError, Key, Kind, MongodbSection, Secret, Sources, human,
+        self, ConfigError, Key, Kind, MongodbSection, OtherProgram, RESERVED_VARIABLES, Secret, Sources,
+        human,
         sections::{LogSection, LotusSection},
     },
     lotus::{CallTimeouts, provider::ImportMethod},
     model::address::MinerId,
     store::{LEASE_MAX, PAUSE_MAX},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::Deserializer};
 
 use crate::{head::HeadSource, locate::Places, paths::PathMapping};
 
@@ -24,7 +25,7 @@ use crate::{head::HeadSource, locate::Places, paths::PathMapping};
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
     /// The miners whose deals are imported.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "miner_entries")]
     pub miners: Vec<MinerEntry>,
     /// The market node of all miners without one of their own.
     #[serde(default)]
@@ -71,6 +72,20 @@ pub struct MinerEntry {
     /// A Lotus repository folder.
     #[serde(deserialize_with = "human::optional_path::deserialize")]
     pub repo: Option<PathBuf>,
+}
+
+/// Entries, or the miners' addresses alone.
+fn miner_entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<MinerEntry>, D::Error> {
+    struct Entry(MinerEntry);
+
+    impl<'de> Deserialize<'de> for Entry {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let alone = |miner| MinerEntry { miner, ..MinerEntry::default() };
+            human::map_or_text(deserializer, alone).map(Self)
+        }
+    }
+
+    Ok(Vec::<Entry>::deserialize(deserializer)?.into_iter().map(|entry| entry.0).collect())
 }
 
 /// Times, limits and methods.
@@ -174,8 +189,37 @@ const OWN_KEYS: &[Key] = &[
     Key::new("setting.databaseTimeout", Kind::Duration, "Longest time one MongoDB call may take").or("10s"),
 ];
 
-/// Variables with our prefix that are no keys.
-pub const RESERVED_VARIABLES: &[&str] = &["CARFERRY_CONFIG", "CARFERRY_KERNEL"];
+/// client-agent's file, which is taken for this one now and then.
+const CLIENT_AGENT: OtherProgram = OtherProgram {
+    program: "client-agent",
+    file: "conf.yaml",
+    keys: &[
+        "carPaths",
+        "dealTimeout",
+        "duration",
+        "fastRetrieval",
+        "groups",
+        "layout",
+        "maxDealNums",
+        "maxDealsPerRun",
+        "maxFailedDeals",
+        "maxOpenDealsPerMiner",
+        "maxPiece",
+        "maxPrice",
+        "minerMaxDeals",
+        "pieceSize",
+        "planInterval",
+        "price",
+        "providerCollateral",
+        "publishMethod",
+        "publishTimeout",
+        "startDelay",
+        "verified",
+        "wallet",
+    ],
+    hint: "miner-agent has a file of its own (import.yaml): `miners: [f01000]` with `lotus` and `mongodb` is enough; \
+           configs/miner-agent.yaml shows all keys",
+};
 
 /// The section name of a miner's own node, in messages.
 const ENTRY_SECTION: &str = "miners[]";
@@ -198,7 +242,8 @@ impl Config {
         env: Vec<(String, String)>,
         flags: &[(String, String)],
     ) -> Result<Self, ConfigError> {
-        let sources = Sources { file, env, reserved: RESERVED_VARIABLES, flags };
+        let other = Some(&CLIENT_AGENT);
+        let sources = Sources { file, env, reserved: RESERVED_VARIABLES, flags, other };
         let mut config: Self = config::load(&keys(), &sources)?;
         config.full_node = config.full_node.named(FULL_NODE_SECTION);
         config.check()?;

@@ -38,7 +38,8 @@ fn the_documented_file_loads_and_shows_the_defaults() {
 
 #[test]
 fn one_line_of_miners_is_enough_beside_the_environment() {
-    let config = loaded("miners: [{miner: f01000}]").unwrap();
+    let config = loaded("miners: [f01000]").unwrap();
+    assert_eq!(config.miners[0].miner, "f01000");
     assert_eq!((config.setting.imports_per_miner, config.setting.start_epoch_margin), (1, 480));
     assert_eq!(config.setting.import_timeout, Duration::from_secs(12 * 3600));
     assert_eq!(config.setting.head_source, HeadSource::Auto);
@@ -58,7 +59,12 @@ fn mistakes_are_named_with_the_way_out() {
         ("miners: [{miner: f1abc}]", "`miners.miner`: "),
         ("miners: [{miner: f01000}, {miner: f01000}]", "f01000 stands there twice"),
         ("miners: [{miner: f01000}, {miner: t001000}]", "t001000 stands there twice"),
-        ("miners: [{miner: f01000, price: 0}]", "unknown key `miners.0.price`"),
+        (
+            "miners: [{miner: f01000, price: 0}]",
+            "`miners.0.price` is a key of client-agent's file, conf.yaml",
+        ),
+        ("miners: [f01000]\nsetting: {wallet: f0100}", "miner-agent has a file of its own"),
+        ("miners: [[f01000]]", "expected a map such as {miner: f01000}, or f01000 alone"),
         ("miners: [{miner: f01000}]\nsetting: {importPerMiner: 2}", "did you mean `importsPerMiner`?"),
         ("miners: [{miner: f01000}]\nsetting: {importsPerMiner: 0}", "0 would import nothing"),
         ("miners: [{miner: f01000}]\nsetting: {retryMin: 1h}", "longer than setting.retryMax"),

@@ -18,7 +18,7 @@ use carferry_core::{
     error_chain::Hint as _,
     lotus::{
         CallTimeouts, Client, LotusError, Moment, Provider,
-        endpoint::{self, EndpointError},
+        endpoint::{self, Endpoint, EndpointError},
         provider::ImportMethod,
         wire::MinerDeal,
     },
@@ -153,6 +153,16 @@ pub enum IdentityError {
 }
 
 impl IdentityError {
+    /// Whether something must be configured otherwise before the node can be worked with.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            // The address of a node that is down is not in its repository.
+            Self::Node(NodeError::Address(EndpointError::Repo { .. })) => false,
+            Self::OtherMiner { .. } | Self::Node(_) => true,
+            Self::Lotus(error) => error.is_permanent(),
+        }
+    }
+
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -180,6 +190,11 @@ impl Listing {
 }
 
 impl Market {
+    /// Where the node is, and with which token it is called; `None` where nothing says so now.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        endpoint::resolve_miner(&self.address.section, &self.address.env).ok()
+    }
+
     /// The market of this miner; nothing is looked up or called yet.
     pub fn new(miner: String, address: NodeAddress, method: ImportMethod) -> Self {
         Self {

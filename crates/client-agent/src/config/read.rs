@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for MinerTerms {
         fn free() -> String {
             "0".to_owned()
         }
-        let written = Written::deserialize(deserializer)?;
+        let written = human::map_or_text(deserializer, |miner| Written { miner, price: free() })?;
         let miner: MinerId = written.miner.trim().parse().map_err(D::Error::custom)?;
         let price =
             written.price.parse().map_err(|error| D::Error::custom(format!("price of {miner}: {error}")))?;

@@ -35,7 +35,13 @@ fn load_with(
         pairs.iter().map(|&(name, text)| (name.to_owned(), text.to_owned())).collect()
     };
     let flags = owned(flags);
-    let sources = Sources { file: Some(&file), env: owned(env), reserved: &[], flags: &flags };
+    let sources = Sources {
+        file: Some(&file),
+        env: owned(env),
+        reserved: &[],
+        flags: &flags,
+        other: Some(&MINER_AGENT),
+    };
     Config::load(&sources).map_err(|error| Box::new((error, file)))
 }
 
@@ -69,7 +75,7 @@ fn defaults_of_the_keys_and_of_the_types_are_the_same() {
 }
 
 #[test]
-fn the_documented_file_has_every_key_and_only_defaults_or_the_notes() {
+fn the_documented_file_has_every_key_and_only_defaults_or_invented_values() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/client-agent.yaml");
     let text = std::fs::read_to_string(file).unwrap();
     let config = load_with(&text, &[], &[]).unwrap();
@@ -77,8 +83,10 @@ fn the_documented_file_has_every_key_and_only_defaults_or_the_notes() {
         let name = key.path.rsplit('.').next().unwrap();
         assert!(text.lines().any(|line| line.trim_start().starts_with(&format!("{name}:"))), "{}", key.path);
     }
-    let mut expected = load_with(NOTES, &[], &[]).unwrap();
-    expected.setting.miner_max_deals = 1;
+    assert!(!NOTES.lines().any(|line| line.contains("f0") && text.contains(line)), "real miners are shown");
+    let shown = "miners: [f01000, f01001, f01002]\nsetting:\n  dealTimeout: 20\n  duration: 366\n  \
+                 wallet: f1aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaahaui6xa\n";
+    let mut expected = load_with(shown, &[], &[]).unwrap();
     expected.mongodb = config.mongodb.clone();
     assert_eq!(format!("{config:?}"), format!("{expected:?}"));
     assert_eq!(config.mongodb.target().unwrap().servers, "localhost");
@@ -157,6 +165,8 @@ fn wrong_values_name_file_and_key() {
         ("unknown miner key", "miners:\n  - miner: f01000\n    prize: 0\n"),
         ("price", "miners:\n  - miner: f01000\n    price: cheap\n"),
         ("not a miner", "miners:\n  - miner: f1abjxfbp274xpdqcpuaykwkfb43omjotacm2p3za\n    price: 0\n"),
+        ("the other agent's file", "miners: [f01000]\nroots: [/mnt/cars]\n"),
+        ("no miner", "miners: [[f01000]]\n"),
         ("twice", "miners:\n  - {miner: f01000}\n  - {miner: t01000}\n"),
         ("wallet", "setting:\n  wallet: f3tgyefl\n"),
         ("duration", "setting:\n  duration: 60\n"),

@@ -3,24 +3,29 @@
 use std::time::Duration;
 
 use carferry_core::config::Secret;
+use carferry_core::doctor::{self, Check};
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::lotus::endpoint::resolve_full_node;
 use carferry_core::lotus::wire::TipSet;
 use carferry_core::lotus::{Client, FullNode, LotusError};
-use carferry_core::model::PublishMethod;
-use indicatif::HumanDuration;
+use carferry_core::model::{AttoFil, PublishMethod};
+use carferry_core::store::Store;
+use futures::future::join_all;
+use indicatif::{BinaryBytes, HumanDuration};
+use tokio::time::timeout;
 
-use super::Check;
 use crate::config::{Config, PublishChoice};
 
 /// A head this old still comes with null rounds and a slow network: ten epochs.
 const HEAD_AGE_WARN: Duration = Duration::from_secs(300);
 /// Beyond it the node is behind: twenty epochs.
 const HEAD_AGE_FAIL: Duration = Duration::from_secs(600);
+/// How long one provider may take to tell its ask.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first Lotus without storage market. Source: lotus v1.27.1 `CHANGELOG.md`.
 const WITHOUT_MARKET: [u64; 3] = [1, 27, 1];
 
-pub(super) async fn checks(config: &Config, now: Duration) -> Vec<Check> {
+pub(super) async fn checks(config: &Config, store: Option<&Store>, now: Duration) -> Vec<Check> {
     const LOTUS: &str = "lotus";
     let endpoint = match resolve_full_node(&config.lotus, &|name| std::env::var(name).ok()) {
         Ok(endpoint) => endpoint,
@@ -40,6 +45,7 @@ pub(super) async fn checks(config: &Config, now: Duration) -> Vec<Check> {
         Err(error) => return vec![Check::lotus(LOTUS, &error)],
     };
     let mut checks = vec![Check::ok(LOTUS, format!("{version} at {endpoint}"))];
+    checks.extend(doctor::token_in_clear("token", &endpoint));
     let methods = methods(&node).await;
     checks.push(match &methods {
         Ok(methods) => judge_market(&version, *methods),
@@ -50,7 +56,8 @@ pub(super) async fn checks(config: &Config, now: Duration) -> Vec<Check> {
         Ok(head) => judge_head(&head, now),
         Err(error) => Check::lotus("node sync", &error),
     });
-    checks.push(wallet(&node, config).await);
+    checks.extend(wallet(&node, config).await);
+    checks.extend(deals(&node, config, store).await);
     checks.extend(miners(&node, config).await);
     checks
 }
@@ -109,7 +116,7 @@ async fn permissions(
     let Some(token) = token else {
         return Check::fail(
             NAME,
-            "no token: the node lets us read only",
+            "no token: the node lets this agent read only",
             "set lotus.tokenFile; `lotus auth create-token --perm admin` makes a token",
         );
     };
@@ -172,12 +179,13 @@ fn judge_head(head: &TipSet, now: Duration) -> Check {
     }
 }
 
-async fn wallet(node: &FullNode, config: &Config) -> Check {
+async fn wallet(node: &FullNode, config: &Config) -> Vec<Check> {
     const NAME: &str = "wallet";
     let Some(wallet) = &config.setting.wallet else {
-        return Check::warn(NAME, "setting.wallet is not set", "makedeals and run need it");
+        return vec![Check::warn(NAME, "setting.wallet is not set", "makedeals and run need it")];
     };
-    match node.wallet_has(&wallet.to_string()).await {
+    let wallet = wallet.to_string();
+    let mut checks = vec![match node.wallet_has(&wallet).await {
         Ok(true) => Check::ok(NAME, format!("the node holds the key of {wallet}")),
         Ok(false) => Check::fail(
             NAME,
@@ -185,32 +193,132 @@ async fn wallet(node: &FullNode, config: &Config) -> Check {
             "`lotus wallet list` shows those it has; see setting.wallet",
         ),
         Err(error) => Check::lotus(NAME, &error),
+    }];
+    checks.push(match money(node, &wallet).await {
+        Ok(money) => judge_money(&money, config),
+        Err(error) => Check::lotus("money", &error),
+    });
+    checks
+}
+
+/// What deals of a wallet are paid with.
+struct Money {
+    balance: AttoFil,
+    escrow: AttoFil,
+    locked: AttoFil,
+    datacap: Option<u128>,
+}
+
+async fn money(node: &FullNode, wallet: &str) -> Result<Money, LotusError> {
+    let read = |text: &str| AttoFil::from_lotus(text).unwrap_or_default();
+    let balance = read(&node.wallet_balance(wallet).await?);
+    let market = node.market_balance(wallet).await?;
+    let datacap = node.datacap(wallet).await?;
+    Ok(Money { balance, escrow: read(&market.escrow), locked: read(&market.locked), datacap })
+}
+
+fn judge_money(money: &Money, config: &Config) -> Check {
+    const NAME: &str = "money";
+    let datacap =
+        money.datacap.map_or_else(|| "no datacap".to_owned(), |left| format!("{left} bytes of datacap"));
+    let detail = format!(
+        "wallet {}, market escrow {} ({} locked), {datacap}",
+        money.balance, money.escrow, money.locked
+    );
+    let costs = config.miners.iter().any(|terms| !terms.price.is_zero());
+    if config.setting.verified && money.datacap.is_none() {
+        return Check::fail(
+            NAME,
+            detail,
+            "setting.verified spends datacap: ask a notary for some, or set it to false",
+        );
+    }
+    if costs && money.balance.plus(money.escrow).minus(money.locked).is_zero() {
+        return Check::fail(NAME, detail, "send FIL to the wallet: the prices of `miners` are not zero");
+    }
+    Check::ok(NAME, detail)
+}
+
+/// Whether the database is the one that this node's deals stand in.
+async fn deals(node: &FullNode, config: &Config, store: Option<&Store>) -> Option<Check> {
+    const NAME: &str = "deals";
+    let store = store?;
+    let (_, recorded) = store.document_counts().await.ok()?;
+    config.setting.wallet.as_ref()?;
+    match node.list_deal_states().await {
+        Ok(listed) => {
+            let listed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
+            doctor::deals_are_elsewhere(NAME, store.database_name(), "this node", listed, recorded).or_else(
+                || Some(Check::ok(NAME, format!("the node lists {listed}, the database has {recorded}"))),
+            )
+        }
+        // What the token may not is said above.
+        Err(LotusError::Permission { .. } | LotusError::Unauthorized { .. }) => None,
+        Err(error) => Some(Check::lotus(NAME, &error)),
     }
 }
 
+/// The words of a chain that does not know an address. Source: lotus v1.23.3 `chain/types/actor.go`.
+const NO_ACTOR: &str = "actor not found";
+
 async fn miners(node: &FullNode, config: &Config) -> Vec<Check> {
+    // Side by side: an ask is fetched from the provider, which may not answer.
+    join_all(config.miners.iter().map(|terms| miner(node, terms.miner.to_string()))).await
+}
+
+async fn miner(node: &FullNode, miner: String) -> Check {
     const NAME: &str = "miner";
-    let mut checks = Vec::with_capacity(config.miners.len());
-    for terms in &config.miners {
-        let miner = terms.miner.to_string();
-        checks.push(match node.miner_info(&miner).await {
-            Ok(info) if info.peer_id.is_none() => Check::fail(
+    let info = match node.miner_info(&miner).await {
+        Ok(info) => info,
+        Err(error) if error.message().is_some_and(|words| words.contains(NO_ACTOR)) => {
+            return Check::fail(
                 NAME,
-                format!("{miner} has no peer id on chain, so no node can reach it"),
-                "the provider sets it with `lotus-miner actor set-peer-id`",
-            ),
-            Ok(info) => Check::ok(NAME, format!("{miner}, sectors of {} bytes", info.sector_size)),
-            Err(error) => Check::lotus(NAME, &error),
-        });
+                format!("{miner} is no miner of this node's chain"),
+                "is the ID right, and the node on the same network? `lotus state miner-info` shows a miner",
+            );
+        }
+        Err(error) => return Check::lotus(NAME, &error),
+    };
+    let Some(peer_id) = &info.peer_id else {
+        return Check::fail(
+            NAME,
+            format!("{miner} has no peer id on chain, so no node can reach it"),
+            "the provider sets it with `lotus-miner actor set-peer-id`",
+        );
+    };
+    let sectors = BinaryBytes(info.sector_size);
+    match timeout(ASK_TIMEOUT, node.query_ask(peer_id, &miner)).await {
+        Ok(Ok(ask)) => {
+            let price = |text: &str| AttoFil::from_lotus(text).unwrap_or_default().to_string();
+            Check::ok(
+                NAME,
+                format!(
+                    "{miner}: sectors of {sectors}, takes pieces of {} to {}, asks {} per GiB and epoch ({} verified)",
+                    BinaryBytes(ask.min_piece_size),
+                    BinaryBytes(ask.max_piece_size),
+                    price(&ask.price),
+                    price(&ask.verified_price)
+                ),
+            )
+        }
+        Ok(Err(error)) => Check::warn(
+            NAME,
+            format!("{miner}: sectors of {sectors}; it does not tell its ask: {}", ErrorChain(&error)),
+            "the provider may be away, or its node not listening; it gets no deals until it answers",
+        ),
+        Err(_elapsed) => Check::warn(
+            NAME,
+            format!("{miner}: sectors of {sectors}; no ask within {} s", ASK_TIMEOUT.as_secs()),
+            "the provider may be away; it gets no deals until it answers",
+        ),
     }
-    checks
 }
 
 #[cfg(test)]
 mod tests {
+    use carferry_core::doctor::State;
     use carferry_core::lotus::wire::BlockHeader;
 
-    use super::super::State;
     use super::*;
 
     fn permissions_of(granted: &[&str], choice: PublishChoice, stateless: bool) -> State {

@@ -64,6 +64,10 @@ pub(crate) async fn take(
     sweep(output);
     if let Some(store) = &store {
         store.ensure_indexes(indexes).await?;
+        match indexes {
+            IndexUser::Planner => store.check_rights(indexes).await?,
+            IndexUser::ClientAgent | IndexUser::MinerAgent => store.check_may_record().await?,
+        }
     }
     Ok(Ground { store, lock })
 }

@@ -190,6 +190,11 @@ async fn written<F: Future<Output = Result<(), StoreError>>>(shared: &Shared, wr
     loop {
         match write().await {
             Ok(()) => return true,
+            // It is an answer, and the next pass ends with it.
+            Err(error) if error.is_refusal() => {
+                warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "outcome not written");
+                return false;
+            }
             Err(error) => warn!(reason = %ErrorChain(&error), "outcome could not be written, trying again"),
         }
         if shared.lifetime == Lifetime::OneRun && begun.elapsed() > WRITE_FOR {

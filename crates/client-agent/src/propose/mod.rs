@@ -83,6 +83,11 @@ pub enum ProposeError {
 }
 
 impl ProposeError {
+    /// Whether the database refuses for good: no later pass meets anything else.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_refusal())
+    }
+
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -41,7 +41,7 @@ fn start_up_errors_name_what_to_change() {
     let makecars = ["makecars", "--input", &input, "--output", &output];
     let mut answers = Vec::new();
     for args in [
-        [&makecars[..], &[]].concat(),
+        [&makecars[..], &["--mongodb-uri", "postgres://db"]].concat(),
         [&makecars[..], &["-c", &path("missing.yaml")]].concat(),
         [&makecars[..], &["-c", &path("bad.yaml")]].concat(),
         [&makecars[..], &["--no-database", "--log-filter", "client_agent=loud"]].concat(),
@@ -86,11 +86,97 @@ fn doctor_says_what_is_out_of_reach_and_how_to_mend_it() {
     let ended = crate::common::Ended::of(
         agent(&[&args[..], &["--lotus-endpoint", "http://127.0.0.1:1"]].concat()).output().unwrap(),
     );
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.code, Some(2), "{ended:?}");
     let checks = ended.json();
     for (name, state) in [("config", "warn"), ("mongodb", "fail"), ("lotus", "fail")] {
         let check = checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{checks:?}"));
         assert_eq!(check["state"], state, "{check}");
         assert!(check["hint"].is_string(), "{check}");
+    }
+}
+
+/// The first configuration file of the project, in its own words.
+const NOTES: &str = "miners:
+    - miner: f0148143
+      price: 0
+    - miner: f0155467
+      price: 0
+    - miner: f0392734
+      price: 0
+setting:
+  dealTimeout: 20 ## how often the deals' state is queried
+  minerMaxDeals: 2
+  maxDealNums: 10
+  wallet: f3tgyeflr6s5aubvjilx4kvhqhbba5couxadsgl3xrsyjb2ay2zp3gurtmd3c22nqsztdoqg7qrkbnfh7tttlq
+  duration: 366
+";
+
+#[test]
+fn the_notes_file_alone_is_a_configuration_and_its_indentation_is_put_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("conf.yaml");
+    let check = |text: &str, more: &[&str]| {
+        fs::write(&file, text).unwrap();
+        let mut command = agent(&[&["check-config", "-c", file.to_str().unwrap()][..], more].concat());
+        // No node of this machine.
+        command.env("HOME", folder.path()).env_remove("LOTUS_PATH");
+        crate::common::Ended::of(command.output().unwrap())
+    };
+    let good = check(NOTES, &[]);
+    assert_eq!(good.code, Some(0), "{good:?}");
+    for said in ["carferry on localhost", "no Lotus full node is configured: set lotus.endpoint", "f0392734"]
+    {
+        assert!(good.stdout.contains(said), "{said}: {good:?}");
+    }
+    let json = check(NOTES, &["--json"]).json();
+    assert_eq!((json[0]["servers"].as_str(), json[0]["maxdealnums"].as_u64()), (Some("localhost"), Some(10)));
+    let as_noted = check(&NOTES.replace("      price: 0", "        price: 0"), &[]);
+    assert_eq!(as_noted.code, Some(1), "{as_noted:?}");
+    assert!(
+        as_noted.stderr.contains("conf.yaml:3:9: `price` stands 2 columns further in than `miner`")
+            && as_noted.stderr.contains("\n            price: 0\n"),
+        "{as_noted:?}"
+    );
+}
+
+#[test]
+fn files_that_a_configuration_names_are_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("empty"), "\n").unwrap();
+    for (section, said) in [
+        (format!("lotus: {{endpoint: 'http://h:1', tokenFile: {}}}", path("none")), "cannot read "),
+        (format!("lotus: {{endpoint: 'http://h:1', tokenFile: {}}}", path("empty")), "is empty"),
+        ("lotus: {endpoint: 'h:1'}".to_owned(), "is not an API address"),
+        (format!("mongodb: {{tlsCaFile: {}}}", path("none")), "`mongodb.tlsCaFile`"),
+        (format!("mongodb: {{tlsCaFile: {}}}", path("empty")), "holds no certificate"),
+    ] {
+        let file = path("conf.yaml");
+        fs::write(&file, format!("miners: [f01000]\nsetting: {{wallet: f0100, duration: 366}}\n{section}\n"))
+            .unwrap();
+        let ended = run(&["-c", &file, "check-config"]);
+        assert_eq!(ended.code, Some(1), "{section}: {ended:?}");
+        assert!(ended.stderr.contains(said), "{section}: {ended:?}");
+    }
+}
+
+#[test]
+fn links_by_the_first_programs_names_are_their_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["makecars", "makedeals"] {
+        let link = folder.path().join(name);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_client-agent"), &link).unwrap();
+        let ended = crate::common::Ended::of(crate::common::agent_at(&link, &["--help"]).output().unwrap());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.stdout.contains(&format!("Usage: client-agent {name}")), "{ended:?}");
+    }
+}
+
+#[test]
+fn json_of_a_command_that_goes_on_is_refused() {
+    for args in [&["run", "--json"][..], &["track", "--json"], &["--json", "run"]] {
+        let ended = run(args);
+        assert_eq!(ended.code, Some(1), "{args:?}: {ended:?}");
+        assert!(ended.stderr.contains("would print nothing"), "{args:?}: {ended:?}");
     }
 }

@@ -135,7 +135,7 @@ fn a_file_that_grows_or_vanishes_is_reported_and_the_others_go_on() {
     OpenOptions::new().append(true).open(folders.input.join("a-grows")).unwrap().write_all(b"more").unwrap();
     fs::remove_file(folders.input.join("b-vanishes")).unwrap();
     let ended = Ended::of(child.wait_with_output().unwrap());
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.code, Some(3), "{ended:?}");
     for (name, state, reason) in [
         ("a-grows", "failed", "changed while it was read: 805306368 bytes before, 805306372 now"),
         ("b-vanishes", "failed", "is gone"),
@@ -173,7 +173,7 @@ fn what_cannot_be_read_or_written_is_reported_and_the_others_go_on() {
     }
     let ended = Ended::of(command.output().unwrap());
     fs::set_permissions(folders.input.join("closed"), fs::Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.code, Some(3), "{ended:?}");
     for (name, state, reason) in [
         ("good", "made", ""),
         ("secret", "failed", "cannot read"),
@@ -195,7 +195,7 @@ fn a_car_too_large_for_the_piece_is_refused_before_it_is_written() {
     folders.write("small", b"x");
     let ended = run(&folders.makecars(&["--json"]));
     let line = ended.about("big");
-    assert_eq!((ended.code, line["state"].as_str()), (Some(1), Some("failed")), "{ended:?}");
+    assert_eq!((ended.code, line["state"].as_str()), (Some(3), Some("failed")), "{ended:?}");
     let reason = line["reason"].as_str().unwrap();
     assert!(reason.contains("does not fit into a piece of 34359738368 bytes; --max-piece 64GiB"), "{reason}");
     assert_eq!(folders.made(), ["small.car"]);
@@ -213,7 +213,7 @@ fn an_interrupted_run_leaves_no_debris() {
         folders.wait_until_begun(&mut child, "long");
         signal(&child, number);
         let ended = Ended::of(child.wait_with_output().unwrap());
-        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert_eq!(ended.code, Some(130), "{ended:?}");
         assert!(ended.stdout.contains("1 failed, 1 not begun"), "{ended:?}");
         assert_eq!(folders.made(), Vec::<String>::new());
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::OtherProgram;
 use crate::error_chain::Hint;
 
 /// Where a value was written.
@@ -41,6 +42,16 @@ pub enum ConfigError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A file that a key names cannot be read.
+    #[error("cannot read {file} (`{key}`)", file = file.display())]
+    KeyFile {
+        /// The key.
+        key: String,
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The file is not YAML, or has a key twice.
     #[error("{at}: {problem}")]
     Syntax {
@@ -48,6 +59,8 @@ pub enum ConfigError {
         at: Origin,
         /// What the reader of YAML says.
         problem: String,
+        /// The lines as they should be, where that is known.
+        hint: Option<String>,
     },
     /// A key nobody knows.
     #[error("{at}: unknown key `{key}`")]
@@ -60,6 +73,16 @@ pub enum ConfigError {
         nearest: Option<String>,
         /// What is known in its place.
         known: Vec<String>,
+    },
+    /// A key of the other agent's file.
+    #[error("{at}: `{key}` is a key of {program}'s file, {file}", program = other.program, file = other.file)]
+    OtherProgram {
+        /// Where it is written.
+        at: Origin,
+        /// Its full path.
+        key: String,
+        /// Whose key it is.
+        other: &'static OtherProgram,
     },
     /// A variable with our prefix that nobody knows.
     #[error("unknown environment variable {name}")]
@@ -106,6 +129,9 @@ impl Hint for ConfigError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Unreadable { .. } => Some("name a readable file with --config".to_owned()),
+            Self::KeyFile { .. } => {
+                Some("the file must exist and be readable by the agent's user".to_owned())
+            }
             Self::UnknownKey { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::UnknownKey { known, .. } if !known.is_empty() => {
                 Some(format!("known here: {}", known.join(", ")))
@@ -116,8 +142,10 @@ impl Hint for ConfigError {
                 Some(format!("set {}", places.join(" or ")))
             }
             Self::Conflict { hint, .. } => Some(hint.clone()),
+            Self::OtherProgram { other, .. } => Some(other.hint.to_owned()),
+            Self::Syntax { hint, .. } => hint.clone(),
             Self::Secret(error) => error.hint(),
-            Self::Syntax { .. } | Self::UnknownKey { .. } | Self::Value { .. } | Self::Missing { .. } => None,
+            Self::UnknownKey { .. } | Self::Value { .. } | Self::Missing { .. } => None,
         }
     }
 }

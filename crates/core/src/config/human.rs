@@ -7,7 +7,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::{Deserializer, Error as _, Visitor};
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 /// Why a written value is not what its key needs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -147,6 +149,37 @@ pub mod optional_path {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
         super::text::deserialize(deserializer).map(|path| Some(PathBuf::from(path)))
     }
+}
+
+/// For entries of a list that are a map, or the value of one of its keys alone: `miners: [f01000]`.
+pub fn map_or_text<'de, D, T>(deserializer: D, of_text: fn(String) -> T) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Entry<T>(fn(String) -> T);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Entry<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map such as {miner: f01000}, or f01000 alone")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<T, E> {
+            Ok((self.0)(text.to_owned()))
+        }
+
+        fn visit_u64<E>(self, number: u64) -> Result<T, E> {
+            Ok((self.0)(number.to_string()))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_any(Entry(of_text))
 }
 
 /// Visits text and numbers alike, as the text they were written with.

@@ -12,7 +12,8 @@ use figment::{Figment, Metadata, Profile, Provider, Source};
 use serde::de::DeserializeOwned;
 
 use super::error::nearest;
-use super::{ConfigError, ENV_PREFIX, Key, Kind, Origin, human, position};
+use super::indentation::{self, TooFarIn};
+use super::{ConfigError, ENV_PREFIX, Key, Kind, Origin, human, position, raw_text};
 
 /// Where configuration comes from besides the defaults of the keys.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,21 @@ pub struct Sources<'a> {
     pub reserved: &'a [&'a str],
     /// Flags as [`super::overrides`] gives them.
     pub flags: &'a [(String, String)],
+    /// Whose file this one may have been taken for.
+    pub other: Option<&'static OtherProgram>,
+}
+
+/// The keys of the other agent, to tell which file was taken for which.
+#[derive(Debug)]
+pub struct OtherProgram {
+    /// Its name.
+    pub program: &'static str,
+    /// What its file is called.
+    pub file: &'static str,
+    /// The last parts of keys that only it has.
+    pub keys: &'static [&'static str],
+    /// What this program needs instead.
+    pub hint: &'static str,
 }
 
 /// Loads the configuration of an agent.
@@ -71,30 +87,65 @@ pub fn load<T: DeserializeOwned>(keys: &[Key], sources: &Sources<'_>) -> Result<
 
     figment.extract().map_err(|error| {
         let by_name = error.metadata.as_ref().and_then(|metadata| origins.get(&*metadata.name)).cloned();
-        explain(&error, keys, by_name, yaml.as_ref().map(|(file, text)| (*file, text.as_str())))
+        explain(
+            &error,
+            keys,
+            by_name,
+            yaml.as_ref().map(|(file, text)| (*file, text.as_str())),
+            sources.other,
+        )
     })
 }
 
-/// The set variables with our prefix, in order of their names.
+/// The set variables that are keys, in order of their names.
 fn variables<'s>(keys: &[Key], sources: &'s Sources<'_>) -> Result<BTreeMap<&'s str, &'s str>, ConfigError> {
     let known: Vec<String> = keys.iter().filter_map(Key::variable).collect();
     let mut found = BTreeMap::new();
     for (name, text) in &sources.env {
-        if !name.starts_with(ENV_PREFIX) || sources.reserved.contains(&name.as_str()) {
-            continue;
-        }
-        if !known.contains(name) {
-            let candidates = known.iter().map(String::as_str).chain(sources.reserved.iter().copied());
-            return Err(ConfigError::UnknownVariable {
-                name: name.clone(),
-                nearest: nearest(name, candidates),
-            });
-        }
-        if !text.is_empty() {
-            found.insert(name.as_str(), text.as_str());
+        match owner(name, text, &known, sources.reserved) {
+            Owner::Key if !text.is_empty() => {
+                found.insert(name.as_str(), text.as_str());
+            }
+            Owner::Nobody { nearest } => {
+                return Err(ConfigError::UnknownVariable { name: name.clone(), nearest });
+            }
+            Owner::Key | Owner::Another => {}
         }
     }
     Ok(found)
+}
+
+/// Whose variable it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    /// A key of this program.
+    Key,
+    /// Another program, or whoever runs containers.
+    Another,
+    /// It is written like a key, and is none: a value that would be missed in silence.
+    Nobody { nearest: Option<String> },
+}
+
+fn owner(name: &str, text: &str, known: &[String], reserved: &[&str]) -> Owner {
+    if !name.starts_with(ENV_PREFIX) || reserved.contains(&name) {
+        return Owner::Another;
+    }
+    if known.iter().any(|known| known == name) {
+        return Owner::Key;
+    }
+    // What Kubernetes, and links between Docker's containers, set for a service that is called carferry-something.
+    let of_service = name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| name.contains(protocol))
+        || ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
+    // One underscore of a key forgotten: CARFERRY_SETTING_WALLET.
+    let bare = |name: &str| name.replace('_', "");
+    let is_slip = known.iter().any(|known| bare(known) == bare(name));
+    if of_service || !(name.contains("__") || is_slip) {
+        return Owner::Another;
+    }
+    let candidates = known.iter().map(String::as_str).chain(reserved.iter().copied());
+    Owner::Nobody { nearest: nearest(name, candidates) }
 }
 
 /// Reads text of a variable, a flag or a default as its key says.
@@ -134,6 +185,7 @@ fn explain(
     keys: &[Key],
     by_name: Option<Origin>,
     yaml: Option<(&Path, &str)>,
+    other: Option<&'static OtherProgram>,
 ) -> ConfigError {
     let mut path = error.path.clone();
     if let Problem::UnknownField(field, _) = &error.kind
@@ -145,6 +197,12 @@ fn explain(
     let in_file = || yaml.map(|(file, text)| Origin::File(file.to_owned(), position::of_key(text, &path)));
     let at = by_name.or_else(in_file).unwrap_or(Origin::Default);
     match &error.kind {
+        Problem::UnknownField(field, _)
+            if let Some(other) = other
+                && other.keys.contains(&field.as_str()) =>
+        {
+            ConfigError::OtherProgram { at, key, other }
+        }
         Problem::UnknownField(field, known) => ConfigError::UnknownKey {
             at,
             nearest: nearest(field, known.iter().copied()).or_else(|| elsewhere(field, keys)),
@@ -203,14 +261,22 @@ struct YamlFile {
 }
 
 impl YamlFile {
-    /// A known key with nothing after it counts as not written.
+    /// A known key with nothing after it, or with empty quotes, counts as not written.
     fn read(file: &Path, text: &str, keys: &[Key]) -> Result<Self, ConfigError> {
         let options = serde_saphyr::options! { with_snippet: false };
         let value: Option<Value> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             let position = error.location().map(|location| (location.line(), location.column()));
-            ConfigError::Syntax {
-                at: Origin::File(file.to_owned(), position),
-                problem: without_position(&error),
+            match indentation::too_far_in(text) {
+                Some(TooFarIn { line, column, problem, hint }) => ConfigError::Syntax {
+                    at: Origin::File(file.to_owned(), Some((line, column))),
+                    problem,
+                    hint: Some(hint),
+                },
+                None => ConfigError::Syntax {
+                    at: Origin::File(file.to_owned(), position),
+                    problem: without_position(&error),
+                    hint: None,
+                },
             }
         })?;
         let mut dict = match value {
@@ -220,9 +286,13 @@ impl YamlFile {
                 return Err(ConfigError::Syntax {
                     at: Origin::File(file.to_owned(), None),
                     problem: "a configuration file is a map of keys, one `key: value` a line".to_owned(),
+                    hint: None,
                 });
             }
         };
+        for (path, text) in raw_text::of_keys(text, keys) {
+            put_text(&mut dict, &path, text);
+        }
         drop_unset(&mut dict, "", keys);
         Ok(Self { file: file.to_owned(), dict })
     }
@@ -238,6 +308,22 @@ impl Provider for YamlFile {
     }
 }
 
+/// Sets what is written for a key that takes text; what is no scalar stays for the reader of the values.
+fn put_text(dict: &mut Dict, path: &str, text: String) {
+    match path.split_once('.') {
+        Some((section, below)) => {
+            if let Some(Value::Dict(_, dict)) = dict.get_mut(section) {
+                put_text(dict, below, text);
+            }
+        }
+        None => {
+            if let Some(value @ (Value::Num(..) | Value::Bool(..) | Value::Char(..))) = dict.get_mut(path) {
+                *value = Value::from(text);
+            }
+        }
+    }
+}
+
 fn drop_unset(dict: &mut Dict, above: &str, keys: &[Key]) {
     dict.retain(|name, value| {
         let path = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
@@ -246,6 +332,8 @@ fn drop_unset(dict: &mut Dict, above: &str, keys: &[Key]) {
         });
         match value {
             Value::Empty(..) => !known,
+            // As in `username: ""` of the first configuration files.
+            Value::String(_, text) if text.trim().is_empty() => !known,
             Value::Dict(_, below) => {
                 drop_unset(below, &path, keys);
                 true

@@ -79,6 +79,13 @@ setting:
   duration: 366
 ";
 
+const OTHER: OtherProgram = OtherProgram {
+    program: "other-agent",
+    file: "other.yaml",
+    keys: &["roots"],
+    hint: "name the right file",
+};
+
 type Pairs<'a> = &'a [(&'a str, &'a str)];
 
 fn load_with(yaml: &str, env: Pairs<'_>, flags: Pairs<'_>) -> Result<Agent, Box<(ConfigError, PathBuf)>> {
@@ -94,6 +101,7 @@ fn load_with(yaml: &str, env: Pairs<'_>, flags: Pairs<'_>) -> Result<Agent, Box<
         env: owned(env),
         reserved: &["CARFERRY_LOG", "CARFERRY_CONFIG"],
         flags: &flags,
+        other: Some(&OTHER),
     };
     load(&keys(), &sources).map_err(|error| Box::new((error, file)))
 }
@@ -167,7 +175,7 @@ fn keys_with_nothing_after_them_count_as_unset() {
 #[test]
 fn refusals_name_source_and_key() {
     let wallet = "setting: {wallet: f01}\n";
-    let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 14] = [
+    let cases: [(&str, Pairs<'_>, Pairs<'_>, &str); 16] = [
         (
             "setting:\n  wallet: f01\n  dealTimout: 20\n",
             &[],
@@ -215,6 +223,18 @@ fn refusals_name_source_and_key() {
             &[],
             &[],
             "error: `setting.wallet` is not set\nhint: set `setting.wallet` in conf.yaml or CARFERRY_SETTING__WALLET or --wallet",
+        ),
+        (
+            "setting: {wallet: f01}\nroots: [/mnt]\n",
+            &[],
+            &[],
+            "error: conf.yaml:2:1: `roots` is a key of other-agent's file, other.yaml\nhint: name the right file",
+        ),
+        (
+            wallet,
+            &[("CARFERRY_SETTING_WALLET", "f02")],
+            &[],
+            "error: unknown environment variable CARFERRY_SETTING_WALLET\nhint: did you mean CARFERRY_SETTING__WALLET?",
         ),
         (
             "- a\n",
@@ -270,4 +290,48 @@ fn a_named_file_must_exist() {
 fn broken_yaml_is_placed() {
     let report = refusal("setting:\n  wallet: [f01\n", &[], &[]);
     assert!(report.starts_with("error: conf.yaml:"), "{report}");
+}
+
+#[test]
+fn the_notes_own_indentation_is_answered_with_the_lines_as_they_should_be() {
+    let yaml = NOTES.replace("      price: 0", "        price: 0");
+    let expected =
+        "error: conf.yaml:3:9: `price` stands 2 columns further in than `miner` above it, so YAML takes it \
+                    for a part of that value
+hint: write both at one column:
+          - miner: f0148143
+            price: 0
+      and lines 5, 7 likewise";
+    assert_eq!(refusal(&yaml, &[], &[]), expected);
+}
+
+#[test]
+fn variables_of_others_stop_nobody() {
+    let env = [
+        ("CARFERRY_MONGODB_SERVICE_HOST", "10.0.0.1"),
+        ("CARFERRY_MONGODB_SERVICE_PORT", "27017"),
+        ("CARFERRY_MONGODB_PORT", "tcp://10.0.0.1:27017"),
+        ("CARFERRY_MONGODB_PORT_27017_TCP_ADDR", "10.0.0.1"),
+        ("CARFERRY_VERSION", "7"),
+    ];
+    let agent = load_with("setting: {wallet: f01}\nmongodb: {server: db}", &env, &[]).unwrap();
+    assert_eq!((agent.mongodb.server.as_deref(), agent.mongodb.port), (Some("db"), None));
+}
+
+#[test]
+fn passwords_are_taken_as_they_are_written() {
+    for written in ["0123", "yes", "1e5", "no", "0x1F", "12.50", "true"] {
+        let agent =
+            load_with(&format!("setting: {{wallet: f01}}\nmongodb:\n  password: {written}\n"), &[], &[])
+                .unwrap();
+        assert_eq!(agent.mongodb.password.as_ref().map(Secret::expose), Some(written));
+    }
+}
+
+#[test]
+fn empty_quotes_are_nothing() {
+    let yaml = "setting: {wallet: f01, dealTimeout: \"\"}\nmongodb: {server: db, port: 1, username: \"\", password: '', uri: ''}";
+    let agent = load_with(yaml, &[], &[]).unwrap();
+    assert_eq!(agent.setting.deal_timeout, Duration::from_secs(30));
+    assert_eq!(agent.mongodb.target().unwrap().uri.expose(), "mongodb://db:1/");
 }

@@ -13,13 +13,15 @@ pub mod sections;
 
 mod auth_mechanism;
 mod error;
+mod indentation;
 mod load;
 mod mongodb;
 mod position;
+mod raw_text;
 
 pub use auth_mechanism::AuthMechanism;
 pub use error::{ConfigError, Origin};
-pub use load::{Sources, load};
+pub use load::{OtherProgram, Sources, load};
 pub use mongodb::{DEFAULT_DATABASE, MongoTarget, MongodbSection};
 pub use secret::Secret;
 
@@ -28,6 +30,18 @@ use clap::{Arg, ArgMatches};
 
 /// Every variable of the agents begins with this.
 pub const ENV_PREFIX: &str = "CARFERRY_";
+
+/// Variables with the agents' prefix that are no keys: of the command line, of the kernels' choice, and of the tests and
+/// the demonstration, which start agents in their own environment.
+pub const RESERVED_VARIABLES: &[&str] = &[
+    "CARFERRY_CONFIG",
+    "CARFERRY_KERNEL",
+    "CARFERRY_LOTUS_ITEST",
+    "CARFERRY_MONGOD",
+    "CARFERRY_TEST_IDLE_MS",
+    "CARFERRY_TEST_LOG",
+    "CARFERRY_TEST_RUN_DIR",
+];
 
 /// What kind of value a key takes; says how text from a variable or a flag is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

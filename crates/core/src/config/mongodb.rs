@@ -12,11 +12,14 @@ use super::{AuthMechanism, ConfigError, Key, Kind, human};
 /// The database used when neither the URI's path nor `mongodb.database` names one.
 pub const DEFAULT_DATABASE: &str = "carferry";
 
+/// The server where nothing names one.
+const DEFAULT_SERVER: &str = "localhost";
+
 /// Where the shared database is.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct MongodbSection {
-    /// A whole connection string; excludes `server` and `port`.
+    /// A whole connection string; excludes `server` and `port`. Without either: the server of this machine.
     pub uri: Option<Secret>,
     /// `host`, `host:port`, or several with commas.
     #[serde(deserialize_with = "human::optional_text::deserialize")]
@@ -89,11 +92,49 @@ impl MongodbSection {
         ),
     ];
 
+    /// Whether a URI or a server is set; else it is this machine's.
+    pub fn names_server(&self) -> bool {
+        self.uri.is_some() || self.server.is_some()
+    }
+
+    /// Reads the PEM files, so that a wrong one is named before anything connects.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Unreadable`], or [`ConfigError::Conflict`] for a file without a certificate or a key.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        let files = [
+            ("mongodb.tlsCaFile", &self.tls_ca_file, &["CERTIFICATE"][..]),
+            (
+                "mongodb.tlsCertificateKeyFile",
+                &self.tls_certificate_key_file,
+                &["CERTIFICATE", "PRIVATE KEY"],
+            ),
+        ];
+        for (key, file, parts) in files {
+            let Some(file) = file else { continue };
+            let text = std::fs::read(file).map_err(|source| ConfigError::KeyFile {
+                key: key.to_owned(),
+                file: file.clone(),
+                source,
+            })?;
+            let text = String::from_utf8_lossy(&text);
+            for part in parts {
+                let has = text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(part));
+                if !has {
+                    let problem = format!("{} holds no {}", file.display(), part.to_lowercase());
+                    return Err(conflict(key, &problem, "name a PEM file; its parts begin with -----BEGIN"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// One connection string and a database name out of whatever is set.
     ///
     /// # Errors
     ///
-    /// When nothing names a server, keys contradict each other, or the password file cannot be read.
+    /// When keys contradict each other, or the password file cannot be read.
     pub fn target(&self) -> Result<MongoTarget, ConfigError> {
         let password =
             secret::resolve("mongodb.password", self.password.as_ref(), self.password_file.as_deref())?;
@@ -106,13 +147,7 @@ impl MongodbSection {
             (Some(uri), None) => uri.expose().trim().to_owned(),
             (None, Some(server)) if server_is_uri => server.trim().to_owned(),
             (None, Some(server)) => format!("mongodb://{}/", with_port(server, self.port)?),
-            (None, None) => {
-                let places = ["mongodb.uri", "mongodb.server", "CARFERRY_MONGODB__URI"];
-                return Err(ConfigError::Missing {
-                    key: "mongodb.uri".to_owned(),
-                    places: places.map(str::to_owned).to_vec(),
-                });
-            }
+            (None, None) => format!("mongodb://{}/", with_port(DEFAULT_SERVER, self.port)?),
         };
         let mut parts = Parts::split(&uri)?;
         if let Some(username) = &self.username {
@@ -250,7 +285,9 @@ impl Parts {
 
     fn join(&self) -> String {
         let credentials = self.credentials.as_ref().map(|text| format!("{text}@")).unwrap_or_default();
-        let mut uri = format!("{}://{credentials}{}/{}", self.scheme, self.servers, self.database);
+        // Without the database: in a connection string it would also say where the user is known. That is authSource's
+        // to say, and `admin` where nothing does.
+        let mut uri = format!("{}://{credentials}{}/", self.scheme, self.servers);
         if !self.options.is_empty() {
             uri.push('?');
             uri.push_str(&self.options.join("&"));
@@ -381,14 +418,35 @@ mod tests {
         };
         assert_eq!(
             target(&section),
-            ("mongodb://u:p@h1,h2/main?tls=false&w=majority".to_owned(), "main".to_owned())
+            ("mongodb://u:p@h1,h2/?tls=false&w=majority".to_owned(), "main".to_owned())
         );
+    }
+
+    #[test]
+    fn without_a_server_it_is_the_one_of_this_machine() {
+        let nothing = MongodbSection::default();
+        assert_eq!(target(&nothing), ("mongodb://localhost/".to_owned(), DEFAULT_DATABASE.to_owned()));
+        assert!(!nothing.names_server());
+    }
+
+    #[test]
+    fn pem_files_are_looked_into() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let check = || {
+            let section = MongodbSection { tls_ca_file: Some(file.clone()), ..MongodbSection::default() };
+            section.check_files().map_err(|error| error.to_string())
+        };
+        assert!(check().unwrap_err().starts_with("cannot read "));
+        std::fs::write(&file, "hello").unwrap();
+        assert!(check().unwrap_err().ends_with("holds no certificate"));
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\n").unwrap();
+        assert_eq!(check(), Ok(()));
     }
 
     #[test]
     fn contradictions_name_their_key() {
         let cases = [
-            (MongodbSection::default(), "`mongodb.uri` is not set"),
             (
                 MongodbSection {
                     uri: Some(Secret::new("mongodb://h")),

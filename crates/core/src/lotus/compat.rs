@@ -83,12 +83,49 @@ where
                         head.headers.remove(http::header::CONTENT_LENGTH);
                         HttpBody::from(text)
                     }
-                    None => HttpBody::from(bytes),
+                    None => match WebPage::read(head.status, &bytes) {
+                        Some(page) => return Err(failed(Box::new(page))),
+                        None => HttpBody::from(bytes),
+                    },
                 },
                 Beginning::Long(body) => body,
             };
             Ok(HttpResponse::from_parts(head, body))
         })
+    }
+}
+
+/// A page for people where an answer of the API should be.
+#[derive(Debug, thiserror::Error)]
+#[error("a web page (HTTP {status}{title})")]
+pub(super) struct WebPage {
+    status: u16,
+    title: String,
+}
+
+/// Characters of a page's title that are shown.
+const TITLE_MAX: usize = 80;
+
+impl WebPage {
+    fn read(status: StatusCode, body: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(body);
+        let start = text.trim_start().get(..9).unwrap_or_default().to_ascii_lowercase();
+        if !(start.starts_with("<!doctype") || start.starts_with("<html") || start.starts_with("<head")) {
+            return None;
+        }
+        let lower = text.to_ascii_lowercase();
+        let from = lower.find("<title>").map(|at| at + "<title>".len());
+        let to = lower.find("</title>");
+        let title = from.zip(to).and_then(|(from, to)| text.get(from..to)).unwrap_or_default();
+        let title: String =
+            title.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(TITLE_MAX).collect();
+        let title = if title.is_empty() { title } else { format!(", \"{title}\"") };
+        Some(Self { status: status.as_u16(), title })
+    }
+
+    /// Status and title.
+    pub(super) fn told(&self) -> (u16, String) {
+        (self.status, self.title.clone())
     }
 }
 
@@ -180,6 +217,18 @@ mod tests {
     fn what_is_no_answer_passes_unchanged() {
         for text in ["", "<html>", "[1]", r#"{"x":1}"#] {
             assert!(repaired(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_web_page_is_known_by_its_beginning_and_named_by_its_title() {
+        let page = "\r\n<!DOCTYPE html>\n<html><head><title>502 Bad\n Gateway</title></head></html>";
+        let page = WebPage::read(StatusCode::BAD_GATEWAY, page.as_bytes()).unwrap();
+        assert_eq!(page.to_string(), "a web page (HTTP 502, \"502 Bad Gateway\")");
+        let without = WebPage::read(StatusCode::OK, b"<HTML><body>").unwrap();
+        assert_eq!(without.to_string(), "a web page (HTTP 200)");
+        for other in [&b""[..], b"[1]", b"<?xml version='1.0'?>", b"no page", &[0xff; 20]] {
+            assert!(WebPage::read(StatusCode::OK, other).is_none());
         }
     }
 

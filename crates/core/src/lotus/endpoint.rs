@@ -30,6 +30,19 @@ pub struct Endpoint {
     pub origin: String,
 }
 
+impl Endpoint {
+    /// Whether whoever is between this machine and the node's can read the token.
+    pub fn sends_token_in_clear(&self) -> bool {
+        let is_here = match self.url.host() {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
+            Some(Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
+            None => false,
+        };
+        self.token.is_some() && self.url.scheme() == "http" && !is_here
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (from {})", self.url, self.origin)
@@ -98,7 +111,7 @@ impl Hint for EndpointError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotFound { kind: NodeKind::FullNode } => {
-                "set lotus.endpoint and lotus.tokenFile, or FULLNODE_API_INFO as `lotus auth api-info --perm sign` prints it".to_owned()
+                "set lotus.endpoint and lotus.tokenFile, or FULLNODE_API_INFO as `lotus auth api-info --perm admin` prints it; without either, ~/.lotus of a node on this machine is used".to_owned()
             }
             Self::NotFound { kind: NodeKind::Miner } => {
                 "set lotus.endpoint and lotus.tokenFile, or MARKETS_API_INFO or MINER_API_INFO as `lotus-miner auth api-info --perm write` prints it".to_owned()
@@ -290,8 +303,9 @@ fn api_url(address: &str) -> Result<Url, String> {
         return Err("it is empty".to_owned());
     }
     if address.starts_with('/') {
-        let host_and_port = multiaddr_host_and_port(address)?;
-        return Url::parse(&format!("http://{host_and_port}/{API_PATH}")).map_err(|error| error.to_string());
+        let (scheme, host_and_port) = multiaddr_scheme_host_and_port(address)?;
+        return Url::parse(&format!("{scheme}://{host_and_port}/{API_PATH}"))
+            .map_err(|error| error.to_string());
     }
     let (scheme, rest) = address.split_once("://").ok_or("it has neither a leading / nor a scheme")?;
     let scheme = match scheme.to_ascii_lowercase().as_str() {
@@ -319,8 +333,9 @@ fn without_secrets(address: &str) -> String {
     shown.rsplit('@').next().unwrap_or_default().to_owned()
 }
 
-/// Host and port of the multiaddr forms that Lotus dials; what follows the port is ignored, as Lotus does.
-fn multiaddr_host_and_port(address: &str) -> Result<String, String> {
+/// Scheme, host and port of the multiaddr forms that Lotus dials. Lotus ignores what follows the port, and would send a
+/// token in clear to an address that says https, wss or tls; here that is spoken.
+fn multiaddr_scheme_host_and_port(address: &str) -> Result<(&'static str, String), String> {
     let mut parts = address.split('/').skip(1);
     let mut next =
         |what: &str| parts.next().filter(|part| !part.is_empty()).ok_or(format!("{what} is missing"));
@@ -353,7 +368,8 @@ fn multiaddr_host_and_port(address: &str) -> Result<String, String> {
     }
     let written = next("the port")?;
     let port: u16 = written.parse().map_err(|_| format!("{written} is not a port"))?;
-    Ok(format!("{host}:{port}"))
+    let is_secure = parts.any(|part| matches!(part, "https" | "wss" | "tls"));
+    Ok((if is_secure { "https" } else { "http" }, format!("{host}:{port}")))
 }
 
 #[cfg(test)]

@@ -29,8 +29,12 @@ fn addresses_become_http_urls() {
         ("/ip4/127.0.0.1/tcp/1234/http", "http://127.0.0.1:1234/rpc/v0"),
         ("/ip4/10.0.0.1/tcp/2345", "http://10.0.0.1:2345/rpc/v0"),
         ("/ip6/::1/tcp/1234/http", "http://[::1]:1234/rpc/v0"),
-        ("/dns/node.example/tcp/1234/wss", "http://node.example:1234/rpc/v0"),
-        ("/dns4/node.example/tcp/80/https", "http://node.example/rpc/v0"),
+        ("/dns/node.example/tcp/1234/wss", "https://node.example:1234/rpc/v0"),
+        ("/dns4/node.example/tcp/80/https", "https://node.example:80/rpc/v0"),
+        ("/dns4/node.example/tcp/443/https", "https://node.example/rpc/v0"),
+        ("/dns4/node.example/tcp/443/wss", "https://node.example/rpc/v0"),
+        ("/ip4/10.0.0.7/tcp/1234/tls/http", "https://10.0.0.7:1234/rpc/v0"),
+        ("/ip4/10.0.0.7/tcp/1234/ws", "http://10.0.0.7:1234/rpc/v0"),
         ("/dns6/node.example/tcp/1234", "http://node.example:1234/rpc/v0"),
         ("http://127.0.0.1:1234", "http://127.0.0.1:1234/rpc/v0"),
         ("ws://127.0.0.1:1234/", "http://127.0.0.1:1234/rpc/v0"),
@@ -198,5 +202,21 @@ fn messages_never_show_a_token() {
     for address in ["not+quite+secret:/ip4/1.2.3.4/tcp/x", "http://secret@h", "http://h?token=secret"] {
         let error = ApiInfo::parse(address).endpoint("FULLNODE_API_INFO").unwrap_err();
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_token_in_clear_is_noticed_where_it_leaves_the_machine() {
+    for (address, in_clear) in [
+        ("/ip4/127.0.0.1/tcp/1234/http", false),
+        ("/ip6/::1/tcp/1234/http", false),
+        ("http://localhost:1234", false),
+        ("http://10.0.0.7:1234", true),
+        ("/dns4/node.example/tcp/1234/http", true),
+        ("https://node.example", false),
+    ] {
+        let with_token = ApiInfo::parse(&format!("{TOKEN}:{address}")).endpoint("here").unwrap();
+        assert_eq!(with_token.sends_token_in_clear(), in_clear, "{address}");
+        assert!(!Endpoint { token: None, ..with_token }.sends_token_in_clear());
     }
 }

@@ -1,6 +1,11 @@
 //! What can go wrong with a call, by what the caller does next.
 
-use jsonrpsee::{core::ClientError, http_client::transport};
+use jsonrpsee::{
+    core::{ClientError, http_helpers::HttpError},
+    http_client::transport,
+};
+
+use super::compat::WebPage;
 
 /// A failed call to a Lotus node.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,18 @@ pub enum LotusError {
         endpoint: String,
         /// The limit.
         seconds: u64,
+    },
+    /// A web page instead of the API's answer: a proxy, or another server. Whether the call had an effect is unknown.
+    #[error("{method} at {endpoint} was answered with a web page (HTTP {status}{title})")]
+    WebPage {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+        /// The page's title with a comma before it, or nothing.
+        title: String,
     },
     /// The token does not verify.
     #[error("{endpoint} refused the token for {method} (HTTP {status})")]
@@ -97,6 +114,10 @@ impl LotusError {
             ClientError::ParseError(source) => Self::Decode { method, endpoint, source: source.into() },
             ClientError::InvalidRequestId(source) => Self::Decode { method, endpoint, source: source.into() },
             ClientError::Transport(source) => match source.downcast_ref::<transport::Error>() {
+                Some(transport::Error::Http(HttpError::Stream(page))) if page.is::<WebPage>() => {
+                    let (status, title) = page.downcast_ref().map(WebPage::told).unwrap_or_default();
+                    Self::WebPage { method, endpoint, status, title }
+                }
                 Some(transport::Error::Rejected { status_code: status @ (401 | 403) }) => {
                     Self::Unauthorized { method, endpoint, status: *status }
                 }
@@ -109,7 +130,10 @@ impl LotusError {
     /// Whether the call may have had its effect although it failed: the state must be read before it is
     /// called again.
     pub fn effect_is_unknown(&self) -> bool {
-        matches!(self, Self::Transport { .. } | Self::Timeout { .. } | Self::Decode { .. })
+        matches!(
+            self,
+            Self::Transport { .. } | Self::Timeout { .. } | Self::Decode { .. } | Self::WebPage { .. }
+        )
     }
 
     /// Whether the node itself, not this call, is the trouble: everything else would fail alike.
@@ -136,14 +160,23 @@ impl LotusError {
             Self::Transport { endpoint, .. } | Self::Timeout { endpoint, .. } => Some(format!(
                 "is the node at {endpoint} running and reachable? check lotus.endpoint or the API_INFO variable"
             )),
+            Self::WebPage { endpoint, .. } => Some(format!(
+                "a proxy or another server answers at {endpoint}: is the address the node's own, and does the proxy pass \
+                 POST requests to /rpc/v0 while the node runs?"
+            )),
             Self::Unauthorized { .. } => Some(
-                "the token is wrong or of another node; see `lotus auth api-info --perm admin`".to_owned(),
+                "the token is wrong or of another node: `lotus auth create-token --perm admin` makes one for a full node, \
+                 `lotus-miner auth create-token --perm write` one for a miner's market"
+                    .to_owned(),
             ),
             Self::Permission { message, .. } => {
                 let permission = message.split("need '").nth(1).and_then(|rest| rest.split('\'').next());
                 Some(match permission {
                     Some(permission) => {
-                        format!("make a token with `lotus auth create-token --perm {permission}`")
+                        format!(
+                            "make a token with `lotus auth create-token --perm {permission}`, at a miner's market with \
+                             `lotus-miner auth create-token --perm {permission}`"
+                        )
                     }
                     None => "the token lacks a permission".to_owned(),
                 })

@@ -13,7 +13,7 @@ pub struct DriverError(Box<ErrorKind>);
 
 /// What a server that cannot be used looks like in the driver's text, what that means, and what helps. The
 /// first that fits counts: certificates before sockets, since a set may have several servers.
-const UNUSABLE: [(&str, &str, &str); 11] = [
+const UNUSABLE: [(&str, &str, &str); 12] = [
     (
         "UnknownIssuer",
         "the server's certificate is of an authority that is not trusted here",
@@ -61,11 +61,42 @@ const UNUSABLE: [(&str, &str, &str); 11] = [
         "is the host name right, does this machine's DNS know it?",
     ),
     (
+        "Type: RsGhost",
+        "the server waits for rs.initiate(): its replica set was never made",
+        "`doctor` prints the command that makes it",
+    ),
+    (
         "Connection refused",
         "no server listens at that address",
         "is mongod running, are host and port right, may this machine reach it?",
     ),
 ];
+
+const NO_PRIMARY: &str = "ReplicaSetNoPrimary";
+
+/// The servers that a message of the driver tells of.
+fn addresses(message: &str) -> Vec<&str> {
+    let mut found: Vec<&str> = message
+        .split("Address: ")
+        .skip(1)
+        .filter_map(|after| after.split([',', ' ', '}']).next())
+        .filter(|address| !address.is_empty())
+        .collect();
+    found.dedup();
+    found
+}
+
+/// The server's words to a user without rights, without the command's documents.
+fn refusal(message: &str) -> String {
+    match message.split_once(" to execute command { ") {
+        Some((who, command)) => {
+            let mut parts = command.splitn(3, '"');
+            let verb = parts.next().unwrap_or_default().trim_end_matches([' ', ':']);
+            format!("{who} to {verb} in {}", parts.next().unwrap_or_default())
+        }
+        None => message.to_owned(),
+    }
+}
 
 impl DriverError {
     pub(super) fn kind(&self) -> &ErrorKind {
@@ -85,10 +116,22 @@ impl DriverError {
         self.unusable().map(|(_, hint)| hint)
     }
 
+    /// Whether the server demands a login and got none.
+    pub(super) fn wants_login(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Command(command) if command.message.contains("requires authentication"))
+    }
+
     fn unusable(&self) -> Option<(&'static str, &'static str)> {
         let ErrorKind::ServerSelection { message, .. } = self.kind() else { return None };
         let mut known = UNUSABLE.iter().filter(|(mark, ..)| message.contains(mark));
-        known.next().map(|(_, sentence, hint)| (*sentence, *hint))
+        if let Some((_, sentence, hint)) = known.next() {
+            return Some((sentence, hint));
+        }
+        // The driver drops servers that are not of the set that the connection string names.
+        (message.contains(NO_PRIMARY) && addresses(message).is_empty()).then_some((
+            "no server there is a member of the replica set that the connection string names",
+            "is replicaSet= the name of the set, and was mongod started with --replSet? `doctor` says which it is",
+        ))
     }
 }
 
@@ -101,13 +144,40 @@ impl From<Error> for DriverError {
 impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.unusable(), self.kind()) {
-            (Some((sentence, _)), _) => f.write_str(sentence),
-            (None, ErrorKind::Command(command)) => {
-                write!(f, "{} (code {})", command.message, command.code)
+            (Some((sentence, _)), ErrorKind::ServerSelection { message, .. }) => {
+                f.write_str(sentence)?;
+                match addresses(message).as_slice() {
+                    [] => Ok(()),
+                    servers => write!(f, " ({})", servers.join(", ")),
+                }
             }
-            (None, kind) => kind.fmt(f),
+            (_, ErrorKind::Command(command)) => {
+                write!(f, "{} (code {})", refusal(&command.message), command.code)
+            }
+            (_, kind) => kind.fmt(f),
         }
     }
 }
 
 impl std::error::Error for DriverError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_named_and_commands_cut() {
+        let message = "Server selection timeout: No available servers. Topology: { Type: Unknown, Servers: [ { Address: \
+                       db1:27017, Type: Unknown, Error: x }, { Address: db2:1, Type: Unknown } ] }";
+        assert_eq!(addresses(message), ["db1:27017", "db2:1"]);
+        for (words, shown) in [
+            (
+                "not authorized on carferry to execute command { update: \"cars\", ordered: true }",
+                "not authorized on carferry to update in cars",
+            ),
+            ("command find requires authentication", "command find requires authentication"),
+        ] {
+            assert_eq!(refusal(words), shown);
+        }
+    }
+}

@@ -57,6 +57,44 @@ pub enum StoreError {
     /// A server outside a replica set.
     #[error("the MongoDB server is not a member of a replica set")]
     NotReplicaSet,
+    /// A server of a replica set that was never made.
+    #[error("{server} waits for rs.initiate(): the replica set {set} was never made")]
+    SetNotInitiated {
+        /// `host:port`.
+        server: String,
+        /// The set's name, as far as it is known.
+        set: String,
+    },
+    /// A server of another replica set.
+    #[error("{server} is a member of the replica set {set}, not of {wanted}")]
+    OtherSet {
+        /// `host:port`.
+        server: String,
+        /// Its set.
+        set: String,
+        /// The set of the connection string.
+        wanted: String,
+    },
+    /// Nobody takes writes.
+    #[error("the replica set {set} has no primary, says {server}")]
+    NoPrimary {
+        /// `host:port`.
+        server: String,
+        /// Its set.
+        set: String,
+    },
+    /// The set's own addresses lead nowhere from here.
+    #[error(
+        "the replica set {set} calls its members {members}, and none is reached by that name; {server} answers"
+    )]
+    MembersElsewhere {
+        /// `host:port`.
+        server: String,
+        /// Its set.
+        set: String,
+        /// As the set's configuration names them.
+        members: String,
+    },
     /// A unique key exists already.
     #[error("`{what}`: the key exists already")]
     Duplicate {
@@ -136,12 +174,36 @@ impl StoreError {
                 | Self::Refused { .. }
                 | Self::Rejected { .. }
                 | Self::NotReplicaSet
+                | Self::SetNotInitiated { .. }
+                | Self::OtherSet { .. }
+                | Self::MembersElsewhere { .. }
         )
+    }
+
+    /// Whether the server knows this user and says no: the same call gets the same answer until a role, a validator or the
+    /// server's own configuration is changed. A login that fails is none: it may be mended at the server meanwhile.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Rejected { .. } | Self::NotReplicaSet)
     }
 
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
+            Self::SetNotInitiated { server, set } => {
+                return Some(format!(
+                    "make it once, by the address that the other machines use:\nmongosh --host {server} --eval \
+                     'rs.initiate({{_id: \"{set}\", members: [{{_id: 0, host: \"{server}\"}}]}})'"
+                ));
+            }
+            Self::OtherSet { set, .. } => {
+                return Some(format!("set mongodb.replicaSet, or replicaSet= in the URI, to {set}"));
+            }
+            Self::NoPrimary { .. } => {
+                "an election takes seconds; otherwise rs.status() shows which members are away"
+            }
+            Self::MembersElsewhere { .. } => {
+                "let this machine resolve and reach these names, or change them with rs.reconfig()"
+            }
             Self::BadUri { .. } => {
                 "write mongodb.uri as mongodb://user:password@host:27017/?replicaSet=rs0, with special characters of the password percent-encoded"
             }
@@ -149,7 +211,10 @@ impl StoreError {
                 .hint()
                 .unwrap_or("is mongod running, is the host name right, does replicaSet= name the set?"),
             Self::LoginFailed { .. } => {
-                "check mongodb.username, the password and authSource; with MONGODB-X509 there must be a database user of the certificate's subject"
+                "check mongodb.username, the password and mongodb.authSource (admin unless set); with MONGODB-X509 there must be a database user of the certificate's subject"
+            }
+            Self::Refused { source, .. } if source.wants_login() => {
+                "this server knows nobody without a login: set mongodb.username and mongodb.passwordFile"
             }
             Self::Refused { .. } => {
                 "give this database user its role, see configs/mongodb-roles.js and README, \"Least privilege\""

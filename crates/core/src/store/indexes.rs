@@ -31,6 +31,9 @@ pub enum IndexUser {
     MinerAgent,
 }
 
+/// Why an index is missing that nothing stands in the way of.
+pub const MADE_AT_START: &str = "made at the next start of client-agent";
+
 /// What to do about a missing index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
@@ -163,7 +166,7 @@ impl Store {
                 let reason = if standing {
                     "an index over these keys stands and is not unique, or leaves documents out"
                 } else {
-                    "made at the next start of an agent"
+                    MADE_AT_START
                 };
                 report.missing.push((label, reason.to_owned()));
                 continue;

@@ -10,6 +10,7 @@ mod cars;
 mod claims;
 mod clients;
 mod deals;
+mod diagnosis;
 mod driver_error;
 mod error;
 mod indexes;
@@ -19,10 +20,11 @@ mod pages;
 mod plans;
 mod provider_views;
 pub mod retry;
+mod rights;
 mod tracking;
 pub mod watch;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bson::{Document, doc};
 use mongodb::{
@@ -38,7 +40,7 @@ pub use clients::shut_down_after;
 pub use deals::{DealCounts, StoredDeal};
 pub use driver_error::DriverError;
 pub use error::StoreError;
-pub use indexes::{IndexReport, IndexUser};
+pub use indexes::{IndexReport, IndexUser, MADE_AT_START};
 pub use intents::{INTENT_PAUSE_MAX, NewIntent};
 pub use pages::DealPages;
 pub use plans::{PieceClaim, PieceCounts};
@@ -71,6 +73,8 @@ pub struct Store {
     pieces: Collection<Document>,
     files: Collection<Document>,
     call_timeout: Duration,
+    /// What both clients connect with.
+    options: Arc<ClientOptions>,
 }
 
 /// How long the driver looks for a usable server; also the longest silence of a change stream after a
@@ -107,6 +111,7 @@ impl Store {
         let mut watch_options = client_options.clone();
         watch_options.retry_reads = Some(false);
 
+        let kept = Arc::new(client_options.clone());
         let open = |options| Client::with_options(options).map_err(bad_uri).inspect(clients::note);
         let database = open(client_options)?.database(&options.database);
         let watch_database = open(watch_options)?.database(&options.database);
@@ -120,6 +125,7 @@ impl Store {
             database,
             watch_database,
             call_timeout: options.call_timeout,
+            options: kept,
         })
     }
 
@@ -131,6 +137,22 @@ impl Store {
     pub async fn check_replica_set(&self) -> Result<String, StoreError> {
         let hello = self.bounded("hello", self.database.run_command(doc! { "hello": 1 })).await?;
         hello.get_str("setName").map(str::to_owned).map_err(|_| StoreError::NotReplicaSet)
+    }
+
+    /// How many documents `cars` and `offlinedeals` have, about: as the server keeps count, without reading them.
+    pub async fn document_counts(&self) -> Result<(u64, u64), StoreError> {
+        let cars = self.bounded("cars count", self.cars.estimated_document_count()).await?;
+        let deals = self.bounded("offlinedeals count", self.deals.estimated_document_count()).await?;
+        Ok((cars, deals))
+    }
+
+    /// How many deals of a miner are recorded.
+    pub async fn recorded_deals(&self, miner: &str) -> Result<u64, StoreError> {
+        self.bounded(
+            "offlinedeals count",
+            self.deals.count_documents(doc! { "miner": miners::written_as(miner) }),
+        )
+        .await
     }
 
     /// The server's clock.

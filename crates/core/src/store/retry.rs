@@ -87,7 +87,7 @@ impl RetryUntilAnswered {
                 Some(Ok(answer)) => return Ok(answer),
                 Some(Err(error)) => error,
             };
-            if error.is_permanent() {
+            if error.is_refusal() {
                 return Err(self.refuse(error));
             }
             if is_last {
