@@ -47,7 +47,7 @@ pub(crate) struct DataPrep {
     pub(crate) node: FullNode,
     pub(crate) terms: Terms,
     targets: Vec<Target>,
-    limits: Limits,
+    pub(crate) limits: Limits,
 }
 
 impl DataPrep {
@@ -103,7 +103,7 @@ impl DataPrep {
         Ok(report)
     }
 
-    fn tracker(&self) -> Tracker {
+    pub(crate) fn tracker(&self) -> Tracker {
         Tracker::new(self.store.clone(), self.node.clone(), self.terms.wallet.clone())
     }
 }

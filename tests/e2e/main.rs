@@ -30,3 +30,5 @@ mod quirks;
 mod restore;
 #[cfg(test)]
 mod security;
+#[cfg(test)]
+mod tracking;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bson::{Bson, DateTime, Document, doc};
 use futures::TryStreamExt as _;
 use harness::eventually_eq;
+use lotus_sim::DealState;
 
 use crate::{
     rounds::Dice,
@@ -115,6 +116,39 @@ async fn what_a_provider_writes_into_others_deals_is_undone_and_doubles_nothing(
     assert!(agents.1.has_logged("`isdeal` was 1, but the market still waits").unwrap());
     dice.tell(1, &format!("{} kinds of writes, {counts:?}", writes.len() + 1 + on_active.len()));
     drop(agents);
+}
+
+/// Deals that are published, and not sealed yet: for hours or days nothing but the chain knows better than their provider.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_providers_words_end_no_deal_that_is_published() {
+    let dice = Dice::of("published");
+    let mut scene = Scene::open(Stage::default()).await;
+    scene.add_cars(2).await;
+    let wanted = u64::try_from(2 * REPLICAS).unwrap();
+    for miner in scene.road.sim.miners() {
+        scene.road.sim.hold_at(&miner, Some(DealState::Sealing));
+    }
+    let client = scene.client("client", None);
+    let mut miner = scene.miner(None);
+    let deals = scene.road.deals();
+    let published =
+        doc! { "isdeal": 1, "status": { "$in": [5, 29] }, "statusby": "chain", "dealid": { "$gt": 0 } };
+    eventually_eq!(within Duration::from_secs(60), deals.count_documents(published.clone()).await.unwrap(), wanted, "deals are published");
+    miner.kill9().unwrap();
+    let failed =
+        doc! { "provider.status": 26, "provider.statusname": "x", "provider.message": "all is lost" };
+    deals.update_many(doc! {}, doc! { "$set": failed }).await.unwrap();
+    let heard = doc! { "status": 29, "statusby": "chain", "statusmsg": { "$regex": "all is lost" } };
+    eventually_eq!(within Duration::from_secs(60), deals.count_documents(heard.clone()).await.unwrap(), wanted, "the chain is believed");
+    let miner = scene.miner(None);
+    for miner in scene.road.sim.miners() {
+        scene.road.sim.hold_at(&miner, None);
+    }
+    scene.settled(Duration::from_secs(60)).await;
+    assert_eq!(scene.road.sim.deals().len(), usize::try_from(wanted).unwrap(), "no deal was replaced");
+    let counts = scene.check().await;
+    drop((client, miner));
+    dice.tell(1, &format!("{counts:?}"));
 }
 
 /// Deals that are closed without their data, while no agent of their miners is up to see it.

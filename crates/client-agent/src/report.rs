@@ -19,6 +19,8 @@ use crate::{
 
 /// Troubled deals that `status` lists.
 const TROUBLED_MAX: i64 = 20;
+/// Records that are no deals, of which `status` shows what stands in place of the proposal CID.
+const NO_DEALS_MAX: i64 = 3;
 
 /// A pass for people.
 pub(crate) fn plan_text(report: &Report, mode: Mode) -> String {
@@ -92,6 +94,16 @@ struct Status {
     #[serde(rename = "postponedintents")]
     postponed_intents: u64,
     troubled: Vec<Troubled>,
+    #[serde(rename = "nodeals")]
+    no_deals: NoDeals,
+}
+
+/// Records that are no deals: the prototype wrote Lotus' error text where a proposal CID belongs.
+#[derive(Debug, Serialize)]
+struct NoDeals {
+    count: u64,
+    #[serde(rename = "dealcids")]
+    samples: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,6 +123,8 @@ struct Troubled {
 pub async fn status(args: &StatusArgs, config: &Config, out: &mut Printer) -> Result<ExitStatus, Stop> {
     let store = Store::open(&config.store_options()?).await?;
     let (cars, car_piece_bytes) = store.car_totals().await?;
+    let (count, samples) = store.no_deals(NO_DEALS_MAX).await?;
+    let samples = samples.iter().map(|words| words.chars().take(80).collect()).collect();
     let status = Status {
         cars,
         car_piece_bytes,
@@ -118,6 +132,7 @@ pub async fn status(args: &StatusArgs, config: &Config, out: &mut Printer) -> Re
         open_intents: store.open_intent_count().await?,
         postponed_intents: store.postponed_intent_count().await?,
         troubled: store.troubled_deals(TROUBLED_MAX).await?.iter().map(troubled).collect(),
+        no_deals: NoDeals { count, samples },
     };
     if args.json {
         out.json(&status)?;
@@ -178,6 +193,18 @@ fn status_text(status: &Status) -> String {
         line(&mut text, "stuck:");
         for deal in &status.troubled {
             line(&mut text, format!("  {} with {}: {}", deal.deal, deal.miner, deal.why));
+        }
+    }
+    if status.no_deals.count > 0 {
+        line(
+            &mut text,
+            format!(
+                "{} records are no deals and count for nothing: their `dealcid` is no proposal CID, but for example:",
+                status.no_deals.count
+            ),
+        );
+        for words in &status.no_deals.samples {
+            line(&mut text, format!("  {}", words.lines().next().unwrap_or_default()));
         }
     }
     text

@@ -148,6 +148,10 @@ impl Importer {
         let at_provider = match (policy::before_import(seen), seen) {
             (Before::Import, Some(at_provider)) => at_provider,
             (Before::HasData, _) => return with_view(ImportOutcome::Done { path: None }),
+            // The market's watchers can fail on a deal that the chain goes on with.
+            (Before::Failed(_), _) if deal.is_on_chain() => {
+                return with_view(ImportOutcome::Done { path: None });
+            }
             (Before::Failed(reason), _) => return with_view(failed(reason)),
             (Before::NotYet(reason), Some(seen)) => {
                 // With the view that it was, even if a poll has recorded a newer one: the next poll then wakes the deal.

@@ -131,7 +131,8 @@ pub async fn poll_once(importer: &Importer, which: Followed, wake: &Notify) -> R
                         .import
                         .as_ref()
                         .is_some_and(|import| importer.endings.is_news(proposal_cid, import)),
-                    Before::NotYet(_) | Before::Failed(_) => false,
+                    Before::Failed(_) => deal.is_on_chain(),
+                    Before::NotYet(_) => false,
                 };
             if deal.isdeal != Some(1) && may_be_imported {
                 to_wake.push(proposal_cid);

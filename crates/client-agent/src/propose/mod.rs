@@ -405,6 +405,8 @@ impl Proposer {
             state: IntentState::Intended,
             dealcid: None,
             dealstatus: None,
+            dealstatusby: None,
+            endseen: None,
             dealid: None,
             reason: None,
             tries: None,

@@ -336,6 +336,8 @@ mod tests {
             state,
             dealcid: None,
             dealstatus: None,
+            dealstatusby: None,
+            endseen: None,
             dealid: None,
             reason: None,
             tries: None,

@@ -295,6 +295,8 @@ mod tests {
             state: IntentState::Intended,
             dealcid: None,
             dealstatus: None,
+            dealstatusby: None,
+            endseen: None,
             dealid: None,
             reason: None,
             tries: None,

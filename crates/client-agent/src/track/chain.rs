@@ -1,4 +1,4 @@
-//! Looks at deals on chain, some hundred in a pass: each is a call of its own.
+//! Looks at deals on chain: each is a call of its own, so their number is rationed by the time that has passed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,70 +8,93 @@ use std::{
 use carferry_core::{
     error_chain::ErrorChain,
     lotus::FullNode,
-    model::{ChainEpoch, DealStatus, OfflineDealDoc},
-    store::StatusChange,
+    model::{DealPhase, DealStatus},
 };
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
-    CONCURRENCY, count,
-    reconcile::{self, OnChain},
+    CONCURRENCY,
+    reconcile::{self, FollowedDeal, OnChain},
 };
 
 /// How often an active deal is looked up: it changes only when slashed or at its end.
-const ACTIVE_LOOK_EVERY: Duration = Duration::from_secs(3600);
-/// Deals looked up in one pass.
-const LOOKS_MAX: usize = 500;
-/// Places among them that active deals are sure of, however many others there are: these are looked at each time.
-const ACTIVE_LOOKS: usize = 100;
+const SETTLED_LOOK_EVERY: Duration = Duration::from_secs(3600);
+/// Deals looked up for each second since the looks before; a node answers thousands. Source: ours.
+const LOOKS_PER_SECOND: u64 = 50;
+/// Bounds of the deals looked up in one pass, however soon or late it comes.
+const LOOKS_MIN: u64 = 500;
+const LOOKS_MAX: u64 = 10_000;
+/// The part of them that settled deals are sure of, however many others there are: these are looked at each time.
+const SETTLED_PART: usize = 5;
+/// Deals looked up before what was found is recorded.
+const BATCH: usize = 500;
 /// Looks in a row without an answer after which a node is taken to be in trouble. A single one may be the deal's doing.
 const UNANSWERED_MAX: usize = 3;
 
-/// Who was looked at when, and who is next: the longest not looked up first, so that each comes to its turn, however
-/// many there are.
+/// When deals were looked up last, and which are next: the longest not looked up first, so that each comes to its turn,
+/// however many there are.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     last: HashMap<String, LastLook>,
-    active: Vec<OfflineDealDoc>,
-    others: Vec<OfflineDealDoc>,
+    /// Active deals, and failed ones that the chain may still have.
+    settled: Vec<FollowedDeal>,
+    moving: Vec<FollowedDeal>,
+    allowance: usize,
+    began: Option<Instant>,
 }
 
 /// When a deal was last looked up.
 #[derive(Clone, Copy, Debug)]
 struct LastLook {
     when: Instant,
-    /// It need not be asked for again soon.
+    /// The answer holds for a while.
     was_answered: bool,
 }
 
+/// What looking at one deal came to.
+#[derive(Debug)]
+pub(super) enum Look {
+    Answered(OnChain),
+    /// The node's error for this deal, or an answer that cannot be read.
+    Failed(String),
+    /// The node did not answer, or refuses all such calls: the next one may fail alike.
+    Unanswered(String),
+}
+
 impl Looks {
-    /// Nobody is in line: a pass that failed may have left some there.
+    /// Begins a pass. A pass that failed may have left some deals waiting.
     pub(super) fn start(&mut self) {
-        self.active.clear();
-        self.others.clear();
+        self.settled.clear();
+        self.moving.clear();
+        let now = Instant::now();
+        let passed = self.began.replace(now).map_or(Duration::ZERO, |before| now.duration_since(before));
+        let allowance = (passed.as_secs().saturating_mul(LOOKS_PER_SECOND)).clamp(LOOKS_MIN, LOOKS_MAX);
+        self.allowance = usize::try_from(allowance).unwrap_or(usize::MAX);
     }
 
-    /// Puts a deal in line.
-    pub(super) fn offer(&mut self, deal: OfflineDealDoc) {
-        let is_active = deal.status == i64::try_from(DealStatus::ACTIVE.get()).ok();
-        let last = deal.dealcid.as_deref().and_then(|cid| self.last.get(cid));
-        let rests = last.is_some_and(|last| last.was_answered && last.when.elapsed() < ACTIVE_LOOK_EVERY);
-        match (is_active, rests) {
+    /// Has a deal wait for its look.
+    pub(super) fn offer(&mut self, followed: FollowedDeal) {
+        let is_settled = followed
+            .deal
+            .deal_status()
+            .is_some_and(|status| status == DealStatus::ACTIVE || status.phase() == DealPhase::Failed);
+        let last = self.last.get(followed.proposal_cid());
+        let rests = last.is_some_and(|last| last.was_answered && last.when.elapsed() < SETTLED_LOOK_EVERY);
+        match (is_settled, rests) {
             (true, true) => {}
-            (true, false) => self.active.push(deal),
-            (false, _) => self.others.push(deal),
+            (true, false) => self.settled.push(followed),
+            (false, _) => self.moving.push(followed),
         }
     }
 
-    /// Lets those go whose turn cannot come in this pass.
+    /// Drops deals whose turn cannot come in this pass.
     pub(super) fn trim(&mut self) {
-        for line in [&mut self.active, &mut self.others] {
-            if line.len() > LOOKS_MAX {
-                let last = |deal: &OfflineDealDoc| Some(self.last.get(deal.dealcid.as_ref()?)?.when);
-                line.sort_by_key(last);
-                line.truncate(LOOKS_MAX);
+        for waiting in [&mut self.settled, &mut self.moving] {
+            if waiting.len() > self.allowance {
+                waiting.sort_by_key(|followed| self.last.get(followed.proposal_cid()).map(|last| last.when));
+                waiting.truncate(self.allowance);
             }
         }
     }
@@ -81,39 +104,46 @@ impl Looks {
         self.last.retain(|cid, _| followed.contains(cid));
     }
 
-    /// Those whose turn it is; nobody is in line after it.
-    fn take_turn(&mut self) -> Vec<OfflineDealDoc> {
-        let (mut active, mut others) = (std::mem::take(&mut self.active), std::mem::take(&mut self.others));
-        for line in [&mut active, &mut others] {
-            line.sort_by_key(|deal| Some(self.last.get(deal.dealcid.as_ref()?)?.when));
-        }
-        others.truncate(LOOKS_MAX - active.len().min(ACTIVE_LOOKS));
-        active.truncate(LOOKS_MAX - others.len());
-        others.extend(active);
-        others
+    /// Deals whose turn it is, at most so many as one batch holds; none after the last of this pass.
+    pub(super) fn take_batch(&mut self) -> Vec<FollowedDeal> {
+        let mut batch = self.take_turn();
+        let rest = batch.split_off(batch.len().min(BATCH));
+        self.moving = rest;
+        batch
     }
 
-    /// Looks; what came of it, and how many deals could not be looked up.
+    /// All whose turn it is in this pass, the longest not looked up first.
+    fn take_turn(&mut self) -> Vec<FollowedDeal> {
+        let (mut settled, mut moving) = (std::mem::take(&mut self.settled), std::mem::take(&mut self.moving));
+        for waiting in [&mut settled, &mut moving] {
+            waiting.sort_by_key(|followed| self.last.get(followed.proposal_cid()).map(|last| last.when));
+        }
+        moving.truncate(self.allowance - settled.len().min(self.allowance / SETTLED_PART));
+        settled.truncate(self.allowance - moving.len());
+        moving.extend(settled);
+        moving
+    }
+
+    /// Looks at these; the node's answers, in the same order. Fewer where the node is in trouble: it would fail all of
+    /// the others.
     pub(super) async fn look(
         &mut self,
         node: &FullNode,
-        head: ChainEpoch,
-    ) -> (Vec<(OfflineDealDoc, Look)>, u64) {
-        let asked = self.take_turn();
-        let mut failed = asked.len();
+        batch: Vec<FollowedDeal>,
+    ) -> Vec<(FollowedDeal, Look)> {
+        let asked = batch.len();
         let now = Instant::now();
-        let looks: Vec<_> = asked
+        let looks: Vec<_> = batch
             .into_iter()
-            .map(|deal| async move {
-                let look = look_at(node, &deal, head).await;
-                (deal, look)
+            .map(|followed| async move {
+                let look = look_at(node, &followed).await;
+                (followed, look)
             })
             .collect();
         let mut answers = stream::iter(looks).buffered(CONCURRENCY);
-        let (mut looked_at, mut unanswered, mut first_reason) = (Vec::new(), 0, None);
-        // A node that is gone would fail all of them.
+        let (mut looked_at, mut answered, mut unanswered, mut first_reason) = (Vec::new(), 0, 0, None);
         while unanswered < UNANSWERED_MAX
-            && let Some((deal, look)) = answers.next().await
+            && let Some((followed, look)) = answers.next().await
         {
             unanswered = if matches!(look, Look::Unanswered(_)) { unanswered + 1 } else { 0 };
             let was_answered = match &look {
@@ -121,30 +151,33 @@ impl Looks {
                     first_reason.get_or_insert_with(|| reason.clone());
                     false
                 }
-                Look::Changed { .. } | Look::Same => true,
+                Look::Answered(_) => true,
             };
-            failed -= usize::from(was_answered);
+            answered += usize::from(was_answered);
             // One that failed goes to the back as well: else it would be the first of every pass.
-            self.last.extend(deal.dealcid.clone().map(|cid| (cid, LastLook { when: now, was_answered })));
-            looked_at.push((deal, look));
+            self.last.insert(followed.proposal_cid().to_owned(), LastLook { when: now, was_answered });
+            looked_at.push((followed, look));
         }
         if let Some(reason) = first_reason {
-            warn!(deals = failed, reason = %reason, "deals could not be looked up on chain");
+            warn!(deals = asked - answered, reason = %reason, "deals could not be looked up on chain");
         }
-        (looked_at, count(failed))
+        looked_at
     }
 }
 
-/// Asks the chain for a deal.
-async fn look_at(node: &FullNode, deal: &OfflineDealDoc, head: ChainEpoch) -> Look {
-    let on_chain = match reconcile::chain_question(deal) {
-        None => None,
-        Some(deal_id) => match node.market_deal(deal_id).await {
-            Ok(market) if reconcile::is_same_deal(deal, &market) => Some(OnChain::Found(Box::new(market))),
+/// Asks the chain for a deal, by one number after the other until it is found.
+async fn look_at(node: &FullNode, followed: &FollowedDeal) -> Look {
+    // The first number is the most trusted one: only that no deal has it any more says something of this deal.
+    let mut first = None;
+    for deal_id in followed.numbers() {
+        let on_chain = match node.market_deal(deal_id).await {
+            Ok(market) if reconcile::is_same_deal(&followed.deal, &market) => {
+                return Look::Answered(OnChain::Found { deal_id, market: Box::new(market) });
+            }
             Ok(_) => {
-                let proposal_cid = deal.dealcid.as_deref().unwrap_or_default();
+                let proposal_cid = followed.proposal_cid();
                 warn!(deal.id = %deal_id, deal.proposal_cid = proposal_cid, "the number recorded for this deal is another deal's on chain");
-                None
+                OnChain::Unknown
             }
             // The node's own sentence for this deal; "block not found" and the like say nothing of it.
             Err(error)
@@ -152,7 +185,7 @@ async fn look_at(node: &FullNode, deal: &OfflineDealDoc, head: ChainEpoch) -> Lo
                     .message()
                     .is_some_and(|words| words.contains(&format!("deal {deal_id} not found"))) =>
             {
-                Some(OnChain::Gone)
+                OnChain::Gone
             }
             Err(error) => {
                 let reason = ErrorChain(&error).to_string();
@@ -160,73 +193,63 @@ async fn look_at(node: &FullNode, deal: &OfflineDealDoc, head: ChainEpoch) -> Lo
                 let is_node = error.is_about_the_node();
                 return if is_node { Look::Unanswered(reason) } else { Look::Failed(reason) };
             }
-        },
-    };
-    judged(deal, on_chain.as_ref(), head)
-}
-
-/// What looking at one deal came to.
-#[derive(Debug)]
-pub(super) enum Look {
-    /// `by_chain`: the chain says so, not only the provider's agent.
-    Changed {
-        change: StatusChange,
-        by_chain: bool,
-    },
-    Same,
-    /// The node's word for this deal, or one that cannot be read.
-    Failed(String),
-    /// The node did not answer, or lets us ask nothing: the next one may fail alike.
-    Unanswered(String),
-}
-
-/// What is known of one deal.
-pub(super) fn judged(deal: &OfflineDealDoc, on_chain: Option<&OnChain>, head: ChainEpoch) -> Look {
-    let by_chain = matches!(on_chain, Some(OnChain::Found(_))) || on_chain.is_some() && deal.dealid.is_some();
-    reconcile::from_chain(deal, on_chain, head)
-        .map_or(Look::Same, |change| Look::Changed { change, by_chain })
+        };
+        first.get_or_insert(on_chain);
+    }
+    Look::Answered(first.unwrap_or(OnChain::Unknown))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use carferry_core::model::OfflineDealDoc;
 
-    fn deals(name: &str, status: i64, number: usize) -> Vec<OfflineDealDoc> {
+    use super::{super::reconcile::NodeWord, *};
+
+    fn deals(name: &str, status: i64, number: usize) -> Vec<FollowedDeal> {
         let deal = |i| OfflineDealDoc {
             dealcid: Some(format!("{name}{i}")),
             status: Some(status),
             ..OfflineDealDoc::default()
         };
-        (0..number).map(deal).collect()
+        (0..number).map(|i| FollowedDeal::new(deal(i), None, NodeWord::NotFollowed)).collect()
     }
 
     /// As a pass does: by the page.
-    fn asked(looks: &mut Looks, deals: &[OfflineDealDoc]) -> Vec<OfflineDealDoc> {
+    fn asked(looks: &mut Looks, deals: &[FollowedDeal]) -> Vec<FollowedDeal> {
+        looks.start();
         for page in deals.chunks(170) {
             for deal in page {
                 looks.offer(deal.clone());
             }
             looks.trim();
         }
-        looks.take_turn()
+        let mut asked = Vec::new();
+        loop {
+            let batch = looks.take_batch();
+            if batch.is_empty() {
+                return asked;
+            }
+            assert!(batch.len() <= BATCH);
+            asked.extend(batch);
+        }
     }
 
-    fn looked_at(looks: &mut Looks, deals: &[OfflineDealDoc], was_answered: bool) {
+    fn looked_at(looks: &mut Looks, deals: &[FollowedDeal], was_answered: bool) {
         let last = LastLook { when: Instant::now(), was_answered };
-        looks.last.extend(deals.iter().map(|deal| (deal.dealcid.clone().unwrap(), last)));
+        looks.last.extend(deals.iter().map(|deal| (deal.proposal_cid().to_owned(), last)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_deal_comes_to_its_turn_and_active_ones_keep_some_places() {
-        let all = [deals("sealing", 29, 900), deals("active", 7, 300)].concat();
+    async fn every_deal_comes_to_its_turn_and_settled_ones_keep_a_part() {
+        let all = [deals("sealing", 29, 900), deals("active", 7, 200), deals("failed", 26, 100)].concat();
         let mut looks = Looks::default();
         for pass in 0..3 {
             let asked = asked(&mut looks, &all);
-            assert_eq!(asked.len(), LOOKS_MAX);
-            let active = asked.iter().filter(|deal| deal.status == Some(7)).count();
-            assert_eq!(active, ACTIVE_LOOKS, "{pass}");
+            assert_eq!(asked.len(), 500);
+            let settled = asked.iter().filter(|followed| followed.deal.status != Some(29)).count();
+            assert_eq!(settled, 100, "{pass}");
             looked_at(&mut looks, &asked, true);
-            tokio::time::advance(Duration::from_secs(60)).await;
+            tokio::time::advance(Duration::from_secs(5)).await;
         }
         assert_eq!(looks.last.len(), all.len());
 
@@ -236,6 +259,16 @@ mod tests {
         looked_at(&mut looks, &few[..1], false);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(asked(&mut looks, &few).len(), 1, "only the one that was not answered");
-        assert_eq!(asked(&mut Looks::default(), &few).len(), LOOKS_MAX, "places that nobody else needs");
+        assert_eq!(asked(&mut Looks::default(), &few).len(), 500, "places that no other deal needs");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_are_rationed_by_time_and_not_by_pass() {
+        let all = deals("active", 7, 12_000);
+        let mut looks = Looks::default();
+        for (seconds, expected) in [(0, 500), (1, 500), (20, 1000), (100, 5000), (4000, 10_000)] {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            assert_eq!(asked(&mut looks, &all).len(), expected, "after {seconds} s");
+        }
     }
 }

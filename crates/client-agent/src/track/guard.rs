@@ -2,15 +2,19 @@
 //!
 //! Roles of MongoDB know collections, not rows: whoever may close one deal may write to all of them. So nothing
 //! in `offlinedeals` is believed that could cost a deal: what was agreed, and the last state, stand in
-//! `dealintents` too, where providers cannot write; and `isdeal` 1 counts while nothing speaks against it.
+//! `dealintents` too, where providers cannot write; a provider's word alone of a deal's end must have stood for ten
+//! minutes; and `isdeal` 1 counts while nothing speaks against it.
 //! Both repairs may be made needlessly without harm: miner-agent closes a deal again that its market has the
 //! data of, and calls nothing for it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use carferry_core::{
     error_chain::ErrorChain,
-    store::{StatusChange, Store, StoreError},
+    store::{Store, StoreError},
 };
 use tokio::time::Instant;
 use tracing::warn;
@@ -32,48 +36,42 @@ pub(super) struct Guard {
     restored: Option<Instant>,
     /// The intent after which the comparing goes on: a page that failed does not begin it anew.
     compared: Option<String>,
-    /// Since when a provider alone says that a deal is at its end.
-    ends: HashMap<String, Instant>,
     /// Since when a deal is doubted, and when it was last put back.
     doubts: HashMap<String, (Instant, Option<Instant>)>,
 }
 
+/// How long a provider alone has said that a deal is at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProvidersEnd {
+    /// It was not heard before.
+    New,
+    /// It may still be put right by the provider's own agent, if another user wrote it.
+    Young,
+    /// It has stood for as long as it must.
+    Stands,
+}
+
+impl ProvidersEnd {
+    /// By the server's clock, so that it holds over restarts and for commands that end after one pass.
+    pub(super) fn at(seen: Option<SystemTime>, now: SystemTime) -> Self {
+        match seen {
+            None => Self::New,
+            Some(seen) if now.duration_since(seen).is_ok_and(|age| age >= ENDS_AFTER) => Self::Stands,
+            Some(_) => Self::Young,
+        }
+    }
+}
+
 impl Guard {
-    /// Whether a state that nobody but the provider's view tells is to be believed: an end only when it has stood for
-    /// a while, in which the provider's own agent would have put right what another wrote.
-    pub(super) fn stands(&mut self, change: &StatusChange) -> bool {
-        if change.status.is_live() {
-            self.ends.remove(&change.proposal_cid);
-            return true;
-        }
-        let since = *self.ends.entry(change.proposal_cid.clone()).or_insert_with(Instant::now);
-        let stands = since.elapsed() >= ENDS_AFTER;
-        if stands {
-            self.ends.remove(&change.proposal_cid);
-        }
-        stands
-    }
-
-    /// A deal was looked at, and nothing says now that it is at its end: who says so later has to be right for as long
-    /// again.
-    pub(super) fn goes_on(&mut self, proposal_cid: &str) {
-        self.ends.remove(proposal_cid);
-    }
-
-    /// Forgets deals that are not followed any more.
-    pub(super) fn retain(&mut self, is_followed: impl Fn(&str) -> bool) {
-        self.ends.retain(|cid, _| is_followed(cid));
-    }
-
     /// Brings records back that others changed; how many there were. Not at each call. What fails is said, and tried
     /// again by the next call: deals can be followed without it.
-    pub(super) async fn restore(&mut self, store: &Store, wallet: &str) -> u64 {
+    pub(super) async fn restore(&mut self, store: &Store) -> u64 {
         let mut count = 0;
         if self.restored.is_some_and(|last| last.elapsed() < RESTORE_EVERY) {
             return count;
         }
         loop {
-            let (restored, next) = match store.restore_page(wallet, self.compared.as_deref(), PAGE).await {
+            let (restored, next) = match store.restore_page(self.compared.as_deref(), PAGE).await {
                 Ok(page) => page,
                 Err(error) => {
                     warn!(reason = %ErrorChain(&error), "records are not compared with what was agreed now");
@@ -140,45 +138,19 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
-    use carferry_core::model::DealStatus;
-
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_false_end_that_was_put_right_must_stand_anew() {
-        let end = StatusChange {
-            proposal_cid: "deal".into(),
-            intent: None,
-            before: Some(18),
-            status: DealStatus::ERROR,
-            message: String::new(),
-            deal_id: None,
-        };
-        let live = StatusChange { status: DealStatus::WAITING_FOR_DATA, ..end.clone() };
-        let mut guard = Guard::default();
-        let wait = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
-
-        assert!(!guard.stands(&end));
-        wait(601).await;
-        assert!(guard.stands(&end), "it has stood for as long as it must");
-
-        assert!(!guard.stands(&end));
-        wait(300).await;
-        // What the view says is what is recorded: no change.
-        guard.goes_on("deal");
-        wait(7200).await;
-        assert!(!guard.stands(&end));
-        assert!(guard.stands(&live));
-        wait(7200).await;
-        assert!(!guard.stands(&end));
-
-        wait(300).await;
-        guard.retain(|cid| cid == "deal");
-        wait(301).await;
-        assert!(guard.stands(&end), "a pass that did not look at it changes nothing");
-        assert!(!guard.stands(&end));
-        guard.retain(|_| false);
-        wait(7200).await;
-        assert!(!guard.stands(&end));
+    #[test]
+    fn a_providers_word_of_an_end_must_stand_for_ten_minutes_by_the_servers_clock() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for (seen, now, expected) in [
+            (None, 5000, ProvidersEnd::New),
+            (Some(1000), 1000, ProvidersEnd::Young),
+            (Some(1000), 1599, ProvidersEnd::Young),
+            (Some(1000), 1600, ProvidersEnd::Stands),
+            (Some(1000), 900, ProvidersEnd::Young),
+        ] {
+            assert_eq!(ProvidersEnd::at(seen.map(at), at(now)), expected, "{seen:?} {now}");
+        }
     }
 }

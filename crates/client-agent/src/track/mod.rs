@@ -1,36 +1,45 @@
 //! Keeps `status`, `statusmsg` and `updatedtime` true until a deal is final.
 //!
-//! By polling: one list of the node for all deals it follows, one call on chain for each stateless deal
-//! whose state there can still change. Update streams lose what happens while they are closed, and can
-//! block the node's own notifications (lotus-contract §5.4). Records are read and written by the page.
+//! By polling: one list of the node for all deals it follows, one call on chain for each stateless deal whose state there
+//! can still change, and for each deal that node or provider call failed. Update streams lose what happens while they
+//! are closed, and can block the node's own notifications (lotus-contract §5.4). Records are read and written by the page.
 
 mod chain;
 mod guard;
+mod pass;
 mod reconcile;
 
 use std::{
-    collections::{HashMap, HashSet},
-    time::{Duration, SystemTime},
+    collections::{BTreeSet, HashMap, HashSet},
+    time::Duration,
 };
 
+use bson::oid::ObjectId;
 use carferry_core::{
-    lotus::{FullNode, LotusError, wire::DealState},
-    model::{ChainEpoch, OfflineDealDoc},
+    lotus::{FullNode, LotusError},
+    model::{ChainEpoch, IntentDoc, OfflineDealDoc},
     runtime::fail_point,
     store::{StatusChange, Store, StoreError},
 };
 use futures::{StreamExt, stream};
 use serde::Serialize;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::propose::preflight;
-use chain::{Look, Looks, judged};
+use chain::{Look, Looks};
 use guard::Guard;
+use pass::{Head, NodeList, Pass, is_new};
+use reconcile::{FollowedDeal, NodeWord, OnChain};
 
 /// Calls and writes side by side.
 const CONCURRENCY: usize = 8;
-/// A deal that is not in the node's list need not have been in it for so long: the list was read before the deal.
-const LISTED_AFTER: Duration = Duration::from_secs(3600);
+/// Failed deals that one pass looks up once more.
+const RECHECKS: i64 = 500;
+/// How long failed deals rest after all of them had their turn.
+const RECHECK_EVERY: Duration = Duration::from_secs(600);
+/// How often it is asked which wallets deals are recorded for.
+const WALLETS_EVERY: Duration = Duration::from_secs(600);
 
 /// Why a pass could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -77,174 +86,230 @@ pub struct TrackReport {
     pub restored: u64,
 }
 
-/// Follows the deals of one wallet.
+/// Follows the deals of every wallet that deals are recorded for.
 #[derive(Debug)]
 pub struct Tracker {
     store: Store,
     node: FullNode,
     wallet: String,
+    /// When the wallets of the records were last asked for, and which there are.
+    wallets: Option<(Instant, Vec<String>)>,
     looks: Looks,
     guard: Guard,
+    rechecks: Rechecks,
     /// Whether the pass before met deals that the node lists; the first one asks the database.
     lists: Option<bool>,
 }
 
-/// What a pass has met so far.
+/// How far the failed deals are that get a second look.
 #[derive(Debug, Default)]
-struct Pass {
-    report: TrackReport,
-    /// Proposal CIDs.
-    followed: HashSet<String>,
-    /// The node's list, by proposal CID; read before the records.
-    listed: Option<HashMap<String, DealState>>,
-    head: Head,
-    /// Deals that are closed although something speaks against it, and their miners.
-    doubted: HashMap<String, String>,
-    /// Whether there are deals that the node lists.
-    met_listed: bool,
-    changes: Vec<StatusChange>,
-}
-
-/// Where the chain is.
-#[derive(Clone, Copy, Debug, Default)]
-enum Head {
-    #[default]
-    NotAsked,
-    /// What a node that is behind does not know of a deal is no news of the deal.
-    Behind,
-    At(ChainEpoch),
+struct Rechecks {
+    /// The record after which the next page begins.
+    after: Option<ObjectId>,
+    /// When all of them had had their turn.
+    ended: Option<Instant>,
 }
 
 impl Tracker {
-    /// Follows this wallet's deals through this node.
+    /// Follows the deals of this wallet, and of every other one that deals are recorded for, through this node.
     pub fn new(store: Store, node: FullNode, wallet: String) -> Self {
-        Self { store, node, wallet, looks: Looks::default(), guard: Guard::default(), lists: None }
+        let (looks, guard, rechecks) = (Looks::default(), Guard::default(), Rechecks::default());
+        Self { store, node, wallet, wallets: None, looks, guard, rechecks, lists: None }
     }
 
     /// Looks at every deal that is not final and records what changed.
     ///
     /// # Errors
     ///
-    /// [`TrackError`] when node or database cannot be asked at all; what was found before is recorded.
+    /// [`TrackError`] when node or database cannot be asked at all, or the node does not list its deals; what was found
+    /// of other deals is recorded.
     pub async fn pass(&mut self) -> Result<TrackReport, TrackError> {
-        let mut pass = Pass::default();
+        let now = self.store.server_time().await?.to_system_time();
+        let mut pass = Pass::new(now);
         self.looks.start();
-        pass.report.restored = self.guard.restore(&self.store, &self.wallet).await;
+        pass.report.restored = self.guard.restore(&self.store).await;
+        let wallets = self.wallets().await?;
         let lists = match self.lists {
             Some(lists) => lists,
-            None => self.store.tracks_listed_deals(&self.wallet).await?,
+            None => self.store.tracks_listed_deals(&wallets).await?,
         };
         if lists {
-            pass.listed = Some(self.list().await?);
+            self.list(&mut pass).await;
         }
-        let mut pages = self.store.deals_to_track(&self.wallet).await?;
+        self.offer_failures(&wallets, &mut pass).await?;
+        let mut pages = self.store.deals_to_track(&wallets).await?;
         while let Some(page) = pages.page().await? {
             self.meet(page, &mut pass).await?;
-            pass.report.changed += self.record(std::mem::take(&mut pass.changes)).await?;
+            self.record(&mut pass).await?;
         }
         drop(pages);
         self.lists = Some(pass.met_listed);
-        self.looks.retain(&pass.followed);
-        self.guard.retain(|cid| pass.followed.contains(cid));
+        let known: HashSet<String> = pass.followed.union(&pass.rechecked).cloned().collect();
+        self.looks.retain(&known);
         if let Head::At(head) = pass.head {
-            self.look_up(head, &mut pass).await;
+            self.look_up(head, &mut pass).await?;
         }
-        pass.report.put_back = self.guard.put_back(&self.store, pass.doubted).await?;
-        pass.report.changed += self.record(pass.changes).await?;
+        let doubted = std::mem::take(&mut pass.doubted);
+        pass.report.put_back = self.guard.put_back(&self.store, doubted).await?;
         pass.report.followed = count(pass.followed.len());
         debug!(report = ?pass.report, "tracking pass");
-        Ok(pass.report)
+        pass.trouble.map_or(Ok(pass.report), |error| Err(error.into()))
     }
 
-    /// Every deal that the node ever made.
-    async fn list(&self) -> Result<HashMap<String, DealState>, LotusError> {
-        let listed = self.node.list_deal_states().await?;
-        Ok(listed.into_iter().map(|info| (info.proposal_cid.cid.clone(), info)).collect())
+    /// The configured wallet, and every other one that deals are recorded for: a wallet that is not configured any more
+    /// still has deals.
+    async fn wallets(&mut self) -> Result<Vec<String>, StoreError> {
+        if let Some((_, wallets)) = self.wallets.as_ref().filter(|(when, _)| when.elapsed() < WALLETS_EVERY) {
+            return Ok(wallets.clone());
+        }
+        let mut wallets: BTreeSet<String> = self.store.deal_wallets().await?.into_iter().collect();
+        wallets.insert(self.wallet.clone());
+        let wallets: Vec<String> = wallets.into_iter().collect();
+        self.wallets = Some((Instant::now(), wallets.clone()));
+        Ok(wallets)
     }
 
-    /// Deals of one page: judged by the node's list or by what is recorded, or put in line for a look on chain.
-    async fn meet(&mut self, page: Vec<OfflineDealDoc>, pass: &mut Pass) -> Result<(), TrackError> {
-        let cids: Vec<&str> = page.iter().filter_map(|deal| deal.dealcid.as_deref()).collect();
-        let terms = self.store.agreed_terms(&cids).await?;
+    /// Every deal that the node ever made. A node that does not list them keeps only these deals waiting.
+    async fn list(&self, pass: &mut Pass) {
+        pass.list = match self.node.list_deal_states().await {
+            Ok(listed) => {
+                NodeList::Read(listed.into_iter().map(|info| (info.proposal_cid.cid.clone(), info)).collect())
+            }
+            Err(error) => {
+                pass.trouble.get_or_insert(error);
+                NodeList::Failed
+            }
+        };
+    }
+
+    /// Has failed deals looked up once more whose end the chain has not confirmed: node and provider may both be wrong.
+    async fn offer_failures(&mut self, wallets: &[String], pass: &mut Pass) -> Result<(), TrackError> {
+        if self.rechecks.ended.is_some_and(|ended| ended.elapsed() < RECHECK_EVERY) {
+            return Ok(());
+        }
+        let page = self.store.unconfirmed_failures(wallets, self.rechecks.after, RECHECKS).await?;
+        self.rechecks.after = page.last().and_then(|deal| deal.id);
+        self.rechecks.ended = page.is_empty().then(Instant::now);
+        if page.is_empty() {
+            return Ok(());
+        }
+        let terms = self.terms_of(&page).await?;
         for deal in page {
             let Some(proposal_cid) = deal.dealcid.clone() else { continue };
-            let deal = match terms.get(&proposal_cid) {
-                Some(intent) => reconcile::by_intent(deal, intent),
-                None => deal,
-            };
+            let intent = terms.get(&proposal_cid);
+            let node = pass.node_word(&deal, intent).unwrap_or(NodeWord::Unlisted);
+            if pass.rechecked.insert(proposal_cid) {
+                self.looks.offer(FollowedDeal::new(deal, intent, node));
+            }
+        }
+        self.ask_head(pass).await;
+        Ok(())
+    }
+
+    async fn terms_of(&self, page: &[OfflineDealDoc]) -> Result<HashMap<String, IntentDoc>, StoreError> {
+        let cids: Vec<&str> = page.iter().filter_map(|deal| deal.dealcid.as_deref()).collect();
+        self.store.agreed_terms(&cids).await
+    }
+
+    /// Deals of one page: judged by the node's list or by what is recorded, or made to wait for a look on chain.
+    async fn meet(&mut self, page: Vec<OfflineDealDoc>, pass: &mut Pass) -> Result<(), TrackError> {
+        let terms = self.terms_of(&page).await?;
+        self.ask_head(pass).await;
+        let head = pass.head.epoch();
+        for deal in page {
+            let Some(proposal_cid) = deal.dealcid.clone() else { continue };
             if !pass.followed.insert(proposal_cid.clone()) {
                 continue;
             }
-            if deal.method.as_deref() != Some("stateless") {
-                pass.meet_listed(&deal, &proposal_cid);
-                continue;
-            }
-            if reconcile::is_unwitnessed(&deal) {
-                pass.doubt(&deal);
-            }
-            if matches!(pass.head, Head::NotAsked) {
-                pass.head = self.chain_head().await?;
-            }
-            let Head::At(head) = pass.head else {
-                pass.report.failed += 1;
+            let intent = terms.get(&proposal_cid);
+            let node = pass.node_word(&deal, intent);
+            pass.met_listed |= !matches!(node, Some(NodeWord::NotFollowed));
+            let Some(node) = node else {
+                pass.report.failed += u64::from(matches!(pass.list, NodeList::Failed));
                 continue;
             };
-            if reconcile::chain_question(&deal).is_some() {
-                self.looks.offer(deal);
-            } else {
-                let look = judged(&deal, None, head);
-                pass.changes.extend(self.believed(&deal, look));
+            let followed = FollowedDeal::new(deal, intent, node);
+            pass.doubt(&followed);
+            match (&followed.node, head) {
+                (NodeWord::Unlisted, _) if is_new(&followed.deal, pass.now) => {}
+                // Nothing but the node's word is at hand, and the chain might overrule it.
+                (NodeWord::Says(_), None) if !followed.wants_look(None) => {
+                    pass.judged(&followed, &OnChain::Unknown, None);
+                }
+                (_, None) => pass.report.failed += 1,
+                (_, Some(_)) if followed.wants_look(head) => self.looks.offer(followed),
+                (_, Some(_)) => pass.judged(&followed, &OnChain::Unknown, head),
             }
         }
         self.looks.trim();
         Ok(())
     }
 
-    async fn chain_head(&self) -> Result<Head, LotusError> {
-        let tipset = self.node.chain_head().await?;
-        if preflight::head_age(&tipset, SystemTime::now()).is_some_and(|age| age > preflight::HEAD_AGE_MAX) {
-            warn!(
-                endpoint = self.node.endpoint(),
-                "the node is behind the chain: deals are not judged by it now"
-            );
-            return Ok(Head::Behind);
+    /// Asks where the chain is, once a pass.
+    async fn ask_head(&self, pass: &mut Pass) {
+        if !matches!(pass.head, Head::NotAsked) {
+            return;
         }
-        Ok(Head::At(ChainEpoch::new(tipset.height)))
+        pass.head = match self.node.chain_head().await {
+            Ok(tipset)
+                if preflight::head_age(&tipset, pass.now)
+                    .is_some_and(|age| age > preflight::HEAD_AGE_MAX) =>
+            {
+                warn!(
+                    endpoint = self.node.endpoint(),
+                    "the node is behind the chain: deals are not judged by it now"
+                );
+                Head::Unknown
+            }
+            Ok(tipset) => Head::At(ChainEpoch::new(tipset.height)),
+            Err(error) => {
+                pass.trouble.get_or_insert(error);
+                Head::Unknown
+            }
+        };
     }
 
-    /// Looks those up on chain whose turn it is.
-    async fn look_up(&mut self, head: ChainEpoch, pass: &mut Pass) {
-        let (looked_at, failed) = self.looks.look(&self.node, head).await;
-        pass.report.failed += failed;
-        for (deal, look) in looked_at {
-            pass.changes.extend(self.believed(&deal, look));
+    /// Looks deals up on chain whose turn it is, and records what was found by the batch.
+    async fn look_up(&mut self, head: ChainEpoch, pass: &mut Pass) -> Result<(), TrackError> {
+        loop {
+            let batch = self.looks.take_batch();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let asked = batch.len();
+            let looked_at = self.looks.look(&self.node, batch).await;
+            let is_cut_short = looked_at.len() < asked;
+            let mut failed = asked;
+            for (followed, look) in looked_at {
+                let Look::Answered(on_chain) = look else { continue };
+                failed -= 1;
+                pass.judged(&followed, &on_chain, Some(head));
+            }
+            pass.report.failed += count(failed);
+            self.record(pass).await?;
+            if is_cut_short {
+                return Ok(());
+            }
         }
     }
 
-    /// What is to be recorded of a look.
-    fn believed(&mut self, deal: &OfflineDealDoc, look: Look) -> Option<StatusChange> {
-        match look {
-            Look::Changed { change, by_chain: false } => self.guard.stands(&change).then_some(change),
-            Look::Changed { change, by_chain: true } => {
-                self.guard.goes_on(&change.proposal_cid);
-                Some(change)
-            }
-            Look::Same => {
-                self.guard.goes_on(deal.dealcid.as_deref().unwrap_or_default());
-                None
-            }
-            Look::Failed(_) | Look::Unanswered(_) => None,
-        }
+    /// Records what was judged since the last time.
+    async fn record(&self, pass: &mut Pass) -> Result<(), StoreError> {
+        let (seen, over) = (std::mem::take(&mut pass.ends_seen), std::mem::take(&mut pass.ends_over));
+        self.store.note_ends_seen(&seen).await?;
+        self.store.forget_ends_seen(&over).await?;
+        pass.report.changed += self.write_all(std::mem::take(&mut pass.changes)).await?;
+        Ok(())
     }
 
     /// Writes changes down; how many. A database that does not answer is not asked for the rest.
-    async fn record(&self, changes: Vec<StatusChange>) -> Result<u64, StoreError> {
+    async fn write_all(&self, changes: Vec<StatusChange>) -> Result<u64, StoreError> {
         let (mut recorded, mut failed) = (0, None);
         let writes: Vec<_> = changes.iter().map(|change| self.write(change)).collect();
         let mut written = stream::iter(writes).buffered(CONCURRENCY);
         while let Some(result) = written.next().await {
             match result {
-                Ok(()) => recorded += 1,
+                Ok(is_recorded) => recorded += u64::from(is_recorded),
                 Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => {
                     return Err(error);
                 }
@@ -254,41 +319,19 @@ impl Tracker {
         failed.map_or(Ok(recorded), Err)
     }
 
-    async fn write(&self, change: &StatusChange) -> Result<(), StoreError> {
+    /// Writes one change down; whether it matched what is recorded.
+    async fn write(&self, change: &StatusChange) -> Result<bool, StoreError> {
         fail_point("track.writing");
-        self.store.record_status(change).await?;
+        let is_recorded = self.store.record_status(change).await?;
         fail_point("track.written");
-        info!(deal.proposal_cid = %change.proposal_cid, status = change.status.get(), statusmsg = %change.message, "deal state changed");
-        Ok(())
-    }
-}
-
-impl Pass {
-    /// A deal that the node follows itself.
-    fn meet_listed(&mut self, deal: &OfflineDealDoc, proposal_cid: &str) {
-        self.met_listed = true;
-        // Without a list it is the first of its kind, and waits for the next pass.
-        let Some(listed) = &self.listed else { return };
-        match listed.get(proposal_cid) {
-            Some(info) => {
-                self.changes.extend(reconcile::from_list(deal, info));
-                if reconcile::contradicts_import(deal, info) {
-                    self.doubt(deal);
-                }
-            }
-            None => self.report.unknown += u64::from(!is_new(deal)),
+        let source = change.source.as_str();
+        if is_recorded {
+            info!(deal.proposal_cid = %change.proposal_cid, status = change.status.get(), source, statusmsg = %change.message, "deal state changed");
+        } else {
+            debug!(deal.proposal_cid = %change.proposal_cid, status = change.status.get(), source, "deal state changed meanwhile, looked at again with the next pass");
         }
+        Ok(is_recorded)
     }
-
-    fn doubt(&mut self, deal: &OfflineDealDoc) {
-        self.doubted.extend(deal.dealcid.clone().zip(deal.miner.clone()));
-    }
-}
-
-/// Whether the deal may have been made after the list was read. Decides nothing but what is counted.
-fn is_new(deal: &OfflineDealDoc) -> bool {
-    let made = deal.createdtime.map(bson::DateTime::to_system_time);
-    made.is_some_and(|made| SystemTime::now().duration_since(made).is_ok_and(|age| age < LISTED_AFTER))
 }
 
 fn count(length: usize) -> u64 {

@@ -8,7 +8,7 @@
 use bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-use super::stored;
+use super::{StatusSource, stored};
 
 /// Where an intent stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +87,13 @@ pub struct IntentDoc {
     /// The deal's state as client-agent last recorded it: beside `offlinedeals.status`, where providers can write.
     #[serde(default, deserialize_with = "stored::opt_integer")]
     pub dealstatus: Option<i64>,
-    /// The deal's number on chain, once client-agent has seen this very deal there.
+    /// Who says that state; `None` in records of earlier versions.
+    #[serde(default, deserialize_with = "StatusSource::opt")]
+    pub dealstatusby: Option<StatusSource>,
+    /// Since when a provider alone says that the deal is at its end (server time).
+    #[serde(default, deserialize_with = "stored::opt_time")]
+    pub endseen: Option<DateTime>,
+    /// The deal's number on chain, as the client's node told it or as client-agent found this very deal there.
     #[serde(default, deserialize_with = "stored::opt_integer")]
     pub dealid: Option<i64>,
     /// Why it was refused or abandoned; of one that still stands, why its last call settled nothing.

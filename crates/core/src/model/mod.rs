@@ -13,6 +13,7 @@ mod ids;
 mod intent_doc;
 mod offline_deal_doc;
 mod plan_doc;
+mod status_source;
 pub mod stored;
 
 pub use car_doc::CarDoc;
@@ -24,3 +25,4 @@ pub use offline_deal_doc::{ClaimDoc, ImportDoc, ImportState, OfflineDealDoc, Pro
 pub use plan_doc::{
     PackEntryDoc, PackFilesDoc, PackPartDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanState,
 };
+pub use status_source::StatusSource;

@@ -3,7 +3,7 @@
 use bson::{DateTime, oid::ObjectId};
 use serde::{Deserialize, Serialize};
 
-use super::stored;
+use super::{DealPhase, DealStatus, StatusSource, stored};
 
 /// One document of `offlinedeals`. The first block of fields is the notes', with their names and meaning;
 /// the second is ours. Every field may be missing in documents of the prototype.
@@ -40,6 +40,9 @@ pub struct OfflineDealDoc {
     /// Deal state in words, and the provider's message when there is one.
     #[serde(deserialize_with = "stored::opt_text")]
     pub statusmsg: Option<String>,
+    /// Who says that state; `None` in records of earlier versions.
+    #[serde(deserialize_with = "StatusSource::opt")]
+    pub statusby: Option<StatusSource>,
     /// When the deal was recorded.
     #[serde(deserialize_with = "stored::opt_time")]
     pub createdtime: Option<DateTime>,
@@ -74,6 +77,22 @@ pub struct OfflineDealDoc {
     pub import: Option<ImportDoc>,
     /// The deal as its provider sees it. Written by miner-agent only.
     pub provider: Option<ProviderViewDoc>,
+}
+
+impl OfflineDealDoc {
+    /// The recorded state.
+    pub fn deal_status(&self) -> Option<DealStatus> {
+        self.status.and_then(|status| u64::try_from(status).ok()).map(DealStatus::from_lotus)
+    }
+
+    /// Whether client-agent found the deal on chain, published or active. A provider publishes only what it has the data
+    /// of, so the import is done, whatever its market says of the deal afterwards.
+    pub fn is_on_chain(&self) -> bool {
+        let phase = self.deal_status().map(DealStatus::phase);
+        self.statusby == Some(StatusSource::Chain)
+            && self.dealid.is_some_and(|number| number > 0)
+            && matches!(phase, Some(DealPhase::Progressing | DealPhase::Active))
+    }
 }
 
 /// A lease on one deal; its times are the database server's.
@@ -164,4 +183,29 @@ pub struct ProviderViewDoc {
     /// When this was last seen to change (server time).
     #[serde(deserialize_with = "stored::opt_time")]
     pub updatedtime: Option<DateTime>,
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+
+    #[test]
+    fn only_the_chain_proves_an_import_and_no_source_makes_a_record_unreadable() {
+        for (source, status, number, proves) in [
+            (bson::Bson::from("chain"), 29, 42, true),
+            ("chain".into(), 7, 42, true),
+            ("chain".into(), 26, 42, false),
+            ("chain".into(), 7, 0, false),
+            ("node".into(), 7, 42, false),
+            ("provider".into(), 7, 42, false),
+            (doc! { "some": "thing" }.into(), 7, 42, false),
+            (7.into(), 7, 42, false),
+        ] {
+            let record = doc! { "statusby": source, "status": status, "dealid": number };
+            let deal: OfflineDealDoc = bson::deserialize_from_document(record.clone()).unwrap();
+            assert_eq!(deal.is_on_chain(), proves, "{record}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet, btree_map::Entry};
 
 use bson::{DateTime, Document, doc};
+use mongodb::options::Hint;
 
 use super::{
     Store,
@@ -11,7 +12,9 @@ use super::{
     pages::{DEALS_AT_ONCE, DealPages},
     tracking::PAGE,
 };
-use crate::model::{DealPhase, DealStatus, OfflineDealDoc, PublishMethod, address::MinerId, stored};
+use crate::model::{
+    DealPhase, DealStatus, OfflineDealDoc, ProposalCid, PublishMethod, StatusSource, address::MinerId, stored,
+};
 
 const COLLECTION: &str = "offlinedeals";
 
@@ -71,18 +74,20 @@ pub struct DealCounts {
 }
 
 impl Store {
-    /// All deals recorded for these payload CIDs.
+    /// All deals recorded for these payload CIDs. A record whose `dealcid` is no proposal CID is no deal.
     pub async fn deals_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<StoredDeal>, StoreError> {
         let fields = doc! { "dealcid": 1, "filecid": 1, "miner": 1, "status": 1, "statusmsg": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1, "import": 1, "startepoch": 1 };
         let find = self.deals.find(doc! { "filecid": { "$in": payload_cids } }).projection(fields);
         let cursor = self.bounded("deals find", find).await?;
-        Ok(self.drain("deals find", cursor).await?.iter().map(reduce).collect())
+        Ok(self.drain("deals find", cursor).await?.iter().filter_map(reduce).collect())
     }
 
     /// Open deals per miner: not imported yet and not dead. What `maxOpenDealsPerMiner` limits.
     pub async fn open_deals_per_miner(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let pipeline = [
-            doc! { "$match": { "isdeal": 0, "status": { "$nin": dead_states() } } },
+            doc! { "$match": {
+                "isdeal": 0, "dealcid": proposal_range(), "status": { "$nin": dead_states() }
+            } },
             doc! { "$group": { "_id": "$miner", "n": { "$sum": 1_i64 } } },
         ];
         let cursor = self.bounded("open deals", self.deals.aggregate(pipeline)).await?;
@@ -123,28 +128,25 @@ impl Store {
     /// CAR would hurt.
     pub async fn waiting_deals_of_payload(&self, payload_cid: &str) -> Result<u64, StoreError> {
         let intents = doc! { "filecid": payload_cid, "state": "intended" };
-        let deals = doc! { "filecid": payload_cid, "isdeal": 0, "status": { "$nin": dead_states() } };
+        let deals = doc! {
+            "filecid": payload_cid, "isdeal": 0, "dealcid": proposal_range(), "status": { "$nin": dead_states() }
+        };
         // Intents first: one that is confirmed in between counts twice, the other way round not at all.
         let on_the_way = self.bounded("intents count", self.intents.count_documents(intents)).await?;
         let waiting = self.bounded("deals count", self.deals.count_documents(deals)).await?;
         Ok(on_the_way.saturating_add(waiting))
     }
 
-    /// Deals of this wallet whose state can still change.
-    pub async fn deals_to_track(&self, wallet: &str) -> Result<DealPages, StoreError> {
-        let fields = doc! {
-            "dealcid": 1, "miner": 1, "filecid": 1, "status": 1, "statusmsg": 1, "method": 1, "dealid": 1,
-            "startepoch": 1, "duration": 1, "isdeal": 1, "provider": 1, "intent": 1, "piececid": 1,
-            "dealsizebytes": 1, "createdtime": 1,
-        };
-        let find = self.deals.find(tracked(wallet)).projection(fields).batch_size(DEALS_AT_ONCE);
+    /// Deals of these wallets whose state can still change.
+    pub async fn deals_to_track(&self, wallets: &[String]) -> Result<DealPages, StoreError> {
+        let find = self.deals.find(tracked(wallets)).projection(tracked_fields()).batch_size(DEALS_AT_ONCE);
         let cursor = self.bounded("deals to track", find).await?;
         Ok(DealPages::new(self, "deals to track", cursor))
     }
 
     /// Whether any of them is in the list of the node that made it.
-    pub async fn tracks_listed_deals(&self, wallet: &str) -> Result<bool, StoreError> {
-        let mut filter = tracked(wallet);
+    pub async fn tracks_listed_deals(&self, wallets: &[String]) -> Result<bool, StoreError> {
+        let mut filter = tracked(wallets);
         filter.insert("method", doc! { "$ne": PublishMethod::Stateless.as_str() });
         let found = self.deals.find_one(filter).projection(doc! { "_id": 1 });
         Ok(self.bounded("deals to track", found).await?.is_some())
@@ -176,6 +178,7 @@ impl Store {
     /// Deals counted by miner, state and `isdeal`.
     pub async fn deal_counts(&self) -> Result<Vec<DealCounts>, StoreError> {
         let pipeline = [
+            doc! { "$match": { "dealcid": proposal_range() } },
             doc! { "$group": {
                 "_id": { "miner": "$miner", "status": { "$ifNull": ["$status", 0] }, "isdeal": "$isdeal" },
                 "deals": { "$sum": 1_i64 },
@@ -183,20 +186,48 @@ impl Store {
             } },
             doc! { "$sort": { "_id.miner": 1, "_id.isdeal": 1, "_id.status": 1 } },
         ];
-        let cursor = self.bounded("deal counts", self.deals.aggregate(pipeline)).await?;
+        // All are read: by the index of `dealcid`, each would be fetched apart.
+        let natural = Hint::Keys(doc! { "$natural": 1 });
+        let cursor = self.bounded("deal counts", self.deals.aggregate(pipeline).hint(natural)).await?;
         let groups = self.drain("deal counts", cursor).await?;
         Ok(by_miner(groups.iter().map(count_of)))
     }
 
     /// Deals that need a person: import failed for good, or the deal itself failed, newest first.
     pub async fn troubled_deals(&self, limit: i64) -> Result<Vec<OfflineDealDoc>, StoreError> {
-        let filter = doc! { "$or": [
-            { "isdeal": 0, "import.state": { "$in": ["failed", "setaside", "missed", "retrying"] } },
-            { "status": { "$in": numbers(&DealStatus::FAILED) } },
-        ] };
+        let is_active =
+            doc! { "status": number_of(DealStatus::ACTIVE), "statusby": StatusSource::Chain.as_str() };
+        let filter = doc! {
+            "dealcid": proposal_range(),
+            "$or": [
+                {
+                    "isdeal": 0, "import.state": { "$in": ["failed", "setaside", "missed", "retrying"] },
+                    // Its import is done; miner-agent records that with its next look.
+                    "$nor": [is_active],
+                },
+                { "status": { "$in": numbers(&DealStatus::FAILED) } },
+            ],
+        };
         let find = self.deals.find(filter).sort(doc! { "updatedtime": -1 }).limit(limit);
         let cursor = self.bounded("troubled deals", find).await?;
         Ok(readable(COLLECTION, self.drain("troubled deals", cursor).await?))
+    }
+
+    /// Records that are no deals, because what stands as their `dealcid` is no proposal CID: how many there are, and what
+    /// stands there in some of them.
+    pub async fn no_deals(&self, samples_max: i64) -> Result<(u64, Vec<String>), StoreError> {
+        let filter = doc! { "dealcid": { "$not": proposal_range() } };
+        let count = self.bounded("no deals", self.deals.count_documents(filter.clone())).await?;
+        let find = self.deals.find(filter).sort(doc! { "_id": 1 }).limit(samples_max);
+        let cursor = self.bounded("no deals", find.projection(doc! { "dealcid": 1 })).await?;
+        let found = self.drain("no deals", cursor).await?;
+        let shown = |document: &Document| {
+            let text = document
+                .get("dealcid")
+                .map(|found| found.as_str().map_or_else(|| found.to_string(), str::to_owned));
+            text.unwrap_or_else(|| "nothing".to_owned())
+        };
+        Ok((count, found.iter().map(shown).collect()))
     }
 
     /// Every deal, for reports and the demo's summary; bounded.
@@ -207,11 +238,12 @@ impl Store {
     }
 }
 
-fn reduce(document: &Document) -> StoredDeal {
+fn reduce(document: &Document) -> Option<StoredDeal> {
+    let proposal_cid: ProposalCid = document.get_str("dealcid").ok()?.parse().ok()?;
     let text = |name: &str| document.get_str(name).unwrap_or_default().to_owned();
     let number = |name: &str| document.get(name).and_then(stored::integer);
-    StoredDeal {
-        proposal_cid: text("dealcid"),
+    Some(StoredDeal {
+        proposal_cid: proposal_cid.to_string(),
         payload_cid: text("filecid"),
         miner: MinerId::canonical(&text("miner")),
         status: DealStatus::from_lotus(
@@ -232,7 +264,7 @@ fn reduce(document: &Document) -> StoredDeal {
             .is_ok_and(|import| import.get_str("state").is_ok_and(|state| state == "missed")),
         start_epoch: number("startepoch"),
         updated: document.get_datetime("updatedtime").ok().copied(),
-    }
+    })
 }
 
 fn count_of(group: &Document) -> DealCounts {
@@ -270,14 +302,34 @@ fn by_miner(counts: impl Iterator<Item = DealCounts>) -> Vec<DealCounts> {
 }
 
 /// Deals that are not final.
-fn tracked(wallet: &str) -> Document {
+fn tracked(wallets: &[String]) -> Document {
     doc! {
-        "wallet": wallet, "dealcid": { "$type": "string" }, "status": { "$nin": numbers(&DealStatus::FINAL) },
+        "wallet": { "$in": wallets }, "dealcid": proposal_range(),
+        "status": { "$nin": numbers(&DealStatus::FINAL) },
     }
 }
 
+/// What following a deal reads of its record.
+pub(super) fn tracked_fields() -> Document {
+    doc! {
+        "dealcid": 1, "miner": 1, "filecid": 1, "status": 1, "statusby": 1, "statusmsg": 1, "method": 1, "dealid": 1,
+        "startepoch": 1, "duration": 1, "isdeal": 1, "provider": 1, "intent": 1, "piececid": 1,
+        "dealsizebytes": 1, "createdtime": 1,
+    }
+}
+
+/// Texts that a proposal CID can be. The prototype recorded failed proposals with Lotus' error text as `dealcid`: these
+/// records are no deals. A range, so that an index of `dealcid` answers it.
+pub(super) fn proposal_range() -> Document {
+    doc! { "$gte": "bafyrei", "$lt": "bafyrej" }
+}
+
 pub(super) fn numbers(states: &[DealStatus]) -> Vec<i64> {
-    states.iter().map(|status| i64::try_from(status.get()).unwrap_or(0)).collect()
+    states.iter().copied().map(number_of).collect()
+}
+
+fn number_of(status: DealStatus) -> i64 {
+    i64::try_from(status.get()).unwrap_or(0)
 }
 
 /// States in which a deal is no replica and awaits nothing.

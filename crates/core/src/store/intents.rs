@@ -63,7 +63,18 @@ impl Store {
                 id: intent.0.id.clone(),
                 source: Box::new(source),
             })?;
-        for managed in ["_id", "createdtime", "updatedtime", "dealstatus", "dealid", "tries", "nexttry"] {
+        let managed = [
+            "_id",
+            "createdtime",
+            "updatedtime",
+            "dealstatus",
+            "dealstatusby",
+            "endseen",
+            "dealid",
+            "tries",
+            "nexttry",
+        ];
+        for managed in managed {
             document.remove(managed);
         }
         // An upsert instead of an insert, because only a pipeline knows the server's time. It must create

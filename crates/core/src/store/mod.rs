@@ -46,7 +46,7 @@ pub use pages::DealPages;
 pub use plans::{PieceClaim, PieceCounts};
 pub use provider_views::{Followed, ProviderView};
 pub use retry::{RetryUntilAnswered, Unanswered};
-pub use tracking::{Restored, StatusChange};
+pub use tracking::{NumberChange, Restored, StatusChange};
 
 /// Where the database is and how patient we are with it.
 #[derive(Clone, Debug)]

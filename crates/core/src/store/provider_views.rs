@@ -79,7 +79,8 @@ impl Store {
         let mut all = doc! { "miner": written_as(miner), "dealcid": { "$type": "string" } };
         all.extend(filter);
         let fields = doc! {
-            "dealcid": 1, "provider": 1, "isdeal": 1, "import.state": 1, "import.reason": 1, "intent": 1
+            "dealcid": 1, "provider": 1, "isdeal": 1, "import.state": 1, "import.reason": 1, "intent": 1,
+            "status": 1, "statusby": 1, "dealid": 1,
         };
         let find = self.deals.find(all).projection(fields).batch_size(DEALS_AT_ONCE);
         let cursor = self.bounded("provider deals", find).await?;

@@ -6,14 +6,20 @@
 
 use std::collections::HashMap;
 
-use bson::{Bson, Document, doc};
+use bson::{Bson, Document, doc, oid::ObjectId};
 
 use tracing::warn;
 
-use super::{Store, bounded::readable, error::StoreError, intents::first_fields};
+use super::{
+    Store,
+    bounded::readable,
+    deals::{numbers, proposal_range, tracked_fields},
+    error::StoreError,
+    intents::first_fields,
+};
 use crate::{
     error_chain::ErrorChain,
-    model::{DealId, DealStatus, IntentDoc, address::MinerId, stored},
+    model::{DealId, DealStatus, IntentDoc, OfflineDealDoc, StatusSource, address::MinerId, stored},
 };
 
 /// Documents asked for in one call.
@@ -30,10 +36,23 @@ pub struct StatusChange {
     pub before: Option<i64>,
     /// State.
     pub status: DealStatus,
+    /// Who says so.
+    pub source: StatusSource,
     /// Its words.
     pub message: String,
-    /// Number on chain, where it is known.
-    pub deal_id: Option<DealId>,
+    /// What becomes of the recorded number on chain.
+    pub deal_id: NumberChange,
+}
+
+/// What becomes of a deal's recorded number on chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NumberChange {
+    /// It stays as it is.
+    Kept,
+    /// The deal has this number.
+    Known(DealId),
+    /// The recorded number is another deal's.
+    Wrong,
 }
 
 /// A record that did not say what client-agent knows.
@@ -48,35 +67,102 @@ pub struct Restored {
 }
 
 impl Store {
-    /// Writes a new state, first where only client-agent writes. Nothing happens to a record whose state is
-    /// another by now, or final: whoever follows the deal looks again.
-    pub async fn record_status(&self, change: &StatusChange) -> Result<(), StoreError> {
+    /// Writes a new state, first where only client-agent writes. `false`: nothing happened, because the record's state
+    /// is another by now, or final; the next pass looks at the deal again.
+    ///
+    /// A final state stays, except that the chain overrules an end that it did not say itself.
+    pub async fn record_status(&self, change: &StatusChange) -> Result<bool, StoreError> {
         let status = number(change.status);
-        let finals: Vec<i64> = DealStatus::FINAL.iter().copied().map(number).collect();
+        let source = change.source.as_str();
         if change.intent.is_some() {
-            let mut known = doc! { "dealstatus": status };
-            if let Some(deal_id) = change.deal_id {
-                known.insert("dealid", i64::try_from(deal_id.get()).unwrap_or(i64::MAX));
+            let mut set = doc! { "dealstatus": status, "dealstatusby": source };
+            let mut unset = doc! {};
+            match change.deal_id {
+                NumberChange::Kept => {}
+                NumberChange::Known(deal_id) => {
+                    set.insert("dealid", number_on_chain(deal_id));
+                }
+                NumberChange::Wrong => {
+                    unset.insert("dealid", "");
+                }
+            }
+            let mut update = doc! { "$set": set };
+            if !unset.is_empty() {
+                update.insert("$unset", unset);
             }
             // By the proposal, not by the intent that the record names; and a final state is final here too.
-            let filter = doc! { "dealcid": &change.proposal_cid, "dealstatus": { "$nin": &finals } };
-            let call = self.intents.update_one(filter, doc! { "$set": known });
-            self.bounded("intent status", call).await?;
+            let mut filter = doc! { "dealcid": &change.proposal_cid };
+            filter.extend(not_final(change.source, "dealstatus", "dealstatusby"));
+            self.bounded("intent status", self.intents.update_one(filter, update)).await?;
         }
         let mut set = doc! {
             "status": status,
+            "statusby": source,
             "statusmsg": { "$literal": &change.message },
             "updatedtime": "$$NOW",
         };
-        if let Some(deal_id) = change.deal_id {
-            set.insert("dealid", i64::try_from(deal_id.get()).unwrap_or(i64::MAX));
+        match change.deal_id {
+            NumberChange::Kept => {}
+            NumberChange::Known(deal_id) => {
+                set.insert("dealid", number_on_chain(deal_id));
+            }
+            NumberChange::Wrong => {
+                set.insert("dealid", "$$REMOVE");
+            }
         }
         let filter = doc! {
             "dealcid": &change.proposal_cid,
-            "$and": [{ "status": change.before }, { "status": { "$nin": finals } }],
+            "$and": [{ "status": change.before }, not_final(change.source, "status", "statusby")],
         };
-        self.bounded("status update", self.deals.update_one(filter, vec![doc! { "$set": set }])).await?;
+        let update = self.deals.update_one(filter, vec![doc! { "$set": set }]);
+        Ok(self.bounded("status update", update).await?.matched_count == 1)
+    }
+
+    /// Notes that a provider alone says of these deals that they are at their end; the first such note stands.
+    pub async fn note_ends_seen(&self, proposal_cids: &[String]) -> Result<(), StoreError> {
+        let update = vec![doc! { "$set": { "endseen": { "$ifNull": ["$endseen", "$$NOW"] } } }];
+        for page in proposal_cids.chunks(PAGE) {
+            let filter = doc! { "dealcid": { "$in": page } };
+            self.bounded("ends seen", self.intents.update_many(filter, update.clone())).await?;
+        }
         Ok(())
+    }
+
+    /// Forgets that a provider said so: these deals go on.
+    pub async fn forget_ends_seen(&self, proposal_cids: &[String]) -> Result<(), StoreError> {
+        for page in proposal_cids.chunks(PAGE) {
+            let filter = doc! { "dealcid": { "$in": page } };
+            let update = doc! { "$unset": { "endseen": "" } };
+            self.bounded("ends forgotten", self.intents.update_many(filter, update)).await?;
+        }
+        Ok(())
+    }
+
+    /// Every wallet that deals are recorded for.
+    pub async fn deal_wallets(&self) -> Result<Vec<String>, StoreError> {
+        let found = self.bounded("wallets", self.deals.distinct("wallet", doc! {})).await?;
+        Ok(found.iter().filter_map(|wallet| wallet.as_str().map(str::to_owned)).collect())
+    }
+
+    /// Deals that are recorded as failed, whose number on chain is known and whose end the chain has not confirmed,
+    /// after the record `after`; at most `limit`.
+    pub async fn unconfirmed_failures(
+        &self,
+        wallets: &[String],
+        after: Option<ObjectId>,
+        limit: i64,
+    ) -> Result<Vec<OfflineDealDoc>, StoreError> {
+        let mut filter = doc! {
+            "wallet": { "$in": wallets }, "status": number(DealStatus::ERROR), "dealcid": proposal_range(),
+            "statusby": { "$ne": StatusSource::Chain.as_str() },
+            "$or": [{ "dealid": { "$gt": 0 } }, { "provider.dealid": { "$gt": 0 } }],
+        };
+        if let Some(after) = after {
+            filter.insert("_id", doc! { "$gt": after });
+        }
+        let find = self.deals.find(filter).sort(doc! { "_id": 1 }).limit(limit).projection(tracked_fields());
+        let cursor = self.bounded("failed deals", find).await?;
+        Ok(readable("offlinedeals", self.drain("failed deals", cursor).await?))
     }
 
     /// What was agreed on and is known of these deals, by proposal CID; nothing of the prototype's.
@@ -99,13 +185,12 @@ impl Store {
     /// to what was agreed and last known. Returns what was restored and where the next page begins.
     pub async fn restore_page(
         &self,
-        wallet: &str,
         after: Option<&str>,
         limit: i64,
     ) -> Result<(Vec<Restored>, Option<String>), StoreError> {
-        let finals: Vec<i64> = DealStatus::FINAL.iter().copied().map(number).collect();
+        let finals = numbers(&DealStatus::FINAL);
         let mut filter = doc! {
-            "wallet": wallet, "state": "confirmed", "dealcid": { "$type": "string" },
+            "state": "confirmed", "dealcid": { "$type": "string" },
             "dealstatus": { "$nin": finals },
         };
         if let Some(after) = after {
@@ -215,6 +300,19 @@ fn number(status: DealStatus) -> i64 {
 /// A record that spells the miner otherwise is right.
 fn names_the_miner(found: Option<&Bson>, agreed: &str) -> bool {
     found.and_then(Bson::as_str).is_some_and(|found| MinerId::canonical(found) == agreed)
+}
+
+fn number_on_chain(deal_id: DealId) -> i64 {
+    i64::try_from(deal_id.get()).unwrap_or(i64::MAX)
+}
+
+/// Matches what this source may still change: no final state, or with the chain's word one that the chain did not say.
+fn not_final(source: StatusSource, status: &str, by: &str) -> Document {
+    let open = doc! { status: { "$nin": numbers(&DealStatus::FINAL) } };
+    match source {
+        StatusSource::Node | StatusSource::Provider => open,
+        StatusSource::Chain => doc! { "$or": [open, { by: { "$ne": StatusSource::Chain.as_str() } }] },
+    }
 }
 
 /// Whether a stored value says the same, whichever of the numeric types it has.

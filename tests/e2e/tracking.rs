@@ -1,0 +1,181 @@
+//! Who is believed about a deal's state: the chain before the client's node, and both before the provider.
+
+use anyhow::Context as _;
+use bson::{DateTime, Document, doc};
+use client_agent::{
+    propose::{DealState as Proposed, policy::Limits, preflight::MethodChoice},
+    track::Tracker,
+};
+use harness::{
+    eventually,
+    road::{MINER, Road},
+};
+use lotus_sim::{DealState, Fault, FaultKind, LostAt, LostSight, Watcher};
+use mongodb::Collection;
+
+use crate::deals::{DataPrep, START, deals, write_cars};
+
+fn intents(road: &Road) -> Collection<Document> {
+    road.db.collection("dealintents")
+}
+
+/// Passes of tracking until so many records match.
+async fn tracked(road: &Road, tracker: &mut Tracker, expected: u64, filter: Document) -> anyhow::Result<()> {
+    eventually!(
+        {
+            tracker.pass().await?;
+            let found = road.deals().count_documents(filter.clone()).await?;
+            anyhow::ensure!(found == expected, "{found} of {expected}: {:?}", deals(road).await?);
+            anyhow::Ok(())
+        },
+        "{expected} records match {filter}"
+    );
+    Ok(())
+}
+
+/// The watchers of client and provider fail under load, and the chain publishes and seals all the same.
+async fn lost_watchers(method: MethodChoice) -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    let cars = write_cars(&road, 2).await?;
+    road.sim.lose_sight(LostSight::new(Watcher::Both, LostAt::Sealing));
+    road.sim.hold_at(MINER, Some(DealState::Sealing));
+    let client = DataPrep::of(&road, method).await?;
+    assert!(client.pass().await?.is_clean());
+    eventually!(
+        road.sim
+            .deals()
+            .iter()
+            .all(|deal| deal.provider.as_ref().is_some_and(|side| side.state == DealState::WaitingForData)),
+        "the provider waits for the data"
+    );
+    // Past miner-agent: when it comes up, the market has failed already.
+    for deal in road.sim.deals() {
+        let car = cars.iter().find(|car| car.payload_cid == deal.payload_cid).context("no CAR")?;
+        road.import_by_hand(&deal.proposal_cid, car).await?;
+    }
+    eventually!(
+        road.sim
+            .deals()
+            .iter()
+            .all(|deal| deal.provider.as_ref().is_some_and(|side| side.state == DealState::Error)),
+        "the provider has given the deals up"
+    );
+    let agent = road.miner_agent()?;
+    let mut tracker = client.tracker();
+    let words = doc! { "$regex": "^StorageDealAwaitingPreCommit: .*StorageDealError" };
+    let sealing = doc! {
+        "isdeal": 1, "status": 29, "statusby": "chain", "statusmsg": words, "dealid": { "$gt": 0 }
+    };
+    tracked(&road, &mut tracker, 2, sealing).await?;
+    road.sim.hold_at(MINER, None);
+    let active = doc! { "isdeal": 1, "status": 7, "statusby": "chain" };
+    tracked(&road, &mut tracker, 2, active.clone()).await?;
+    assert_eq!(client.store.troubled_deals(20).await?.len(), 0, "nothing is stuck");
+
+    // As an earlier version left them: believed to have failed.
+    let given_up = vec![
+        doc! { "$set": { "status": 26, "statusmsg": "StorageDealError: not found", "isdeal": 0 } },
+        doc! { "$set": { "import.state": "failed", "import.reason": "the deal failed at the provider" } },
+        doc! { "$unset": "statusby" },
+    ];
+    road.deals().update_many(doc! {}, given_up).await?;
+    let forgotten = vec![doc! { "$set": { "dealstatus": 26 } }, doc! { "$unset": "dealstatusby" }];
+    intents(&road).update_many(doc! {}, forgotten).await?;
+    tracked(&road, &mut client.tracker(), 2, active).await?;
+    assert_eq!(intents(&road).count_documents(doc! { "dealstatus": 7, "dealstatusby": "chain" }).await?, 2);
+
+    assert_eq!(client.pass().await?.count(Proposed::Published), 0, "no deal is replaced");
+    agent.end().await?;
+    for deal in road.sim.deals() {
+        assert_eq!(road.sim.imports_for(&deal.proposal_cid), 1);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn deals_of_start_deal_go_on_when_node_and_provider_lose_sight_of_them() -> anyhow::Result<()> {
+    lost_watchers(START).await
+}
+
+#[tokio::test]
+async fn stateless_deals_go_on_when_their_provider_loses_sight_of_them() -> anyhow::Result<()> {
+    lost_watchers(MethodChoice::Auto).await
+}
+
+#[tokio::test]
+async fn an_end_that_a_provider_alone_says_stands_over_restarts() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    write_cars(&road, 1).await?;
+    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    client.pass().await?;
+    let view = async |status: i64| {
+        let view = doc! { "$set": { "provider": { "status": status, "statusname": "x", "message": "" } } };
+        road.deals().update_one(doc! {}, view).await
+    };
+    let counts = async || {
+        let ended = road.deals().count_documents(doc! { "status": 26, "statusby": "provider" }).await?;
+        let seen = intents(&road).count_documents(doc! { "endseen": { "$type": "date" } }).await?;
+        anyhow::Ok((ended, seen))
+    };
+    view(26).await?;
+    client.tracker().pass().await?;
+    assert_eq!(counts().await?, (0, 1));
+    view(18).await?;
+    client.tracker().pass().await?;
+    assert_eq!(counts().await?, (0, 0), "put right");
+    view(26).await?;
+    client.tracker().pass().await?;
+    let earlier = DateTime::from_millis(DateTime::now().timestamp_millis() - 11 * 60 * 1000);
+    intents(&road).update_one(doc! {}, doc! { "$set": { "endseen": earlier } }).await?;
+    client.tracker().pass().await?;
+    assert_eq!(counts().await?.0, 1);
+    Ok(())
+}
+
+/// A list that fails, a wallet that is not configured any more: neither keeps other deals from being followed.
+#[tokio::test]
+async fn every_deal_is_followed_that_can_be() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    write_cars(&road, 1).await?;
+    DataPrep::of(&road, MethodChoice::Auto).await?.pass().await?;
+    road.cars().insert_one(road.car("another payload ")?.document()).await?;
+    let client = DataPrep::of(&road, START).await?;
+    client.pass().await?;
+    let failing = FaultKind::ApplicationError("datastore closed".to_owned());
+    road.sim.inject(Fault::on("Filecoin.ClientListDeals", failing));
+    let view = doc! { "provider": { "status": 24, "statusname": "StorageDealPublish", "message": "" } };
+    road.deals().update_one(doc! { "method": "stateless" }, doc! { "$set": view }).await?;
+    let other = "f1abjxfbp274xpdqcpuaykwkfb43omjotacm2p3za".to_owned();
+    let mut tracker = Tracker::new(client.store.clone(), client.node.clone(), other);
+    assert!(tracker.pass().await.is_err(), "the operator hears of the list");
+    assert_eq!(road.deals().count_documents(doc! { "method": "stateless", "status": 24 }).await?, 1);
+    road.sim.clear_faults();
+    let report = tracker.pass().await?;
+    assert_eq!((report.followed, report.failed, report.unknown), (2, 0, 0), "{report:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn failed_records_of_the_prototype_are_shown_and_count_for_nothing() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    let cars = write_cars(&road, 1).await?;
+    let mut client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    client.limits = Limits { replicas_max: 1, open_deals_per_miner_max: Some(2), ..client.limits };
+    let payload_cid = &cars.first().context("one")?.payload_cid;
+    let failed = |words: &str| {
+        doc! {
+            "filecid": payload_cid, "dealcid": words, "miner": MINER, "price": 0, "duration": 518_400,
+            "wallet": &client.terms.wallet, "isdeal": 0,
+        }
+    };
+    let words = ["ERROR: failed to start deal: actor not found", "", "bafkqaaa"].map(failed);
+    road.deals().insert_many(words).await?;
+    let report = client.pass().await?;
+    assert_eq!(report.count(Proposed::Published), 1, "{report:?}");
+    assert_eq!(client.tracker().pass().await?.followed, 1);
+    let (count, shown) = client.store.no_deals(2).await?;
+    assert_eq!((count, shown.len()), (3, 2));
+    assert!(shown.iter().any(|words| words.contains("actor not found")), "{shown:?}");
+    assert_eq!(client.store.deal_counts().await?.iter().map(|group| group.deals).sum::<i64>(), 1);
+    Ok(())
+}
