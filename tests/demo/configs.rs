@@ -186,6 +186,7 @@ mod tests {
             env: Vec::new(),
             reserved: &[],
             flags: &[],
+            other: None,
         };
         let client = client_agent::config::Config::load(&sources).unwrap();
         assert_eq!(client.miners.len(), 3);

@@ -1,5 +1,7 @@
 //! From `cars` to tracked deals: client-agent against a simulated Lotus and a real database.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use bson::{Document, doc};
 use carferry_core::{
@@ -9,10 +11,11 @@ use carferry_core::{
     store::{IndexUser, Store, StoreOptions},
 };
 use client_agent::{
+    config::StartDelay,
     propose::{
         DealState, Mode, ProposeError, Proposer, Report, Terms,
         policy::{Limits, Target},
-        preflight::{MethodChoice, PreflightError},
+        preflight::{MethodChoice, PreflightError, SyncRule},
     },
     track::Tracker,
 };
@@ -30,6 +33,7 @@ const LIMITS: Limits = Limits {
     open_deals_per_miner_max: None,
     deals_per_pass_max: None,
     failures_max: 3,
+    failures_within: Duration::from_secs(3600),
 };
 pub(crate) const START: MethodChoice = MethodChoice::Only(PublishMethod::Start);
 
@@ -46,7 +50,7 @@ pub(crate) struct DataPrep {
     pub(crate) store: Store,
     pub(crate) node: FullNode,
     pub(crate) terms: Terms,
-    targets: Vec<Target>,
+    pub(crate) targets: Vec<Target>,
     pub(crate) limits: Limits,
 }
 
@@ -56,7 +60,7 @@ impl DataPrep {
             uri: Secret::new(road.uri.clone()),
             database: road.db.name().to_owned(),
             app_name: "client-agent test".to_owned(),
-            call_timeout: std::time::Duration::from_secs(10),
+            call_timeout: Duration::from_secs(10),
         };
         let store = Store::open(&options).await?;
         store.ensure_indexes(IndexUser::ClientAgent).await?;
@@ -65,11 +69,12 @@ impl DataPrep {
         let terms = Terms {
             wallet: WalletConfig::default().address,
             duration: "200 days".parse()?,
-            start_delay_epochs: 5000,
+            start_delay: StartDelay::Epochs(5000),
             provider_collateral: None,
             verified: false,
             fast_retrieval: true,
             method,
+            sync: SyncRule::Required,
             groups: Vec::new(),
             car_paths: Vec::new(),
             own_cars_only: None,
@@ -334,7 +339,7 @@ async fn a_pass_goes_on_where_lanes_were_full_and_misses_no_car() -> anyhow::Res
         let report = proposer.pass(Mode::Publish).await?;
         passes += 1;
         while !proposer.is_idle() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         anyhow::ensure!(passes < 100, "{report:?}");
         if !report.found_busy_lanes() {
@@ -343,7 +348,7 @@ async fn a_pass_goes_on_where_lanes_were_full_and_misses_no_car() -> anyhow::Res
             break;
         }
     }
-    assert!(passes > 2, "{passes}");
+    assert!(passes > 1, "{passes}");
     for car in &cars {
         assert_eq!(road.sim.proposals_for(&car.payload_cid, MINER), 1);
     }
@@ -404,7 +409,7 @@ async fn money_is_counted_before_it_moves() -> anyhow::Result<()> {
     client.terms.wallet = "f1abjxfbp274xpdqcpuaykwkfb43omjotacm2p3za".to_owned();
     let error = client.pass().await.err().context("it published")?;
     assert!(matches!(error, ProposeError::Preflight(PreflightError::WalletUnknown { .. })), "{error}");
-    road.sim.set_sync_lag(std::time::Duration::from_secs(3600));
+    road.sim.set_sync_lag(Duration::from_secs(3600));
     let error = client.pass().await.err().context("it published")?;
     assert!(matches!(error, ProposeError::Preflight(PreflightError::NotSynced { .. })), "{error}");
     Ok(())

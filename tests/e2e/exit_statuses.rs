@@ -67,12 +67,13 @@ impl Setup {
             self.road.db.name(),
             sim.token(Permission::Admin)
         );
-        text.push_str(&match program {
+        let of_program = match program {
             Program::Client => {
                 format!("setting: {{wallet: {}, duration: 366}}\n", WalletConfig::default().address)
             }
             Program::Miner => format!("fullNode: {{endpoint: '{}'}}\n", sim.full_node_url()),
-        });
+        };
+        text.push_str(&of_program);
         if trouble == Trouble::BadConfiguration {
             text.push_str("unknownSection: 1\n");
         }

@@ -17,6 +17,8 @@ mod import_trouble;
 #[cfg(test)]
 mod imports;
 #[cfg(test)]
+mod money;
+#[cfg(test)]
 mod networks;
 #[cfg(test)]
 mod pack;

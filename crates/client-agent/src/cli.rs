@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use carferry_car::{PaddedPieceSize, PayloadCid, Profile};
 use carferry_core::config::human;
+use carferry_core::model::address::MinerId;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::config;
@@ -44,6 +45,8 @@ pub enum Command {
     Track(TrackArgs),
     /// Publish deals as limits free up and track them, until stopped.
     Run(RunArgs),
+    /// Forget refusals and failed deals that keep a CAR from a miner: the next pass proposes it again.
+    Retry(RetryArgs),
     /// Show CARs, deals by miner and state, and what is stuck and why.
     Status(StatusArgs),
     /// Check configuration, database and Lotus node, with a hint for each failure.
@@ -139,6 +142,27 @@ pub struct RunArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// With --dry-run: JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `retry`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["filecid", "miner", "all"])))]
+pub struct RetryArgs {
+    /// The CAR, by its payload CID (`cars.filecid`), with all miners.
+    #[arg(value_name = "FILECID")]
+    pub filecid: Option<PayloadCid>,
+    /// All CARs with this miner.
+    #[arg(long, value_name = "MINER")]
+    pub miner: Option<MinerId>,
+    /// All CARs with all miners.
+    #[arg(long)]
+    pub all: bool,
+    /// Say how many there are; forget nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// JSON on standard output.
     #[arg(long)]
     pub json: bool,
 }
@@ -324,6 +348,7 @@ const CONFIGURED: &[(&str, &[&str])] = &[
     ("makedeals", &[""]),
     ("track", &[""]),
     ("run", &[""]),
+    ("retry", &["mongodb.", "setting.wallet", "setting.databaseTimeout", "log."]),
     ("status", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
     ("verify", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
     ("regenerate", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),

@@ -78,6 +78,9 @@ pub struct Setting {
     /// What the provider pledges.
     #[serde(deserialize_with = "read::collateral")]
     pub provider_collateral: Collateral,
+    /// The highest price that a miner may have.
+    #[serde(deserialize_with = "read::max_price")]
+    pub max_price: AttoFil,
     /// Which call publishes deals.
     pub publish_method: PublishChoice,
     /// Deals of one miner that may wait for their data at a time.
@@ -89,6 +92,11 @@ pub struct Setting {
     /// Failed deals for one CAR with one miner, after which it is not tried again.
     #[serde(deserialize_with = "read::count")]
     pub max_failed_deals: u32,
+    /// Failures older than this do not count.
+    #[serde(deserialize_with = "read::pause")]
+    pub failed_deals_within: Duration,
+    /// Whether the node of a test network may be behind the chain.
+    pub allow_unsynced_node: bool,
     /// How often `run` looks for CARs that need deals.
     #[serde(deserialize_with = "read::pause")]
     pub plan_interval: Duration,
@@ -124,14 +132,29 @@ pub struct Setting {
     pub agent_name: Option<String>,
 }
 
-/// From the proposal to the start of a deal, in epochs of 30 s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StartDelay(i64);
+/// From the proposal to the start of a deal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartDelay {
+    /// As written.
+    Epochs(i64),
+    /// A time; how many epochs that is depends on the network.
+    Time(Duration),
+}
 
 impl StartDelay {
-    /// The number of epochs.
-    pub const fn epochs(self) -> i64 {
-        self.0
+    /// The number of epochs on a network whose epochs take so many seconds; a part of one counts as one.
+    pub fn epochs(self, epoch_seconds: u64) -> i64 {
+        match self {
+            Self::Epochs(epochs) => epochs,
+            Self::Time(time) => {
+                i64::try_from(time.as_secs().div_ceil(epoch_seconds.max(1))).unwrap_or(i64::MAX)
+            }
+        }
+    }
+
+    /// The number of epochs on mainnet.
+    pub fn on_mainnet(self) -> i64 {
+        self.epochs(read::EPOCH_SECONDS)
     }
 }
 
@@ -215,12 +238,15 @@ impl Default for Setting {
             duration: None,
             verified: false,
             fast_retrieval: true,
-            start_delay: StartDelay(7 * 2880),
+            start_delay: StartDelay::Time(Duration::from_secs(7 * 24 * 3600)),
             provider_collateral: Collateral::Auto,
+            max_price: AttoFil::new(100_000_000_000_000),
             publish_method: PublishChoice::Auto,
             max_open_deals_per_miner: None,
             max_deals_per_run: None,
             max_failed_deals: 3,
+            failed_deals_within: Duration::from_secs(30 * 24 * 3600),
+            allow_unsynced_node: false,
             plan_interval: Duration::from_secs(30),
             groups: Vec::new(),
             car_paths: Vec::new(),
@@ -261,6 +287,7 @@ const OWN_KEYS: &[Key] = &[
         "Failures of one CAR with one miner that end its tries",
     )
     .or("3"),
+    Key::new("setting.failedDealsWithin", Kind::Duration, "Failures older than this are forgotten").or("30d"),
     Key::new("setting.groups", Kind::List, "Only CARs of these groups"),
     Key::new("setting.verified", Kind::Bool, "Spend datacap").or("false"),
     Key::new("setting.fastRetrieval", Kind::Bool, "Ask providers to keep an unsealed copy").or("true"),
@@ -272,6 +299,8 @@ const OWN_KEYS: &[Key] = &[
     .or("7d"),
     Key::new("setting.providerCollateral", Kind::Text, "auto, or an amount such as 0.1 FIL or 5 attofil")
         .or("auto"),
+    Key::new("setting.maxPrice", Kind::Text, "Highest price of a miner, per epoch for a piece")
+        .or("0.0001 FIL"),
     Key::new("setting.publishMethod", Kind::Text, "auto, stateless or start").or("auto"),
     Key::new("setting.carPaths", Kind::FileOnly, "Paths as the Lotus node sees them: a list of {from, to}"),
     Key::new(
@@ -279,6 +308,12 @@ const OWN_KEYS: &[Key] = &[
         Kind::Bool,
         "Deals only for CARs of this host (where the node must read them from its own disk)",
     ),
+    Key::new(
+        "setting.allowUnsyncedNode",
+        Kind::Bool,
+        "Make deals on a test network whose node is behind the chain; never on mainnet",
+    )
+    .or("false"),
     Key::new("setting.planInterval", Kind::Duration, "How often `run` looks for CARs that need deals")
         .or("30s"),
     Key::new("setting.listTimeout", Kind::Duration, "Longest time the node may take to list its deals")
@@ -335,6 +370,7 @@ impl Config {
     pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigError> {
         let config: Self = load(&keys(), sources)?;
         config.check_deal_end()?;
+        config.check_prices()?;
         Ok(config)
     }
 
@@ -344,16 +380,7 @@ impl Config {
     ///
     /// [`ConfigError::Missing`] for the first that is not set.
     pub fn deal_terms(&self) -> Result<DealTerms, ConfigError> {
-        let missing = |key: &str, places: &[&str]| ConfigError::Missing {
-            key: key.to_owned(),
-            places: places.iter().map(|&place| place.to_owned()).collect(),
-        };
-        let wallet = self.setting.wallet.clone().ok_or_else(|| {
-            missing(
-                "setting.wallet",
-                &["`setting.wallet` in the file", "CARFERRY_SETTING__WALLET", "--wallet"],
-            )
-        })?;
+        let wallet = self.wallet()?;
         let duration = self.setting.duration.ok_or_else(|| {
             missing(
                 "setting.duration",
@@ -364,6 +391,20 @@ impl Config {
             return Err(missing("miners", &["`miners` in a file given with --config"]));
         }
         Ok(DealTerms { wallet, duration, miners: self.miners.clone() })
+    }
+
+    /// The wallet, which every command that looks at its deals needs.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Missing`] if it is not set.
+    pub fn wallet(&self) -> Result<WalletAddress, ConfigError> {
+        self.setting.wallet.clone().ok_or_else(|| {
+            missing(
+                "setting.wallet",
+                &["`setting.wallet` in the file", "CARFERRY_SETTING__WALLET", "--wallet"],
+            )
+        })
     }
 
     /// The largest piece that a CAR may need.
@@ -401,12 +442,32 @@ impl Config {
         }
     }
 
+    /// A price that was meant in attoFIL is more than there is in FIL, and some that are not would empty a wallet.
+    fn check_prices(&self) -> Result<(), ConfigError> {
+        let most = self.setting.max_price;
+        let Some(terms) = self.miners.iter().find(|terms| terms.price > most) else { return Ok(()) };
+        let sum = match self.setting.duration {
+            Some(duration) => format!("a deal of {duration} would cost {}", duration.cost_max(terms.price)),
+            None => format!("that is {} a day", terms.price.times(2880)),
+        };
+        Err(ConfigError::Conflict {
+            key: "miners".to_owned(),
+            problem: format!(
+                "the price of {} is {} per epoch for each piece: {sum}; `setting.maxPrice` is {most}",
+                terms.miner, terms.price
+            ),
+            hint: "a price without unit counts FIL, write `attofil` behind an amount of attoFIL; where the price is \
+                   meant, raise setting.maxPrice"
+                .to_owned(),
+        })
+    }
+
     /// A provider refuses deals that end more than 540 days from now (go-fil-markets v1.28.3
     /// `provider_states.go:110-119`); the node may lengthen a deal by up to [`DealDuration::ALIGNMENT_MAX`].
     fn check_deal_end(&self) -> Result<(), ConfigError> {
         let end_max = DealDuration::MAX.get() + DealDuration::ALIGNMENT_MAX;
         let Some(duration) = self.setting.duration else { return Ok(()) };
-        let delay = self.setting.start_delay.epochs();
+        let delay = self.setting.start_delay.on_mainnet();
         let end = delay + duration.get() + DealDuration::ALIGNMENT_MAX;
         if end <= end_max {
             return Ok(());
@@ -422,6 +483,13 @@ impl Config {
                 end_max - delay - DealDuration::ALIGNMENT_MAX
             ),
         })
+    }
+}
+
+fn missing(key: &str, places: &[&str]) -> ConfigError {
+    ConfigError::Missing {
+        key: key.to_owned(),
+        places: places.iter().map(|&place| place.to_owned()).collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `makedeals`, `track`, `run`: passes of [`crate::propose`] and [`crate::track`], once or for ever.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, io::IsTerminal as _, time::Duration};
 
 use carferry_core::{
     config::Secret,
@@ -19,9 +19,9 @@ use crate::{
     cli::{MakedealsArgs, RunArgs, TrackArgs},
     config::{Collateral, Config, PublishChoice},
     propose::{
-        DealState, Mode, ProposeError, Proposer, Report, Terms,
+        DealState, Mode, ProposeError, Proposer, Reason, Report, Terms,
         policy::{Limits, Target},
-        preflight::{MethodChoice, PreflightError},
+        preflight::{MethodChoice, PreflightError, SyncRule},
     },
     report,
     stop::Stop,
@@ -222,6 +222,9 @@ pub async fn run(
     }
     let (store, node) = connect(config).await?;
     let stop = shutdown.token().clone();
+    if std::io::stdout().is_terminal() {
+        preview(config, &store, &node, &stop, out).await?;
+    }
     let proposer = proposer(config, &store, &node, stop.clone())?;
     let tracker = Tracker::new(store.clone(), node, config.deal_terms()?.wallet.to_string());
     info!(agent = %config.agent_name(), database = store.database_name(), "client-agent runs");
@@ -250,6 +253,22 @@ fn stop_of(error: SupervisorError) -> Stop {
         Ok(error) => (*error).into(),
         Err(source) => Stop::failure(&SupervisorError::Failed { task, source }),
     }
+}
+
+/// Shows what the first pass is going to publish and what it costs. By a proposer of its own: where a plan ends, nothing
+/// was published. What stands in the way now is told by the passes themselves.
+async fn preview(
+    config: &Config,
+    store: &Store,
+    node: &FullNode,
+    stop: &CancellationToken,
+    out: &mut Printer,
+) -> Result<(), Stop> {
+    let mut proposer = proposer(config, store, node, stop.clone())?;
+    if let Some(Ok(plan)) = unless_stopped(proposer.pass(Mode::DryRun), stop).await {
+        out.text(report::plan_text(&plan, Mode::DryRun).replacen("dry run: ", "now: ", 1))?;
+    }
+    Ok(())
 }
 
 fn pause_after(pass: Duration, every: Duration) -> Duration {
@@ -328,10 +347,10 @@ async fn refill(proposer: &Proposer) {
 }
 
 /// Logs a pass; a problem that stays is said once.
-fn say(report: &Report, said: &mut BTreeSet<String>) {
-    said.retain(|problem| report.car_problems.contains(problem));
-    for problem in &report.car_problems {
-        if said.insert(problem.clone()) {
+fn say(report: &Report, said: &mut BTreeSet<Reason>) {
+    said.retain(|reason| report.car_problems.contains(reason));
+    for (reason, problem) in report.car_problems.reasons() {
+        if said.insert(reason.clone()) {
             warn!(problem = %problem, "no deal for this CAR now");
         }
     }
@@ -391,7 +410,7 @@ fn proposer(
     let terms = Terms {
         wallet: deal_terms.wallet.to_string(),
         duration: deal_terms.duration,
-        start_delay_epochs: setting.start_delay.epochs(),
+        start_delay: setting.start_delay,
         provider_collateral: match setting.provider_collateral {
             Collateral::Auto => None,
             Collateral::Amount(amount) => Some(amount),
@@ -403,6 +422,7 @@ fn proposer(
             PublishChoice::Stateless => MethodChoice::Only(PublishMethod::Stateless),
             PublishChoice::Start => MethodChoice::Only(PublishMethod::Start),
         },
+        sync: if setting.allow_unsynced_node { SyncRule::NotOnTestNetworks } else { SyncRule::Required },
         groups: setting.groups.clone(),
         car_paths: setting.car_paths.clone(),
         own_cars_only: setting.own_cars_only,
@@ -420,6 +440,7 @@ fn proposer(
         open_deals_per_miner_max: setting.max_open_deals_per_miner.map(u64::from),
         deals_per_pass_max: setting.max_deals_per_run.map(u64::from),
         failures_max: count(setting.max_failed_deals),
+        failures_within: setting.failed_deals_within,
     };
     Ok(Proposer::new(store.clone(), node.clone(), terms, targets, limits, stop))
 }

@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod pack;
 pub mod propose;
 pub mod report;
+pub mod retry;
 mod start;
 mod stop;
 pub mod tools;

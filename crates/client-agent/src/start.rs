@@ -20,7 +20,7 @@ use crate::cli::{self, Cli, Command};
 use crate::config::{self, Config, Summary};
 use crate::pack::progress::Screen;
 use crate::stop::Stop;
-use crate::{deals, doctor, pack, report, tools, upkeep};
+use crate::{deals, doctor, pack, report, retry, tools, upkeep};
 
 /// Runs `client-agent` with these arguments, the program's name first.
 pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -105,6 +105,11 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
             let config = load(&given)?;
             log(&config.log, &screen)?;
             block_on(|shutdown| async move { deals::run(&args, &config, &shutdown, &mut out).await })
+        }
+        Command::Retry(args) => {
+            let config = load(&given)?;
+            log(&config.log, &screen)?;
+            block_on(|_| async move { retry::retry(&args, &config, &mut out).await })
         }
         Command::Status(args) => {
             let config = load(&given)?;

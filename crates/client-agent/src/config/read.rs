@@ -13,7 +13,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 use super::{Collateral, MinerTerms, StartDelay};
 
 /// Seconds per epoch on mainnet. Source: lotus v1.23.3 `build/params_shared_vals.go` (`BlockDelaySecs`).
-const EPOCH_SECONDS: u64 = 30;
+pub(super) const EPOCH_SECONDS: u64 = 30;
 /// A start later than the longest deal helps nobody: 540 days.
 const START_DELAY_MAX_EPOCHS: i64 = 1_555_200;
 
@@ -96,6 +96,11 @@ pub(super) fn collateral<'de, D: Deserializer<'de>>(deserializer: D) -> Result<C
     parsed(deserializer, parse_collateral)
 }
 
+/// The highest price.
+pub(super) fn max_price<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AttoFil, D::Error> {
+    parsed(deserializer, str::parse::<AttoFil>)
+}
+
 /// The largest piece.
 pub(super) fn max_piece<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PaddedPieceSize, D::Error> {
     parsed(deserializer, crate::cli::parse_max_piece)
@@ -118,18 +123,19 @@ fn parsed<'de, D: Deserializer<'de>, T, E: Display>(
 
 fn parse_start_delay(text: &str) -> Result<StartDelay, String> {
     let wanted = "write a duration (7d, 36h) or a number of epochs (20160 epochs)";
-    let epochs = if let Some(number) = text.strip_suffix("epochs").or(text.strip_suffix("epoch")) {
-        number.trim().parse::<i64>().map_err(|_| format!("\"{text}\" is not a start delay: {wanted}"))?
+    let delay = if let Some(number) = text.strip_suffix("epochs").or(text.strip_suffix("epoch")) {
+        let epochs = number.trim().parse::<i64>();
+        StartDelay::Epochs(epochs.map_err(|_| format!("\"{text}\" is not a start delay: {wanted}"))?)
     } else if text.bytes().all(|byte| byte.is_ascii_digit()) {
         // Seconds as elsewhere, days as in `duration`, or epochs as on chain: too dear to guess.
         return Err(format!("\"{text}\" has no unit: {wanted}"));
     } else {
-        let duration =
-            human::parse_duration(text).map_err(|_| format!("\"{text}\" is not a start delay: {wanted}"))?;
-        i64::try_from(duration.as_secs().div_ceil(EPOCH_SECONDS)).unwrap_or(i64::MAX)
+        let time = human::parse_duration(text);
+        StartDelay::Time(time.map_err(|_| format!("\"{text}\" is not a start delay: {wanted}"))?)
     };
+    let epochs = delay.on_mainnet();
     if (1..=START_DELAY_MAX_EPOCHS).contains(&epochs) {
-        Ok(StartDelay(epochs))
+        Ok(delay)
     } else {
         Err(format!(
             "a start delay of {epochs} epochs is outside 1 to {START_DELAY_MAX_EPOCHS} epochs (540 days)"

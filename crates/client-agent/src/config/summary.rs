@@ -72,7 +72,7 @@ impl Summary {
             lotus_problem,
             wallet: terms.wallet.to_string(),
             duration: terms.duration.to_string(),
-            start_delay_epochs: setting.start_delay.epochs(),
+            start_delay_epochs: setting.start_delay.on_mainnet(),
             miners: terms
                 .miners
                 .iter()

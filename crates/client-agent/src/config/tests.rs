@@ -119,7 +119,7 @@ setting:
     assert_eq!(prices, [50_000_000_000, 50_000_000_000, 50_000_000_000, 0]);
     let setting = &config.setting;
     assert_eq!(setting.duration.map(DealDuration::get), Some(518_400));
-    assert_eq!(setting.start_delay.epochs(), 100);
+    assert_eq!(setting.start_delay.on_mainnet(), 100);
     assert_eq!(setting.provider_collateral, Collateral::Amount(AttoFil::new(250_000_000_000_000_000)));
     assert_eq!(setting.publish_method, PublishChoice::Stateless);
     assert_eq!((setting.groups.join(" "), config.agent_name()), ("Fedora 2021".to_owned(), "17".to_owned()));
@@ -133,6 +133,17 @@ setting:
 }
 
 #[test]
+fn a_start_delay_in_time_follows_the_networks_epochs() {
+    let delay =
+        |text: &str| load_with(&format!("setting: {{startDelay: {text}}}"), &[], &[]).unwrap().setting;
+    for (text, epoch_seconds, epochs) in
+        [("7d", 30, 20_160), ("7d", 4, 151_200), ("100s", 30, 4), ("100 epochs", 4, 100)]
+    {
+        assert_eq!(delay(text).start_delay.epochs(epoch_seconds), epochs, "{text} at {epoch_seconds} s");
+    }
+}
+
+#[test]
 fn variables_beat_the_file_and_flags_beat_variables() {
     let variables = [
         ("CARFERRY_SETTING__MINER_MAX_DEALS", "3"),
@@ -142,7 +153,10 @@ fn variables_beat_the_file_and_flags_beat_variables() {
     ];
     let config = load_with(NOTES, &variables, &[("setting.minerMaxDeals", "4")]).unwrap();
     let setting = &config.setting;
-    assert_eq!((setting.miner_max_deals, setting.start_delay.epochs(), setting.verified), (4, 4320, true));
+    assert_eq!(
+        (setting.miner_max_deals, setting.start_delay.on_mainnet(), setting.verified),
+        (4, 4320, true)
+    );
     assert_eq!(setting.groups, ["a", "b"]);
 }
 
@@ -170,6 +184,8 @@ fn wrong_values_name_file_and_key() {
         ("twice", "miners:\n  - {miner: f01000}\n  - {miner: t01000}\n"),
         ("wallet", "setting:\n  wallet: f3tgyefl\n"),
         ("duration", "setting:\n  duration: 60\n"),
+        ("price in attoFIL", "miners: [{miner: f01000, price: 50000000000}]\nsetting: {duration: 366}\n"),
+        ("price above the bound", "miners: [{miner: f01000, price: 0.2}]\nsetting: {maxPrice: 0.1 FIL}\n"),
         ("duration and delay", "setting:\n  duration: 530\n  startDelay: 14d\n"),
         ("delay without unit", "setting:\n  startDelay: 7\n"),
         ("collateral without unit", "setting:\n  providerCollateral: 5\n"),

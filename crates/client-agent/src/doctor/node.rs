@@ -210,11 +210,11 @@ struct Money {
 }
 
 async fn money(node: &FullNode, wallet: &str) -> Result<Money, LotusError> {
-    let read = |text: &str| AttoFil::from_lotus(text).unwrap_or_default();
-    let balance = read(&node.wallet_balance(wallet).await?);
+    let balance = node.wallet_balance(wallet).await?;
     let market = node.market_balance(wallet).await?;
     let datacap = node.datacap(wallet).await?;
-    Ok(Money { balance, escrow: read(&market.escrow), locked: read(&market.locked), datacap })
+    let (escrow, locked) = (AttoFil::new(market.escrow.0), AttoFil::new(market.locked.0));
+    Ok(Money { balance, escrow, locked, datacap })
 }
 
 fn judge_money(money: &Money, config: &Config) -> Check {

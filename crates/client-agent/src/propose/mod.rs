@@ -9,13 +9,16 @@
 //! No proposal goes out before its intent stands in the database with every parameter, so a repeat is the
 //! same deal; no deal is visible in `offlinedeals` without its proposal CID.
 
+mod asks;
 mod attempt;
+mod budget;
+mod funds;
 mod imports;
 mod lanes;
-mod passing;
 mod plan;
 pub mod policy;
 pub mod preflight;
+mod problems;
 mod publish;
 mod report;
 mod settle;
@@ -35,14 +38,18 @@ use carferry_core::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::config::PathMapping;
+use crate::config::{PathMapping, StartDelay};
+use asks::Asks;
+use budget::PassBudget;
+use funds::{Funds, Reserved};
 use lanes::{Lanes, Lifetime};
-use policy::{Ledger, Limits, Target};
-use preflight::{MethodChoice, MinerFacts, NodeFacts, PreflightError};
+use policy::{Limits, Target, TermsInForce};
+use preflight::{MethodChoice, MinerFacts, NodeFacts, NodeMethods, PreflightError, SyncRule};
+pub use problems::{Problems, Reason};
 use publish::Publisher;
-pub use report::{DealLine, DealState, MinerTotal, Report};
+pub use report::{Aim, DealLine, DealState, MinerTotal, Purse, Report};
 
 /// What every deal of this agent has in common.
 #[derive(Clone, Debug)]
@@ -51,8 +58,8 @@ pub struct Terms {
     pub wallet: String,
     /// How long deals run.
     pub duration: DealDuration,
-    /// Epochs from now to the start of a deal.
-    pub start_delay_epochs: i64,
+    /// From now to the start of a deal.
+    pub start_delay: StartDelay,
     /// attoFIL of provider collateral; `None`: 1.2 times the network's minimum, as Lotus does.
     pub provider_collateral: Option<AttoFil>,
     /// Whether deals spend datacap.
@@ -61,6 +68,8 @@ pub struct Terms {
     pub fast_retrieval: bool,
     /// Which call publishes them.
     pub method: MethodChoice,
+    /// Whether the node's head must be of now.
+    pub sync: SyncRule,
     /// Only CARs of these groups; empty: all.
     pub groups: Vec<String>,
     /// From our paths to the Lotus node's.
@@ -122,22 +131,26 @@ pub struct Proposer {
     /// Whether it was said that the node does not list its deals.
     list_fails: bool,
     decided: Option<(bool, bool)>,
-    asked: BTreeMap<String, (Instant, MinerFacts)>,
+    methods: Option<NodeMethods>,
+    asks: Asks,
 }
 
-/// How long a provider's terms are taken for true: asking means a stream to the provider.
-const TERMS_LAST: Duration = Duration::from_secs(600);
+/// How long a pass waits for providers that were not asked before; what they answer later counts in the next.
+const ASKS_WAIT: Duration = Duration::from_secs(1);
+/// The same for a plan that nothing follows: longer than a call to the node may take.
+const ASKS_WAIT_DRY_RUN: Duration = Duration::from_secs(120);
 
 /// What one pass knows.
 struct Pass {
     mode: Mode,
     node: NodeFacts,
     miners: BTreeMap<String, MinerFacts>,
+    /// By provider: the call that makes deals at its price.
+    methods: BTreeMap<String, PublishMethod>,
     /// By padded piece size; what the node has no collateral for stays so for this pass.
     collaterals: HashMap<u64, Result<AttoFil, String>>,
-    ledger: Ledger,
-    funds_left: AttoFil,
-    datacap_left: Option<u128>,
+    terms: TermsInForce,
+    budget: PassBudget,
     now: SystemTime,
     report: Report,
     /// The first CAR that could not get what it wants.
@@ -175,9 +188,28 @@ impl Proposer {
     ) -> Self {
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
         let lanes = Lanes::new(store.clone(), publisher, Lifetime::Endless, stop.clone());
-        let (begin, swept, decided, asked) = (Begin::default(), None, None, BTreeMap::new());
-        let list_fails = false;
-        Self { store, node, terms, targets, limits, lanes, stop, begin, swept, list_fails, decided, asked }
+        let asked = node.clone();
+        let asks = Asks::new(move |miner| {
+            let (node, miner) = (asked.clone(), miner.to_owned());
+            Box::pin(async move { preflight::miner_facts(&node, &miner).await })
+        });
+        let (begin, swept, list_fails) = (Begin::default(), None, false);
+        let (decided, methods) = (None, None);
+        Self {
+            store,
+            node,
+            terms,
+            targets,
+            limits,
+            lanes,
+            stop,
+            begin,
+            swept,
+            list_fails,
+            decided,
+            methods,
+            asks,
+        }
     }
 
     /// For a command that is to end: each intent has one call at most, and a provider that does not answer is left to the
@@ -197,40 +229,92 @@ impl Proposer {
     /// [`ProposeError`] when nothing can be done for any deal. A bad CAR or provider is in the report.
     pub async fn pass(&mut self, mode: Mode) -> Result<Report, ProposeError> {
         let now = self.store.server_time().await?.to_system_time();
-        let node = preflight::node_facts(&self.node, &self.terms, SystemTime::now()).await?;
+        let node = preflight::node_facts(&self.node, &self.terms, &mut self.methods, now).await?;
         self.say_decision(&node);
         let mut report = Report::default();
         if mode == Mode::Publish {
             self.settle(&node, &mut report).await?;
         }
-        let mut miners = self.ask_miners(&mut report).await;
+        let budget = self.budget(&node).await?;
+        let (mut miners, methods) = self.providers(mode, &node, &mut report).await;
         miners.retain(|miner, _| !self.lanes.has_given_up(miner));
-        // Intents first: one that is confirmed in between counts twice, the other way round not at all.
-        let intended = self.store.intended(&self.terms.wallet).await?;
+        let terms = TermsInForce {
+            duration: self.terms.duration,
+            start_delay_epochs: self.terms.start_delay.epochs(node.epoch_seconds),
+            collateral: self.terms.provider_collateral,
+            verified: self.terms.verified,
+        };
+        let before = budget.clone();
+        let (collaterals, busy) = (HashMap::new(), None);
+        let mut pass = Pass { mode, node, miners, methods, collaterals, terms, budget, now, report, busy };
+        self.plan(&mut pass).await?;
+        let mut report = pass.report;
+        report.aim = Aim {
+            replicas: self.limits.replicas_max,
+            miners: self.targets.len(),
+            per_miner: self.limits.deals_per_payload_and_miner_max,
+        };
+        let datacap = |budget: &PassBudget| self.terms.verified.then(|| budget.datacap_bytes());
+        report.purse = Some(Purse {
+            funds_before: before.funds().to_string(),
+            funds_after: pass.budget.funds().to_string(),
+            datacap_before: datacap(&before),
+            datacap_after: datacap(&pass.budget),
+        });
+        report.absorb(self.lanes.take_report());
+        Ok(report)
+    }
+
+    /// What this pass may plan: the wallet's free money and datacap, less what is under way.
+    async fn budget(&mut self, node: &NodeFacts) -> Result<PassBudget, ProposeError> {
+        let wallet = &self.terms.wallet;
+        // Intents first, then deals, then the node: one that moves on in between counts twice, the other way round not
+        // at all.
+        let intended = self.store.intended(wallet).await?;
+        let unpublished = self.store.unpublished_cost(wallet).await?;
+        let tells_reserved = self.methods.as_ref().is_some_and(|methods| methods.reserved);
+        let funds = Funds::read(&self.node, wallet, tells_reserved).await.map_err(PreflightError::Lotus)?;
+        if let (Reserved::NotTold, Some(methods)) = (funds.reserved, &mut self.methods) {
+            methods.reserved = false;
+        }
         let open = match self.limits.open_deals_per_miner_max {
             Some(_) => self.store.open_deals_per_miner().await?,
             None => Vec::new(),
         };
-        let mut ledger = Ledger::new(open);
-        let mut funds_left = node.funds;
-        for intent in intended {
-            ledger.add_open(&intent.miner);
-            let price = AttoFil::from_lotus(&intent.priceattofil).unwrap_or_default();
-            funds_left = funds_left.minus(self.cost_max(price));
-        }
-        let datacap_left = node.datacap;
-        let datacap_left = match datacap_left {
-            Some(left) => Some(left.saturating_sub(self.store.datacap_in_flight(&self.terms.wallet).await?)),
-            None => None,
+        let datacap_bytes = match node.datacap {
+            Some(left) => left.saturating_sub(self.store.datacap_in_flight(wallet).await?),
+            None => 0,
         };
-        let collaterals = HashMap::new();
-        let busy = None;
-        let mut pass =
-            Pass { mode, node, miners, collaterals, ledger, funds_left, datacap_left, now, report, busy };
-        self.plan(&mut pass).await?;
-        let mut report = pass.report;
-        report.absorb(self.lanes.take_report());
-        Ok(report)
+        let on_the_way = intended.iter().fold(AttoFil::ZERO, |sum, intent| sum.plus(intent.cost_max()));
+        let mut budget = PassBudget::new(open, funds.free(&unpublished).minus(on_the_way), datacap_bytes);
+        for intent in intended {
+            budget.add_open(&intent.miner);
+        }
+        Ok(budget)
+    }
+
+    /// Terms of the providers that have told them, and the call that makes deals at each one's price.
+    async fn providers(
+        &mut self,
+        mode: Mode,
+        node: &NodeFacts,
+        report: &mut Report,
+    ) -> (BTreeMap<String, MinerFacts>, BTreeMap<String, PublishMethod>) {
+        let names: Vec<&str> = self.targets.iter().map(|target| target.miner.as_str()).collect();
+        let wait = if mode == Mode::DryRun { ASKS_WAIT_DRY_RUN } else { ASKS_WAIT };
+        let answers = self.asks.answers(&names, wait).await;
+        report.miner_problems.extend(answers.problems);
+        for _ in &answers.awaited {
+            report.hold(report::AWAITED);
+        }
+        let mut methods = BTreeMap::new();
+        for target in &self.targets {
+            match preflight::method_for(node, self.terms.method, target.price) {
+                Ok(method) => drop(methods.insert(target.miner.clone(), method)),
+                Err(problem) => drop(report.miner_problems.insert(target.miner.clone(), problem)),
+            }
+        }
+        (answers.facts, methods)
     }
 
     /// Whether the lanes have nothing left to do.
@@ -259,12 +343,9 @@ impl Proposer {
     }
 
     /// Whether the node would have to read this CAR from its own disk and it is on another host.
-    fn is_out_of_reach(&self, node: &NodeFacts, car: &Proposable, target: &Target) -> bool {
+    fn is_out_of_reach(&self, node: &NodeFacts, car: &Proposable, method: PublishMethod) -> bool {
         let is_foreign = car.host.as_ref().is_some_and(|host| *host != self.terms.owner);
-        let must_be_read = || {
-            let method = preflight::method_for(node, self.terms.method, target.price);
-            method == Ok(PublishMethod::Start) && imports::are_wanted_by(&node.version)
-        };
+        let must_be_read = || method == PublishMethod::Start && imports::are_wanted_by(&node.version);
         is_foreign && self.terms.own_cars_only.unwrap_or_else(must_be_read)
     }
 
@@ -286,66 +367,6 @@ impl Proposer {
         }
     }
 
-    /// Terms of every provider, asked side by side: one that does not answer costs the others nothing.
-    async fn ask_miners(&mut self, report: &mut Report) -> BTreeMap<String, MinerFacts> {
-        self.asked.retain(|_, (when, _)| when.elapsed() < TERMS_LAST);
-        let unknown = self.targets.iter().filter(|target| !self.asked.contains_key(&target.miner));
-        let asked = unknown.map(|target| async {
-            (target.miner.clone(), preflight::miner_facts(&self.node, &target.miner).await)
-        });
-        for (miner, answer) in futures::future::join_all(asked).await {
-            match answer {
-                Ok(facts) => {
-                    self.asked.insert(miner, (Instant::now(), facts));
-                }
-                Err(problem) => {
-                    warn!(miner = %miner, reason = %problem, "miner gets no deals now");
-                    report.miner_problems.insert(miner, problem);
-                }
-            }
-        }
-        self.asked.iter().map(|(miner, (_, facts))| (miner.clone(), facts.clone())).collect()
-    }
-
-    /// Takes a deal's cost from what is left; a sentence where it does not suffice.
-    fn spend(&self, pass: &mut Pass, car: &Proposable, target: &Target) -> Option<String> {
-        let cost = self.cost_max(target.price);
-        if cost > pass.funds_left {
-            return Some(format!(
-                "{} with {}: needs {cost}, the wallet has {} left for deals",
-                car.payload_cid, target.miner, pass.funds_left
-            ));
-        }
-        if let Some(left) = &mut pass.datacap_left {
-            let bytes = u128::from(car.padded.get());
-            if bytes > *left {
-                return Some(format!(
-                    "{} with {}: needs {bytes} bytes of datacap, {left} are left",
-                    car.payload_cid, target.miner
-                ));
-            }
-            *left -= bytes;
-        }
-        pass.funds_left = pass.funds_left.minus(cost);
-        None
-    }
-
-    /// What a deal may cost at most: the node lengthens it to a proving period.
-    fn cost_max(&self, price: AttoFil) -> AttoFil {
-        let epochs = self.terms.duration.get() + DealDuration::ALIGNMENT_MAX;
-        price.times(u128::try_from(epochs).unwrap_or(0))
-    }
-
-    fn tally(&self, pass: &mut Pass, car: &Proposable, target: &Target, method: PublishMethod) {
-        let cost = self.cost_max(target.price);
-        let total = pass.report.miners.entry(target.miner.clone()).or_default();
-        total.deals += 1;
-        total.bytes += car.padded.get();
-        total.price_atto = total.price_atto.saturating_add(cost.get());
-        total.price = AttoFil::new(total.price_atto).to_string();
-        total.method = Some(method.as_str());
-    }
-
     /// Provider collateral for a piece of this size, or why there is none. The node is asked once per size.
     ///
     /// # Errors
@@ -356,18 +377,11 @@ impl Proposer {
         pass: &mut Pass,
         padded: PaddedPieceSize,
     ) -> Result<Result<AttoFil, String>, ProposeError> {
-        if let Some(fixed) = self.terms.provider_collateral {
-            return Ok(Ok(fixed));
-        }
         if let Some(known) = pass.collaterals.get(&padded.get()) {
             return Ok(known.clone());
         }
         let chosen = match self.node.collateral_bounds(padded.get(), self.terms.verified).await {
-            // 1.2 times the minimum, as Lotus itself does when none is given: the bound moves until the deal is
-            // published (lotus v1.23.3 markets/storageadapter/client.go:259-267).
-            Ok(bounds) => AttoFil::from_lotus(&bounds.min)
-                .map(|least| AttoFil::new(least.times(12).get() / 10))
-                .map_err(|error| error.to_string()),
+            Ok(bounds) => preflight::collateral_within(&bounds, self.terms.provider_collateral),
             Err(error) if error.effect_is_unknown() || error.is_about_the_node() => {
                 return Err(PreflightError::Lotus(error).into());
             }
@@ -377,8 +391,10 @@ impl Proposer {
         Ok(chosen)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "each is a field of the document")]
     fn intent(
         &self,
+        pass: &Pass,
         car: &Proposable,
         target: &Target,
         number: u32,
@@ -411,9 +427,26 @@ impl Proposer {
             reason: None,
             tries: None,
             nexttry: None,
+            refusal: None,
+            failurecleared: None,
+            startdelay: Some(pass.terms.start_delay_epochs),
+            collateralsetting: Some(policy::stored_collateral(pass.terms.collateral)),
             createdtime: None,
             updatedtime: None,
         }
+    }
+}
+
+impl Pass {
+    /// Counts a planned proposal.
+    fn tally(&mut self, car: &Proposable, target: &Target, method: PublishMethod, cost: AttoFil) {
+        self.report.miners.entry(target.miner.clone()).or_default().add(&MinerTotal {
+            deals: 1,
+            bytes: car.padded.get(),
+            price_atto: cost.get(),
+            price: String::new(),
+            method: Some(method.as_str()),
+        });
     }
 }
 

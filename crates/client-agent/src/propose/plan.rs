@@ -16,9 +16,13 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{
-    Begin, DealState, Mode, Pass, Proposable, ProposeError, Proposer, free_start, line_of, number_of,
-    policy::{self, Decision, Held, Picture, Target},
-    preflight, proposable, report,
+    Begin, DealState, Mode, Pass, Proposable, ProposeError, Proposer,
+    budget::Need,
+    free_start, line_of, number_of,
+    policy::{self, Decision, Held, Offer, Picture, Situation, Target},
+    preflight,
+    problems::{Lack, Reason},
+    proposable, report,
 };
 
 /// CARs read from the database at a time.
@@ -33,6 +37,15 @@ enum Reach {
     End,
     /// To where nothing more can be done now.
     Full,
+}
+
+/// Why a provider gets no deal for a CAR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum NoOffer {
+    /// The node would have to read the CAR from its own disk.
+    OutOfReach,
+    /// The provider takes no such piece, or not at this price.
+    DoesNotFit(String),
 }
 
 impl Proposer {
@@ -108,7 +121,7 @@ impl Proposer {
             let here = || Begin { after: before, found: pass.report.scanned() };
             if let Some(reason) = self.is_full(pass) {
                 pass.busy = pass.busy.take().or_else(|| Some(here()));
-                *pass.report.held.entry(reason).or_insert(0) += 1;
+                pass.report.hold(reason);
                 return Ok(Reach::Full);
             }
             match proposable(&car) {
@@ -121,7 +134,7 @@ impl Proposer {
                     let picture = pictures.remove(&car.payload_cid.to_string()).unwrap_or_default();
                     if self.has_to_wait(pass, &car, &picture) {
                         pass.busy = pass.busy.take().or_else(|| Some(here()));
-                        *pass.report.held.entry(report::BUSY).or_insert(0) += 1;
+                        pass.report.hold(report::BUSY);
                     }
                     self.plan_payload(pass, &car, &picture).await?;
                 }
@@ -136,7 +149,7 @@ impl Proposer {
 
     /// Why no CAR can get anything more in this pass.
     fn is_full(&self, pass: &Pass) -> Option<&'static str> {
-        if self.limits.deals_per_pass_max.is_some_and(|max| pass.ledger.planned() >= max) {
+        if self.limits.deals_per_pass_max.is_some_and(|max| pass.budget.planned() >= max) {
             return Some(Held::RunIsFull.as_str());
         }
         let mut asked =
@@ -150,19 +163,48 @@ impl Proposer {
 
     /// Whether a CAR would get a deal if the lanes of all its providers had room.
     fn has_to_wait(&self, pass: &Pass, car: &Proposable, picture: &Picture) -> bool {
-        let fits = |target: &&Target| {
-            let facts = pass.miners.get(&target.miner);
-            facts.is_some_and(|facts| preflight::fits(facts, target, car.padded, self.terms.verified).is_ok())
-                && !self.is_out_of_reach(&pass.node, car, target)
-        };
-        let busy: Vec<Target> =
-            self.targets.iter().filter(|target| self.is_busy(target)).filter(fits).cloned().collect();
+        let of_busy = |target: &&Target| self.is_busy(target);
+        let busy: Vec<Offer> = self
+            .targets
+            .iter()
+            .filter(of_busy)
+            .filter_map(|target| self.offer(pass, car, target)?.ok())
+            .collect();
         if busy.is_empty() {
             return false;
         }
-        let mut ledger = pass.ledger.clone();
-        let decision = policy::decide(picture, &busy, &self.limits, &mut ledger, pass.now, pass.node.head);
-        !decision.wanted.is_empty()
+        let mut budget = pass.budget.clone();
+        !policy::decide(picture, &busy, &mut budget, &self.situation(pass)).wanted.is_empty()
+    }
+
+    /// What is the same for all payloads of this pass.
+    fn situation<'a>(&'a self, pass: &'a Pass) -> Situation<'a> {
+        Situation {
+            limits: &self.limits,
+            terms: &pass.terms,
+            now: pass.now,
+            head: pass.node.head,
+            epochs_per_day: pass.node.epochs_per_day(),
+        }
+    }
+
+    /// The deal that this provider would take of this CAR, or why it takes none; `None` where nothing is known of the
+    /// provider, or no call makes deals at its price: both are said for the provider, not for each CAR.
+    fn offer(&self, pass: &Pass, car: &Proposable, target: &Target) -> Option<Result<Offer, NoOffer>> {
+        let facts = pass.miners.get(&target.miner)?;
+        let method = *pass.methods.get(&target.miner)?;
+        if self.is_out_of_reach(&pass.node, car, method) {
+            return Some(Err(NoOffer::OutOfReach));
+        }
+        let fits = preflight::fits(facts, target, car.padded, self.terms.verified);
+        Some(fits.map_err(NoOffer::DoesNotFit).map(|()| Offer {
+            target: target.clone(),
+            method,
+            need: Need {
+                cost: self.terms.duration.cost_max(target.price),
+                datacap_bytes: if self.terms.verified { u128::from(car.padded.get()) } else { 0 },
+            },
+        }))
     }
 
     async fn plan_payload(
@@ -171,55 +213,51 @@ impl Proposer {
         car: &Proposable,
         picture: &Picture,
     ) -> Result<(), ProposeError> {
-        let mut eligible = Vec::new();
+        let mut offers = Vec::new();
         for target in &self.targets {
-            let Some(facts) = pass.miners.get(&target.miner) else { continue };
-            if self.is_out_of_reach(&pass.node, car, target) {
-                *pass.report.held.entry(report::OUT_OF_REACH).or_insert(0) += 1;
-            } else if let Err(problem) = preflight::fits(facts, target, car.padded, self.terms.verified) {
-                pass.report.car_problem(format!("{} with {}: {problem}", car.payload_cid, target.miner));
-            } else if !self.is_busy(target) {
-                eligible.push(target.clone());
+            match self.offer(pass, car, target) {
+                Some(Err(NoOffer::OutOfReach)) => pass.report.hold(report::OUT_OF_REACH),
+                Some(Err(NoOffer::DoesNotFit(why))) => {
+                    let reason = Reason::WithMiner { miner: target.miner.clone(), why };
+                    pass.report.problem(reason, car.payload_cid.to_string().as_str(), Lack::default());
+                }
+                Some(Ok(offer)) if !self.is_busy(target) => offers.push(offer),
+                Some(Ok(_)) | None => {}
             }
         }
-        let Decision { wanted, held } =
-            policy::decide(picture, &eligible, &self.limits, &mut pass.ledger, pass.now, pass.node.head);
-        for (_miner, reason) in held {
-            *pass.report.held.entry(reason.as_str()).or_insert(0) += 1;
-        }
+        // What is planned takes from the budget only once there is a collateral: without it there is no deal.
+        let mut budget = pass.budget.clone();
+        let Decision { wanted, held, replicas } =
+            policy::decide(picture, &offers, &mut budget, &self.situation(pass));
+        let collateral = if wanted.is_empty() {
+            None
+        } else {
+            match self.collateral(pass, car.padded).await? {
+                Ok(collateral) => Some(collateral),
+                Err(why) => {
+                    pass.report.car_problem(format!("{}: {why}", car.payload_cid));
+                    return Ok(());
+                }
+            }
+        };
+        report_held(pass, car, held);
+        *pass.report.coverage.entry(replicas).or_insert(0) += 1;
+        let Some(collateral) = collateral else { return Ok(()) };
+        pass.budget = budget;
         let mut number = picture.intents.iter().filter_map(|intent| number_of(&intent.id)).max().unwrap_or(0);
         let mut starts: Vec<(String, i64)> =
             picture.intents.iter().map(|intent| (intent.miner.clone(), intent.startepoch)).collect();
-        for target in wanted {
+        for Offer { target, method, need } in wanted {
             // After a stop the lanes send nothing more: what is written now would only be settled by the next start.
             if self.stop.is_cancelled() {
                 break;
             }
-            let method = match preflight::method_for(&pass.node, self.terms.method, target.price) {
-                Ok(method) => method,
-                Err(problem) => {
-                    pass.report.miner_problems.insert(target.miner.clone(), problem);
-                    continue;
-                }
-            };
-            // Before anything is spent: without it there is no deal.
-            let collateral = match self.collateral(pass, car.padded).await? {
-                Ok(collateral) => collateral,
-                Err(problem) => {
-                    pass.report.car_problem(format!("{}: {problem}", car.payload_cid));
-                    break;
-                }
-            };
-            if let Some(problem) = self.spend(pass, car, &target) {
-                pass.report.car_problem(problem);
-                continue;
-            }
-            let start =
-                free_start(pass.node.head.plus(self.terms.start_delay_epochs), &target.miner, &starts);
+            let wanted_start = pass.node.head.plus(pass.terms.start_delay_epochs);
+            let start = free_start(wanted_start, &target.miner, &starts);
             starts.push((target.miner.clone(), start.get()));
             number = number.saturating_add(1);
-            let intent = self.intent(car, &target, number, start, collateral, method);
-            self.tally(pass, car, &target, method);
+            let intent = self.intent(pass, car, &target, number, start, collateral, method);
+            pass.tally(car, &target, method, need.cost);
             if pass.mode == Mode::DryRun {
                 pass.report.deals.push(line_of(&intent, DealState::Planned, None));
                 continue;
@@ -239,5 +277,25 @@ impl Proposer {
             }
         }
         Ok(())
+    }
+}
+
+/// Says why offers were not taken: limits by their count, a lack of money or datacap as a problem of the CAR.
+fn report_held(pass: &mut Pass, car: &Proposable, held: Vec<(Offer, Held)>) {
+    let car_name = car.payload_cid.to_string();
+    for (Offer { target: Target { miner, .. }, need, .. }, held) in held {
+        match held {
+            Held::NoFunds => {
+                let left = pass.budget.funds().get();
+                let lack = Lack { cost: need.cost, left, ..Lack::default() };
+                pass.report.problem(Reason::Funds { miner }, &car_name, lack);
+            }
+            Held::NoDatacap => {
+                let left = pass.budget.datacap_bytes();
+                let lack = Lack { datacap_bytes: need.datacap_bytes, left, ..Lack::default() };
+                pass.report.problem(Reason::Datacap { miner }, &car_name, lack);
+            }
+            limit => pass.report.hold(limit.as_str()),
+        }
     }
 }

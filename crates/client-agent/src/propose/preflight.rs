@@ -6,7 +6,7 @@ use carferry_car::{PaddedPieceSize, PieceSizeError, UnpaddedPieceSize};
 use carferry_core::{
     lotus::{
         FullNode, LotusError,
-        wire::{MinerInfo, StorageAsk, TipSet},
+        wire::{CollateralBounds, MinerInfo, StorageAsk, TipSet},
     },
     model::{AttoFil, ChainEpoch, DealDuration, PublishMethod},
 };
@@ -21,6 +21,16 @@ pub enum MethodChoice {
     Auto,
     /// Always this one.
     Only(PublishMethod),
+}
+
+/// Whether the node's head must be of now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncRule {
+    /// A node that is behind the chain publishes nothing.
+    #[default]
+    Required,
+    /// A test network may be behind or fast (`setting.allowUnsyncedNode`); mainnet never is.
+    NotOnTestNetworks,
 }
 
 /// Why no deal can be made at all.
@@ -94,9 +104,11 @@ impl PreflightError {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotSynced { .. } => {
-                Some("wait for `lotus sync wait`, or check this machine's clock".into())
-            }
+            Self::NotSynced { .. } => Some(
+                "wait for `lotus sync wait`, or check the clock of the database's server; for a test network whose \
+                 clock is off on purpose there is setting.allowUnsyncedNode"
+                    .into(),
+            ),
             Self::NoMarket { .. } => Some(
                 "Lotus removed its storage market in v1.27.1; the last release with it is v1.27.0".into(),
             ),
@@ -120,24 +132,58 @@ pub(crate) const HEAD_AGE_MAX: Duration = Duration::from_secs(600);
 /// (go-fil-markets v1.28.3 `storagemarket/impl/providerstates/provider_states.go:110-119`).
 const END_MAX: i64 = 1_555_200;
 
-/// What the node says about itself and our wallet.
+/// Seconds of an epoch where the node does not say. Source: lotus v1.23.3 `build/params_shared_vals.go`, mainnet.
+const MAINNET_EPOCH_SECONDS: u64 = 30;
+const DAY_SECONDS: u64 = 86_400;
+
+/// Which calls a node has. A probe is an error in the node's log, so it is made once for each version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeMethods {
+    version: String,
+    start: bool,
+    stateless: bool,
+    /// Whether the node tells what it has reserved, as far as it was asked.
+    pub(super) reserved: bool,
+}
+
+impl NodeMethods {
+    /// What is known of a node of this version; asked where it was another, or nothing is known.
+    async fn of(node: &FullNode, version: &str, known: Option<Self>) -> Result<Self, LotusError> {
+        if let Some(known) = known.filter(|known| known.version == version) {
+            return Ok(known);
+        }
+        let start = node.has_method(PublishMethod::Start).await?;
+        let stateless = node.has_method(PublishMethod::Stateless).await?;
+        Ok(Self { version: version.to_owned(), start, stateless, reserved: true })
+    }
+}
+
+/// What the node says about itself and the wallet.
 #[derive(Clone, Debug)]
 pub struct NodeFacts {
     /// Version text.
     pub version: String,
     /// Head of the chain.
     pub head: ChainEpoch,
+    /// Seconds an epoch takes on the node's network.
+    pub epoch_seconds: u64,
     /// Whether `ClientStartDeal` exists.
     pub can_start: bool,
     /// Whether `ClientStatelessDeal` exists.
     pub can_stateless: bool,
-    /// attoFIL that deals can draw on: wallet plus free escrow.
-    pub funds: AttoFil,
     /// Bytes of datacap; `None` where deals do not spend any.
     pub datacap: Option<u128>,
 }
 
-/// Asks the node everything that holds for all deals.
+impl NodeFacts {
+    /// Epochs that a day has on the node's network.
+    pub fn epochs_per_day(&self) -> i64 {
+        i64::try_from(DAY_SECONDS / self.epoch_seconds.max(1)).unwrap_or(i64::MAX)
+    }
+}
+
+/// Asks the node everything that holds for all deals. `known` are the calls of the node as probed before; a node that
+/// fails is probed again.
 ///
 /// # Errors
 ///
@@ -145,17 +191,24 @@ pub struct NodeFacts {
 pub async fn node_facts(
     node: &FullNode,
     terms: &Terms,
+    known: &mut Option<NodeMethods>,
     now: SystemTime,
 ) -> Result<NodeFacts, PreflightError> {
     let endpoint = node.endpoint().to_owned();
-    let version = node.version().await?.version;
+    let before = known.take();
+    let answer = node.version().await?;
+    let (version, epoch_seconds) = (answer.version, Some(answer.block_delay).filter(|&seconds| seconds > 0));
+    let epoch_seconds = epoch_seconds.unwrap_or(MAINNET_EPOCH_SECONDS);
+    let methods = NodeMethods::of(node, &version, before).await?;
+    let (can_start, can_stateless) = (methods.start, methods.stateless);
+    *known = Some(methods);
     let head = node.chain_head().await?;
     let height = ChainEpoch::new(head.height);
-    if let Some(age) = head_age(&head, now).filter(|age| *age > HEAD_AGE_MAX) {
+    if let Some(age) = head_age(&head, now).filter(|age| *age > HEAD_AGE_MAX)
+        && !may_be_behind(node, terms.sync).await?
+    {
         return Err(PreflightError::NotSynced { endpoint, height, behind_seconds: age.as_secs() });
     }
-    let can_start = node.has_method(PublishMethod::Start).await?;
-    let can_stateless = node.has_method(PublishMethod::Stateless).await?;
     match terms.method {
         _ if !can_start && !can_stateless => return Err(PreflightError::NoMarket { endpoint, version }),
         MethodChoice::Only(method)
@@ -168,35 +221,34 @@ pub async fn node_facts(
     if !node.wallet_has(&terms.wallet).await? {
         return Err(PreflightError::WalletUnknown { endpoint, wallet: terms.wallet.clone() });
     }
-    let span = terms.start_delay_epochs + terms.duration.get() + DealDuration::ALIGNMENT_MAX;
-    if span > END_MAX {
-        return Err(PreflightError::EndsTooLate {
-            delay: terms.start_delay_epochs,
-            duration: terms.duration,
-            max: END_MAX,
-        });
+    let delay = terms.start_delay.epochs(epoch_seconds);
+    if delay + terms.duration.get() + DealDuration::ALIGNMENT_MAX > END_MAX {
+        return Err(PreflightError::EndsTooLate { delay, duration: terms.duration, max: END_MAX });
     }
-    let funds = funds_of(node, &terms.wallet).await?;
     let datacap = if terms.verified {
         let left = node.datacap(&terms.wallet).await?;
         Some(left.ok_or_else(|| PreflightError::NoDatacap { wallet: terms.wallet.clone() })?)
     } else {
         None
     };
-    Ok(NodeFacts { version, head: height, can_start, can_stateless, funds, datacap })
+    Ok(NodeFacts { version, head: height, epoch_seconds, can_start, can_stateless, datacap })
 }
 
-/// How old a head is by our clock; `None` where it carries no time.
+/// Whether deals are made although the head is old.
+pub(crate) async fn may_be_behind(node: &FullNode, rule: SyncRule) -> Result<bool, LotusError> {
+    match rule {
+        SyncRule::Required => Ok(false),
+        SyncRule::NotOnTestNetworks => Ok(node.network_name().await? != MAINNET),
+    }
+}
+
+/// How mainnet calls itself. Source: lotus v1.23.3 `build/params_mainnet.go`, `NetworkBundle`; `StateNetworkName`.
+const MAINNET: &str = "mainnet";
+
+/// How old a head is; `None` where it carries no time.
 pub(crate) fn head_age(head: &TipSet, now: SystemTime) -> Option<Duration> {
     let seconds = u64::try_from(head.blocks.first()?.timestamp).ok()?;
     Some(now.duration_since(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap_or_default())
-}
-
-async fn funds_of(node: &FullNode, wallet: &str) -> Result<AttoFil, LotusError> {
-    let read = |text: &str| AttoFil::from_lotus(text).unwrap_or_default();
-    let wallet_balance = read(&node.wallet_balance(wallet).await?);
-    let market = node.market_balance(wallet).await?;
-    Ok(wallet_balance.plus(read(&market.escrow).minus(read(&market.locked))))
 }
 
 /// What the node and the provider say about one provider.
@@ -222,6 +274,11 @@ pub async fn miner_facts(node: &FullNode, miner: &str) -> Result<MinerFacts, Str
     Ok(MinerFacts { info, ask })
 }
 
+/// The smallest piece that may spend datacap on mainnet. Source: builtin-actors v11.0.0 `runtime/src/runtime/policy.rs`,
+/// `MINIMUM_VERIFIED_ALLOCATION_SIZE`; a smaller one fails the provider's whole publish message. Networks with sectors
+/// smaller than this have no such bound.
+const VERIFIED_PIECE_MIN: u64 = 1 << 20;
+
 /// Whether this provider takes a piece of this size at this price.
 ///
 /// # Errors
@@ -238,6 +295,11 @@ pub fn fits(
         return Err(format!(
             "piece of {size} bytes is larger than the sector of {} bytes",
             facts.info.sector_size
+        ));
+    }
+    if verified && size < VERIFIED_PIECE_MIN && facts.info.sector_size >= VERIFIED_PIECE_MIN {
+        return Err(format!(
+            "verified deals need pieces of {VERIFIED_PIECE_MIN} bytes or more: this has {size}"
         ));
     }
     if size < facts.ask.min_piece_size {
@@ -260,6 +322,27 @@ pub fn fits(
         return Err(format!("storage price per epoch less than asking price: {} < {least}", target.price));
     }
     Ok(())
+}
+
+/// Provider collateral within the network's bounds: as set, or 1.2 times the minimum, as Lotus itself does when none is
+/// given: the bound moves until the deal is published (lotus v1.23.3 `markets/storageadapter/client.go:259-267`).
+///
+/// # Errors
+///
+/// A sentence that names the setting's amount and the bound.
+pub fn collateral_within(bounds: &CollateralBounds, setting: Option<AttoFil>) -> Result<AttoFil, String> {
+    let read = |text: &str| AttoFil::from_lotus(text).map_err(|error| error.to_string());
+    let (least, most) = (read(&bounds.min)?, read(&bounds.max)?);
+    match setting {
+        None => Ok(AttoFil::new(least.times(12).get() / 10)),
+        Some(amount) if amount < least => Err(format!(
+            "setting.providerCollateral ({amount}) is below what the network demands for this piece ({least})"
+        )),
+        Some(amount) if amount > most => Err(format!(
+            "setting.providerCollateral ({amount}) is above what the network allows for this piece ({most})"
+        )),
+        Some(amount) => Ok(amount),
+    }
 }
 
 /// Which call makes a deal at this price.
@@ -286,6 +369,13 @@ pub fn padded(unpadded_bytes: i64) -> Result<PaddedPieceSize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl MinerFacts {
+        /// Of a provider that takes everything.
+        pub(in super::super) fn of_tests() -> Self {
+            facts(256, 32 << 30, "0")
+        }
+    }
 
     fn facts(min: u64, max: u64, price: &str) -> MinerFacts {
         MinerFacts {
@@ -322,9 +412,9 @@ mod tests {
         let mut facts = NodeFacts {
             version: "1.23.3".into(),
             head: ChainEpoch::new(1),
+            epoch_seconds: 30,
             can_start: true,
             can_stateless: true,
-            funds: AttoFil::ZERO,
             datacap: None,
         };
         let one = AttoFil::new(1);
@@ -333,5 +423,33 @@ mod tests {
         facts.can_stateless = false;
         assert_eq!(method_for(&facts, MethodChoice::Auto, AttoFil::ZERO), Ok(PublishMethod::Start));
         assert!(method_for(&facts, MethodChoice::Only(PublishMethod::Stateless), one).is_err());
+    }
+
+    #[test]
+    fn verified_deals_have_a_smallest_piece() {
+        let free = Target { miner: "f01".into(), price: AttoFil::ZERO };
+        let small = PaddedPieceSize::new(1 << 19).unwrap();
+        let (any, mib) = (facts(256, 32 << 30, "0"), PaddedPieceSize::new(1 << 20).unwrap());
+        assert!(fits(&any, &free, small, true).unwrap_err().contains("1048576 bytes or more"));
+        assert_eq!((fits(&any, &free, small, false), fits(&any, &free, mib, true)), (Ok(()), Ok(())));
+        let mut of_a_devnet = facts(256, 2048, "0");
+        of_a_devnet.info.sector_size = 2048;
+        let tiny = PaddedPieceSize::new(1024).unwrap();
+        assert_eq!(fits(&of_a_devnet, &free, tiny, true), Ok(()));
+    }
+
+    #[test]
+    fn a_fixed_collateral_must_be_within_the_networks_bounds() {
+        let bounds = CollateralBounds { min: "100".into(), max: "1000".into() };
+        assert_eq!(collateral_within(&bounds, None), Ok(AttoFil::new(120)));
+        for (amount, words) in [(99, "below"), (100, ""), (1000, ""), (1001, "above")] {
+            let chosen = collateral_within(&bounds, Some(AttoFil::new(amount)));
+            match words {
+                "" => assert_eq!(chosen, Ok(AttoFil::new(amount))),
+                _ => assert!(chosen.as_ref().unwrap_err().contains(words), "{chosen:?}"),
+            }
+        }
+        let unreadable = CollateralBounds { min: String::new(), max: "1".into() };
+        assert!(collateral_within(&unreadable, None).is_err());
     }
 }

@@ -301,6 +301,10 @@ mod tests {
             reason: None,
             tries: None,
             nexttry: None,
+            refusal: None,
+            failurecleared: None,
+            startdelay: None,
+            collateralsetting: None,
             createdtime: None,
             updatedtime: None,
         }

@@ -5,6 +5,11 @@ use std::collections::BTreeMap;
 use carferry_core::model::AttoFil;
 use serde::Serialize;
 
+use super::{
+    policy::Held,
+    problems::{Lack, Problems, Reason},
+};
+
 /// What became of one proposal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -56,6 +61,17 @@ pub struct MinerTotal {
     pub method: Option<&'static str>,
 }
 
+impl MinerTotal {
+    /// Adds the proposals of another total.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.deals += other.deals;
+        self.bytes += other.bytes;
+        self.price_atto = self.price_atto.saturating_add(other.price_atto);
+        self.price = AttoFil::new(self.price_atto).to_string();
+        self.method = other.method.or(self.method);
+    }
+}
+
 /// A pass.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
@@ -66,32 +82,78 @@ pub struct Report {
     /// Providers that get nothing now, and why.
     #[serde(rename = "minerproblems")]
     pub miner_problems: BTreeMap<String, String>,
-    /// Payloads that a provider does not take, and why; the first few.
+    /// CARs that get no deal, and why; equal reasons are one line.
     #[serde(rename = "carproblems")]
-    pub car_problems: Vec<String>,
+    pub car_problems: Problems,
     /// Problems beyond those listed.
     #[serde(rename = "morecarproblems")]
     pub more_car_problems: u64,
     /// How often a limit held a proposal back, by limit.
     pub held: BTreeMap<&'static str, u64>,
+    /// CARs by how many replicas stand or are proposed.
+    pub coverage: BTreeMap<usize, u64>,
+    /// What the limits ask for.
+    #[serde(flatten)]
+    pub aim: Aim,
+    /// Money and datacap before and after.
+    #[serde(flatten)]
+    pub purse: Option<Purse>,
     /// CARs looked at.
     pub cars: u64,
 }
 
-const CAR_PROBLEMS_MAX: usize = 50;
+/// What the configuration asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Aim {
+    /// Replicas of a CAR (`maxDealNums`).
+    #[serde(rename = "replicaswanted")]
+    pub replicas: usize,
+    /// Providers in the configuration.
+    #[serde(rename = "minersconfigured")]
+    pub miners: usize,
+    /// Deals of a CAR with one provider (`minerMaxDeals`).
+    #[serde(skip)]
+    pub per_miner: usize,
+}
+
+/// Money and datacap of the wallet, for deals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Purse {
+    /// FIL that deals may cost before the pass, as text.
+    #[serde(rename = "fundsbefore")]
+    pub funds_before: String,
+    /// The same after what is planned.
+    #[serde(rename = "fundsafter")]
+    pub funds_after: String,
+    /// Bytes of datacap before; absent where deals spend none.
+    #[serde(rename = "datacapbefore", skip_serializing_if = "Option::is_none")]
+    pub datacap_before: Option<u128>,
+    /// The same after.
+    #[serde(rename = "datacapafter", skip_serializing_if = "Option::is_none")]
+    pub datacap_after: Option<u128>,
+}
 /// A limit of the moment, not of the configuration: see [`Report::found_busy_lanes`].
 pub(super) const BUSY: &str = "miner is busy with earlier proposals";
 /// The node would have to read the CAR from its own disk.
 pub(super) const OUT_OF_REACH: &str = "the CAR is on another host (setting.ownCarsOnly)";
+/// The same of a provider that was asked for its terms and has not answered yet.
+pub(super) const AWAITED: &str = "miner has not told its terms yet";
 
 impl Report {
-    /// Notes a payload that cannot get a deal.
+    /// Notes a CAR that cannot get a deal, for a reason of its own.
     pub fn car_problem(&mut self, problem: String) {
-        if self.car_problems.len() < CAR_PROBLEMS_MAX {
-            self.car_problems.push(problem);
-        } else {
-            self.more_car_problems += 1;
-        }
+        self.problem(Reason::OfCar(problem), "", Lack::default());
+    }
+
+    /// Notes a CAR that cannot get a deal.
+    pub(super) fn problem(&mut self, reason: Reason, car: &str, lack: Lack) {
+        self.car_problems.add(reason, car, lack);
+        self.more_car_problems = self.car_problems.beyond();
+    }
+
+    /// Counts a limit that held a proposal back.
+    pub(super) fn hold(&mut self, reason: &'static str) {
+        *self.held.entry(reason).or_insert(0) += 1;
     }
 
     /// What was found in CARs so far, without what came of it.
@@ -99,6 +161,7 @@ impl Report {
         Self {
             cars: self.cars,
             held: self.held.clone(),
+            coverage: self.coverage.clone(),
             car_problems: self.car_problems.clone(),
             more_car_problems: self.more_car_problems,
             ..Self::default()
@@ -109,8 +172,10 @@ impl Report {
     pub fn forget_scanned(&mut self) {
         self.cars = 0;
         self.held.clear();
-        self.car_problems.clear();
+        self.coverage.clear();
+        self.car_problems = Problems::default();
         self.more_car_problems = 0;
+        self.miner_problems.clear();
     }
 
     /// Adds what another report holds.
@@ -118,26 +183,49 @@ impl Report {
         self.cars += other.cars;
         self.deals.extend(other.deals);
         self.miner_problems.extend(other.miner_problems);
-        for problem in other.car_problems {
-            self.car_problem(problem);
-        }
-        self.more_car_problems += other.more_car_problems;
+        self.car_problems.absorb(other.car_problems);
+        self.more_car_problems = self.car_problems.beyond();
         for (reason, count) in other.held {
             *self.held.entry(reason).or_insert(0) += count;
         }
+        for (replicas, cars) in other.coverage {
+            *self.coverage.entry(replicas).or_insert(0) += cars;
+        }
+        if other.aim != Aim::default() {
+            self.aim = other.aim;
+        }
+        self.purse = match (self.purse.take(), other.purse) {
+            (Some(first), Some(last)) => {
+                Some(Purse { funds_before: first.funds_before, datacap_before: first.datacap_before, ..last })
+            }
+            (first, last) => first.or(last),
+        };
         for (miner, total) in other.miners {
-            let sum = self.miners.entry(miner).or_default();
-            sum.deals += total.deals;
-            sum.bytes += total.bytes;
-            sum.price_atto = sum.price_atto.saturating_add(total.price_atto);
-            sum.price = AttoFil::new(sum.price_atto).to_string();
-            sum.method = total.method.or(sum.method);
+            self.miners.entry(miner).or_default().add(&total);
         }
     }
 
     /// Whether proposals were held back only because their provider has enough to do: another pass is due.
     pub fn found_busy_lanes(&self) -> bool {
-        self.held.contains_key(BUSY)
+        self.held.contains_key(BUSY) || self.held.contains_key(AWAITED)
+    }
+
+    /// Whether nothing but what this says keeps CARs from having more replicas.
+    pub fn held_without(&self, silent: &[Held]) -> impl Iterator<Item = (&'static str, u64)> {
+        let silent: Vec<&str> = silent.iter().map(Held::as_str).collect();
+        self.held
+            .iter()
+            .filter(move |(reason, _)| !silent.contains(reason))
+            .map(|(reason, count)| (*reason, *count))
+    }
+
+    /// Proposals, PADDED piece bytes and attoFIL of all providers together.
+    pub fn totals(&self) -> MinerTotal {
+        let mut all = MinerTotal::default();
+        for total in self.miners.values() {
+            all.add(total);
+        }
+        all
     }
 
     /// Whether everything that was wanted was published.

@@ -7,11 +7,11 @@ use super::{
     error::{INVALID_PARAMS, LotusError},
     fence::{Moment, sent_before},
     wire::{
-        CidLink, CollateralBounds, DealInfo, DealState, ImportEntry, List, MarketBalance, MarketDeal,
+        BigInt, CidLink, CollateralBounds, DealInfo, DealState, ImportEntry, List, MarketBalance, MarketDeal,
         MinerInfo, StartDealParams, StorageAsk, TipSet, Version,
     },
 };
-use crate::model::{DealId, PublishMethod};
+use crate::model::{AttoFil, DealId, PublishMethod};
 
 /// A Lotus full node, API v0.
 #[derive(Clone, Debug)]
@@ -57,12 +57,33 @@ impl FullNode {
         self.client.call("Filecoin.WalletHas", vec![json!(wallet)], self.client.timeouts.quick).await
     }
 
-    /// attoFIL in the wallet itself (permission `read`).
-    pub async fn wallet_balance(&self, wallet: &str) -> Result<String, LotusError> {
-        self.client.call("Filecoin.WalletBalance", vec![json!(wallet)], self.client.timeouts.quick).await
+    /// What is in the wallet itself (permission `read`).
+    pub async fn wallet_balance(&self, wallet: &str) -> Result<AttoFil, LotusError> {
+        let params = vec![json!(wallet)];
+        let balance: BigInt =
+            self.client.call("Filecoin.WalletBalance", params, self.client.timeouts.quick).await?;
+        Ok(AttoFil::new(balance.0))
     }
 
-    /// attoFIL in the market actor's escrow (permission `read`).
+    /// What the node has set aside of wallet and escrow for deals that are not published yet (permission `sign`).
+    /// `None` where the node has no such method or the token may not call it.
+    pub async fn market_reserved(&self, wallet: &str) -> Result<Option<AttoFil>, LotusError> {
+        let params = vec![json!(wallet)];
+        let answer: Result<BigInt, LotusError> =
+            self.client.call("Filecoin.MarketGetReserved", params, self.client.timeouts.quick).await;
+        match answer {
+            Ok(reserved) => Ok(Some(AttoFil::new(reserved.0))),
+            Err(LotusError::MethodNotFound { .. } | LotusError::Permission { .. }) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Name of the node's network: `mainnet`, `calibrationnet`, or what a test network calls itself (permission `read`).
+    pub async fn network_name(&self) -> Result<String, LotusError> {
+        self.client.call("Filecoin.StateNetworkName", vec![], self.client.timeouts.quick).await
+    }
+
+    /// What is in the market actor's escrow (permission `read`).
     pub async fn market_balance(&self, wallet: &str) -> Result<MarketBalance, LotusError> {
         let params = vec![json!(wallet), head()];
         self.client.call("Filecoin.StateMarketBalance", params, self.client.timeouts.quick).await
@@ -71,11 +92,11 @@ impl FullNode {
     /// Bytes of datacap left; `None` for a client that has none (permission `read`).
     pub async fn datacap(&self, wallet: &str) -> Result<Option<u128>, LotusError> {
         let params = vec![json!(wallet), head()];
-        let text: Option<String> = self
+        let left: Option<BigInt> = self
             .client
             .call("Filecoin.StateVerifiedClientStatus", params, self.client.timeouts.quick)
             .await?;
-        Ok(text.and_then(|text| text.parse().ok()))
+        Ok(left.map(|left| left.0))
     }
 
     /// On-chain facts of a miner (permission `read`).

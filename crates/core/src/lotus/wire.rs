@@ -3,7 +3,7 @@
 //! Only the fields we use are read; Lotus adds others between versions. Sources: lotus v1.5.0
 //! `api/api_full.go`, v1.23.3 `api/types.go`, go-fil-markets v1.1.9 and v1.28.3 `storagemarket/types.go`.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 /// A CID: `{"/": "bafy…"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,12 +32,26 @@ fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 #[serde(transparent, bound(deserialize = "T: Deserialize<'de>"))]
 pub struct List<T>(#[serde(deserialize_with = "null_is_empty")] pub Vec<T>);
 
+/// A whole number as Go's `big.Int` is written: a decimal text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BigInt(pub u128);
+
+impl<'de> Deserialize<'de> for BigInt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(|_| D::Error::custom(format!("\"{text}\" is not a whole number")))
+    }
+}
+
 /// Answer of `Version`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Version {
     /// For example `1.23.3+mainnet+git.7bb1f98ac`.
     pub version: String,
+    /// Seconds an epoch takes on the node's network; 0 where the node does not say.
+    #[serde(default)]
+    pub block_delay: u64,
 }
 
 /// Answer of `ChainHead`.
@@ -181,9 +195,9 @@ pub struct StorageAsk {
 #[serde(rename_all = "PascalCase")]
 pub struct MarketBalance {
     /// attoFIL in escrow.
-    pub escrow: String,
+    pub escrow: BigInt,
     /// attoFIL of it that is locked.
-    pub locked: String,
+    pub locked: BigInt,
 }
 
 /// Answer of `StateDealProviderCollateralBounds`.
@@ -306,6 +320,18 @@ mod tests {
                 "VerifiedDeal": false
             })
         );
+    }
+
+    #[test]
+    fn an_amount_that_cannot_be_read_is_not_taken_for_nothing() {
+        let read = |text: &str| serde_json::from_str::<MarketBalance>(text);
+        let balance = read(r#"{"Escrow":"633294600000000","Locked":"0"}"#).unwrap();
+        assert_eq!((balance.escrow, balance.locked), (BigInt(633_294_600_000_000), BigInt(0)));
+        for bad in
+            [r#"{"Escrow":"","Locked":"0"}"#, r#"{"Escrow":"1 FIL","Locked":"0"}"#, r#"{"Escrow":"1"}"#]
+        {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -108,6 +108,11 @@ impl DealDuration {
     pub fn get(self) -> i64 {
         self.0
     }
+
+    /// What a deal of this length may cost at most: the node lengthens it by up to [`Self::ALIGNMENT_MAX`] epochs.
+    pub fn cost_max(self, epoch_price: AttoFil) -> AttoFil {
+        epoch_price.times(u128::try_from(self.0.saturating_add(Self::ALIGNMENT_MAX)).unwrap_or(0))
+    }
 }
 
 impl FromStr for DealDuration {

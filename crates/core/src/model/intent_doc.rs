@@ -8,7 +8,7 @@
 use bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-use super::{StatusSource, stored};
+use super::{AttoFil, DealDuration, DealStatus, Refusal, StatusSource, stored};
 
 /// Where an intent stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,10 +105,40 @@ pub struct IntentDoc {
     /// When the next call is due (server time). Absent: at once.
     #[serde(default, deserialize_with = "stored::opt_time", skip_serializing_if = "Option::is_none")]
     pub nexttry: Option<DateTime>,
+    /// What the refusal, or the failure of the deal, is about; absent where none was met, or in older documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// When an operator asked that the refusal or failure be forgotten (server time).
+    #[serde(default, deserialize_with = "stored::opt_time", skip_serializing_if = "Option::is_none")]
+    pub failurecleared: Option<DateTime>,
+    /// Epochs from the proposal to its start, as the settings had it; absent in older documents.
+    #[serde(default, deserialize_with = "stored::opt_integer", skip_serializing_if = "Option::is_none")]
+    pub startdelay: Option<i64>,
+    /// The collateral as the settings had it: `auto`, or attoFIL, decimal; absent in older documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collateralsetting: Option<String>,
     /// When it was written (server time).
     #[serde(default, deserialize_with = "stored::opt_time")]
     pub createdtime: Option<DateTime>,
     /// When it last changed (server time).
     #[serde(default, deserialize_with = "stored::opt_time")]
     pub updatedtime: Option<DateTime>,
+}
+
+impl IntentDoc {
+    /// The deal's state as client-agent last recorded it.
+    pub fn status(&self) -> Option<DealStatus> {
+        self.dealstatus.and_then(|status| u64::try_from(status).ok()).map(DealStatus::from_lotus)
+    }
+
+    /// What its deal costs at most.
+    pub fn cost_max(&self) -> AttoFil {
+        let price = AttoFil::from_lotus(&self.priceattofil).unwrap_or_default();
+        DealDuration::from_stored(self.duration).cost_max(price)
+    }
+
+    /// What its refusal is about; documents without the field are classified by their words.
+    pub fn refusal_class(&self) -> Refusal {
+        self.refusal.unwrap_or_else(|| self.reason.as_deref().map_or(Refusal::Deal, Refusal::of_words))
+    }
 }

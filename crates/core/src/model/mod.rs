@@ -13,6 +13,7 @@ mod ids;
 mod intent_doc;
 mod offline_deal_doc;
 mod plan_doc;
+mod refusal;
 mod status_source;
 pub mod stored;
 
@@ -25,4 +26,5 @@ pub use offline_deal_doc::{ClaimDoc, ImportDoc, ImportState, OfflineDealDoc, Pro
 pub use plan_doc::{
     PackEntryDoc, PackFilesDoc, PackPartDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanState,
 };
+pub use refusal::Refusal;
 pub use status_source::StatusSource;

@@ -39,6 +39,8 @@ pub struct StoredDeal {
     pub intent: Option<String>,
     /// Whether its provider says that its start can no longer be met.
     pub missed: bool,
+    /// Whether an operator asked that its failure be forgotten; for deals without an intent.
+    pub failure_cleared: bool,
     /// Epoch at which it starts.
     pub start_epoch: Option<i64>,
     /// When the record last changed.
@@ -76,7 +78,7 @@ pub struct DealCounts {
 impl Store {
     /// All deals recorded for these payload CIDs. A record whose `dealcid` is no proposal CID is no deal.
     pub async fn deals_of_payloads(&self, payload_cids: &[String]) -> Result<Vec<StoredDeal>, StoreError> {
-        let fields = doc! { "dealcid": 1, "filecid": 1, "miner": 1, "status": 1, "statusmsg": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1, "import": 1, "startepoch": 1 };
+        let fields = doc! { "dealcid": 1, "filecid": 1, "miner": 1, "status": 1, "statusmsg": 1, "isdeal": 1, "intent": 1, "updatedtime": 1, "provider": 1, "import": 1, "startepoch": 1, "failurecleared": 1 };
         let find = self.deals.find(doc! { "filecid": { "$in": payload_cids } }).projection(fields);
         let cursor = self.bounded("deals find", find).await?;
         Ok(self.drain("deals find", cursor).await?.iter().filter_map(reduce).collect())
@@ -262,6 +264,7 @@ fn reduce(document: &Document) -> Option<StoredDeal> {
         missed: document
             .get_document("import")
             .is_ok_and(|import| import.get_str("state").is_ok_and(|state| state == "missed")),
+        failure_cleared: document.get_datetime("failurecleared").is_ok(),
         start_epoch: number("startepoch"),
         updated: document.get_datetime("updatedtime").ok().copied(),
     })

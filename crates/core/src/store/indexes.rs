@@ -122,6 +122,9 @@ impl Store {
             wanted("carferry_open", doc! { "wallet": 1, "createdtime": 1 })
                 .partial(doc! { "state": "intended" }),
             wanted("carferry_dealcid", doc! { "dealcid": 1 }),
+            // Deals that cost something, which are few beside those at price 0: what they will take from the wallet.
+            wanted("carferry_priced", doc! { "wallet": 1, "dealid": 1 })
+                .partial(doc! { "method": "start", "priceattofil": { "$gt": "0" } }),
         ];
         let plans = [wanted("carferry_key", doc! { "input": 1, "group": 1, "state": 1 })];
         let pieces = [wanted("carferry_open", doc! { "plan": 1, "state": 1, "index": 1 })];

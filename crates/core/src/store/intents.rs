@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error_chain::ErrorChain,
-    model::{AttoFil, IntentDoc, IntentState, ProposalCid},
+    model::{AttoFil, IntentDoc, IntentState, ProposalCid, Refusal},
     runtime::fail_point,
 };
 
@@ -222,13 +222,16 @@ impl Store {
             IntentState::Refused => "refused",
             IntentState::Abandoned => "abandoned",
         };
-        let set = doc! {
+        let mut set = doc! {
             "state": state,
             "dealcid": { "$literal": deal.map(|(cid, _)| cid.as_str()) },
             "dealstatus": { "$ifNull": ["$dealstatus", { "$literal": deal.map(|(_, status)| status) }] },
             "reason": { "$literal": reason },
             "updatedtime": "$$NOW",
         };
+        if state == "refused" {
+            set.insert("refusal", Refusal::of_words(reason.unwrap_or_default()).as_str());
+        }
         let filter = doc! { "_id": &intent.id, "state": "intended" };
         let update = vec![doc! { "$set": set }, doc! { "$unset": ["tries", "nexttry"] }];
         self.bounded("intent settle", self.intents.update_one(filter, update)).await?;

@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     error_chain::ErrorChain,
-    model::{DealId, DealStatus, IntentDoc, OfflineDealDoc, StatusSource, address::MinerId, stored},
+    model::{
+        DealId, DealPhase, DealStatus, IntentDoc, OfflineDealDoc, Refusal, StatusSource, address::MinerId,
+        stored,
+    },
 };
 
 /// Documents asked for in one call.
@@ -76,6 +79,9 @@ impl Store {
         let source = change.source.as_str();
         if change.intent.is_some() {
             let mut set = doc! { "dealstatus": status, "dealstatusby": source };
+            if change.status.phase() == DealPhase::Failed {
+                set.insert("refusal", Refusal::of_words(&change.message).as_str());
+            }
             let mut unset = doc! {};
             match change.deal_id {
                 NumberChange::Kept => {}

@@ -1,0 +1,56 @@
+//! What made deals will still take from their wallet.
+
+use bson::{Document, doc};
+
+use super::{Store, deals::dead_states, error::StoreError};
+use crate::model::{AttoFil, DealDuration, stored};
+
+/// Time after which the client's node has reserved the money of a deal: the message that moves it into escrow has
+/// landed. Chosen; blocks come every 30 s, and a congested chain takes minutes.
+const RESERVED_WITHIN_MS: i64 = 3_600_000;
+
+/// What deals of `ClientStartDeal` cost at most together that are recorded and have no number on chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unpublished {
+    /// All of them.
+    pub all: AttoFil,
+    /// Those recorded within the last hour: the node may not have reserved their money yet.
+    pub lately: AttoFil,
+}
+
+impl Store {
+    /// What this wallet's live deals that no chain knows yet will take from it. As `dealintents` has it, where
+    /// providers cannot write.
+    pub async fn unpublished_cost(&self, wallet: &str) -> Result<Unpublished, StoreError> {
+        let pipeline = [
+            doc! { "$match": {
+                "wallet": wallet, "dealid": null, "method": "start", "priceattofil": { "$gt": "0" },
+                "state": "confirmed", "dealstatus": { "$nin": dead_states() },
+            } },
+            doc! { "$group": {
+                "_id": { "price": "$priceattofil", "duration": "$duration" },
+                "all": { "$sum": 1_i64 },
+                "lately": { "$sum": { "$cond": [
+                    { "$gt": ["$updatedtime", { "$subtract": ["$$NOW", RESERVED_WITHIN_MS] }] }, 1_i64, 0_i64,
+                ] } },
+            } },
+        ];
+        let cursor = self.bounded("unpublished deals", self.intents.aggregate(pipeline)).await?;
+        let groups = self.drain("unpublished deals", cursor).await?;
+        Ok(groups.iter().fold(Unpublished::default(), |sum, group| {
+            let one = cost_of(group);
+            let times = |name: &str| group.get(name).and_then(stored::integer).unwrap_or(0);
+            let cost = |name: &str| one.times(u128::try_from(times(name)).unwrap_or(0));
+            Unpublished { all: sum.all.plus(cost("all")), lately: sum.lately.plus(cost("lately")) }
+        }))
+    }
+}
+
+/// What one deal of a group costs at most.
+fn cost_of(group: &Document) -> AttoFil {
+    let terms = group.get_document("_id").ok();
+    let price = terms.and_then(|terms| terms.get_str("price").ok());
+    let duration = terms.and_then(|terms| terms.get("duration")).and_then(stored::integer);
+    let price = price.and_then(|price| AttoFil::from_lotus(price).ok()).unwrap_or_default();
+    DealDuration::from_stored(duration.unwrap_or(0)).cost_max(price)
+}

@@ -1,0 +1,120 @@
+//! Refusals and failures of deals that an operator wants forgotten (`client-agent retry`).
+
+use std::collections::HashSet;
+
+use bson::{Bson, Document, doc};
+
+use super::{Store, deals::numbers, error::StoreError, miners::written_as, tracking::PAGE};
+use crate::model::{DealStatus, address::MinerId};
+
+/// Whose failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailuresOf<'a> {
+    /// Of a CAR, by its payload CID, with all providers.
+    Payload(&'a str),
+    /// Of all CARs with a provider.
+    Miner(&'a str),
+    /// Of all CARs with all providers.
+    All,
+}
+
+/// Where a failure is recorded.
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    /// `_id` in `dealintents`.
+    Intent(Bson),
+    /// `_id` in `offlinedeals`: a deal of the prototype, which has no intent.
+    Deal(Bson),
+}
+
+/// A refusal, or a deal that failed, that is not forgotten yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// Payload CID.
+    pub payload_cid: String,
+    /// Storage provider.
+    pub miner: String,
+    place: Place,
+}
+
+impl FailuresOf<'_> {
+    fn filter(self) -> Document {
+        match self {
+            Self::Payload(payload_cid) => doc! { "filecid": payload_cid },
+            Self::Miner(miner) => doc! { "miner": written_as(miner) },
+            Self::All => Document::new(),
+        }
+    }
+}
+
+impl Store {
+    /// Refused proposals and failed deals of this wallet that still count.
+    pub async fn failures(&self, wallet: &str, of: FailuresOf<'_>) -> Result<Vec<Failure>, StoreError> {
+        let failed = numbers(&DealStatus::FAILED);
+        let mut failures = Vec::new();
+        // By state, and by the status of deals: each has an index, and `dealintents` holds every deal ever made.
+        let mut refused = of.filter();
+        refused.extend(doc! { "state": "refused", "wallet": wallet });
+        let refused = self.intents_with(refused).await?;
+        failures.extend(refused.iter().filter_map(|intent| failure(intent, Place::Intent)));
+        let mut dead = of.filter();
+        dead.extend(doc! { "wallet": wallet, "status": { "$in": &failed } });
+        let fields = doc! { "filecid": 1, "miner": 1, "dealcid": 1, "failurecleared": 1 };
+        let cursor = self.bounded("failed deals", self.deals.find(dead).projection(fields)).await?;
+        let dead = self.drain("failed deals", cursor).await?;
+        for page in dead.chunks(PAGE) {
+            let cids: Vec<&str> = page.iter().filter_map(|deal| deal.get_str("dealcid").ok()).collect();
+            let intents = self.intents_with(doc! { "dealcid": { "$in": &cids } }).await?;
+            let known: HashSet<&str> =
+                intents.iter().filter_map(|intent| intent.get_str("dealcid").ok()).collect();
+            let of_prototype =
+                page.iter().filter(|deal| deal.get_str("dealcid").is_ok_and(|cid| !known.contains(cid)));
+            failures.extend(of_prototype.filter_map(|deal| failure(deal, Place::Deal)));
+            failures.extend(intents.iter().filter_map(|intent| failure(intent, Place::Intent)));
+        }
+        Ok(failures)
+    }
+
+    /// Lets these be forgotten; how many records changed.
+    pub async fn forget_failures(&self, failures: &[Failure]) -> Result<u64, StoreError> {
+        let mut forgotten = 0;
+        for page in failures.chunks(PAGE) {
+            let (mut intents, mut deals) = (Vec::new(), Vec::new());
+            for failure in page {
+                match &failure.place {
+                    Place::Intent(id) => intents.push(id.clone()),
+                    Place::Deal(id) => deals.push(id.clone()),
+                }
+            }
+            for (collection, ids) in [(&self.intents, intents), (&self.deals, deals)] {
+                if ids.is_empty() {
+                    continue;
+                }
+                let filter = doc! { "_id": { "$in": ids }, "failurecleared": null };
+                let update = vec![doc! { "$set": { "failurecleared": "$$NOW", "updatedtime": "$$NOW" } }];
+                let result =
+                    self.bounded("failures forgotten", collection.update_many(filter, update)).await?;
+                forgotten += result.modified_count;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    async fn intents_with(&self, filter: Document) -> Result<Vec<Document>, StoreError> {
+        let fields = doc! { "filecid": 1, "miner": 1, "dealcid": 1, "failurecleared": 1 };
+        let cursor = self.bounded("failed intents", self.intents.find(filter).projection(fields)).await?;
+        self.drain("failed intents", cursor).await
+    }
+}
+
+/// The failure of a record, unless it is forgotten.
+fn failure(document: &Document, place: fn(Bson) -> Place) -> Option<Failure> {
+    if document.get("failurecleared").is_some_and(|cleared| *cleared != Bson::Null) {
+        return None;
+    }
+    Some(Failure {
+        payload_cid: document.get_str("filecid").unwrap_or_default().to_owned(),
+        miner: MinerId::canonical(document.get_str("miner").unwrap_or_default()),
+        place: place(document.get("_id")?.clone()),
+    })
+}

@@ -1,0 +1,148 @@
+//! What client-agent plans with: money, the node's calls, the chain's time.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bson::{Document, doc};
+use carferry_core::{model::AttoFil, store::FailuresOf};
+use client_agent::propose::{
+    DealState, Mode, ProposeError,
+    preflight::{MethodChoice, PreflightError, SyncRule},
+};
+use harness::{
+    eventually,
+    road::{MINER, Road},
+};
+use lotus_sim::{Fault, FaultKind, SimConfig};
+
+use super::deals::{DataPrep, START, deals, write_cars};
+
+/// 200 days and the alignment, 1 attoFIL each.
+const COST: u128 = 200 * 2880 + 5758;
+
+#[tokio::test]
+async fn two_passes_with_money_for_one_deal_make_one() -> anyhow::Result<()> {
+    money_for_one_deal(&Road::open().await?).await
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_tell_what_it_reserved_spends_nothing_twice() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    let refusal = "missing permission to invoke 'MarketGetReserved' (need 'sign')".to_owned();
+    road.sim.inject(Fault::on("Filecoin.MarketGetReserved", FaultKind::ApplicationError(refusal)));
+    money_for_one_deal(&road).await?;
+    assert_eq!(road.sim.count("Filecoin.MarketGetReserved"), 1, "it is asked once");
+    Ok(())
+}
+
+async fn money_for_one_deal(road: &Road) -> anyhow::Result<()> {
+    write_cars(road, 2).await?;
+    let mut client = DataPrep::of(road, START).await?;
+    road.sim.set_wallet(&client.terms.wallet, COST + COST / 2, None);
+    if let Some(target) = client.targets.first_mut() {
+        target.price = AttoFil::new(1);
+    }
+    let mut proposer = client.proposer();
+    proposer.pass(Mode::Publish).await?;
+    // The node has moved the money into escrow, where nothing is locked before the deal is published.
+    eventually!(
+        {
+            let market = client.node.market_balance(&client.terms.wallet).await?;
+            anyhow::ensure!(market.escrow.0 > 0 && market.locked.0 == 0, "{market:?}");
+            anyhow::Ok(())
+        },
+        "the first deal's money is in escrow"
+    );
+    for pass in 0..2 {
+        let report = proposer.pass(Mode::Publish).await?;
+        assert_eq!(report.totals().deals, 0, "{pass}: {report:?}");
+        assert!(report.car_problems.iter().any(|line| line.contains("the wallet has")), "{report:?}");
+    }
+    proposer.finish().await;
+    assert_eq!((deals(road).await?.len(), road.sim.deals().len()), (1, 1));
+    let intents = road.db.collection::<Document>("dealintents");
+    assert_eq!(intents.count_documents(doc! { "state": "confirmed", "startdelay": 5000 }).await?, 1);
+    assert_eq!(intents.count_documents(doc! {}).await?, 1, "nothing was even written down");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_is_asked_once_which_calls_it_has() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    write_cars(&road, 1).await?;
+    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let mut proposer = client.proposer();
+    for _ in 0..3 {
+        proposer.pass(Mode::Publish).await?;
+    }
+    let report = proposer.finish().await;
+    assert_eq!(report.count(DealState::Refused), 0, "{report:?}");
+    // Each probe is an error in the node's log. One of the calls is a deal.
+    let calls = |method: &str| road.sim.count(&format!("Filecoin.{method}"));
+    assert_eq!((calls("ClientStartDeal"), calls("ClientStatelessDeal")), (1, 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_test_network_may_be_behind_where_a_key_says_so_and_mainnet_never() -> anyhow::Result<()> {
+    for (network, rule, publishes) in [
+        ("localnet-7", SyncRule::Required, false),
+        ("localnet-7", SyncRule::NotOnTestNetworks, true),
+        ("mainnet", SyncRule::NotOnTestNetworks, false),
+    ] {
+        let config = SimConfig { network_name: network.to_owned(), ..SimConfig::default() };
+        let road = Road::open_with(config).await?;
+        write_cars(&road, 1).await?;
+        road.sim.set_sync_lag(Duration::from_secs(3600));
+        let mut client = DataPrep::of(&road, MethodChoice::Auto).await?;
+        client.terms.sync = rule;
+        match client.pass().await {
+            Ok(report) => assert!(publishes && report.is_clean(), "{network} {rule:?}: {report:?}"),
+            Err(error) => {
+                let behind = matches!(error, ProposeError::Preflight(PreflightError::NotSynced { .. }));
+                assert!(behind && !publishes, "{network} {rule:?}: {error}");
+                assert!(error.hint().context("no hint")?.contains("setting.allowUnsyncedNode"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn retry_forgets_what_keeps_a_car_from_a_provider() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    let cars = write_cars(&road, 2).await?;
+    let mut client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    client.limits.failures_max = 1;
+    let wallet = client.terms.wallet.clone();
+    let (refused, failed) = (cars.first().context("one")?, cars.get(1).context("two")?);
+    road.sim.reject_next(MINER, "miner has blocklisted piece CID");
+    road.cars()
+        .update_one(doc! { "filecid": &failed.payload_cid }, doc! { "$set": { "group": "later" } })
+        .await?;
+    client.terms.groups = vec![String::new()];
+    road.cars()
+        .update_one(doc! { "filecid": &refused.payload_cid }, doc! { "$set": { "group": "" } })
+        .await?;
+    assert_eq!(client.pass().await?.count(DealState::Refused), 1);
+    client.terms.groups = Vec::new();
+    // A failed deal of the prototype: nothing but its record.
+    let record = doc! {
+        "filecid": &failed.payload_cid, "miner": MINER, "wallet": &wallet, "status": 26, "isdeal": 0,
+        "dealcid": "bafyreifb6bdckjoyblin6e4urbgnfvl5yykxoeo5odb5xmk53eo2xes4ta",
+        "updatedtime": bson::DateTime::now(),
+    };
+    road.deals().insert_one(record).await?;
+    assert_eq!(client.pass().await?.held.get("failed too often (maxFailedDeals)"), Some(&2));
+
+    let one = client.store.failures(&wallet, FailuresOf::Payload(&refused.payload_cid)).await?;
+    assert_eq!((one.len(), client.store.failures(&wallet, FailuresOf::Miner("t01000")).await?.len()), (1, 2));
+    assert!(client.store.failures(&wallet, FailuresOf::Miner("f09")).await?.is_empty());
+    assert_eq!(client.store.forget_failures(&one).await?, 1);
+    assert_eq!(client.pass().await?.count(DealState::Published), 1);
+    let all = client.store.failures(&wallet, FailuresOf::All).await?;
+    assert_eq!((all.len(), client.store.forget_failures(&all).await?), (1, 1));
+    assert_eq!(client.pass().await?.count(DealState::Published), 1);
+    assert!(client.store.failures(&wallet, FailuresOf::All).await?.is_empty());
+    Ok(())
+}
