@@ -13,7 +13,7 @@ use harness::{
     eventually, eventually_eq,
     road::{MINER, Road},
 };
-use lotus_sim::{LotusVersion, MinerConfig, SimConfig, Timings};
+use lotus_sim::{DealState, LotusVersion, MinerConfig, SimConfig, Timings};
 use miner_agent::leases::{Lease, Leases};
 
 const IMPORT: &str = "Filecoin.MarketImportDealData";
@@ -240,6 +240,32 @@ async fn deal_that_arrives_is_imported_by_its_event_not_by_the_scan() {
         assert_eq!(road.sim.imports_for(&deal), 1);
     }
     agent.end().await.unwrap();
+}
+
+/// In Lotus the call only enqueues: its answer says nothing, and the first look after it may still see the old state.
+#[tokio::test]
+async fn import_counts_when_the_deal_has_moved_not_when_the_call_is_answered() {
+    let timings = Timings { event_lag: Duration::from_secs(1), ..Timings::default() };
+    let road = Road::open_with(SimConfig { timings, ..SimConfig::default() }).await.unwrap();
+    let (_, deal) = road.recorded("answered early").await.unwrap();
+    let agent = road.miner_agent().unwrap();
+    eventually!(road.sim.import_counts(&deal).succeeded == 1, "the call is answered");
+    let state = || road.sim.deal(&deal).unwrap().provider.unwrap().state;
+    let mut looks = 0;
+    loop {
+        let is_imported = road.is_imported(&deal).await.unwrap();
+        if state() != DealState::WaitingForData {
+            break;
+        }
+        assert!(!is_imported, "closed while the provider waits for the data");
+        looks += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(looks > 0, "the deal moved before anybody could look");
+    eventually!(road.is_imported(&deal).await.unwrap(), "it is closed when it has moved");
+    agent.end().await.unwrap();
+    assert_eq!(road.sim.imports_for(&deal), 1, "and was not called again meanwhile");
+    assert_eq!(road.sim.temp_files_leaked(), 0);
 }
 
 #[tokio::test]

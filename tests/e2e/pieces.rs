@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bson::{Document, doc};
+use harness::machine::{Need, not_run};
 use harness::{database, eventually, road, tied};
 use mongodb::Database;
 use rustix::process::{Pid, Signal, kill_process};
@@ -68,7 +69,7 @@ impl Unattended {
         let mut this = Self { shell: tied::spawn(script).unwrap(), kept, log };
         while !this.kept.path().join("mounted").exists() {
             if this.shell.try_wait().unwrap().is_some() {
-                eprintln!("NOT RUN: this system lets nobody mount in a namespace: {}", this.logged());
+                not_run(Need::Mount, &this.logged());
                 return None;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,36 +1,30 @@
 //! (j) Tens of thousands of open deals at the start; and how soon a deal is imported when all is well.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use bson::{Document, doc};
 use futures::TryStreamExt as _;
-use harness::{
-    Members, eventually,
-    road::{Process, move_file},
-};
-use lotus_sim::{SimConfig, Timings, WalletConfig};
-use tokio::time::{Instant, sleep, sleep_until};
+use harness::{Members, eventually, road::move_file};
+use lotus_sim::WalletConfig;
+use tokio::time::{Instant, sleep};
 
 use crate::{
+    costs::{commands, make_indexes, note_commands, peak_mib},
     rounds::{Dice, rounds},
-    scene::{LARGE, Scene, Stage, miners},
+    scene::{LARGE, Scene, Stage, instant},
 };
 
 const MINER: &str = "f01000";
 const IMPORT: &str = "Filecoin.MarketImportDealData";
 const LIST: &str = "Filecoin.MarketListIncompleteDeals";
-
-/// A node that answers at once.
-fn instant() -> SimConfig {
-    let timings = Timings {
-        validate: Duration::ZERO,
-        accept: Duration::ZERO,
-        import_copy: Duration::ZERO,
-        import_commp: Duration::ZERO,
-        ..Timings::default()
-    };
-    SimConfig { miners: miners(1), timings, ..SimConfig::default() }
-}
+/// Deals that are drained for each list of the market, at least.
+const DEALS_A_LIST: usize = 10;
+/// Commands of the database for each deal that is drained, at most.
+const COMMANDS_A_DEAL: u64 = 12;
+/// Commands for each deal that is looked at in vain.
+const COMMANDS_A_LOOK: u64 = 10;
+/// Deals in the market's list for each MiB of memory, at least.
+const DEALS_A_MIB: u64 = 100;
 
 /// So many deals over one CAR that wait for their data; the CAR is renamed away if `is_missing`.
 async fn backlog(scene: &Scene, count: usize, is_missing: bool) -> std::path::PathBuf {
@@ -60,21 +54,6 @@ async fn backlog(scene: &Scene, count: usize, is_missing: bool) -> std::path::Pa
     car.path
 }
 
-/// The most memory the process ever had, in MiB.
-fn peak_mib(process: &Process) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
-
-async fn make_indexes(scene: &Scene) {
-    // As client-agent does at its start; a miner's user may not.
-    let mut client = scene.client("indexes", None);
-    let deals = scene.road.deals();
-    eventually!(deals.list_index_names().await.is_ok_and(|names| names.len() > 6), "indexes are made");
-    client.kill9().unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_backlog_drains() {
     let dice = Dice::of("backlog-drain");
@@ -83,6 +62,7 @@ async fn a_large_backlog_drains() {
     make_indexes(&scene).await;
     let count = rounds(1_000, 100_000);
     backlog(&scene, count, false).await;
+    note_commands(&scene).await;
     let started = Instant::now();
     let miner = scene.miner(None);
     // Counting in the database reads the whole collection, and is not to be what it is busy with.
@@ -95,14 +75,16 @@ async fn a_large_backlog_drains() {
     let seconds = started.elapsed().as_secs_f64();
     assert_eq!(scene.road.sim.count(IMPORT), count);
     let rate = f64::from(u32::try_from(count).unwrap()) / seconds;
-    dice.tell(
-        1,
-        &format!(
-            "{count} deals, first after {first:?}, {rate:.0} deals/s, {} lists, peak {} MiB",
-            scene.road.sim.count(LIST),
-            peak_mib(&miner)
-        ),
-    );
+    let (lists, peak, streams) = (scene.road.sim.count(LIST), peak_mib(&miner), scene.streams_opened().await);
+    let asked = commands(&scene).await;
+    let per_deal = asked.values().sum::<u64>().div_ceil(all);
+    let counted =
+        format!("{lists} lists, {per_deal} commands a deal, peak {peak} MiB, {streams} streams: {asked:?}");
+    dice.tell(1, &format!("{count} deals, first after {first:?}, {rate:.0} deals/s, {counted}"));
+    assert!(lists <= 10 + count / DEALS_A_LIST, "{counted}");
+    assert!(per_deal <= COMMANDS_A_DEAL, "{counted}");
+    assert!(peak <= 100 + all / DEALS_A_MIB, "{counted}");
+    assert_eq!(streams, 1, "{counted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,6 +104,7 @@ async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
     make_indexes(&scene).await;
     let count = rounds(1_000, 100_000);
     backlog(&scene, count, true).await;
+    note_commands(&scene).await;
     let started = Instant::now();
     let miner = scene.miner(None);
     let waiting =
@@ -141,13 +124,14 @@ async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
     eventually!(within Duration::from_secs(300), scene.road.is_imported(&deal).await.unwrap(), "the new deal is imported");
     let passed = arrived.elapsed();
     assert_eq!(scene.road.sim.count(IMPORT), 1);
+    let (peak, per_deal) = (peak_mib(&miner), commands(&scene).await.values().sum::<u64>().div_ceil(all));
+    let counted = format!("{per_deal} commands a deal, peak {peak} MiB");
     dice.tell(
         1,
-        &format!(
-            "{count} deals looked at in {looked_at:?}, a new one imported in {passed:?}, peak {} MiB",
-            peak_mib(&miner)
-        ),
+        &format!("{count} deals looked at in {looked_at:?}, a new one imported in {passed:?}, {counted}"),
     );
+    assert!(per_deal <= COMMANDS_A_LOOK, "{counted}");
+    assert!(peak <= 100 + all / DEALS_A_MIB, "{counted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,47 +211,4 @@ async fn no_call_about_one_deal_reads_the_others() {
     assert!(seen.is_empty(), "{} costly calls: {seen:#?}", seen.len());
     dice.tell(1, "no costly call");
     drop(agents);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deal_is_imported_soon_after_it_is_committed() {
-    let dice = Dice::of("latency");
-    let scene = Scene::open(Stage {
-        sim: instant(),
-        import_setting: &[("importsPerMiner", "1"), ("scanInterval", "300s")],
-        ..Stage::default()
-    })
-    .await;
-    make_indexes(&scene).await;
-    let count = rounds(60, 1000);
-    let proposed = scene.road.many_proposed(count).await.unwrap();
-    let miner = scene.miner(None);
-    eventually!(miner.has_logged("watching for CARs").unwrap(), "the agent runs");
-    let mut committed = Vec::new();
-    let begun = Instant::now();
-    for (number, (car, deal)) in (0_u32..).zip(&proposed) {
-        // Twenty a second.
-        sleep_until(begun + Duration::from_millis(50) * number).await;
-        scene.road.record(car, deal, MINER).await.unwrap();
-        committed.push(std::time::SystemTime::now());
-    }
-    let all = u64::try_from(count).unwrap();
-    eventually!(within Duration::from_secs(120), scene.road.imported_count().await.unwrap() == all, "all are imported");
-    let calls = scene.road.sim.calls();
-    let mut latencies: Vec<f64> = proposed
-        .iter()
-        .zip(&committed)
-        .map(|((_, deal), committed)| {
-            let call =
-                calls.iter().find(|call| call.method == IMPORT && call.params.to_string().contains(deal));
-            call.unwrap().at.duration_since(*committed).unwrap_or_default().as_secs_f64() * 1000.0
-        })
-        .collect();
-    latencies.sort_by(f64::total_cmp);
-    let at = |percent: usize| latencies[(latencies.len() * percent / 100).min(latencies.len() - 1)];
-    dice.tell(
-        1,
-        &format!("{count} deals at 20/s: p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms", at(50), at(99), at(100)),
-    );
-    drop(miner);
 }

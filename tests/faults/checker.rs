@@ -164,6 +164,9 @@ fn import(deal: &DealView, document: Option<&Document>, wrong: &mut Vec<String>)
     if counts.succeeded != counts.effective {
         wrong.push(format!("{cid}: {counts:?}: an import call while the data was there"));
     }
+    if counts.beside > 0 {
+        wrong.push(format!("{cid}: {counts:?}: an import call beside one under way"));
+    }
     if counts.effective > 1 {
         wrong.push(format!("{cid}: imported {} times", counts.effective));
     }

@@ -4,18 +4,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bson::doc;
 use harness::{eventually_eq, road::move_file};
-use lotus_sim::SimConfig;
 
 use crate::{
     rounds::Dice,
-    scene::{REPLICAS, Scene, Stage, miners},
+    scene::{REPLICAS, Scene, Stage, sim},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deals_that_missed_their_start_are_replaced_once_and_never_imported() {
     let dice = Dice::of("deadlines");
-    let sim = SimConfig { miners: miners(4), ..SimConfig::default() };
-    let mut scene = Scene::open(Stage { sim, ..Stage::default() }).await;
+    let mut scene = Scene::open(Stage { sim: sim(4), ..Stage::default() }).await;
     let cars = scene.add_cars(3).await;
     for car in &cars {
         move_file(&car.path, &car.path.with_extension("away")).unwrap();

@@ -8,14 +8,14 @@ use tokio::time::sleep;
 
 use crate::{
     rounds::{Dice, rounds},
-    scene::{Scene, Stage, miners},
+    scene::{Scene, Stage, miners, timings},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_that_sleep_through_their_lease_do_no_harm() {
     let mut dice = Dice::of("frozen");
     // Imports take their time, so that many are under way when an agent falls asleep.
-    let timings = Timings { import_commp: Duration::from_millis(150), ..Timings::default() };
+    let timings = Timings { import_commp: Duration::from_millis(150), ..timings() };
     let sim = SimConfig { miners: miners(3), timings, ..SimConfig::default() };
     let mut scene = Scene::open(Stage { sim, ..Stage::default() }).await;
     let clients = [scene.client("one", None), scene.client("two", None)];

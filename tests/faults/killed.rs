@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use harness::road::Process;
+use lotus_sim::{SimConfig, Timings};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     rounds::{Dice, rounds},
-    scene::{Scene, Stage},
+    scene::{Scene, Stage, sim, timings},
 };
 
 const PACK: [&str; 3] = ["pack.built", "pack.published", "pack.recorded"];
@@ -45,7 +46,10 @@ async fn died(process: &mut Process) -> bool {
 
 async fn kill_everybody(name: &'static str, method: &'static str) {
     let mut dice = Dice::of(name);
-    let mut scene = Scene::open(Stage { method, ..Stage::default() }).await;
+    // The market is in the middle of an import when its caller is killed.
+    let timings = Timings { import_commp: Duration::from_millis(150), ..timings() };
+    let sim = SimConfig { timings, ..sim(3) };
+    let mut scene = Scene::open(Stage { method, sim, ..Stage::default() }).await;
     let steps: Vec<_> = PACK.iter().chain(&CLIENT).chain(&MINER).copied().collect();
     let count = rounds(steps.len() + 4, 250);
     let (mut client, mut miner) = (scene.client("client", None), scene.miner(None));

@@ -10,6 +10,8 @@ mod backlog;
 #[cfg(test)]
 mod checker;
 #[cfg(test)]
+mod costs;
+#[cfg(test)]
 mod crowd;
 #[cfg(test)]
 mod deadlines;
@@ -21,6 +23,8 @@ mod frozen;
 mod hung;
 #[cfg(test)]
 mod killed;
+#[cfg(test)]
+mod latency;
 #[cfg(test)]
 mod network;
 #[cfg(test)]
@@ -35,6 +39,8 @@ mod rounds;
 mod scene;
 #[cfg(test)]
 mod short_runs;
+#[cfg(test)]
+mod sizes;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]

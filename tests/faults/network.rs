@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::{
     rounds::{Dice, rounds},
-    scene::{Scene, Stage},
+    scene::{BY_EVENTS, Scene, Stage},
 };
 
 const LINKS: [Link; 4] = [Link::Refuse, Link::Blackhole, Link::Drop, Link::Slow];
@@ -36,7 +36,13 @@ async fn lotus_behind_proxies(scene: &mut Scene) -> Vec<Proxy> {
 async fn a_long_cut_from_everything_is_survived() {
     let dice = Dice::of("network-long");
     let options = Options { behind_proxies: true, ..Options::default() };
-    let mut scene = Scene::open(Stage { members: Members::Three, options, ..Stage::default() }).await;
+    let mut scene = Scene::open(Stage {
+        members: Members::Three,
+        options,
+        import_setting: &[BY_EVENTS],
+        ..Stage::default()
+    })
+    .await;
     let lotus = lotus_behind_proxies(&mut scene).await;
     let agents = (scene.client("client", None), scene.miner(None));
     scene.add_cars(6).await;
@@ -60,7 +66,13 @@ async fn a_long_cut_from_everything_is_survived() {
 async fn deals_pass_a_network_that_fails_in_every_way() {
     let mut dice = Dice::of("network");
     let options = Options { behind_proxies: true, ..Options::default() };
-    let mut scene = Scene::open(Stage { members: Members::Three, options, ..Stage::default() }).await;
+    let mut scene = Scene::open(Stage {
+        members: Members::Three,
+        options,
+        import_setting: &[BY_EVENTS],
+        ..Stage::default()
+    })
+    .await;
     let lotus = lotus_behind_proxies(&mut scene).await;
     let agents = (scene.client("client", None), scene.miner(None), scene.miner(None));
     let count = rounds(8, 80);

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use harness::eventually;
-use lotus_sim::SimConfig;
 use tokio::time::sleep;
 
 use crate::{
     rounds::{Dice, rounds},
-    scene::{Scene, Stage, miners},
+    scene::{BY_EVENTS, Scene, Stage, sim},
 };
 
 /// Deals between two changes of the primary, at two per CAR.
@@ -17,9 +16,8 @@ const CARS_A_ROUND: usize = 25;
 #[tokio::test(flavor = "multi_thread")]
 async fn deals_flow_through_changing_primaries() {
     let mut dice = Dice::of("primaries");
-    let sim = SimConfig { miners: miners(8), ..SimConfig::default() };
-    let mut scene =
-        Scene::open(Stage { sim, import_setting: &[("importsPerMiner", "4")], ..Stage::default() }).await;
+    let import_setting = &[BY_EVENTS, ("importsPerMiner", "4")];
+    let mut scene = Scene::open(Stage { sim: sim(8), import_setting, ..Stage::default() }).await;
     let count = rounds(3, 40);
     let agents = (scene.client("client", None), scene.miner(None), scene.miner(None));
     for round in 0..count {
@@ -46,6 +44,9 @@ async fn deals_flow_through_changing_primaries() {
     }
     scene.settled(Duration::from_secs(300)).await;
     let counts = scene.check().await;
-    dice.tell(count, &format!("{counts:?}"));
+    // Both watches have followed to the last primary.
+    let opened = scene.streams_opened().await;
+    assert!(opened >= 2, "{opened} streams at the last primary");
+    dice.tell(count, &format!("{opened} streams at the last primary, {counts:?}"));
     drop(agents);
 }

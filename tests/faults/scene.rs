@@ -8,7 +8,7 @@ use harness::{
     Members, Options, ReplicaSet, eventually,
     road::{self, Car, Process, Road},
 };
-use lotus_sim::{MinerConfig, Permission, SimConfig, WalletConfig};
+use lotus_sim::{MinerConfig, Permission, SimConfig, Timings, WalletConfig};
 
 use crate::checker;
 
@@ -29,6 +29,9 @@ const IMPORT_SETTING: [(&str, &str); 11] = [
     ("scanInterval", "2s"),
     ("waitInterval", "300ms"),
 ];
+
+/// Nothing is found by a scan: what is not told of is not imported while a test lasts.
+pub(crate) const BY_EVENTS: (&str, &str) = ("scanInterval", "300s");
 
 /// For tens of thousands of deals: a list of them takes the node seconds, so it is polled as often as by default.
 pub(crate) const LARGE: &[(&str, &str)] = &[
@@ -56,11 +59,27 @@ impl Default for Stage {
         Self {
             members: Members::Three,
             options: Options::default(),
-            sim: SimConfig { miners: miners(3), ..SimConfig::default() },
+            sim: sim(3),
             method: "stateless",
             import_setting: &[],
         }
     }
+}
+
+/// Times of every fault: an import is answered before its deal has moved, as in Lotus, where the call only enqueues.
+pub(crate) fn timings() -> Timings {
+    Timings { event_lag: Duration::from_millis(50), ..Timings::default() }
+}
+
+/// A simulator with so many miners.
+pub(crate) fn sim(count: u32) -> SimConfig {
+    SimConfig { miners: miners(count), timings: timings(), ..SimConfig::default() }
+}
+
+/// One miner, whose node decides at once.
+pub(crate) fn instant() -> SimConfig {
+    let timings = Timings { validate: Duration::ZERO, accept: Duration::ZERO, ..timings() };
+    SimConfig { miners: miners(1), timings, ..SimConfig::default() }
 }
 
 /// So many miners, from f01000 on.
@@ -105,6 +124,15 @@ impl Scene {
             made.push(car);
         }
         made
+    }
+
+    /// One more CAR that wants deals, of a file with holes of this size.
+    pub(crate) async fn add_car_of_bytes(&mut self, bytes: u64) -> Car {
+        self.cars += 1;
+        let road = &self.road;
+        let car = tokio::task::block_in_place(|| road.car_of_bytes(bytes)).unwrap();
+        self.record(&car).await;
+        car
     }
 
     /// Writes a CAR's document, whatever the database goes through.
@@ -174,6 +202,14 @@ impl Scene {
         command.arg("run").arg("-c").arg(self.client_yaml(agent));
         command.envs(fail_point.map(|point| ("FAIL_POINT", point)));
         road::spawn(command, &self.road.new_path("client-agent.log")).unwrap()
+    }
+
+    /// Change streams that the first member's server has opened since its start.
+    pub(crate) async fn streams_opened(&self) -> i64 {
+        let status = self.road.db.run_command(doc! { "serverStatus": 1 }).await.unwrap();
+        let stages = status.get_document("metrics").and_then(|it| it.get_document("aggStageCounters"));
+        let count = stages.unwrap().get("$changeStream").unwrap();
+        count.as_i64().or(count.as_i32().map(i64::from)).unwrap()
     }
 
     /// A command of miner-agent, run to its end: its standard output.

@@ -5,6 +5,8 @@ use std::{fmt::Debug, time::Duration};
 /// How long a condition may take where nothing else is said: generous, since only a failing test
 /// ever waits for it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+/// Seconds beyond which no condition is waited for, whatever its own limit: for runs that are meant to fail.
+pub const PATIENCE_VARIABLE: &str = "TESTS_PATIENCE_SECONDS";
 /// How long to wait between two looks.
 pub const POLL: Duration = Duration::from_millis(20);
 
@@ -102,6 +104,11 @@ impl<T, E: Debug> Condition for Result<T, E> {
     }
 }
 
+fn patience() -> Option<Duration> {
+    let seconds = std::env::var(PATIENCE_VARIABLE).ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
 /// The state of one [`eventually!`]; use the macro.
 #[derive(Debug)]
 pub struct Attempts {
@@ -114,6 +121,7 @@ pub struct Attempts {
 impl Attempts {
     /// Starts the clock.
     pub fn new(allowed: Duration) -> Self {
+        let allowed = patience().map_or(allowed, |most| allowed.min(most));
         Self { allowed, until: tokio::time::Instant::now() + allowed, looks: 0, last: None }
     }
 

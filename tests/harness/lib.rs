@@ -6,6 +6,7 @@
 pub mod eventually;
 pub mod faults;
 pub mod helper;
+pub mod machine;
 pub mod mongod;
 pub mod road;
 pub mod tied;

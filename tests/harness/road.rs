@@ -108,6 +108,11 @@ impl Road {
         cars::make(&self.new_path("content"), content.repeat(times).as_bytes())
     }
 
+    /// A CAR of so many bytes, of a file with holes.
+    pub fn car_of_bytes(&self, bytes: u64) -> anyhow::Result<Car> {
+        cars::make_sparse(&self.new_path("sparse"), bytes)
+    }
+
     /// Proposes a deal over a CAR; the answer is its proposal CID, once the provider waits for the data.
     pub async fn propose(&self, car: &Car, miner: &str) -> anyhow::Result<String> {
         self.propose_by(PublishMethod::Stateless, car, miner).await

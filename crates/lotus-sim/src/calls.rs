@@ -109,6 +109,8 @@ pub struct ImportCounts {
     pub succeeded: usize,
     /// Calls that moved the deal: never more than one.
     pub effective: usize,
+    /// Calls whose work began while that of another for the same deal was under way.
+    pub beside: usize,
 }
 
 #[derive(Debug, Default)]

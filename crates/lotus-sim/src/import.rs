@@ -77,9 +77,12 @@ pub(crate) async fn import_data(
         let (piece_cid, padded_piece_size) = (deal.proposal.piece_cid, deal.proposal.padded_piece_size);
         let timings = world.timings(miner);
         let state = world.miners.get_mut(miner).ok_or_else(|| RpcError::nil_pointer(method))?;
-        state.imports_running += 1;
-        state.imports_running_max = state.imports_running_max.max(state.imports_running);
-        let crowd = u32::try_from(state.imports_running).unwrap_or(u32::MAX);
+        if state.importing.iter().any(|other| other == cid) {
+            world.log.imports_mut(cid).beside += 1;
+        }
+        state.importing.push(cid.to_owned());
+        state.imports_running_max = state.imports_running_max.max(state.importing.len());
+        let crowd = u32::try_from(state.importing.len()).unwrap_or(u32::MAX);
         let job = Job {
             inner: inner.clone(),
             miner: miner.to_owned(),
@@ -92,20 +95,22 @@ pub(crate) async fn import_data(
             delays: [timings.import_copy * crowd, timings.import_commp * crowd],
         };
         // bidbot#39: too many at once and the process is out of memory.
-        if state.config.crash_at_imports.is_some_and(|limit| state.imports_running >= limit) {
+        if state.config.crash_at_imports.is_some_and(|limit| state.importing.len() >= limit) {
             world.restart_miner(miner);
         }
         Ok::<_, RpcError>(job)
     })?;
     let life = job.life.clone();
     let work = inner.tasks.spawn(async move {
-        let miner = job.miner.clone();
+        let (miner, cid) = (job.miner.clone(), job.cid.clone());
         let (inner, life) = (job.inner.clone(), job.life.clone());
         let result = run(job, file, source).await;
         inner.with(|world| {
-            // A restart has set the count back already.
-            if let Some(state) = world.miners.get_mut(&miner).filter(|_miner| !life.is_cancelled()) {
-                state.imports_running = state.imports_running.saturating_sub(1);
+            // A restart has forgotten it already.
+            if let Some(state) = world.miners.get_mut(&miner).filter(|_miner| !life.is_cancelled())
+                && let Some(index) = state.importing.iter().position(|other| *other == cid)
+            {
+                state.importing.swap_remove(index);
             }
         });
         result

@@ -164,7 +164,8 @@ pub(crate) struct Miner {
     pub(crate) publish_batch: u64,
     pub(crate) next_sector: u64,
     pub(crate) staging: PathBuf,
-    pub(crate) imports_running: usize,
+    /// Deals whose imports are under way, once for each.
+    pub(crate) importing: Vec<String>,
     pub(crate) imports_running_max: usize,
     pub(crate) temps_leaked: Vec<PathBuf>,
     pub(crate) updates: broadcast::Sender<Arc<str>>,
@@ -248,7 +249,7 @@ impl World {
                 publish_since: None,
                 publish_batch: 0,
                 next_sector: 1,
-                imports_running: 0,
+                importing: Vec::new(),
                 imports_running_max: 0,
                 temps_leaked: Vec::new(),
                 updates: broadcast::Sender::new(STREAM_CAPACITY),
@@ -422,7 +423,7 @@ impl World {
     pub(crate) fn restart_miner(&mut self, id: &str) {
         let Some(miner) = self.miners.get_mut(id) else { return };
         miner.node.bring_up();
-        miner.imports_running = 0;
+        miner.importing.clear();
         self.restart_provider_machines(id);
         self.miner_reachability_changed(id);
     }

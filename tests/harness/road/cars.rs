@@ -2,11 +2,15 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
 use bson::{Document, doc};
 use carferry_car::{BuildOptions, Crew, NoProgress, build_car};
+
+/// No block is larger.
+const SPARSE_STEP: usize = 256 << 10;
 
 /// A CAR on disk.
 #[derive(Debug, Clone)]
@@ -44,6 +48,20 @@ impl Car {
 
 pub(super) fn make(source: &Path, content: &[u8]) -> anyhow::Result<Car> {
     fs::write(source, content)?;
+    build(source)
+}
+
+/// Of a file with holes: so many bytes, of which each block has a few of its own, so that no two are alike.
+pub(super) fn make_sparse(source: &Path, bytes: u64) -> anyhow::Result<Car> {
+    let file = File::create_new(source)?;
+    file.set_len(bytes)?;
+    for at in (0..bytes).step_by(SPARSE_STEP) {
+        file.write_all_at(&at.to_be_bytes(), at.min(bytes.saturating_sub(8)))?;
+    }
+    build(source)
+}
+
+fn build(source: &Path) -> anyhow::Result<Car> {
     let path = source.with_extension("car");
     let file = File::create_new(&path)?;
     let built = build_car(&Crew::alone(), source, &file, &BuildOptions::default(), &NoProgress)?;
