@@ -7,6 +7,7 @@ use std::{
     process::{Command, Output},
 };
 
+use bson::doc;
 use carferry_core::exit_status::ExitStatus;
 use clap::CommandFactory as _;
 use harness::road::{Road, client_agent_command, miner_agent_command};
@@ -43,6 +44,12 @@ impl Setup {
         let folder = road.folder().to_owned();
         fs::create_dir(folder.join("in")).unwrap();
         fs::write(folder.join("in/a.tar"), [7; 5000]).unwrap();
+        // Something to follow: without it nobody asks the node.
+        let deal = doc! {
+            "dealcid": "bafyreifb6bdckjoyblin6e4urbgnfvl5yykxoeo5odb5xmk53eo2xes4ta", "filecid": UNKNOWN_CID,
+            "miner": "f01999", "wallet": WalletConfig::default().address, "isdeal": 0, "status": 18, "method": "start",
+        };
+        road.deals().insert_one(deal).await.unwrap();
         Self { road, folder }
     }
 

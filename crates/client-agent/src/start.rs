@@ -179,8 +179,8 @@ where
         let ended = command(shutdown.clone()).await;
         match ended {
             Ok(ExitStatus::Success) => ended,
-            Ok(_) if shutdown.token().is_cancelled() => Ok(ExitStatus::Interrupted),
-            Err(stop) if shutdown.token().is_cancelled() => Err(stop.interrupted()),
+            Ok(_) if shutdown.was_signalled() => Ok(ExitStatus::Interrupted),
+            Err(stop) if shutdown.was_signalled() => Err(stop.interrupted()),
             ended => ended,
         }
     }));

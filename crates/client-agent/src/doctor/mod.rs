@@ -61,7 +61,8 @@ fn configuration(config: &Config) -> Check {
     match config.deal_terms() {
         Ok(terms) => {
             let (miners, duration) = (terms.miners.len(), terms.duration);
-            Check::ok(NAME, format!("deals of {duration} with {miners} miners"))
+            let plural = if miners == 1 { "" } else { "s" };
+            Check::ok(NAME, format!("deals of {duration} with {miners} miner{plural}"))
         }
         Err(error) => Check::warn(
             NAME,

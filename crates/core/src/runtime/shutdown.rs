@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Shutdown {
     asked: CancellationToken,
     forced: CancellationToken,
+    signalled: CancellationToken,
 }
 
 impl Shutdown {
@@ -44,6 +45,11 @@ impl Shutdown {
         &self.forced
     }
 
+    /// Whether a signal asked, and not a part of the program that failed.
+    pub fn was_signalled(&self) -> bool {
+        self.signalled.is_cancelled()
+    }
+
     /// Asks for a graceful end.
     pub fn ask(&self) {
         self.asked.cancel();
@@ -57,6 +63,7 @@ impl Shutdown {
 
     async fn hear(self, mut interrupt: Signal, mut terminate: Signal) {
         let name = received(&mut interrupt, &mut terminate).await;
+        self.signalled.cancel();
         tracing::info!(signal = name, "shutting down; a second signal ends without waiting");
         self.ask();
         let name = received(&mut interrupt, &mut terminate).await;
@@ -85,10 +92,10 @@ mod tests {
     #[tokio::test]
     async fn first_signal_asks_and_second_forces() {
         let shutdown = Shutdown::listen().unwrap();
-        assert!(!shutdown.token().is_cancelled());
+        assert!(!shutdown.token().is_cancelled() && !shutdown.was_signalled());
         kill_process(getpid(), Number::TERM).unwrap();
         timeout(Duration::from_secs(20), shutdown.token().cancelled()).await.expect("asked after SIGTERM");
-        assert!(!shutdown.forced().is_cancelled());
+        assert!(!shutdown.forced().is_cancelled() && shutdown.was_signalled());
         kill_process(getpid(), Number::INT).unwrap();
         timeout(Duration::from_secs(20), shutdown.forced().cancelled()).await.expect("forced after SIGINT");
     }

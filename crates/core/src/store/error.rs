@@ -211,7 +211,7 @@ impl StoreError {
                 .hint()
                 .unwrap_or("is mongod running, is the host name right, does replicaSet= name the set?"),
             Self::LoginFailed { .. } => {
-                "check mongodb.username, the password and mongodb.authSource (admin unless set); with MONGODB-X509 there must be a database user of the certificate's subject"
+                "check mongodb.username, the password and authSource (admin unless set); with MONGODB-X509 there must be a database user of the certificate's subject"
             }
             Self::Refused { source, .. } if source.wants_login() => {
                 "this server knows nobody without a login: set mongodb.username and mongodb.passwordFile"
