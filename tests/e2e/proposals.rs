@@ -1,6 +1,6 @@
 //! How proposals are sent and settled: what cannot succeed now keeps nothing else waiting.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, fs, process::Stdio, time::Duration};
 
 use anyhow::Context as _;
 use bson::{Document, doc};
@@ -85,17 +85,38 @@ async fn more_hopeless_intents_than_a_queue_holds_neither_starve_a_provider_nor_
         doc! { "state": "intended", "tries": 1, "nexttry": { "$type": "date" }, "reason": { "$ne": null } };
     assert_eq!(intents(&road).count_documents(waiting).await?, POISONED as u64);
 
+    // Another run gives each of them one call, however many they are, and says so line by line.
+    let due = doc! { "$unset": { "nexttry": 1 } };
+    intents(&road).update_many(doc! { "state": "intended" }, due.clone()).await?;
+    let ended = command(&road, &["makedeals", "--json"], "publishMethod: start")?.output()?;
+    let said = String::from_utf8(ended.stdout)?;
+    let mut lines: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let sum = lines.pop().context("no sum")?;
+    assert_eq!(
+        (ended.status.code(), sum["deals"].as_array().map(Vec::len)),
+        (Some(1), Some(POISONED)),
+        "{sum}"
+    );
+    let unsettled: BTreeSet<&str> = lines
+        .iter()
+        .filter(|line| line["state"] == "unsettled")
+        .filter_map(|line| line["intent"].as_str())
+        .collect();
+    assert_eq!(unsettled.len(), POISONED, "{said}");
+    assert!(String::from_utf8(ended.stderr)?.contains("run the same command again later"));
+    let twice = doc! { "state": "intended", "tries": 2 };
+    assert_eq!(intents(&road).count_documents(twice).await?, POISONED as u64);
+
     // An agent that goes on finds room for new CARs beside them, whether or not they are due.
     let client = DataPrep::of(&road, START).await?;
     let late = road.car("a good one that comes late ")?;
     road.cars().insert_one(late.document()).await?;
-    let due = doc! { "$unset": { "nexttry": 1 } };
     intents(&road).update_many(doc! { "state": "intended" }, due).await?;
     let mut proposer = client.proposer();
     proposer.pass(Mode::Publish).await?;
     idle(&proposer).await;
     assert_eq!(proposed(&road, &late), 1);
-    let tried_again = intents(&road).count_documents(doc! { "state": "intended", "tries": 2 }).await?;
+    let tried_again = intents(&road).count_documents(doc! { "state": "intended", "tries": 3 }).await?;
     assert!((1..POISONED as u64).contains(&tried_again), "{tried_again} at a time");
     Ok(())
 }
@@ -258,5 +279,29 @@ async fn a_queue_is_refilled_before_the_next_look_for_cars_is_due() -> anyhow::R
     let made = || cars.iter().filter(|car| proposed(&road, car) == 1).count();
     eventually!(within Duration::from_secs(60), made() == cars.len(), "all are proposed");
     drop(agent);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn makedeals_says_at_ctrl_c_how_many_are_left() -> anyhow::Result<()> {
+    const METHOD: &str = "Filecoin.ClientStatelessDeal";
+    let road = Road::open().await?;
+    write_cars(&road, 3).await?;
+    let mut hanging = Fault::on(METHOD, FaultKind::Hang);
+    // The probe has no parameters.
+    hanging.params_contain = Some(WalletConfig::default().address);
+    road.sim.inject(hanging);
+    let log = road.new_path("makedeals.log");
+    let mut agent = road::spawn(command(&road, &["makedeals"], "minerMaxDeals: 1")?, &log)?;
+    eventually!(
+        road.sim.count(METHOD) >= 2 && open_intents(&road).await? == 3,
+        "the first proposal is under way, the others are queued"
+    );
+    agent.signal(rustix::process::Signal::INT)?;
+    eventually!(within Duration::from_secs(30), !agent.is_running(), "the run ends");
+    let said = fs::read_to_string(&log)?;
+    assert!(said.contains("run the same command again for the rest"), "{said}");
+    assert!(said.contains("\"proposals\":3"), "{said}");
+    assert_eq!(open_intents(&road).await?, 3);
     Ok(())
 }

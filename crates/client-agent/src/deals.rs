@@ -1,4 +1,4 @@
-//! `makedeals`, `track`, `run`: passes of [`crate::propose`] and [`crate::track`], once or for ever.
+//! `track`, `run`: passes of [`crate::propose`] and [`crate::track`], once or for ever.
 
 use std::{collections::BTreeSet, io::IsTerminal as _, time::Duration};
 
@@ -18,8 +18,10 @@ use tracing::{info, warn};
 use crate::{
     cli::{MakedealsArgs, RunArgs, TrackArgs},
     config::{Collateral, Config, PublishChoice},
+    makedeals::makedeals,
+    pack::progress::Screen,
     propose::{
-        DealState, Mode, ProposeError, Proposer, Reason, Report, Terms,
+        Mode, ProposeError, Proposer, Reason, Report, Terms,
         policy::{Limits, Target},
         preflight::{MethodChoice, PreflightError, SyncRule},
     },
@@ -34,12 +36,8 @@ const RESTS: u32 = 2;
 const RESTS_MAX: u32 = 20;
 /// How long a pass that was told to stop may take to end.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
-/// How often a run that is to end looks whether its queues are empty and the node is there.
-const IDLE_LOOK: Duration = Duration::from_millis(50);
 /// How often an index that could not be made is tried again.
 const INDEXES_EVERY: Duration = Duration::from_secs(600);
-/// How long a run that is to end waits for a node in trouble.
-const NODE_PATIENCE: Duration = Duration::from_secs(120);
 /// The shortest time between two passes of which the second fills queues that became half empty.
 const REFILL_EVERY: Duration = Duration::from_secs(1);
 
@@ -50,113 +48,9 @@ struct NoEnd {
     command: &'static str,
 }
 
-/// Publishes every deal that is wanted now, then ends: each intent has one call at most, and what cannot succeed now is
-/// left, written down, to the next run.
-///
-/// # Errors
-///
-/// [`Stop`] when no deal can be made at all.
-pub async fn makedeals(
-    args: &MakedealsArgs,
-    config: &Config,
-    shutdown: &Shutdown,
-    out: &mut Printer,
-) -> Result<ExitStatus, Stop> {
-    let (store, node) = connect(config).await?;
-    let mode = if args.dry_run { Mode::DryRun } else { Mode::Publish };
-    if mode == Mode::Publish {
-        store.ensure_indexes(IndexUser::ClientAgent).await?;
-        store.check_rights(IndexUser::ClientAgent).await?;
-    }
-    let stop = shutdown.token().child_token();
-    let mut proposer = proposer(config, &store, &node, stop.clone())?.for_one_run();
-    let Some(first) = unless_stopped(proposer.pass(mode), &stop).await else {
-        proposer.finish().await;
-        return Ok(ExitStatus::Interrupted);
-    };
-    let mut whole = first?;
-    let mut failure = None;
-    if mode == Mode::Publish {
-        // A queue takes so many at a time; what found one full is planned when it is half empty.
-        while let Next::Pass = next(&proposer, whole.found_busy_lanes(), &stop).await {
-            match unless_stopped(proposer.pass(mode), &stop).await {
-                Some(Ok(report)) => {
-                    whole.forget_scanned();
-                    whole.absorb(report);
-                }
-                Some(Err(error)) => {
-                    failure = Some(error);
-                    stop.cancel();
-                }
-                None => {}
-            }
-        }
-        let left = proposer.in_flight();
-        whole.absorb(proposer.finish().await);
-        if stop.is_cancelled() {
-            warn!(
-                proposals = left,
-                "ended before everything was published: run the same command again for the rest"
-            );
-        }
-    }
-    if args.json {
-        out.json(&whole)?;
-    } else {
-        out.text(report::plan_text(&whole, mode))?;
-    }
-    if shutdown.token().is_cancelled() {
-        return Ok(ExitStatus::Interrupted);
-    }
-    if let Some(error) = failure {
-        return Err(error.into());
-    }
-    let done = [DealState::Published, DealState::Settled, DealState::Planned];
-    let done: usize = done.into_iter().map(|state| whole.count(state)).sum();
-    Ok(match (whole.is_clean() && !stop.is_cancelled(), done) {
-        (true, _) => ExitStatus::Success,
-        (false, 0) if stop.is_cancelled() => ExitStatus::Failure,
-        (false, 0) => ExitStatus::UserError,
-        (false, _) => ExitStatus::Partly,
-    })
-}
-
-/// What a run that is to end does after a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    Pass,
-    End,
-}
-
-/// Waits until a provider's queue has room for what found it full, or until everything is done. A node that stays in
-/// trouble ends the run.
-async fn next(proposer: &Proposer, is_more_wanted: bool, stop: &CancellationToken) -> Next {
-    let mut down_since: Option<Instant> = None;
-    loop {
-        if stop.is_cancelled() || (proposer.is_idle() && !is_more_wanted) {
-            return Next::End;
-        }
-        // Cancel safety: a notification that comes while no branch listens is kept for the next round.
-        tokio::select! {
-            () = proposer.wants_more(), if is_more_wanted => return Next::Pass,
-            () = stop.cancelled() => return Next::End,
-            () = tokio::time::sleep(IDLE_LOOK) => {}
-        }
-        if !proposer.node_is_down() {
-            down_since = None;
-        } else if down_since.get_or_insert_with(Instant::now).elapsed() > NODE_PATIENCE {
-            warn!("the node stays in trouble");
-            stop.cancel();
-        }
-        if proposer.is_idle() && is_more_wanted {
-            return Next::Pass;
-        }
-    }
-}
-
 /// A pass that is told to stop ends by itself, unless node or database keep it waiting: then it is given up. An intent
 /// that it was writing is settled by the next start.
-async fn unless_stopped<T>(pass: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
+pub(crate) async fn unless_stopped<T>(pass: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
     let given_up = async {
         stop.cancelled().await;
         tokio::time::sleep(GIVE_UP_AFTER).await;
@@ -209,12 +103,13 @@ pub async fn track(
 pub async fn run(
     args: &RunArgs,
     config: &Config,
+    screen: &Screen,
     shutdown: &Shutdown,
     out: &mut Printer,
 ) -> Result<ExitStatus, Stop> {
     if args.dry_run {
         let plan_only = MakedealsArgs { dry_run: true, json: args.json };
-        return makedeals(&plan_only, config, shutdown, out).await;
+        return makedeals(&plan_only, config, screen, shutdown, out).await;
     }
     if args.json {
         let hint = "add --dry-run for the plan, or use `makedeals --json`; the log of `run` is JSON where it is no terminal";
@@ -390,7 +285,7 @@ async fn sleep(pause: Duration, stop: &CancellationToken) {
     }
 }
 
-async fn connect(config: &Config) -> Result<(Store, FullNode), Stop> {
+pub(crate) async fn connect(config: &Config) -> Result<(Store, FullNode), Stop> {
     let endpoint = resolve_full_node(&config.lotus, &|name| std::env::var(name).ok())
         .map_err(|error| Stop::user(&error))?;
     let token = endpoint.token.as_ref().map(Secret::expose);
@@ -399,7 +294,7 @@ async fn connect(config: &Config) -> Result<(Store, FullNode), Stop> {
     Ok((store, FullNode::new(client)))
 }
 
-fn proposer(
+pub(crate) fn proposer(
     config: &Config,
     store: &Store,
     node: &FullNode,

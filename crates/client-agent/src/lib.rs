@@ -11,6 +11,7 @@ pub mod config;
 pub mod dataset;
 pub mod deals;
 pub mod doctor;
+pub mod makedeals;
 pub mod pack;
 pub mod propose;
 pub mod report;

@@ -20,7 +20,7 @@ use crate::cli::{self, Cli, Command};
 use crate::config::{self, Config, Summary};
 use crate::pack::progress::Screen;
 use crate::stop::Stop;
-use crate::{deals, doctor, pack, report, retry, tools, upkeep};
+use crate::{deals, doctor, makedeals, pack, report, retry, tools, upkeep};
 
 /// Runs `client-agent` with these arguments, the program's name first.
 pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -94,7 +94,9 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
         Command::Makedeals(args) => {
             let config = load(&given)?;
             log(&config.log, &screen)?;
-            block_on(|shutdown| async move { deals::makedeals(&args, &config, &shutdown, &mut out).await })
+            block_on(|shutdown| async move {
+                makedeals::makedeals(&args, &config, &screen, &shutdown, &mut out).await
+            })
         }
         Command::Track(args) => {
             let config = load(&given)?;
@@ -104,7 +106,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<ExitStatus, Stop> {
         Command::Run(args) => {
             let config = load(&given)?;
             log(&config.log, &screen)?;
-            block_on(|shutdown| async move { deals::run(&args, &config, &shutdown, &mut out).await })
+            block_on(|shutdown| async move { deals::run(&args, &config, &screen, &shutdown, &mut out).await })
         }
         Command::Retry(args) => {
             let config = load(&given)?;

@@ -162,6 +162,48 @@ impl Screen {
     }
 }
 
+/// Shows how many of a number that may grow are done, until it is dropped.
+#[derive(Debug)]
+pub struct Counter {
+    bar: Option<ProgressBar>,
+    told: Instant,
+}
+
+impl Screen {
+    /// A counter: a bar on a terminal, a log line every ten seconds elsewhere.
+    pub fn counter(&self) -> Counter {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = self.bars.add(ProgressBar::new(0));
+            let style = ProgressStyle::with_template("{bar:30} {msg}  {elapsed}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Counter { bar, told: Instant::now() }
+    }
+}
+
+impl Counter {
+    /// So many are done, of so many as are known.
+    pub fn set(&mut self, done: usize, known: usize, what: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(u64::try_from(known).unwrap_or(u64::MAX));
+            bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
+            bar.set_message(format!("{done} of {known} {what}"));
+        } else if self.told.elapsed() >= LINE_EVERY {
+            self.told = Instant::now();
+            info!(done, known, "{done} of {known} {what}");
+        }
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 impl Drop for Shown {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {

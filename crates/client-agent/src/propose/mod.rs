@@ -22,6 +22,7 @@ mod problems;
 mod publish;
 mod report;
 mod settle;
+mod whole_run;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -457,6 +458,7 @@ fn number_of(id: &str) -> Option<u32> {
 
 fn line_of(intent: &IntentDoc, state: DealState, detail: Option<String>) -> DealLine {
     DealLine {
+        intent: intent.id.clone(),
         payload_cid: intent.filecid.clone(),
         miner: intent.miner.clone(),
         start_epoch: intent.startepoch,

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// What became of one proposal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DealState {
     /// Would be published (dry run).
@@ -24,13 +24,15 @@ pub enum DealState {
     Refused,
     /// Not known yet; settled by the next pass with the same parameters.
     Unsettled,
-    /// Given up: its start epoch came near and the node does not know it.
+    /// Given up: its start epoch has passed and the node does not know it.
     Abandoned,
 }
 
 /// One proposal.
 #[derive(Clone, Debug, Serialize)]
 pub struct DealLine {
+    /// The intent behind it: the same in every line about this proposal.
+    pub intent: String,
     /// Payload CID.
     #[serde(rename = "filecid")]
     pub payload_cid: String,
@@ -75,8 +77,11 @@ impl MinerTotal {
 /// A pass.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// Proposals.
+    /// Proposals; of a whole run only those that are not settled, or failed.
     pub deals: Vec<DealLine>,
+    /// How many more there were, by what became of them: see [`Report::follow`].
+    #[serde(rename = "states")]
+    pub(super) told: BTreeMap<DealState, usize>,
     /// Planned proposals by provider.
     pub miners: BTreeMap<String, MinerTotal>,
     /// Providers that get nothing now, and why.
@@ -170,6 +175,7 @@ impl Report {
 
     /// Forgets what was found in CARs: they are gone through again.
     pub fn forget_scanned(&mut self) {
+        self.miner_problems.clear();
         self.cars = 0;
         self.held.clear();
         self.coverage.clear();
@@ -238,6 +244,7 @@ impl Report {
 
     /// How many proposals came to this.
     pub fn count(&self, state: DealState) -> usize {
-        self.deals.iter().filter(|deal| deal.state == state).count()
+        let told = self.told.get(&state).copied().unwrap_or(0);
+        told + self.deals.iter().filter(|deal| deal.state == state).count()
     }
 }
