@@ -183,6 +183,11 @@ impl PayloadCid {
         self.parts().codec
     }
 
+    /// Whether the block lives inside the CID (identity multihash).
+    pub fn is_inlined(&self) -> bool {
+        self.parts().hash == HASH_IDENTITY
+    }
+
     pub(crate) fn parts(&self) -> CidParts<'_> {
         whole_cid(&self.0).expect("the constructors checked these bytes")
     }

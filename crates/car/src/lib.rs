@@ -39,14 +39,14 @@ pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
 pub use crew::Crew;
 pub use extract::{
     BadName, BadParts, Existing, ExtractError, ExtractOptions, ExtractPlan, Extracted, Extraction,
-    OtherState, Outcome, Placement, Restored, RestoredKind, Symlinks, extract,
+    OtherState, Outcome, Placement, Restored, RestoredKind, Symlinks, Unfinished, extract,
 };
 #[doc(hidden)]
 pub use kernels::bench;
 pub use kernels::{KernelUnavailable, check_kernel_choice, kernel_name};
 pub use piece::file::piece_of_file;
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
-pub use profile::{BlockHash, CarOrder, DagParams, Profile, ShardRule, UnknownProfile};
+pub use profile::{BlockHash, CarOrder, DagParams, FolderRoot, Profile, ShardRule, UnknownProfile};
 pub use progress::{NoProgress, Progress};
 pub use tree::{FilePart, SourceStamp, SourceTree, TreeError};
 pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};

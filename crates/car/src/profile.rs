@@ -16,8 +16,22 @@ pub struct DagParams {
     pub inline_limit: Option<usize>,
     /// Which folders are sharded.
     pub shard_rule: ShardRule,
+    /// Whether the block of a root folder may live inside its CID as well.
+    pub folder_root: FolderRoot,
     /// In which order blocks follow, and which there are.
     pub order: CarOrder,
+}
+
+/// What the CID of a root that is a folder may be. A root that is a file follows [`DagParams::inline_limit`] alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum FolderRoot {
+    /// As that of every other block: what [`DagParams::inline_limit`] allows is inlined.
+    #[default]
+    MayBeInlined,
+    /// Always that of a hash. Markets and their indexes handle CARs with identity CIDs as roots badly.
+    ///
+    /// Source: boost issue 715, go-fil-markets issue 747, dagstore pull request 138.
+    Hashed,
 }
 
 /// What comes where in a CAR.
@@ -112,6 +126,7 @@ impl Profile {
                 block_hash: BlockHash::Blake2b256,
                 inline_limit: Some(126),
                 shard_rule: ShardRule::LinksBytes,
+                folder_root: FolderRoot::MayBeInlined,
                 order: CarOrder::DepthFirst,
             },
             Self::UnixfsV1_2025 => DagParams {
@@ -120,6 +135,7 @@ impl Profile {
                 block_hash: BlockHash::Sha2_256,
                 inline_limit: None,
                 shard_rule: ShardRule::BlockBytes,
+                folder_root: FolderRoot::MayBeInlined,
                 order: CarOrder::DepthFirst,
             },
             Self::Ipfs1m174 => DagParams {
@@ -128,6 +144,7 @@ impl Profile {
                 block_hash: BlockHash::Sha2_256,
                 inline_limit: None,
                 shard_rule: ShardRule::LinksBytes,
+                folder_root: FolderRoot::MayBeInlined,
                 order: CarOrder::DepthFirst,
             },
             Self::Ipfs256k174 => DagParams {
@@ -136,6 +153,7 @@ impl Profile {
                 block_hash: BlockHash::Sha2_256,
                 inline_limit: None,
                 shard_rule: ShardRule::LinksBytes,
+                folder_root: FolderRoot::MayBeInlined,
                 order: CarOrder::DepthFirst,
             },
             Self::Singularity => DagParams { order: CarOrder::LeavesFirst, ..Self::UnixfsV1_2025.params() },

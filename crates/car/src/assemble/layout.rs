@@ -87,9 +87,9 @@ struct OpenNode {
 }
 
 impl Layout {
-    /// An empty CAR, of which the length of the root block is known.
-    pub(crate) fn new(params: DagParams, root_block_len: u64) -> Self {
-        let header_len = header::header_len(params.cid_len(root_block_len));
+    /// An empty CAR, of which the length of the root's CID is known.
+    pub(crate) fn new(params: DagParams, root_cid_len: u64) -> Self {
+        let header_len = header::header_len(root_cid_len);
         Self {
             params,
             end: header_len,
@@ -145,18 +145,21 @@ impl Layout {
                     let node = self.open.pop().expect("a node is closed once");
                     let block = pb::encode_file(&node.children);
                     let file_size = node.children.iter().map(|child| child.file_size).sum();
-                    self.close(&node, &block, file_size, &mut extents);
+                    let cid = self.params.cid(Codec::DagPb, &block);
+                    self.close(&node, cid, &block, file_size, &mut extents);
                 }
                 Step::CloseShard(folder, shard) => {
                     let node = self.open.pop().expect("a node is closed once");
                     let name = |entry: usize| &*folder.entries[entry].name;
                     let block = folder.shards.encode(*shard, &node.children, name);
-                    self.close(&node, &block, 0, &mut extents);
+                    let cid = self.folder_cid(&block);
+                    self.close(&node, cid, &block, 0, &mut extents);
                 }
                 Step::CloseFolder(folder) => {
                     let node = self.open.pop().expect("a node is closed once");
                     let block = encode_folder(folder, &node.children);
-                    self.close(&node, &block, 0, &mut extents);
+                    let cid = self.folder_cid(&block);
+                    self.close(&node, cid, &block, 0, &mut extents);
                 }
                 Step::EndFolder(path, stamp) => {
                     let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
@@ -197,8 +200,21 @@ impl Layout {
         offset
     }
 
-    fn close(&mut self, node: &OpenNode, block: &[u8], file_size: u64, extents: &mut Vec<Extent>) {
-        let cid = self.params.cid(Codec::DagPb, block);
+    /// The CID of a folder's block, or of a shard's, whose own node is open no more.
+    fn folder_cid(&self, block: &[u8]) -> Box<[u8]> {
+        let is_root = self.open.is_empty();
+        let params = if is_root { self.params.of_root_folder() } else { self.params };
+        params.cid(Codec::DagPb, block)
+    }
+
+    fn close(
+        &mut self,
+        node: &OpenNode,
+        cid: Box<[u8]>,
+        block: &[u8],
+        file_size: u64,
+        extents: &mut Vec<Extent>,
+    ) {
         let section = writer::section(&cid, block);
         debug_assert_eq!(u64::try_from(section.len()), Ok(node.section_len), "the node was foretold");
         if self.is_to_be_written(&cid) {

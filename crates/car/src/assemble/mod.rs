@@ -30,7 +30,7 @@ use crate::cids::{PayloadCid, PieceCid};
 use crate::crew::Crew;
 use crate::profile::{CarOrder, DagParams};
 use crate::progress::Progress;
-use crate::tree::{SourceTree, Totals, scan};
+use crate::tree::{Node, SourceTree, Totals, scan};
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use crate::unixfs::dag::Shape;
 use crate::unixfs::folder::Shapes;
@@ -143,18 +143,17 @@ pub fn build_tree(
 ) -> Result<BuiltCar, BuildError> {
     let shapes = Shapes::new(tree, &options.params)?;
     let root = shapes.of(&tree.root);
-    let root_block_len = root_block_len(tree, &options.params, root)?;
+    let root_cid_len = root_cid_len(tree, &options.params, root)?;
     let plan = plan(tree, &options.params, root)?;
     if plan.padded_piece_size_max > options.max_piece {
         return Err(too_large(tree, plan.payload_size_max, options.max_piece));
     }
     let when_full = if tree.totals.allocated < tree.totals.bytes { WhenFull::Try } else { WhenFull::Refuse };
     let output = Output::new(output, plan.payload_size_max.get(), when_full).map_err(output_error)?;
-    let header_len = header::header_len(options.params.cid_len(root_block_len));
+    let header_len = header::header_len(root_cid_len);
     let walk = Walk::new(tree, &shapes, options.params, header_len);
     let groups = plan.payload_size_max.get() / len64(walk.group_bytes()) + 1;
-    let line =
-        Line::new(options.params, walk, Layout::new(options.params, root_block_len), &output, progress);
+    let line = Line::new(options.params, walk, Layout::new(options.params, root_cid_len), &output, progress);
     line.run(crew, groups);
     let (layout, piece) = line.finish()?;
     let LaidOut { root, file_cids, length, blocks } = layout.finish();
@@ -185,8 +184,14 @@ impl SourceTree {
 }
 
 fn plan(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<CarPlan, BuildError> {
-    let header_len = header::header_len(params.cid_len(root_block_len(tree, params, root)?));
-    let payload_size_max = PayloadSize::new(header_len.saturating_add(root.car_len));
+    let header_len = header::header_len(root_cid_len(tree, params, root)?);
+    let below = root.car_len.saturating_sub(params.section_len(root.block_len));
+    let root_section = params_of_root(tree, params).section_len(root.block_len);
+    let car_len = match params.order {
+        CarOrder::DepthFirst => below.saturating_add(root_section),
+        CarOrder::LeavesFirst => root.car_len,
+    };
+    let payload_size_max = PayloadSize::new(header_len.saturating_add(car_len));
     let padded_piece_size_max = payload_size_max.padded_piece_size().map_err(|_: PieceSizeError| {
         // The largest piece there can be at all.
         let max_piece = PaddedPieceSize::new(1 << 63).expect("a power of two");
@@ -202,12 +207,17 @@ fn plan(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<CarPlan, B
     })
 }
 
-/// Length of the block that the header names: the root of the DAG, or the first leaf.
-fn root_block_len(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<u64, BuildError> {
+/// The parameters for the root of the DAG.
+fn params_of_root(tree: &SourceTree, params: &DagParams) -> DagParams {
+    if let Node::Folder(_) = tree.root { params.of_root_folder() } else { *params }
+}
+
+/// Length of the CID that the header names: of the root of the DAG, or of the first leaf.
+fn root_cid_len(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<u64, BuildError> {
     match params.order {
-        CarOrder::DepthFirst => Ok(root.block_len),
+        CarOrder::DepthFirst => Ok(params_of_root(tree, params).cid_len(root.block_len)),
         CarOrder::LeavesFirst => match tree.first_file() {
-            Some(file) => Ok(file.file_size().min(params.chunk_size.into())),
+            Some(file) => Ok(params.cid_len(file.file_size().min(params.chunk_size.into()))),
             None => Err(BuildError::not_supported(&tree.label, Unsupported::NoFiles)),
         },
     }

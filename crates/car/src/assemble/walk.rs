@@ -206,7 +206,7 @@ impl<'a> Walk<'a> {
                 };
                 self.stack.push(Place::Shard { folder, shard, links });
                 match link {
-                    Link::Shard(below) => self.open_shard(folder, below, group),
+                    Link::Shard(below) => self.open_shard(folder, below, self.params, group),
                     Link::Entry(index) => {
                         let child = folder.entries[index];
                         self.stack.push(Place::Entry(Some(&child.name), &child.node));
@@ -258,12 +258,13 @@ impl<'a> Walk<'a> {
                 if let Some((path, stamp)) = self.tree.found(folder) {
                     self.stack.push(Place::EndFolder(path, stamp));
                 }
+                let params = if name.is_none() { self.params.of_root_folder() } else { self.params };
                 if let Some(sharded) = self.shapes.sharded(folder) {
-                    self.open_shard(sharded, 0, group);
+                    self.open_shard(sharded, 0, params, group);
                     return Ok(());
                 }
                 if self.params.order == CarOrder::DepthFirst {
-                    group.open_node(self.params.section_len(self.shapes.of(node).block_len));
+                    group.open_node(params.section_len(self.shapes.of(node).block_len));
                 }
                 self.stack.push(Place::Folder(folder, folder.children.iter()));
             }
@@ -287,8 +288,14 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn open_shard(&mut self, folder: &'a ShardedFolder<'a>, shard: usize, group: &mut Group<'a>) {
-        group.open_node(self.params.section_len(folder.shards.block_len(shard)));
+    fn open_shard(
+        &mut self,
+        folder: &'a ShardedFolder<'a>,
+        shard: usize,
+        params: DagParams,
+        group: &mut Group<'a>,
+    ) {
+        group.open_node(params.section_len(folder.shards.block_len(shard)));
         self.stack.push(Place::Shard { folder, shard, links: folder.shards.links(shard) });
     }
 

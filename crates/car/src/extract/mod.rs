@@ -180,9 +180,9 @@ pub enum Outcome {
 }
 
 /// How much was restored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extracted {
-    /// Files that were written, and are whole.
+    /// Files that were written, and are whole. A file that was joined from parts counts once.
     pub files: u64,
     /// Folders, those that were there already included.
     pub folders: u64,
@@ -194,10 +194,27 @@ pub struct Extracted {
     pub same: u64,
     /// Files and links that were there, and are others.
     pub different: u64,
-    /// Parts that were written to files of which others were still missing then.
+    /// Parts of the files in [`Extracted::unfinished`].
     pub parts: u64,
     /// Links that were not wanted.
     pub skipped: u64,
+    /// Files with parts in this run that are not whole at its end, in the order of their paths.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// A file with parts in a run that is not whole at the end of the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Path of the whole file inside of the output.
+    pub file: PathBuf,
+    /// Parts of it that the run dealt with.
+    pub parts: u64,
+    /// Bytes of it that are there.
+    pub bytes_in: u64,
+    /// Bytes of the whole file.
+    pub file_size: u64,
+    /// Why parts of it were not joined with those that were there before.
+    pub left: Option<OtherState>,
 }
 
 /// A root, and its name if it is a file.

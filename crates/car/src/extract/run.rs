@@ -5,7 +5,9 @@
 //! one at a time             any thread
 //! ```
 
+use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +15,7 @@ use super::parts;
 use super::store::{BlockError, Place, Store, whole};
 use super::target::{Purpose, Target};
 use super::walk::{Bytes, Event, Group, Leaf, Walk};
-use super::{ExtractError, Extracted, Outcome, Restored, RestoredKind, Root};
+use super::{ExtractError, Extracted, OtherState, Outcome, Restored, RestoredKind, Root, Unfinished};
 use crate::cids::HASH_IDENTITY;
 use crate::crew::Crew;
 use crate::kernels::{hash_blocks, is_zero};
@@ -35,6 +37,8 @@ pub(super) struct Run<'a> {
     failure: Mutex<Option<ExtractError>>,
     has_failed: AtomicBool,
     counts: Counts,
+    /// Files that are joined from parts; `None`: whole. A thread may come to note a part after the last one was.
+    joined: Mutex<BTreeMap<PathBuf, Option<Unfinished>>>,
 }
 
 #[derive(Default)]
@@ -45,7 +49,6 @@ struct Counts {
     bytes: AtomicU64,
     same: AtomicU64,
     different: AtomicU64,
-    parts: AtomicU64,
     skipped: AtomicU64,
 }
 
@@ -59,7 +62,8 @@ impl<'a> Run<'a> {
         let lists = walk.lists();
         let (failure, has_failed) = (Mutex::default(), AtomicBool::new(false));
         let walk = Mutex::new(walk);
-        Self { store, walk, lists, restored, progress, failure, has_failed, counts: Counts::default() }
+        let (counts, joined) = (Counts::default(), Mutex::default());
+        Self { store, walk, lists, restored, progress, failure, has_failed, counts, joined }
     }
 
     /// Works until all of a root is done, or something fails.
@@ -74,7 +78,9 @@ impl<'a> Run<'a> {
 
     /// What has been restored.
     pub(super) fn finish(self) -> Extracted {
-        let Counts { files, folders, symlinks, bytes, same, different, parts, skipped } = self.counts;
+        let Counts { files, folders, symlinks, bytes, same, different, skipped } = self.counts;
+        let joined = self.joined.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let unfinished: Vec<Unfinished> = joined.into_values().flatten().collect();
         Extracted {
             files: files.into_inner(),
             folders: folders.into_inner(),
@@ -82,8 +88,9 @@ impl<'a> Run<'a> {
             bytes: bytes.into_inner(),
             same: same.into_inner(),
             different: different.into_inner(),
-            parts: parts.into_inner(),
+            parts: unfinished.iter().map(|file| file.parts).sum(),
             skipped: skipped.into_inner(),
+            unfinished,
         }
     }
 
@@ -203,9 +210,31 @@ impl<'a> Run<'a> {
             Purpose::Part { state, .. } => parts::finish(target, state, &self.lists)?,
             Purpose::Whole(_) | Purpose::Compare => target.finish_whole()?,
         };
+        self.note_part(target, outcome);
         let (inside, bytes, other_state) = (&*target.inside, target.size, target.other_state);
         self.report(&Restored { kind: RestoredKind::File, inside, bytes, outcome, other_state });
         Ok(())
+    }
+
+    /// Notes what a part leaves of its file: unfinished, until its last part is in.
+    fn note_part(&self, target: &Target, outcome: Outcome) {
+        let Some((file, file_size)) = &target.part_of else { return };
+        let left = target.other_state.filter(|_| !matches!(target.purpose, Purpose::Part { .. }));
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes_in = match (outcome, left) {
+            (Outcome::Part { bytes_in, .. }, _) => bytes_in,
+            (_, Some(_)) => 0,
+            // It was the last, or the file was there before.
+            (_, None) => {
+                joined.insert(file.clone(), None);
+                return;
+            }
+        };
+        let begun = || Unfinished { file: file.clone(), parts: 0, bytes_in: 0, file_size: *file_size, left };
+        if let Some(noted) = joined.entry(file.clone()).or_insert_with(|| Some(begun())) {
+            noted.parts += 1;
+            noted.bytes_in = noted.bytes_in.max(bytes_in);
+        }
     }
 
     fn report(&self, restored: &Restored<'_>) {
@@ -215,14 +244,19 @@ impl<'a> Run<'a> {
             RestoredKind::Folder => &counts.folders,
             RestoredKind::Symlink => &counts.symlinks,
         };
+        let is_left = matches!(restored.other_state, Some(OtherState::Older | OtherState::Unknown));
         let counted = match restored.outcome {
-            Outcome::Written => of_kind,
-            Outcome::Same => &counts.same,
-            Outcome::Different => &counts.different,
-            Outcome::Part { .. } => &counts.parts,
-            Outcome::Skipped => &counts.skipped,
+            // A part of a file that is not whole: these are counted by file.
+            Outcome::Part { .. } => None,
+            Outcome::Written if is_left => None,
+            Outcome::Written => Some(of_kind),
+            Outcome::Same => Some(&counts.same),
+            Outcome::Different => Some(&counts.different),
+            Outcome::Skipped => Some(&counts.skipped),
         };
-        counted.fetch_add(1, Ordering::Relaxed);
+        if let Some(counted) = counted {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
         if matches!(restored.outcome, Outcome::Written | Outcome::Part { .. }) {
             counts.bytes.fetch_add(restored.bytes, Ordering::Relaxed);
         }

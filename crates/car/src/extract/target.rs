@@ -35,6 +35,8 @@ pub(super) struct Target {
     pub(super) purpose: Purpose,
     /// What a part met that is of another state than those before it.
     pub(super) other_state: Option<OtherState>,
+    /// For a part: path of the whole file inside of the output, and its size.
+    pub(super) part_of: Option<(PathBuf, u64)>,
     /// Bytes that have been dealt with.
     done: AtomicU64,
     differs: AtomicBool,
@@ -133,8 +135,21 @@ impl Target {
         let (done, differs) = (AtomicU64::new(0), AtomicBool::new(false));
         let is_settled = AtomicBool::new(!matches!(purpose, Purpose::Whole(_)));
         let (name, inside) = (name.into(), inside.to_owned());
-        let other_state = None;
-        Self { folder, name, file, inside, start, size, purpose, other_state, done, differs, is_settled }
+        let (other_state, part_of) = (None, None);
+        Self {
+            folder,
+            name,
+            file,
+            inside,
+            start,
+            size,
+            purpose,
+            other_state,
+            part_of,
+            done,
+            differs,
+            is_settled,
+        }
     }
 
     /// Where the file has its place.

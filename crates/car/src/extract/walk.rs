@@ -266,6 +266,7 @@ impl<'a> Walk<'a> {
                 }
             }
         };
+        let part_of = placement.map(|placement| (placement.file.clone(), placement.file_size));
         let started = match started {
             Some(started) => started,
             None => start_whole(self.folder(depth)?, name, &self.inside, size, existing)?,
@@ -280,6 +281,7 @@ impl<'a> Walk<'a> {
             }
             Started::Target(mut target) => {
                 target.other_state = target.other_state.or(left);
+                target.part_of = part_of;
                 let target = Arc::new(target);
                 if size == 0 {
                     group.events.push(Event::End(target));

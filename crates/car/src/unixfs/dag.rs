@@ -8,7 +8,7 @@ use super::pb;
 use crate::carv1::varint;
 use crate::cids::{CODEC_DAG_PB, CODEC_RAW, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, cid_bytes};
 use crate::kernels;
-use crate::profile::{BlockHash, CarOrder, DagParams};
+use crate::profile::{BlockHash, CarOrder, DagParams, FolderRoot};
 use crate::units::len64;
 
 /// What a block holds.
@@ -46,6 +46,14 @@ impl DagParams {
     /// Whether a block of this length lives inside its CID.
     fn inlines(&self, block_len: u64) -> bool {
         self.inline_limit.is_some_and(|limit| usize::try_from(block_len).is_ok_and(|length| length <= limit))
+    }
+
+    /// The parameters for the block of a root that is a folder.
+    pub(crate) fn of_root_folder(&self) -> Self {
+        match self.folder_root {
+            FolderRoot::MayBeInlined => *self,
+            FolderRoot::Hashed => Self { inline_limit: None, ..*self },
+        }
     }
 
     /// Length of the CID of a block of this length.

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use carferry_car::{
-    BlockHash, CarOrder, Crew, DagParams, NoProgress, PayloadCid, PieceCid, PieceCidV2, ShardRule,
-    VerifiedCar, VerifyError, read_car_root, verify_car,
+    BlockHash, CarOrder, Crew, DagParams, FolderRoot, NoProgress, PayloadCid, PieceCid, PieceCidV2,
+    ShardRule, VerifiedCar, VerifyError, read_car_root, verify_car,
 };
 use proptest::prelude::*;
 
@@ -18,6 +18,7 @@ const MINI: DagParams = DagParams {
     block_hash: BlockHash::Blake2b256,
     inline_limit: Some(126),
     shard_rule: ShardRule::LinksBytes,
+    folder_root: FolderRoot::MayBeInlined,
     order: CarOrder::DepthFirst,
 };
 

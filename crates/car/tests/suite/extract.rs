@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use carferry_car::{
     BlockHash, CarOrder, Crew, DagParams, Existing, ExtractError, ExtractOptions, Extracted, Extraction,
-    NoProgress, Outcome, PayloadCid, Profile, Progress, Restored, RestoredKind, ShardRule, Symlinks, extract,
+    FolderRoot, NoProgress, Outcome, PayloadCid, Profile, Progress, Restored, RestoredKind, ShardRule,
+    Symlinks, extract,
 };
 use cid::multibase::Base;
 
@@ -69,6 +70,7 @@ const MINI: DagParams = DagParams {
     block_hash: BlockHash::Blake2b256,
     inline_limit: Some(126),
     shard_rule: ShardRule::LinksBytes,
+    folder_root: FolderRoot::MayBeInlined,
     order: CarOrder::DepthFirst,
 };
 

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use carferry_car::{
     BadParts, Crew, Existing, ExtractError, ExtractOptions, Extracted, NoProgress, OtherState, Outcome,
-    PayloadCid, Placement, Profile, RestoredKind, extract,
+    PayloadCid, Placement, Profile, RestoredKind, Unfinished, extract,
 };
 
 use crate::extract::{restore, tree};
@@ -119,7 +119,8 @@ fn parts_are_joined_in_one_run() {
         let split = Split::new();
         let (done, parts) = split.restore(&order, Existing::Refuse);
         split.check_whole();
-        assert_eq!(done.parts, 2);
+        // The whole, and one file beside each part.
+        assert_eq!((done.files, done.parts, &done.unfinished), (4, 0, &vec![]));
         assert_eq!(parts.iter().filter(|outcome| **outcome == Outcome::Written).count(), 1);
         assert_eq!(fs::read(split.output("other-1")).unwrap(), b"other", "what is no part goes to its place");
         assert!(split.output("some").is_dir() && !split.output("some/part").exists());
@@ -133,6 +134,17 @@ fn parts_are_joined_over_runs() {
     assert_eq!(split.restore(&[1], keep).1, [first_part(1)]);
     assert!(!split.output("joined/the whole").exists());
     assert!(split.output("joined/.the whole.carferry-part").exists());
+    let (done, _) = split.restore(&[1, 2], keep);
+    let unfinished = Unfinished {
+        file: "joined/the whole".into(),
+        parts: 2,
+        bytes_in: (CUTS[3] - CUTS[1]).try_into().unwrap(),
+        file_size: CUTS[3].try_into().unwrap(),
+        left: None,
+    };
+    assert_eq!((done.parts, done.unfinished), (2, vec![unfinished]));
+    fs::remove_dir_all(split.output("")).unwrap();
+    assert_eq!(split.restore(&[1], keep).1, [first_part(1)]);
     // The same once more changes nothing.
     assert_eq!(split.restore(&[1], keep).1, [first_part(1)]);
     let two = Outcome::Part { bytes_in: CUTS[2].try_into().unwrap(), file_size: CUTS[3].try_into().unwrap() };
@@ -233,6 +245,8 @@ fn a_part_of_an_older_state_stays_a_part() {
     assert_eq!(older.restore_one(1), (Outcome::Written, Some(OtherState::Older)));
     let part = older.output("some/part");
     assert!(fs::read(&part).unwrap() == older.bytes[CUTS[1]..CUTS[2]], "it is whole under its own name");
+    let (done, _) = older.restore(&[1], Existing::Replace);
+    assert_eq!((done.files, done.unfinished[0].left), (1, Some(OtherState::Older)), "{done:?}");
     assert_eq!(older.restore_one(1), (Outcome::Same, Some(OtherState::Older)), "once more");
     assert_eq!(newer.restore_one(1), (Outcome::Written, None));
     newer.check_whole();

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use carferry_car::bench::Engine;
 use carferry_car::{
-    BlockHash, BuildOptions, CarOrder, Crew, DagParams, FilePart, NoProgress, PayloadSize, Profile,
-    ShardRule, SourceStamp, SourceTree, build_tree, check_kernel_choice, kernel_name, piece_of, plan_car,
-    verify_car,
+    BlockHash, BuildOptions, CarOrder, Crew, DagParams, FilePart, FolderRoot, NoProgress, PayloadSize,
+    Profile, ShardRule, SourceStamp, SourceTree, build_tree, check_kernel_choice, kernel_name, piece_of,
+    plan_car, verify_car,
 };
 use serde_json::Value;
 
@@ -40,6 +40,7 @@ fn params(public: &Value, name: &str) -> DagParams {
             "leaves-then-parents" => CarOrder::LeavesFirst,
             order => panic!("unknown order {order}"),
         },
+        folder_root: FolderRoot::MayBeInlined,
         inline_limit: set["inline"].as_u64().map(|limit| usize::try_from(limit).unwrap()),
     }
 }

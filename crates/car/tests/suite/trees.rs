@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use carferry_car::{
-    BuildError, BuildOptions, BuiltCar, Crew, DagParams, FilePart, NoProgress, Profile, SourceChange,
-    SourceStamp, SourceTree, TreeError, build_tree, plan_car, verify_car,
+    BuildError, BuildOptions, BuiltCar, Crew, DagParams, FilePart, FolderRoot, NoProgress, Profile,
+    SourceChange, SourceStamp, SourceTree, TreeError, build_tree, plan_car, verify_car,
 };
 
 use crate::inputs::{pack, sha256_of, splitmix64};
@@ -293,5 +293,61 @@ fn planners_sum_up_to_no_less_than_the_car() {
         }
         let plan = tree_of(&input, found.iter()).plan(&params).unwrap().payload_size_max.get();
         assert!((exact..=bound).contains(&plan), "{profile}: {exact} {plan} {bound}");
+    }
+}
+
+/// A folder with little in it: its block has 126 bytes or fewer.
+fn small_trees(folder: &Path) -> Vec<(SourceTree, &'static str)> {
+    let large = folder.join("large");
+    let mut bytes = Vec::new();
+    splitmix64(5, (3 << 20) + 300, &mut bytes);
+    fs::write(&large, &bytes).unwrap();
+    fs::write(folder.join("tiny"), "tiny").unwrap();
+    let filled = |fill: &dyn Fn(&mut SourceTree)| {
+        let mut tree = SourceTree::new();
+        fill(&mut tree);
+        tree
+    };
+    let add = |tree: &mut SourceTree, at: &str, part| tree.add_file(at, part).unwrap();
+    vec![
+        (filled(&|_| {}), "nothing"),
+        (filled(&|tree| add(tree, "a", whole(&large))), "one file"),
+        (filled(&|tree| add(tree, "a.part-0-of-9", part(&large, 5..3 << 20))), "a part"),
+        (filled(&|tree| add(tree, "folder/tiny", whole(&folder.join("tiny")))), "a folder"),
+        (
+            filled(&|tree| {
+                (0..40).for_each(|n| add(tree, &format!("tiny-{n}"), whole(&folder.join("tiny"))));
+            }),
+            "many",
+        ),
+    ]
+}
+
+#[test]
+fn the_root_of_a_tree_is_hashed_where_that_is_asked_for() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let car = folder.path().join("car");
+    for (tree, what) in small_trees(folder.path()) {
+        for profile in [Profile::Lotus, Profile::UnixfsV1_2025] {
+            let as_ever = build(&tree, &car, profile.params(), 1).unwrap();
+            let inlined = as_ever.payload_cid.is_inlined();
+            assert_eq!(inlined, profile == Profile::Lotus && what != "many", "{what}, {profile}");
+            let before = fs::read(&car).unwrap();
+            let params = DagParams { folder_root: FolderRoot::Hashed, ..profile.params() };
+            let built = build(&tree, &car, params, 2).unwrap();
+            assert!(!built.payload_cid.is_inlined(), "{what}, {profile}");
+            let checked = verify_car(&Crew::alone(), &car, &NoProgress).unwrap();
+            assert_eq!((&checked.payload_cid, checked.piece_cid), (&built.payload_cid, built.piece_cid));
+            assert_eq!((checked.unreachable_blocks, checked.inlined_without_section), (0, 0));
+            assert_eq!(checked.block_count, as_ever.block_count, "{what}, {profile}");
+            let planned = tree.plan(&params).unwrap().payload_size_max;
+            assert!(planned >= built.payload_size, "{what}, {profile}");
+            assert!(what == "many" || planned == built.payload_size, "{what}: nothing repeats");
+            // What stands behind the root is as ever, inlined blocks included.
+            let after = fs::read(&car).unwrap();
+            assert_eq!(inlined, before != after, "{what}, {profile}");
+            let below = before.len().min(after.len()).saturating_sub(300);
+            assert_eq!(before[before.len() - below..], after[after.len() - below..], "{what}, {profile}");
+        }
     }
 }

@@ -5,17 +5,18 @@
 //! which pieces are done.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use carferry_car::PayloadCid;
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::{PackEntryDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanState};
 use carferry_core::store::{PieceClaim, PieceCounts, RetryUntilAnswered, Store, StoreError};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::make::car_name;
 use super::manifest;
 use super::plan::{Plan, fingerprint};
+use super::rules::PlanRules;
 
 /// How long a piece stays with a box that says nothing any more. Source: ours.
 pub const LEASE: Duration = Duration::from_secs(120);
@@ -211,17 +212,36 @@ pub async fn entries(store: &Store, piece: &PackPieceDoc) -> Result<Vec<PackEntr
 
 /// Pieces of a plan that no manifest says are done.
 pub fn undone(plan: &Plan, output: &Path) -> VecDeque<usize> {
+    let rules = PlanRules::of(&plan.document);
     let is_done = |piece: usize| {
-        let car = output.join(car_name(&plan.document, i64::try_from(piece).unwrap_or(i64::MAX)));
+        let car = car_of(plan, rules, piece, output);
         let standing = car.metadata().ok().filter(std::fs::Metadata::is_file).map(|found| found.len());
-        let said = manifest::read_piece(&manifest::path_of(&car)).ok();
-        said.is_some_and(|said| {
-            said.plan == plan.document.id
-                && usize::try_from(said.index) == Ok(piece)
-                && standing == Some(said.carsizebytes)
-        })
+        said_of(plan, piece, &car).is_some_and(|said| standing == Some(said.carsizebytes))
     };
     (0..plan.pieces().len()).filter(|piece| !is_done(*piece)).collect()
+}
+
+/// The rules of a plan that no database keeps: those of the pieces that the manifests say an earlier run made.
+pub fn rules_of(plan: &Plan, output: &Path) -> PlanRules {
+    let inlined = |piece: usize| {
+        let car = car_of(plan, PlanRules::InlinedRoots, piece, output);
+        let is_only_name = car != car_of(plan, PlanRules::LATEST, piece, output);
+        said_of(plan, piece, &car).is_some_and(|said| {
+            let root = said.payloadcid.parse::<PayloadCid>();
+            is_only_name || root.is_ok_and(|root| root.is_inlined())
+        })
+    };
+    if (0..plan.pieces().len()).any(inlined) { PlanRules::InlinedRoots } else { PlanRules::LATEST }
+}
+
+fn car_of(plan: &Plan, rules: PlanRules, piece: usize, output: &Path) -> PathBuf {
+    output.join(rules.car_name(&plan.document, i64::try_from(piece).unwrap_or(i64::MAX)))
+}
+
+/// The first line of the manifest beside a CAR, if it is of this piece.
+fn said_of(plan: &Plan, piece: usize, car: &Path) -> Option<manifest::PieceLine> {
+    let said = manifest::read_piece(&manifest::path_of(car)).ok()?;
+    (said.plan == plan.document.id && usize::try_from(said.index) == Ok(piece)).then_some(said)
 }
 
 #[cfg(test)]

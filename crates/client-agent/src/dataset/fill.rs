@@ -379,8 +379,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dataset::make::tree;
+    use crate::dataset::make::{SourceTimes, tree};
     use crate::dataset::plan::Plan;
+    use crate::dataset::rules::PlanRules;
     use crate::dataset::survey::Item;
 
     const SMALL: PaddedPieceSize = match PaddedPieceSize::new(1 << 23) {
@@ -408,7 +409,7 @@ mod tests {
     }
 
     fn rules(profile: Profile, keep_whole: bool) -> FillRules {
-        FillRules { params: profile.params(), piece_size: SMALL, keep_whole }
+        FillRules { params: PlanRules::LATEST.params(profile), piece_size: SMALL, keep_whole }
     }
 
     /// What must be true of any plan.
@@ -432,7 +433,8 @@ mod tests {
             let stored: Vec<PackEntryDoc> = plan.files(piece).flat_map(|files| files.entries).collect();
             assert!(plan.entries(piece).eq(stored.iter().cloned()));
             // Every name is used once, or the tree could not be made.
-            let exact = tree(Path::new("/in"), &stored).unwrap().plan(&rules.params).unwrap();
+            let exact =
+                tree(Path::new("/in"), &stored, SourceTimes::AsPlanned).unwrap().plan(&rules.params).unwrap();
             let (bound, capacity) = (fill.car_bytes_max, rules.piece_size.unpadded().get());
             assert!(exact.payload_size_max.get() <= bound && bound <= capacity, "{exact:?} {bound}");
             for entry in stored {

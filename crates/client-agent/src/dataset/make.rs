@@ -14,6 +14,7 @@ use carferry_core::model::{PackEntryDoc, PlanDoc};
 
 use super::manifest::{self, PieceLine};
 use super::plan::inside;
+use super::rules::PlanRules;
 use crate::pack::reread::{RereadError, reread};
 
 /// A piece to be made.
@@ -35,6 +36,18 @@ pub struct PieceJob {
     pub piece_size: PaddedPieceSize,
     /// Whether what was written is read again.
     pub verify: bool,
+    /// Which modification times the sources must have.
+    pub times: SourceTimes,
+}
+
+/// Which modification times the sources of a piece must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceTimes {
+    /// Those that were planned.
+    AsPlanned,
+    /// Whatever they are now: files that were brought back have other times, and the piece CID says whether they are
+    /// what they were. The manifest keeps the times of the plan, by which parts of a file find together.
+    AsFound,
 }
 
 /// A piece that is complete, but has not its name yet.
@@ -114,15 +127,21 @@ impl MakeError {
 /// # Errors
 ///
 /// [`TreeError`] for a name that no CAR can have.
-pub fn tree(input: &Path, entries: &[PackEntryDoc]) -> Result<SourceTree, TreeError> {
+pub fn tree(input: &Path, entries: &[PackEntryDoc], times: SourceTimes) -> Result<SourceTree, TreeError> {
     let mut tree = SourceTree::new();
     for entry in entries {
         match entry {
             PackEntryDoc::File { path, size, mtimenanos, part } => {
                 let size = bytes(*size);
                 let range = part.as_ref().map_or(0..size, |part| bytes(part.from)..bytes(part.to));
-                let expected = SourceStamp { size, modified: time(*mtimenanos) };
-                tree.add_file(&inside(entry), FilePart { path: input.join(path), range, expected })?;
+                let (planned, path) = (time(*mtimenanos), input.join(path));
+                let found = || path.symlink_metadata().and_then(|found| found.modified()).ok();
+                let modified = match times {
+                    SourceTimes::AsPlanned => planned,
+                    SourceTimes::AsFound => found().unwrap_or(planned),
+                };
+                let expected = SourceStamp { size, modified };
+                tree.add_file(&inside(entry), FilePart { path, range, expected })?;
             }
             PackEntryDoc::Folder { path } => tree.add_folder(path)?,
             PackEntryDoc::Symlink { path, target } => tree.add_symlink(path, target.as_bytes())?,
@@ -141,7 +160,10 @@ fn check_sources(job: &PieceJob) -> Result<(), MakeError> {
         let difference = match found {
             Ok(found) if !found.is_file() => "no regular file any more".to_owned(),
             Ok(found) if found.len() != bytes(*size) => format!("{size} bytes then, {} now", found.len()),
-            Ok(found) if found.modified().ok() != Some(time(*mtimenanos)) => {
+            Ok(found)
+                if job.times == SourceTimes::AsPlanned
+                    && found.modified().ok() != Some(time(*mtimenanos)) =>
+            {
                 "its modification time is another".to_owned()
             }
             Ok(_) => continue,
@@ -175,9 +197,10 @@ const NAMED_MAX: usize = 20;
 /// [`MakeError`].
 pub fn make(job: &PieceJob, crew: &Crew, progress: &dyn Progress) -> Result<Made, MakeError> {
     check_sources(job)?;
-    let tree = tree(&job.input, &job.entries)?;
+    let tree = tree(&job.input, &job.entries, job.times)?;
     let (file, temp) = fsx::create_temp_beside(&job.car)?;
-    let options = BuildOptions { params: job.profile.params(), max_piece: job.piece_size };
+    let params = PlanRules::of(&job.plan).params(job.profile);
+    let options = BuildOptions { params, max_piece: job.piece_size };
     let car = build_tree(crew, &tree, &file, &options, progress)?;
     drop(tree);
     if job.verify {
@@ -205,14 +228,6 @@ fn piece_line(job: &PieceJob, car: &BuiltCar) -> PieceLine {
         index: bytes(job.index),
         pieces: bytes(job.plan.pieces),
     }
-}
-
-/// File name of a piece's CAR.
-pub fn car_name(plan: &PlanDoc, index: i64) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let group: String = plan.key.group.chars().map(|c| if is_plain(c) { c } else { '_' }).take(100).collect();
-    let group = group.trim_start_matches('.');
-    format!("{group}-{}-{index:05}.car", plan.id.get(..8).unwrap_or(&plan.id))
 }
 
 fn time(nanos: i64) -> SystemTime {

@@ -24,6 +24,7 @@ pub mod plan;
 pub mod report;
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
 pub mod room;
+pub mod rules;
 mod speed;
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
 pub mod survey;
@@ -46,6 +47,7 @@ use self::book::Shared;
 use self::fill::{FillRules, PieceTooSmall, fill, fill_one};
 use self::plan::Plan;
 use self::report::{PieceOutcome, PieceReport, PlanReport, Summary};
+use self::rules::PlanRules;
 use self::survey::{Item, Survey};
 use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
@@ -176,7 +178,11 @@ pub async fn makecars(
     let profile = args.profile;
     let mut run = Run {
         args,
-        rules: FillRules { params: profile.params(), piece_size, keep_whole: args.keep_whole },
+        rules: FillRules {
+            params: PlanRules::LATEST.params(profile),
+            piece_size,
+            keep_whole: args.keep_whole,
+        },
         profile,
         layout,
         key: key(args, layout, piece_size, &input),
@@ -287,7 +293,10 @@ impl Run<'_> {
             Layout::Pack | Layout::File => fill(&survey, &self.rules).map_err(DatasetError::from),
         };
         let fills = fills.map_err(|error| Stop::user(&error))?;
-        let plan = Plan::new(self.key.clone(), &self.host, survey, fills);
+        let mut plan = Plan::new(self.key.clone(), &self.host, survey, fills);
+        if shared.is_none() {
+            plan.document.rules = book::rules_of(&plan, &self.output).stored();
+        }
         if let Some(shared) = shared
             && self.layout == Layout::Tree
             && shared.is_done(&plan.document.id).await?

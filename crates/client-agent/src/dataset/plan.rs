@@ -8,6 +8,7 @@ use carferry_core::model::{
 use sha2::{Digest, Sha256};
 
 use super::fill::{Content, Fill};
+use super::rules::PlanRules;
 use super::survey::{FolderId, Item, Kind, Survey, join};
 
 /// Entries of one document of `packfiles` at most.
@@ -41,6 +42,7 @@ impl Plan {
             sourcebytes: stored(survey.bytes()),
             entries: count(fills.iter().map(|fill| fill.contents.len()).sum()),
             host: host.to_owned(),
+            rules: PlanRules::LATEST.stored(),
         };
         let mut plan = Self { document, survey, fills, part_names };
         plan.document.chunks = (0..plan.fills.len()).map(|piece| count(plan.chunks(piece).count())).sum();

@@ -8,7 +8,7 @@ use carferry_car::{BuildOptions, Crew, NoProgress, PaddedPieceSize, Profile, bui
 use carferry_core::model::{PackEntryDoc, PackPartDoc};
 use tokio::time::Instant;
 
-use super::make::tree;
+use super::make::{SourceTimes, tree};
 use super::plan::Plan;
 use crate::pack::progress::rate;
 
@@ -39,7 +39,14 @@ pub(super) async fn measured(plan: &Plan, input: PathBuf, profile: Profile, crew
     let build = move || {
         let nowhere = OpenOptions::new().write(true).open("/dev/null").ok()?;
         let options = BuildOptions { params: profile.params(), max_piece: PaddedPieceSize::GIB_64 };
-        build_tree(&crew, &tree(&input, &entries).ok()?, &nowhere, &options, &NoProgress).ok()
+        build_tree(
+            &crew,
+            &tree(&input, &entries, SourceTimes::AsPlanned).ok()?,
+            &nowhere,
+            &options,
+            &NoProgress,
+        )
+        .ok()
     };
     tokio::task::spawn_blocking(build).await.ok()??;
     Some(rate(bytes, started.elapsed()))

@@ -24,9 +24,10 @@ use tracing::{debug, warn};
 
 use super::book::{LEASE, Shared, Task};
 use super::disk::Disk;
-use super::make::{Consequence, Made, MakeError, PieceJob, car_name, make};
+use super::make::{Consequence, Made, MakeError, PieceJob, SourceTimes, make};
 use super::manifest;
 use super::report::{PieceOutcome, PieceReport};
+use super::rules::PlanRules;
 use crate::pack::progress::Meter;
 use crate::pack::record;
 use crate::pack::report::CarReport;
@@ -133,7 +134,7 @@ impl Works<'_> {
 
     fn take_up(&self, task: Task) -> (PieceJob, InHand) {
         let Task { index, entries, source_bytes, car_bytes_max, claim } = task;
-        let car = self.output.join(car_name(self.plan, index));
+        let car = self.output.join(PlanRules::of(self.plan).car_name(self.plan, index));
         let count = entries.len();
         let piece = InHand {
             index,
@@ -152,6 +153,7 @@ impl Works<'_> {
             profile: self.profile,
             piece_size: self.piece_size,
             verify: self.verify,
+            times: SourceTimes::AsPlanned,
         };
         (job, piece)
     }

@@ -1,13 +1,12 @@
 //! `extract`: from CARs back to files and folders. Needs no database; manifests beside the CARs join split files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use carferry_car::{
     Crew, Existing, ExtractError, ExtractOptions, Extracted, Extraction, OtherState, Outcome, PayloadCid,
-    Placement, Restored, RestoredKind, Symlinks, read_car_root,
+    Placement, Restored, RestoredKind, Symlinks, Unfinished,
 };
 use carferry_core::error_chain::Hint;
 use carferry_core::printer::{ExitStatus, Printer};
@@ -15,10 +14,9 @@ use carferry_core::runtime::Shutdown;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::warn;
 
+use super::placements::{Parts, is_part_name, placements};
 use crate::cli::{ExtractArgs, WhereThere};
-use crate::dataset::manifest;
 use crate::pack::progress::{Meter, Screen};
 use crate::stop::Stop;
 use crate::tools::in_background;
@@ -111,12 +109,75 @@ struct Total {
     different: u64,
     parts: u64,
     skipped: u64,
+    /// Files that were wanted and are not whole.
+    unfinished: usize,
 }
 
-impl From<Extracted> for Total {
-    fn from(all: Extracted) -> Self {
-        let Extracted { files, folders, symlinks, bytes, same, different, parts, skipped } = all;
-        Self { files, folders, symlinks, bytes, same, different, parts, skipped }
+impl Total {
+    fn new(all: &Extracted, not_whole: &[NotWhole]) -> Self {
+        let Extracted { files, folders, symlinks, bytes, same, different, skipped, .. } = *all;
+        let parts = not_whole.iter().map(|file| file.parts).sum();
+        let unfinished = not_whole.len();
+        Self { files, folders, symlinks, bytes, same, different, parts, skipped, unfinished }
+    }
+}
+
+/// A file that was wanted and is not whole.
+#[derive(Debug, Serialize)]
+struct NotWhole {
+    path: String,
+    kind: &'static str,
+    state: &'static str,
+    parts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytesin: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filesize: Option<u64>,
+    reason: String,
+}
+
+impl NotWhole {
+    fn new(path: &Path, parts: u64, reason: &str) -> Self {
+        Self {
+            path: path.to_string_lossy().into_owned(),
+            kind: "file",
+            state: "unfinished",
+            parts,
+            bytesin: None,
+            filesize: None,
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// A file of which parts are missing, or stay parts.
+    fn of(file: &Unfinished) -> Self {
+        let reason = match file.left {
+            None | Some(OtherState::BegunAnew) => {
+                "the CARs with its other parts were not named, now or before"
+            }
+            Some(OtherState::Older) => {
+                "its parts are of an older state of the file than those that are there; name all CARs of one state"
+            }
+            Some(OtherState::Unknown) => {
+                "nobody knows whether its parts are of the same state as those that are there; remove its \
+                 .carferry-part to begin it anew"
+            }
+        };
+        let joined = file.left.is_none_or(|left| left == OtherState::BegunAnew);
+        Self {
+            bytesin: joined.then_some(file.bytes_in),
+            filesize: Some(file.file_size),
+            ..Self::new(&file.file, file.parts, reason)
+        }
+    }
+
+    fn words(&self) -> String {
+        let Self { path, reason, .. } = self;
+        let of_file = match (self.bytesin, self.filesize) {
+            (Some(there), Some(size)) => format!("{} of {}, ", BinaryBytes(there), BinaryBytes(size)),
+            _ => String::new(),
+        };
+        format!("{:<10}  {path}: {of_file}{reason}", self.state)
     }
 }
 
@@ -132,8 +193,9 @@ pub async fn extract(
     out: &mut Printer,
 ) -> Result<ExitStatus, Stop> {
     let cars = args.cars.clone();
-    let placements = placements(&args.cars);
-    let placed: HashSet<PathBuf> = placements.iter().map(|part| part.inside.clone()).collect();
+    let Parts { placements, older, without_manifest } = placements(&args.cars);
+    let is_placed = placements.iter().chain(&older).map(|part| part.inside.clone()).collect();
+    let loose = Loose { is_placed, is_looked_for: without_manifest, found: Mutex::default() };
     let options = ExtractOptions {
         existing: match args.existing {
             WhereThere::Refuse => Existing::Refuse,
@@ -166,7 +228,10 @@ pub async fn extract(
     let crew = args.jobs.map_or_else(Crew::of_processors, Crew::new);
     let (lines, mut told) = tokio::sync::mpsc::unbounded_channel();
     let all = args.json;
-    let running = in_background(shutdown, move || run(extraction, &crew, &meter, &lines, all, &placed));
+    let running = in_background(shutdown, move || {
+        let restored = run(extraction, &crew, &meter, &lines, all, &loose);
+        (restored, loose.found.into_inner().unwrap_or_else(PoisonError::into_inner))
+    });
     let telling = async {
         while let Some(line) = told.recv().await {
             screen.print(|| if args.json { out.json(&line) } else { out.line(words(&line)) })?;
@@ -175,20 +240,29 @@ pub async fn extract(
     };
     let (ended, printed) = futures::join!(running, telling);
     drop(shown);
-    let (restored, has_parts) = ended?;
+    let (restored, loose) = ended?;
     printed?;
-    let total = Total::from(restored.map_err(|error| Stop::user(&NotRestored(error)))?);
+    let restored = restored.map_err(|error| Stop::user(&NotRestored(error)))?;
+    let not_whole = not_whole(&restored, &older, &loose);
+    for file in &not_whole {
+        if args.json { out.json(file) } else { out.line(file.words()) }?;
+    }
+    let total = Total::new(&restored, &not_whole);
     if args.json {
         out.json(&total)?;
     } else {
         out.line(total_words(&total))?;
     }
-    if has_parts {
-        warn!(
-            "files named .part-*-of-* are parts: `cat` joins them in order; their manifest (.jsonl) beside the CARs does it here"
-        );
-    }
-    Ok(if total.different == 0 { ExitStatus::Success } else { ExitStatus::UserError })
+    let is_all = total.different == 0 && not_whole.is_empty();
+    Ok(if is_all { ExitStatus::Success } else { ExitStatus::Partly })
+}
+
+/// Parts that no manifest joins, by the paths of their files.
+struct Loose {
+    is_placed: HashSet<PathBuf>,
+    /// Whether some CAR has no manifest; else every part is known, and other files only have such names.
+    is_looked_for: bool,
+    found: Mutex<BTreeMap<PathBuf, u64>>,
 }
 
 fn run(
@@ -197,24 +271,50 @@ fn run(
     meter: &Arc<Meter>,
     lines: &UnboundedSender<Line>,
     all: bool,
-    placed: &HashSet<PathBuf>,
-) -> (Result<Extracted, ExtractError>, bool) {
-    let has_parts = AtomicBool::new(false);
+    loose: &Loose,
+) -> Result<Extracted, ExtractError> {
     let restored = |restored: &Restored<'_>| {
         meter.file_done();
         let line = Line::of(restored);
-        let looks_like_part = line.path.contains(".part-") && line.path.contains("-of-");
-        if line.state == "written" && looks_like_part && !placed.contains(restored.inside) {
-            has_parts.store(true, Ordering::Relaxed);
+        if loose.is_looked_for
+            && restored.kind == RestoredKind::File
+            && !loose.is_placed.contains(restored.inside)
+            && let Some(file) = is_part_name(restored.inside)
+        {
+            let mut found = loose.found.lock().unwrap_or_else(PoisonError::into_inner);
+            *found.entry(file).or_default() += 1;
         }
         if all || line.is_news() {
             // Nobody listens any more after a second signal.
             drop(lines.send(line));
         }
     };
-    let extracted = extraction.run(crew, &restored, &**meter);
-    (extracted, has_parts.into_inner())
+    extraction.run(crew, &restored, &**meter)
 }
+
+/// Files that were wanted and are not whole, each with its reason, in the order of their paths.
+fn not_whole(restored: &Extracted, older: &[Placement], loose: &BTreeMap<PathBuf, u64>) -> Vec<NotWhole> {
+    let mut files: BTreeMap<&Path, NotWhole> =
+        restored.unfinished.iter().map(|file| (&*file.file, NotWhole::of(file))).collect();
+    for part in older {
+        // Where the newer state is whole, nothing is missing.
+        if let Some(file) = files.get_mut(&*part.file)
+            && file.reason != OLDER_LEFT
+        {
+            OLDER_LEFT.clone_into(&mut file.reason);
+        }
+    }
+    for (file, parts) in loose {
+        files.insert(file, NotWhole::new(file, *parts, LOOSE));
+    }
+    files.into_values().collect()
+}
+
+/// Why a file is not whole of which two states lie in the CARs.
+const OLDER_LEFT: &str = "two states of it lie in these CARs, and not all of the newer one; name all CARs of one state, and no others";
+/// Why parts stay parts without manifests.
+const LOOSE: &str = "no manifest (.jsonl) beside its CARs joins its parts; they are here under their own names, and \
+                     `cat` joins them in the order of these";
 
 fn words(line: &Line) -> String {
     let Line { path, state, .. } = line;
@@ -255,63 +355,6 @@ fn total_words(total: &Total) -> String {
         }
     }
     words
-}
-
-/// Where parts of split files go, by the manifests that stand beside the CARs.
-///
-/// A file that was packed again since lies in them in two states: only the parts of the newer one are joined.
-fn placements(cars: &[PathBuf]) -> Vec<Placement> {
-    let all: Vec<_> = cars.iter().flat_map(|car| placements_of(car).unwrap_or_default()).collect();
-    // No time is older than any.
-    let state = |part: &Placement| (part.mtime_nanos, part.file_size);
-    let mut newest = HashMap::new();
-    for part in &all {
-        let newest = newest.entry(part.file.clone()).or_insert(state(part));
-        *newest = (*newest).max(state(part));
-    }
-    let (taken, left): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|part| newest.get(&part.file) == Some(&state(part)));
-    if !left.is_empty() {
-        warn!(
-            parts = left.len(),
-            "parts of older states of files stay parts: name only the CARs of one state to join them"
-        );
-    }
-    taken
-}
-
-/// `None` without a manifest of this very CAR.
-fn placements_of(car: &Path) -> Option<Vec<Placement>> {
-    let path = manifest::path_of(car);
-    let root = read_car_root(car).ok()?;
-    let (piece, entries) = match manifest::read(&path) {
-        Ok(read) => read,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            warn!(path = %path.display(), %error, "this manifest cannot be read: parts stay parts");
-            return None;
-        }
-    };
-    if piece.payloadcid != root.to_string() {
-        warn!(path = %path.display(), "this manifest is of another CAR: parts stay parts");
-        return None;
-    }
-    let place = |entry: std::io::Result<manifest::EntryLine>| {
-        let entry = entry
-            .inspect_err(
-                |error| warn!(path = %path.display(), %error, "a line of this manifest cannot be read"),
-            )
-            .ok()?;
-        Some(Placement {
-            payload_cid: root.clone(),
-            inside: entry.inside?.into(),
-            file: entry.path.into(),
-            offset: entry.from?,
-            file_size: entry.size?,
-            mtime_nanos: entry.mtimenanos,
-        })
-    };
-    Some(entries.filter_map(place).collect())
 }
 
 /// A root as it is given on the command line.

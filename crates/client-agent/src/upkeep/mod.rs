@@ -2,5 +2,6 @@
 //! are had back.
 
 pub mod extract;
+mod placements;
 pub mod regenerate;
 pub mod verify;

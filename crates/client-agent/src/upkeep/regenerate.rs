@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use carferry_car::{BuildOptions, BuiltCar, Crew, PaddedPieceSize, Profile, Progress, build_car};
+use carferry_car::{BuildOptions, BuiltCar, Crew, PaddedPieceSize, PayloadCid, Profile, Progress, build_car};
 use carferry_core::error_chain::Hint;
 use carferry_core::fsx::{self, TempGuard};
-use carferry_core::model::{CarDoc, PackEntryDoc, PlanDoc};
+use carferry_core::model::{CarDoc, PlanDoc};
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
 use carferry_core::store::Store;
@@ -15,9 +15,9 @@ use serde::Serialize;
 use crate::cli::RegenerateArgs;
 use crate::config::Config;
 use crate::dataset::book;
-use crate::dataset::make::{MakeError, PieceJob, make};
+use crate::dataset::make::{MakeError, PieceJob, SourceTimes, make};
 use crate::dataset::manifest;
-use crate::pack::plan::nanos_since_1970;
+use crate::dataset::rules::PlanRules;
 use crate::pack::progress::{Meter, Screen};
 use crate::stop::Stop;
 use crate::tools::in_background;
@@ -139,7 +139,7 @@ pub async fn regenerate(
     if !args.force && car.plan.is_some() && beside.symlink_metadata().is_ok() && is_other {
         return Err(user(RegenerateError::Exists { path: beside }));
     }
-    let recipe = recipe(&store, car, profile, &path).await?.map_err(user)?;
+    let recipe = recipe(&store, car, &args.filecid, profile, &path).await?.map_err(user)?;
     let bytes = car.filesizebytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
     let meter = Meter::new(bytes, 1, shutdown.token().clone());
     let shown = screen.show(&meter, args.no_progress);
@@ -166,6 +166,7 @@ pub async fn regenerate(
 async fn recipe(
     store: &Store,
     car: &CarDoc,
+    root: &PayloadCid,
     profile: Profile,
     path: &Path,
 ) -> Result<Result<Recipe, RegenerateError>, Stop> {
@@ -178,29 +179,19 @@ async fn recipe(
         return Ok(Ok(Recipe::File { input }));
     };
     let no_plan = || RegenerateError::NoPlan { plan: id.to_owned(), piece: index };
-    let (Some(plan), Some(piece)) = (store.plan(id).await?, store.pack_piece_of(id, index).await?) else {
+    let (Some(mut plan), Some(piece)) = (store.plan(id).await?, store.pack_piece_of(id, index).await?) else {
         return Ok(Err(no_plan()));
     };
-    let mut entries = book::entries(store, &piece).await?;
+    let entries = book::entries(store, &piece).await?;
     if entries.is_empty() {
         return Ok(Err(no_plan()));
     }
-    for entry in &mut entries {
-        take_time(entry, &input);
-    }
     let piece_size = piece_size(&plan);
-    let job =
-        PieceJob { plan, index, entries, input, car: path.to_owned(), profile, piece_size, verify: false };
+    // What counts is how this very CAR was made: a plan may be shared by versions.
+    plan.rules = PlanRules::of_root(root).stored();
+    let (car, verify, times) = (path.to_owned(), false, SourceTimes::AsFound);
+    let job = PieceJob { plan, index, entries, input, car, profile, piece_size, verify, times };
     Ok(Ok(Recipe::Piece(Box::new(job))))
-}
-
-/// Files that came back from elsewhere have other times; the piece CID tells whether they are what they were.
-fn take_time(entry: &mut PackEntryDoc, input: &Path) {
-    if let PackEntryDoc::File { path, mtimenanos, .. } = entry
-        && let Ok(modified) = input.join(path).symlink_metadata().and_then(|found| found.modified())
-    {
-        *mtimenanos = nanos_since_1970(modified);
-    }
 }
 
 fn piece_size(plan: &PlanDoc) -> PaddedPieceSize {

@@ -62,6 +62,9 @@ pub struct PlanDoc {
     pub entries: i64,
     /// The agent that wrote it.
     pub host: String,
+    /// By which rules its CARs are rooted and named; plans of the first rules have none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "stored::opt_integer")]
+    pub rules: Option<i64>,
 }
 
 /// Where a piece stands.
