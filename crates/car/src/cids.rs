@@ -13,11 +13,16 @@ use std::str::FromStr;
 
 use cid::multibase;
 
+use crate::kernels::hash_blocks;
 use crate::limits::CID_DIGEST_BYTES_MAX;
+use crate::profile::BlockHash;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 
 pub(crate) const CODEC_RAW: u64 = 0x55;
 pub(crate) const CODEC_DAG_PB: u64 = 0x70;
+pub(crate) const CODEC_CBOR: u64 = 0x51;
+pub(crate) const CODEC_DAG_CBOR: u64 = 0x71;
+pub(crate) const CODEC_JSON: u64 = 0x0200;
 pub(crate) const HASH_IDENTITY: u64 = 0x00;
 pub(crate) const HASH_SHA2_256: u64 = 0x12;
 pub(crate) const HASH_BLAKE2B_256: u64 = 0xb220;
@@ -181,6 +186,17 @@ impl PayloadCid {
     /// The multicodec of the root block.
     pub fn codec(&self) -> u64 {
         self.parts().codec
+    }
+
+    /// Whether it is the CID of no bytes at all, by any hash function that blocks are checked with.
+    pub fn is_of_nothing(&self) -> bool {
+        let parts = self.parts();
+        match parts.hash {
+            HASH_IDENTITY => parts.digest.is_empty(),
+            HASH_BLAKE2B_256 => parts.digest == hash_blocks(BlockHash::Blake2b256, &[&b""[..]])[0],
+            HASH_SHA2_256 => parts.digest == hash_blocks(BlockHash::Sha2_256, &[&b""[..]])[0],
+            _ => false,
+        }
     }
 
     /// Whether the block lives inside the CID (identity multihash).

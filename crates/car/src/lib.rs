@@ -16,6 +16,7 @@ mod assemble;
 mod carv1;
 mod cids;
 mod crew;
+mod dag_cbor;
 mod extract;
 mod holes;
 mod kernels;
@@ -24,6 +25,7 @@ mod piece;
 mod profile;
 mod progress;
 mod readahead;
+mod regular;
 mod tree;
 mod turns;
 mod units;
@@ -39,7 +41,7 @@ pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
 pub use crew::Crew;
 pub use extract::{
     BadName, BadParts, Existing, ExtractError, ExtractOptions, ExtractPlan, Extracted, Extraction,
-    OtherState, Outcome, Placement, Restored, RestoredKind, Symlinks, Unfinished, extract,
+    OtherState, Outcome, Placement, Restored, RestoredKind, Symlinks, Unfinished, extract, is_reserved_name,
 };
 #[doc(hidden)]
 pub use kernels::bench;
@@ -48,6 +50,7 @@ pub use piece::file::piece_of_file;
 pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use profile::{BlockHash, CarOrder, DagParams, FolderRoot, Profile, ShardRule, UnknownProfile};
 pub use progress::{NoProgress, Progress};
+pub use regular::open_regular;
 pub use tree::{FilePart, SourceStamp, SourceTree, TreeError};
 pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
 pub use unixfs::decode::NotUnixfs;

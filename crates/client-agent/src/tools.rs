@@ -1,17 +1,17 @@
 //! `generate-car`, `commp`, `verify-car`: CARs and commitments without database or node.
 
-use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carferry_car::{
-    BuildError, BuildOptions, BuiltCar, Crew, PaddedPieceSize, PieceCid, PieceError, build_car,
-    piece_of_file, plan_car, verify_car,
+    BuildError, BuildOptions, BuiltCar, Crew, HeaderError, PaddedPieceSize, PieceCid, PieceError,
+    VerifyError, build_car, open_regular, piece_of_file, plan_car, read_car_root, verify_car,
 };
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
-use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::printer::{Escaped, ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
@@ -28,6 +28,14 @@ pub enum GenerateError {
     Exists {
         /// The output.
         path: PathBuf,
+    },
+    /// What stands there is left alone, whatever was asked for.
+    #[error("{} {reason}", path.display())]
+    NotReplaced {
+        /// The output.
+        path: PathBuf,
+        /// Why it is left alone.
+        reason: &'static str,
     },
     /// A CAR of a folder cannot hold itself.
     #[error("the CAR {} would lie inside the folder it is made of", path.display())]
@@ -47,6 +55,7 @@ impl Hint for GenerateError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Exists { .. } => "--force replaces it",
+            Self::NotReplaced { .. } => "name another output; --force replaces CARs alone",
             Self::Inside { .. } => "write it elsewhere",
             Self::Build(BuildError::TooLarge { max_piece, .. }) if *max_piece < PaddedPieceSize::GIB_64 => {
                 "--max-piece 64GiB allows more, where the provider has such sectors"
@@ -80,11 +89,19 @@ struct Line {
     blocks: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unreachableblocks: Option<u64>,
+    /// Zeros behind the CAR, up to the size of its piece.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paddingbytes: Option<u64>,
+    /// Blocks whose links were not followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unfollowedblocks: Option<u64>,
     /// Of the files, where the root is not theirs: profile singularity.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     filecids: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
 }
@@ -102,8 +119,11 @@ impl Line {
             dealsizebytes: None,
             blocks: None,
             unreachableblocks: None,
+            paddingbytes: None,
+            unfollowedblocks: None,
             filecids: Vec::new(),
             error: None,
+            hint: None,
             offset: None,
         }
     }
@@ -132,12 +152,25 @@ impl Line {
                 "unreachable blocks",
                 self.unreachableblocks.filter(|&blocks| blocks > 0).map(|blocks| blocks.to_string()),
             ),
+            (
+                "zeros behind it",
+                self.paddingbytes
+                    .filter(|&bytes| bytes > 0)
+                    .map(|bytes| format!("{bytes}, up to the size of the piece: this is the padded piece")),
+            ),
+            (
+                "links not followed",
+                self.unfollowedblocks
+                    .filter(|&blocks| blocks > 0)
+                    .map(|blocks| format!("of {blocks} blocks, neither dag-pb nor dag-cbor")),
+            ),
         ];
         if let Some(error) = &self.error {
             use io::Write as _;
             let named =
                 if error.contains(&self.file) { error.clone() } else { format!("{}: {error}", self.file) };
-            return writeln!(io::stderr(), "error: {named}");
+            let hint = self.hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            return writeln!(io::stderr(), "{}", Escaped(format!("error: {named}{hint}")));
         }
         out.line(&self.file)?;
         for (name, value) in facts {
@@ -194,8 +227,21 @@ fn build(
     force: bool,
     meter: &Meter,
 ) -> Result<BuiltCar, GenerateError> {
-    if !force && output.symlink_metadata().is_ok() {
-        return Err(GenerateError::Exists { path: output.to_owned() });
+    if let Ok(there) = output.symlink_metadata() {
+        let left_alone = |reason| GenerateError::NotReplaced { path: output.to_owned(), reason };
+        let source = input.metadata().ok().map(|source| (source.dev(), source.ino()));
+        if source == Some((there.dev(), there.ino())) {
+            return Err(left_alone("is the input itself"));
+        }
+        if !there.is_file() {
+            return Err(left_alone("is there already, and no regular file"));
+        }
+        if !force {
+            return Err(GenerateError::Exists { path: output.to_owned() });
+        }
+        if there.len() > 0 && read_car_root(output).is_err() {
+            return Err(left_alone("is there already, and no CAR"));
+        }
     }
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let (Ok(folder), Ok(input)) = (folder.canonicalize(), input.canonicalize())
@@ -243,7 +289,8 @@ pub async fn verify(
 
 fn commp_of(crew: &Crew, file: &Path, meter: &Meter) -> Line {
     let line = Line::new(file);
-    let piece = File::open(file).map_err(PieceError::Read).and_then(|open| piece_of_file(crew, &open, meter));
+    let piece =
+        open_regular(file).map_err(PieceError::Read).and_then(|open| piece_of_file(crew, &open, meter));
     let v2 = piece.and_then(|piece| Ok((piece.piece_cid.v2(piece.payload_size)?, piece)));
     match v2 {
         Ok((v2, piece)) => Line {
@@ -263,11 +310,46 @@ fn check_of(crew: &Crew, file: &Path, meter: &Meter) -> Line {
             carsizebytes: Some(car.payload_size.get()),
             blocks: Some(car.block_count),
             unreachableblocks: Some(car.unreachable_blocks),
+            paddingbytes: Some(car.padding_bytes).filter(|&bytes| bytes > 0),
+            unfollowedblocks: Some(car.unfollowed_blocks).filter(|&blocks| blocks > 0),
             ..line.piece(&car.piece_cid, car.padded_piece_size)
         },
-        Err(error) => Line { error: Some(ErrorChain(&error).to_string()), offset: error.offset(), ..line },
+        Err(error) => Line {
+            error: Some(ErrorChain(&error).to_string()),
+            hint: hint_of(&error),
+            offset: error.offset(),
+            ..line
+        },
     }
 }
+
+/// What can be done about a CAR that is not right.
+fn hint_of(error: &VerifyError) -> Option<&'static str> {
+    match error {
+        VerifyError::Header(header) => hint_of_header(header),
+        VerifyError::PlaceholderRoot { .. } => Some(PLACEHOLDER_HINT),
+        VerifyError::EmptySection { .. } => Some(
+            "the CAR may be whole: zeros behind a CAR are its piece only where they fill it exactly, up to 127 * 2^n \
+             bytes; a download that was cut short has fewer",
+        ),
+        _ => None,
+    }
+}
+
+/// What can be done about a header that is not that of a CARv1 with one root.
+pub(crate) fn hint_of_header(header: &HeaderError) -> Option<&'static str> {
+    match header {
+        HeaderError::Version(2) => Some(
+            "a CARv2 is a CARv1 in a wrapper, and deals are about the CARv1: `car index --version 1 --codec none IN \
+             OUT` of go-car takes it out",
+        ),
+        HeaderError::RootCount(0) => Some("`extract --root CID` restores from a root that you know"),
+        _ => None,
+    }
+}
+
+const PLACEHOLDER_HINT: &str = "the tool that wrote it streamed the CAR and never came to know its root; make it \
+                                again with another one, or restore with `extract --root CID`";
 
 /// Runs `each` on every file, one after the other, and prints what it says.
 async fn for_each_file(
@@ -287,7 +369,7 @@ async fn for_each_file(
         let (path, counter) = (file.clone(), Arc::clone(&meter));
         let crew = Arc::clone(&crew);
         let line = in_background(shutdown, move || each(&crew, &path, &counter)).await?;
-        meter.file_done();
+        meter.item_done();
         if line.error.is_some() {
             status = ExitStatus::UserError;
         }

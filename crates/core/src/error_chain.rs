@@ -6,6 +6,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::escaped::Escaped;
+
 /// Displays an error and its causes as `outer: cause: cause` on one line.
 ///
 /// A cause whose text already stands in what was printed before it is left out: many libraries
@@ -63,9 +65,9 @@ impl<'a> Report<'a> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", ErrorChain(self.error))?;
+        write!(f, "error: {}", Escaped(ErrorChain(self.error)))?;
         match &self.hint {
-            Some(hint) => write!(f, "\nhint: {}", below(hint, HINT_COLUMN)),
+            Some(hint) => write!(f, "\nhint: {}", Escaped(below(hint, HINT_COLUMN))),
             None => Ok(()),
         }
     }

@@ -6,6 +6,10 @@
 
 pub mod command_names;
 
+pub mod words;
+
+pub mod escaped;
+
 pub mod error_chain;
 
 pub mod exit_status;

@@ -8,6 +8,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+pub use crate::escaped::Escaped;
+use crate::escaped::EscapedJson;
 pub use crate::exit_status::ExitStatus;
 
 /// Writes lines and JSON; after its reader has gone, writes nothing and reports no error.
@@ -29,18 +31,19 @@ impl Printer {
 
     /// One line of text.
     pub fn line(&mut self, text: impl fmt::Display) -> io::Result<()> {
-        self.quietly(|out| writeln!(out, "{text}"))
+        self.quietly(|out| writeln!(out, "{}", Escaped(text)))
     }
 
     /// Text as it is, such as a table that ends its own lines.
     pub fn text(&mut self, text: impl fmt::Display) -> io::Result<()> {
-        self.quietly(|out| write!(out, "{text}"))
+        self.quietly(|out| write!(out, "{}", Escaped(text)))
     }
 
     /// One JSON document on one line, so that several make JSON Lines.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string(value).map_err(io::Error::other)?;
-        self.line(text)
+        // JSON itself escapes what is below the space; the rest can only stand inside of strings.
+        self.quietly(|out| writeln!(out, "{}", EscapedJson(&text)))
     }
 
     /// Hands over what is still buffered.
@@ -108,6 +111,23 @@ mod tests {
         printer.flush().unwrap();
         assert_eq!(*pipe.written.lock().unwrap(), b"2 cars\n{\"cars\":2}\nno newline");
         assert!(!printer.reader_gone());
+    }
+
+    #[test]
+    fn nothing_that_works_a_terminal_is_printed() {
+        let pipe = Pipe::default();
+        let mut printer = Printer::to(pipe.clone());
+        let name = "a\u{1b}[2J\u{7}b\u{9b}31m\r\u{202e}gpj.exe\u{7f} 数据\tend";
+        printer.line(name).unwrap();
+        printer.text(format_args!("{name}\n{}\n", 7)).unwrap();
+        printer.json(&serde_json::json!({ "name": name })).unwrap();
+        let written = String::from_utf8(pipe.written.lock().unwrap().clone()).unwrap();
+        let text = "a\\u{1b}[2J\\u{7}b\\u{9b}31m\\u{d}\\u{202e}gpj.exe\\u{7f} 数据\tend\n";
+        let (lines, json) = written.split_at(written.find('{').map_or(0, |_| 2 * text.len() + 2));
+        assert_eq!(lines, format!("{text}{text}7\n"));
+        assert!(!json.contains(|c: char| c.is_control() && c != '\n'), "{json:?}");
+        let read: serde_json::Value = serde_json::from_str(json).unwrap();
+        assert_eq!(read["name"], name, "machines read what it was");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
     fmt::Write as _,
     fs::{File, Metadata},
     io,
+    os::unix::fs::FileExt,
     path::{Component, Path, PathBuf},
 };
 
@@ -331,7 +332,15 @@ fn look(candidate: &Candidate, metadata: &Metadata, wanted: &Wanted) -> Option<E
             return Some(Examined::Arriving(format!("has {size} of {recorded} bytes")));
         }
         if size > recorded {
-            return Some(Examined::Wrong(format!("has {size} bytes, `cars` says {recorded}")));
+            match (padding(&candidate.path, size, recorded, wanted.piece_size), wanted.piece_size) {
+                (Padding::Whole, _) => {}
+                (Padding::Growing, Some(piece)) => {
+                    return Some(Examined::Arriving(format!(
+                        "has {size} of {piece} bytes of the padded piece"
+                    )));
+                }
+                _ => return Some(Examined::Wrong(format!("has {size} bytes, `cars` says {recorded}"))),
+            }
         }
     }
     if let Some(piece_size) = wanted.piece_size
@@ -355,6 +364,44 @@ fn look(candidate: &Candidate, metadata: &Metadata, wanted: &Wanted) -> Option<E
         Err(error) => Some(Examined::Wrong(format!("is no CAR: {}", ErrorChain(&error)))),
     }
 }
+
+/// What follows the bytes of a CAR in a longer file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Padding {
+    /// Zeros up to the UNPADDED size of the deal's piece: the file is the piece, as providers hand it out and some tools
+    /// write it.
+    Whole,
+    /// Zeros, and fewer of them.
+    Growing,
+    /// Something else.
+    Other,
+}
+
+/// Looks at what follows the bytes of a CAR. Of many zeros, only the first and the last are looked at; whether all of the
+/// file is the piece, the piece CID says.
+fn padding(
+    path: &Path,
+    size: PayloadSize,
+    car_size: PayloadSize,
+    piece_size: Option<UnpaddedPieceSize>,
+) -> Padding {
+    let Some(piece_size) = piece_size else { return Padding::Other };
+    let (start, end) = (car_size.get(), size.get());
+    let is_zero = |from: u64, to: u64| {
+        let mut bytes = vec![1; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
+        let file = carferry_car::open_regular(path);
+        file.and_then(|file| file.read_exact_at(&mut bytes, from)).is_ok()
+            && bytes.iter().all(|byte| *byte == 0)
+    };
+    let last = end.saturating_sub(ZEROS_LOOKED_AT).max(start);
+    if end > piece_size.get() || !is_zero(start, end.min(start + ZEROS_LOOKED_AT)) || !is_zero(last, end) {
+        return Padding::Other;
+    }
+    if end == piece_size.get() { Padding::Whole } else { Padding::Growing }
+}
+
+/// Bytes at either end of the zeros behind a CAR that are looked at. Source: ours.
+const ZEROS_LOOKED_AT: u64 = 1 << 20;
 
 fn check_piece(
     checker: &PieceChecker,

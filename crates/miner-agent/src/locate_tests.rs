@@ -284,3 +284,44 @@ fn a_folder_that_does_not_answer_is_passed_over_and_named() {
     let found = locate(&search, &wanted(&good.root), &[recorded("/x/a.car", None)]);
     assert!(matches!(found, Located::Wrong { .. }), "{found:?}");
 }
+
+#[test]
+fn a_car_with_zeros_up_to_its_piece_is_the_piece() {
+    let good = built(&[7; 1000]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(format!("{PIECE}.car"));
+    let places = Places { roots: vec![folder.path().to_owned()], ..Places::default() };
+    let cars = [recorded("/data/a.car", Some(good.bytes.len()))];
+    let checker = PieceChecker::default();
+    // Also in a piece that is larger than it has to be.
+    for piece in [2032_usize, 4064] {
+        let piece_size = UnpaddedPieceSize::new(piece.try_into().unwrap()).unwrap();
+        let mut padded = good.bytes.clone();
+        padded.resize(piece, 0);
+        fs::write(&path, &padded).unwrap();
+        let file = File::open(&path).unwrap();
+        let crew = carferry_car::Crew::alone();
+        let found = carferry_car::piece_of_file(&crew, &file, &carferry_car::NoProgress).unwrap();
+        let deal =
+            Wanted { piece_cid: Some(found.piece_cid), piece_size: Some(piece_size), ..wanted(&good.root) };
+        let name = folder.path().join(format!("{}.car", found.piece_cid));
+        fs::copy(&path, &name).unwrap();
+        let located = looked(&places, &deal, &cars, Some(&checker));
+        let Located::Found(located) = located else { panic!("{located:?}") };
+        assert_eq!((located.local_path, located.size), (name.clone(), PayloadSize::new(piece as u64)));
+        for (bytes, words) in [
+            (&padded[..piece - 1], "still arriving"),
+            (&[&padded[..piece - 1], &[1]].concat(), "`cars` says"),
+            (&[&padded[..], &[0]].concat(), "`cars` says"),
+        ] {
+            fs::write(&name, bytes).unwrap();
+            match looked(&places, &deal, &cars, None) {
+                Located::Missing { reason, .. } | Located::Wrong { reason, .. } => {
+                    assert!(reason.contains(words), "{reason}");
+                }
+                found @ Located::Found(_) => panic!("{found:?}"),
+            }
+        }
+        fs::remove_file(&name).unwrap();
+    }
+}

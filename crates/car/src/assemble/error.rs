@@ -84,6 +84,8 @@ pub enum SourceChange {
     EndedLate,
     /// Another modification time than when it was found.
     Modified,
+    /// The system says that it was changed, though its size and modification time are the same.
+    Status,
     /// Another file has taken its name.
     Replaced,
 }
@@ -99,6 +101,8 @@ pub enum Unsupported {
     SpecialFile,
     /// A name that is not UTF-8.
     NameNotUtf8,
+    /// A name that this program gives to files that are not whole.
+    ReservedName,
     /// Folders nested too deeply.
     TooDeep,
 }
@@ -131,6 +135,10 @@ impl fmt::Display for SourceChange {
             Self::EndedEarly { at } => write!(f, "it ended at byte {at}"),
             Self::EndedLate => f.write_str("it has more bytes than its size says"),
             Self::Modified => f.write_str("its modification time is another"),
+            Self::Status => f.write_str(
+                "its status change time (ctime) is another: it was written and its time put back, or its mode, \
+                 owner or links were changed",
+            ),
             Self::Replaced => f.write_str("another file has taken its name"),
         }
     }
@@ -143,6 +151,9 @@ impl fmt::Display for Unsupported {
             Self::SameHash => f.write_str("another name in its folder has the same hash"),
             Self::SpecialFile => f.write_str("neither a file, a folder nor a symbolic link"),
             Self::NameNotUtf8 => f.write_str("its name is not UTF-8"),
+            Self::ReservedName => f.write_str(
+                "its name is that of an unfinished file of this program, and `extract` would refuse it",
+            ),
             Self::TooDeep => f.write_str("folders are nested too deeply"),
         }
     }

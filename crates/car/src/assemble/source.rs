@@ -84,12 +84,14 @@ impl Source {
 
 /// Checks that a file or folder looks as it did before.
 pub(crate) fn check_stamp(path: &Path, before: Stamp, now: Stamp) -> Result<(), BuildError> {
-    let change = if before.identity != now.identity {
+    let change = if !before.identity.is_same_file(&now.identity) {
         SourceChange::Replaced
     } else if before.seen.size != now.seen.size {
         SourceChange::Size { before: before.seen.size, now: now.seen.size }
     } else if before.seen.modified != now.seen.modified {
         SourceChange::Modified
+    } else if before.identity != now.identity {
+        SourceChange::Status
     } else {
         return Ok(());
     };

@@ -13,6 +13,7 @@ use std::ops::Range;
 use super::header::{self, HeaderError};
 use super::varint;
 use crate::cids::{CidError, PayloadCid, split_cid};
+use crate::kernels::is_zero;
 use crate::limits::{HEADER_BYTES_MAX, SECTION_BYTES_MAX};
 use crate::units::len64;
 
@@ -61,6 +62,8 @@ pub(crate) struct Batch {
     places: Vec<Place>,
     /// What comes after its sections, if that is nothing that can be read.
     pub(crate) failure: Option<ReadError>,
+    /// Where in the file the CAR ended and zeros began; after a failure, what follows there are not zeros alone.
+    pub(crate) padding_from: Option<u64>,
 }
 
 /// Where in the buffer a section is.
@@ -102,6 +105,8 @@ pub(crate) struct Reader<R> {
     offset: u64,
     turn: u64,
     ended: bool,
+    /// Where a section of no bytes starts: nothing but zeros may follow.
+    padding_from: Option<u64>,
 }
 
 /// What is at the front of some bytes.
@@ -128,7 +133,8 @@ impl<R: Read> Reader<R> {
         };
         let root = header::decode(&carried[prefix..prefix + length]).map_err(ReadError::Header)?;
         let header_len = prefix + length;
-        Ok((Self { source, carried, header_len, offset: 0, turn: 0, ended: false }, root))
+        let (offset, turn, ended, padding_from) = (0, 0, false, None);
+        Ok((Self { source, carried, header_len, offset, turn, ended, padding_from }, root))
     }
 
     /// Fills a batch anew; `false` if there is no more to read.
@@ -144,6 +150,7 @@ impl<R: Read> Reader<R> {
         batch.places.clear();
         batch.len = header_len;
         batch.failure = self.read_sections(batch).err();
+        batch.padding_from = self.padding_from;
         self.turn += 1;
         self.offset = batch.end();
         self.ended |= batch.failure.is_some();
@@ -151,6 +158,9 @@ impl<R: Read> Reader<R> {
     }
 
     fn read_sections(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        if self.padding_from.is_some() {
+            return self.read_padding(batch);
+        }
         let mut source = Filling::start(&mut batch.buffer, &self.carried, &mut self.source);
         self.carried.clear();
         let mut result = source.read_to(READ_BYTES);
@@ -180,11 +190,29 @@ impl<R: Read> Reader<R> {
                 // The batch ends before it, unless it would be empty.
                 Ok(Frame::Part(_)) if !batch.places.is_empty() => break,
                 Ok(Frame::Part(least)) => result = source.read_to(batch.len + least),
+                Err(ReadError::Empty) => {
+                    self.padding_from = Some(batch.offset + len64(batch.len));
+                    break;
+                }
                 Err(error) => result = Err(error),
             }
         }
         self.carried.extend_from_slice(source.filled_from(batch.len));
         result
+    }
+
+    /// Takes what follows a section of no bytes, as long as it is zeros.
+    fn read_padding(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let mut source = Filling::start(&mut batch.buffer, &self.carried, &mut self.source);
+        self.carried.clear();
+        source.read_to(READ_BYTES)?;
+        let zeros = source.filled_from(0);
+        if !is_zero(zeros) {
+            return Err(ReadError::Empty);
+        }
+        batch.len = zeros.len();
+        self.ended = source.ended;
+        Ok(())
     }
 }
 

@@ -191,7 +191,7 @@ pub enum BadName {
     #[error("the name is there twice")]
     Twice,
     /// A name that unfinished files have.
-    #[error("names that start with a dot and have .carferry- in them are those of unfinished files")]
+    #[error("names such as .x.carferry-new and .carferry-x.tmp are those of unfinished files")]
     Reserved,
     /// A link to nowhere, or with a zero byte.
     #[error("its target is no path")]

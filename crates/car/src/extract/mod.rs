@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{fstatvfs, syncfs};
 
 pub use error::{BadName, BadParts, ExtractError};
+pub use name::is_reserved_name;
 pub use plan::ExtractPlan;
 
 use crate::carv1::header::HeaderError;

@@ -8,7 +8,7 @@ use super::BadName;
 use crate::kernels::hash_blocks;
 use crate::profile::BlockHash;
 
-/// In every name that this crate gives by itself.
+/// In every name that this program gives by itself.
 const MARK: &[u8] = b".carferry-";
 /// Longest name. Source: Linux include/uapi/linux/limits.h, `NAME_MAX`.
 const NAME_BYTES_MAX: usize = 255;
@@ -27,13 +27,40 @@ pub(super) enum Beside {
     NewRanges,
 }
 
+const ALL_BESIDE: [Beside; 4] = [Beside::New, Beside::Part, Beside::Ranges, Beside::NewRanges];
+
+impl Beside {
+    /// What its name ends with.
+    const fn ending(self) -> &'static [u8] {
+        match self {
+            Self::New => b"new",
+            Self::Part => b"part",
+            Self::Ranges => b"ranges",
+            Self::NewRanges => b"new-ranges",
+        }
+    }
+}
+
+/// Whether a name is one that this program gives to files that are not whole: those of `extract`,
+/// `.<name>.carferry-<what>`, and those of files that are published, `.carferry-<name>.<…>.tmp`.
+pub fn is_reserved_name(name: &[u8]) -> bool {
+    let is_beside = || {
+        ALL_BESIDE.iter().any(|what| {
+            let name = name.strip_suffix(what.ending());
+            name.is_some_and(|name| name.starts_with(b".") && name.ends_with(MARK))
+        })
+    };
+    let is_temporary = || name.starts_with(MARK) && name.ends_with(b".tmp");
+    is_temporary() || is_beside()
+}
+
 /// Checks a name inside of a folder.
 pub(super) fn check_name(name: &[u8]) -> Result<(), BadName> {
     match name {
         b"" => Err(BadName::Empty),
         b"." | b".." => Err(BadName::Dots),
         _ if name.contains(&b'/') || name.contains(&0) => Err(BadName::Separator),
-        [b'.', ..] if name.windows(MARK.len()).any(|window| window == MARK) => Err(BadName::Reserved),
+        _ if is_reserved_name(name) => Err(BadName::Reserved),
         _ => Ok(()),
     }
 }
@@ -57,12 +84,7 @@ pub(super) fn as_path(name: &[u8]) -> &Path {
 
 /// The name of what is beside a file. Long names are cut and told apart by a hash.
 pub(super) fn beside(name: &[u8], what: Beside) -> Vec<u8> {
-    let ending: &[u8] = match what {
-        Beside::New => b"new",
-        Beside::Part => b"part",
-        Beside::Ranges => b"ranges",
-        Beside::NewRanges => b"new-ranges",
-    };
+    let ending = what.ending();
     let mut beside = [b".", name].concat();
     if beside.len() + MARK.len() + b"new-ranges".len() > NAME_BYTES_MAX {
         let digest = hash_blocks(BlockHash::Sha2_256, &[name])[0];
@@ -92,6 +114,10 @@ mod tests {
             (b"/", Err(BadName::Separator)),
             (b"a\0", Err(BadName::Separator)),
             (b".a.carferry-part", Err(BadName::Reserved)),
+            (b".a.carferry-new-ranges", Err(BadName::Reserved)),
+            (b".carferry-a.car.0123abcd.7.0123abcd.tmp", Err(BadName::Reserved)),
+            (b".x.carferry-y", Ok(())),
+            (b".carferry-y", Ok(())),
             (b"a.carferry-part", Ok(())),
             (b"...", Ok(())),
             (b"-rf", Ok(())),
@@ -99,7 +125,7 @@ mod tests {
         ] {
             assert_eq!(check_name(name), wanted, "{name:?}");
         }
-        for path in ["", "/", "/a", "..", "a/../b", "a/.b.carferry-x"] {
+        for path in ["", "/", "/a", "..", "a/../b", "a/.b.carferry-new"] {
             assert!(!is_inside(Path::new(path)), "{path:?}");
         }
         assert!(is_inside(Path::new("a/b c")));

@@ -17,6 +17,7 @@ use crate::kernels::{hash_blocks, is_zero};
 use crate::limits::BLOCK_COPIES_MAX;
 use crate::progress::Progress;
 use crate::readahead::expect_sequential;
+use crate::regular::open_regular;
 use crate::units::len64;
 use crate::unixfs::decode::NotUnixfs;
 use crate::verify::block_hash;
@@ -66,7 +67,7 @@ impl Store {
         let (mut cars, mut entries, mut roots) = (Vec::new(), Vec::new(), Vec::new());
         for (number, path) in (0..).zip(paths) {
             let unreadable = |source| ExtractError::Unreadable { car: path.clone(), source };
-            let file = File::open(path).map_err(unreadable)?;
+            let file = open_regular(path).map_err(unreadable)?;
             // Only advice: what lies between two sections' starts is not wanted yet.
             let _ = fadvise(&file, 0, None, Advice::Random);
             roots.push(index::read(&mut entries, number, path, &file, progress)?);

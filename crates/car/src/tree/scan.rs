@@ -9,6 +9,7 @@ use std::path::Path;
 use super::children::Children;
 use super::{Folder, Node, SourceTree, Stamp, WholeFile};
 use crate::assemble::{BuildError, Unsupported};
+use crate::extract::is_reserved_name;
 use crate::limits::DIRECTORY_DEPTH_MAX;
 use crate::unixfs::pb;
 
@@ -56,6 +57,9 @@ impl SourceTree {
         let mut children = Children::default();
         for name in sorted_names(path)? {
             let child_path = path.join(&name);
+            if is_reserved_name(name.as_bytes()) {
+                return Err(BuildError::not_supported(&child_path, Unsupported::ReservedName));
+            }
             let Ok(name) = name.into_string() else {
                 return Err(BuildError::not_supported(&child_path, Unsupported::NameNotUtf8));
             };

@@ -18,6 +18,15 @@ pub struct SourceStamp {
 pub(crate) struct Identity {
     device: u64,
     inode: u64,
+    /// When the system last changed anything about it (ctime), in seconds and nanoseconds: no program sets it back.
+    status_changed: (i64, i64),
+}
+
+impl Identity {
+    /// Whether it is the same file, changed or not.
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
 }
 
 /// How a file or folder looked when it was found; it must look the same when it has been read.
@@ -36,7 +45,8 @@ impl SourceStamp {
 
 impl Stamp {
     pub(crate) fn of(metadata: &Metadata) -> Self {
-        let identity = Identity { device: metadata.dev(), inode: metadata.ino() };
+        let status_changed = (metadata.ctime(), metadata.ctime_nsec());
+        let identity = Identity { device: metadata.dev(), inode: metadata.ino(), status_changed };
         Self { identity, seen: SourceStamp::of(metadata) }
     }
 }

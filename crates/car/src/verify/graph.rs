@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use super::{VerifyError, named};
 use crate::carv1::reader::Section;
-use crate::cids::{CODEC_DAG_PB, CidError, HASH_IDENTITY, PayloadCid, cid_bytes, split_cid};
+use crate::cids::{
+    CODEC_CBOR, CODEC_DAG_CBOR, CODEC_DAG_PB, CODEC_JSON, CODEC_RAW, CidError, HASH_IDENTITY, PayloadCid,
+    cid_bytes, split_cid,
+};
+use crate::dag_cbor;
 use crate::units::len64;
 use crate::unixfs::pb;
 
@@ -14,6 +18,8 @@ pub(super) struct Graph {
     /// By CID in its version 1 form.
     index: HashMap<Box<[u8]>, u32>,
     blocks: Vec<Block>,
+    /// Blocks of codecs that may have links, which are not known here.
+    unfollowed: u64,
 }
 
 #[derive(Debug)]
@@ -88,11 +94,17 @@ impl Graph {
         block: &[u8],
         offset: u64,
     ) -> Result<(), VerifyError> {
-        if codec != CODEC_DAG_PB {
-            return Ok(());
-        }
-        let links = pb::links(block)
-            .map_err(|_| VerifyError::MalformedBlock { offset, cid: named(cid) })?
+        let (links, format) = match codec {
+            CODEC_DAG_PB => (pb::links(block).ok(), "dag-pb"),
+            CODEC_DAG_CBOR => (dag_cbor::links(block), "dag-cbor"),
+            CODEC_RAW | CODEC_CBOR | CODEC_JSON => return Ok(()),
+            _ => {
+                self.unfollowed += 1;
+                return Ok(());
+            }
+        };
+        let links = links
+            .ok_or_else(|| VerifyError::MalformedBlock { offset, cid: named(cid), format })?
             .into_iter()
             .map(|link| self.link(link, offset))
             .collect::<Result<Vec<_>, _>>()?;
@@ -118,12 +130,22 @@ impl Graph {
         }
     }
 
+    /// Blocks of codecs that may have links, which were not followed.
+    pub(super) fn unfollowed(&self) -> u64 {
+        self.unfollowed
+    }
+
     /// Looks for what is missing; returns how many sections cannot be reached, and how many blocks live in
     /// their CIDs alone.
     pub(super) fn finish(self, root: u32, root_cid: &PayloadCid) -> Result<(u64, u64), VerifyError> {
         let root = usize::try_from(root).expect("u32 fits in usize");
-        if self.blocks[root].place == Place::Missing {
-            return Err(VerifyError::MissingRoot { cid: root_cid.clone() });
+        let has_others = self.blocks.iter().any(|block| block.place == Place::Section && !block.reachable);
+        match self.blocks[root].place {
+            Place::Missing | Place::Cid if root_cid.is_of_nothing() && has_others => {
+                return Err(VerifyError::PlaceholderRoot { cid: root_cid.clone() });
+            }
+            Place::Missing => return Err(VerifyError::MissingRoot { cid: root_cid.clone() }),
+            Place::Cid | Place::Section => {}
         }
         let missing = self.blocks.iter().enumerate().filter(|(_, block)| block.place == Place::Missing);
         if let Some((index, block)) = missing.min_by_key(|(_, block)| block.linked_at) {

@@ -5,12 +5,11 @@
 //! one at a time           any thread               one at a time
 //! ```
 //!
-//! The bytes of a block are forgotten once they are hashed; what stays is the set of CIDs. Links are followed
-//! in dag-pb blocks, the only ones with links that this crate writes; blocks of other codecs are hashed only.
+//! The bytes of a block are forgotten once they are hashed; what stays is the set of CIDs. Links are followed in dag-pb
+//! and dag-cbor blocks; blocks of other codecs that may have links are counted.
 
 mod graph;
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -28,8 +27,9 @@ use crate::piece::assembler::PieceAssembler;
 use crate::profile::BlockHash;
 use crate::progress::Progress;
 use crate::readahead::expect_sequential;
+use crate::regular::open_regular;
 use crate::turns::Turns;
-use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
+use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize, len64};
 use crate::unixfs::pb;
 use graph::Graph;
 
@@ -40,14 +40,18 @@ pub struct VerifiedCar {
     pub payload_cid: PayloadCid,
     /// Commitment of the whole file.
     pub piece_cid: PieceCid,
-    /// Bytes of the file.
+    /// Bytes of the CAR.
     pub payload_size: PayloadSize,
+    /// Bytes of zeros behind the CAR, which fill the file up to its piece.
+    pub padding_bytes: u64,
     /// Size of its piece.
     pub padded_piece_size: PaddedPieceSize,
     /// Sections of the CAR.
     pub block_count: u64,
-    /// Sections that cannot be reached from the root through dag-pb links: suspicious, but not wrong.
+    /// Sections that cannot be reached from the root through the links that were followed: suspicious, but not wrong.
     pub unreachable_blocks: u64,
+    /// Blocks of codecs that may have links, which were not followed.
+    pub unfollowed_blocks: u64,
     /// Linked blocks inside their CIDs that have no section: whole for every reader, but not how Lotus writes
     /// a CAR, so perhaps one that lost its end.
     pub inlined_without_section: u64,
@@ -81,8 +85,8 @@ pub enum VerifyError {
         /// The length, if it is a number.
         length: Option<u64>,
     },
-    /// A section of no bytes: padding, which is no part of a CAR.
-    #[error("empty section at byte {offset}: zeros behind the blocks are no part of a CAR")]
+    /// A section of no bytes: padding, which is no part of a CAR, and does not fill a piece either.
+    #[error("empty section at byte {offset}: what follows are not zeros up to the size of a piece")]
     EmptySection {
         /// Where the section starts.
         offset: u64,
@@ -114,12 +118,14 @@ pub enum VerifyError {
         cid: PayloadCid,
     },
     /// A block that should have links cannot be decoded.
-    #[error("malformed block {cid} at byte {offset}: not dag-pb")]
+    #[error("malformed block {cid} at byte {offset}: not {format}")]
     MalformedBlock {
         /// Where the section starts.
         offset: u64,
         /// The block's CID.
         cid: PayloadCid,
+        /// What its CID says it is.
+        format: &'static str,
     },
     /// A block that is linked to is not in the CAR.
     #[error("incomplete CAR: block {cid}, which the block at byte {offset} links to, is missing")]
@@ -135,6 +141,12 @@ pub enum VerifyError {
         /// The root.
         cid: PayloadCid,
     },
+    /// The root is the CID of no bytes at all, and not a block of the CAR: whoever wrote the CAR never came to know it.
+    #[error("the root {cid} is a placeholder: the CID of no bytes, which no block of the CAR has")]
+    PlaceholderRoot {
+        /// The root.
+        cid: PayloadCid,
+    },
     /// No piece holds a file of this size.
     #[error(transparent)]
     Size(#[from] PieceSizeError),
@@ -147,7 +159,7 @@ impl VerifyError {
     /// Where in the file the trouble is, if it is in the file.
     pub fn offset(&self) -> Option<u64> {
         match self {
-            Self::Header(_) | Self::MissingRoot { .. } => Some(0),
+            Self::Header(_) | Self::MissingRoot { .. } | Self::PlaceholderRoot { .. } => Some(0),
             Self::Truncated { offset }
             | Self::SectionLength { offset, .. }
             | Self::EmptySection { offset }
@@ -168,14 +180,16 @@ fn impossible_length(length: Option<u64>) -> String {
     }
 }
 
-/// Checks a CAR: one root which is there, every block's hash, every dag-pb link; computes its commitment.
+/// Checks a CAR: one root which is there, every block's hash, every dag-pb and dag-cbor link; computes its commitment.
+///
+/// Zeros behind the CAR up to the size of a piece belong to its piece, and are counted.
 ///
 /// # Errors
 ///
 /// [`VerifyError`]: the first thing wrong in the order of the file; what is missing only after all of it.
 pub fn verify_car(crew: &Crew, path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, VerifyError> {
     let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
+    let file = open_regular(path).map_err(unreadable)?;
     expect_sequential(&file);
     let length = file.metadata().map_err(unreadable)?.len();
     // More threads than batches would only wait; a length that grows later costs speed alone.
@@ -190,7 +204,7 @@ pub fn verify_car(crew: &Crew, path: &Path, progress: &dyn Progress) -> Result<V
 /// [`VerifyError`] about the file or its header.
 pub fn read_car_root(path: &Path) -> Result<PayloadCid, VerifyError> {
     let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
+    let file = open_regular(path).map_err(unreadable)?;
     let (_, root) = Reader::open(file.take(HEADER_READ_BYTES)).map_err(|error| at(0, path, error))?;
     Ok(root)
 }
@@ -213,20 +227,27 @@ fn verify(
         path,
         progress,
         reader: Mutex::new(reader),
-        turns: Turns::new(Found { graph, block_count: 0, payload_bytes: 0 }),
+        turns: Turns::new(Found { graph, block_count: 0, file_bytes: 0, padding_from: None }),
         piece: PieceAssembler::default(),
     };
     crew.work(threads_max, Hand::default, |hand| check.step(hand));
-    let Found { graph, block_count, payload_bytes } = check.turns.finish()?;
+    let Found { graph, block_count, file_bytes, padding_from } = check.turns.finish()?;
+    let payload_bytes = padding_from.unwrap_or(file_bytes);
+    if padding_from.is_some() && UnpaddedPieceSize::new(file_bytes).is_err() {
+        return Err(VerifyError::EmptySection { offset: payload_bytes });
+    }
+    let unfollowed_blocks = graph.unfollowed();
     let (unreachable_blocks, inlined_without_section) = graph.finish(root, &payload_cid)?;
-    let piece = check.piece.finish(PayloadSize::new(payload_bytes))?;
+    let piece = check.piece.finish(PayloadSize::new(file_bytes))?;
     Ok(VerifiedCar {
         payload_cid,
         piece_cid: piece.piece_cid,
-        payload_size: piece.payload_size,
+        payload_size: PayloadSize::new(payload_bytes),
+        padding_bytes: file_bytes - payload_bytes,
         padded_piece_size: piece.padded_piece_size,
         block_count,
         unreachable_blocks,
+        unfollowed_blocks,
         inlined_without_section,
     })
 }
@@ -244,7 +265,10 @@ struct Check<'a, R> {
 struct Found {
     graph: Graph,
     block_count: u64,
-    payload_bytes: u64,
+    /// Bytes of the file that were read.
+    file_bytes: u64,
+    /// Where zeros start that are no part of the CAR.
+    padding_from: Option<u64>,
 }
 
 /// What one thread keeps between batches.
@@ -279,8 +303,10 @@ impl<R: Read> Check<'_, R> {
                 found.graph.add(&section)?;
             }
             found.block_count += len64(batch.sections().len());
-            found.payload_bytes = batch.end();
-            failure.map_or(Ok(()), |error| Err(at(batch.end(), self.path, error)))
+            found.file_bytes = batch.end();
+            found.padding_from = batch.padding_from;
+            let offset = batch.padding_from.unwrap_or(batch.end());
+            failure.map_or(Ok(()), |error| Err(at(offset, self.path, error)))
         });
         if in_order.is_some() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }

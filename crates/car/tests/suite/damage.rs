@@ -9,6 +9,7 @@ use carferry_car::{
 };
 use proptest::prelude::*;
 
+use crate::blocks::{Blocks, DAG_PB, RAW, cid, identity};
 use crate::inputs::{pack, splitmix64};
 
 /// Deep trees from a few thousand bytes.
@@ -237,4 +238,75 @@ proptest! {
             prop_assert_eq!(cid.to_string().parse::<PayloadCid>().unwrap(), cid);
         }
     }
+}
+
+#[test]
+fn zeros_up_to_the_size_of_a_piece_belong_to_the_piece() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("padded");
+    let (car, plain) = sample(folder.path(), MINI);
+    let natural = plain.padded_piece_size.unpadded().get();
+    // Beyond one batch of the reader, too.
+    for piece in [natural, 2 * natural, natural << 13] {
+        let mut padded = car.clone();
+        padded.resize(usize::try_from(piece).unwrap(), 0);
+        let verified = verdict(&path, &padded).unwrap();
+        assert_eq!(verified.payload_size, plain.payload_size);
+        assert_eq!(verified.padding_bytes, piece - plain.payload_size.get());
+        assert_eq!(verified.padded_piece_size.unpadded().get(), piece);
+        assert_eq!(verified.piece_cid == plain.piece_cid, piece == natural, "{piece}");
+        assert_eq!(verified.block_count, plain.block_count);
+        for (change, what) in [(1, "another length"), (0, "a byte that is not zero")] {
+            let mut other = padded.clone();
+            other.truncate(padded.len() - change);
+            if change == 0 {
+                *other.last_mut().unwrap() = 1;
+            }
+            let error = verdict(&path, &other).unwrap_err();
+            assert!(matches!(error, VerifyError::EmptySection { .. }), "{what}: {error:?}");
+            assert_eq!(error.offset(), Some(plain.payload_size.get()), "{what}");
+        }
+    }
+}
+
+#[test]
+fn links_of_dag_cbor_are_followed_and_those_of_other_codecs_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("car");
+    let mut blocks = Blocks::default();
+    let leaf = blocks.raw(b"leaf");
+    // {"l": <leaf>}
+    let block = [&b"\xa1\x61l\xd8\x2a\x58\x25\0"[..], &leaf].concat();
+    let root = blocks.add(0x71, &block);
+    let verified = verdict(&path, &blocks.car(&root)).unwrap();
+    assert_eq!((verified.unreachable_blocks, verified.unfollowed_blocks), (0, 0));
+    blocks.0.remove(0);
+    let error = verdict(&path, &blocks.car(&root)).unwrap_err();
+    assert!(matches!(error, VerifyError::MissingBlock { .. }), "{error:?}");
+    let mut blocks = Blocks::default();
+    let root = blocks.add(0x71, b"\xa1");
+    let error = verdict(&path, &blocks.car(&root)).unwrap_err().to_string();
+    assert!(error.contains("not dag-cbor"), "{error}");
+    // dag-json would be 0x0129, which takes two bytes; git objects have links as well.
+    let root = blocks.add(0x78, b"blob 0\0");
+    blocks.0.remove(0);
+    let verified = verdict(&path, &blocks.car(&root)).unwrap();
+    assert_eq!(verified.unfollowed_blocks, 1);
+}
+
+#[test]
+fn placeholders_are_no_roots() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("car");
+    let mut blocks = Blocks::default();
+    blocks.raw(b"leaf");
+    for root in [identity(RAW, b""), cid(DAG_PB, b""), cid(RAW, b"")] {
+        let error = verdict(&path, &blocks.car(&root)).unwrap_err();
+        assert!(matches!(error, VerifyError::PlaceholderRoot { .. }), "{error:?}");
+    }
+    // An empty file's CAR has the same root, and the block of it.
+    let mut blocks = Blocks::default();
+    let root = blocks.raw(b"");
+    blocks.raw(b"leaf");
+    assert_eq!(verdict(&path, &blocks.car(&root)).unwrap().unreachable_blocks, 1);
 }

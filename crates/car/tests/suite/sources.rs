@@ -75,6 +75,18 @@ fn a_file_that_is_rewritten_is_named() {
 }
 
 #[test]
+fn a_file_whose_time_is_put_back_is_named() {
+    use std::os::unix::fs::FileExt;
+    let error = build_while(|input| {
+        let before = fs::metadata(input).unwrap().modified().unwrap();
+        let file = File::options().write(true).open(input).unwrap();
+        file.write_all_at(b"other", 19 << 20).unwrap();
+        file.set_modified(before).unwrap();
+    });
+    assert!(matches!(error, BuildError::SourceChanged { change: SourceChange::Status, .. }), "{error:?}");
+}
+
+#[test]
 fn a_file_without_a_true_size_is_named() {
     let error = build(Path::new("/proc/self/status"), &NoProgress).unwrap_err();
     assert!(matches!(error, BuildError::SourceChanged { change: SourceChange::EndedLate, .. }), "{error:?}");

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use carferry_core::model::PlanDoc;
+use carferry_core::model::{PieceState, PlanDoc};
 use carferry_core::printer::Printer;
+use carferry_core::words::counted;
 use futures::StreamExt;
 use tracing::{info, warn};
 
@@ -16,7 +17,7 @@ use super::plan::Plan;
 use super::report::{PieceOutcome, PieceReport};
 use super::work::{Ended, LOOK_EVERY, Works};
 use super::{DatasetError, Run};
-use crate::pack::progress::Meter;
+use crate::pack::progress::{Amount, Meter};
 use crate::stop::Stop;
 
 /// The first of the pieces that could not be written.
@@ -37,7 +38,8 @@ impl Run<'_> {
     ) -> Result<(), Stop> {
         if self.args.dry_run {
             let counts = shared.store.piece_counts(&plan.id).await?;
-            let words = format!("plan {}: {} of {} pieces are done", plan.id, counts.done, plan.pieces);
+            let pieces = counted(plan.pieces, "piece");
+            let words = format!("plan {}: {} of {pieces} done", plan.id, counts.done);
             if self.args.json {
                 out.json(&counts)?;
             } else {
@@ -49,34 +51,43 @@ impl Run<'_> {
             shared.take_back(&plan.id).await?;
         }
         let counts = shared.store.piece_counts(&plan.id).await?;
+        let mut done = Amount::default();
         if counts.done > 0 {
             info!(plan = plan.id, done = counts.done, open = counts.open, "going on with a plan");
+            let pieces = shared.store.pack_pieces(&plan.id).await?;
+            for piece in pieces.iter().filter(|piece| piece.state == PieceState::Done) {
+                done.items += 1;
+                done.bytes += unsigned(piece.sourcebytes);
+            }
         }
-        self.carry_out(&Pieces::Shared(shared, plan), plan.sourcebytes, plan.pieces, out).await
+        let all = Amount { bytes: unsigned(plan.sourcebytes), items: unsigned(plan.pieces) };
+        self.carry_out(&Pieces::Shared(shared, plan), all, done, out).await
     }
 
     /// Works on a plan that nobody else knows of.
     pub(super) async fn alone(&mut self, plan: &Plan, out: &mut Printer) -> Result<(), Stop> {
         let undone: VecDeque<usize> = book::undone(plan, &self.output);
-        let bytes = undone.iter().map(|piece| plan.piece(*piece).sourcebytes).sum::<i64>();
-        let count = i64::try_from(undone.len()).unwrap_or(0);
-        self.carry_out(&Pieces::alone(plan, undone), bytes, count, out).await
+        let left = undone.iter().map(|piece| unsigned(plan.piece(*piece).sourcebytes)).sum();
+        let (bytes, items) = (unsigned(plan.document.sourcebytes), unsigned(plan.document.pieces));
+        let all = Amount { bytes, items };
+        let undone_pieces = u64::try_from(undone.len()).unwrap_or(u64::MAX);
+        let done = Amount { bytes: bytes.saturating_sub(left), items: items.saturating_sub(undone_pieces) };
+        self.carry_out(&Pieces::alone(plan, undone), all, done, out).await
     }
 
     /// Round after round, until no piece is left, the run is to end, or nothing more can be written.
     async fn carry_out(
         &mut self,
         pieces: &Pieces<'_>,
-        bytes: i64,
-        count: i64,
+        all: Amount,
+        done: Amount,
         out: &mut Printer,
     ) -> Result<(), Stop> {
-        let stored = |number: i64| u64::try_from(number).unwrap_or(0);
         let stop = pieces.stop().unwrap_or_else(|| self.shutdown.token());
-        let meter = Meter::new(stored(bytes), stored(count), stop.clone());
+        let meter = Meter::of_items("piece", all, done, stop.clone());
         let shown = self.screen.show(&meter, self.args.no_progress);
         let places = places(self.crew.places(), self.rules.piece_size);
-        let works = self.works(pieces, places, meter);
+        let works = self.works(pieces, places, Arc::clone(&meter));
         let (mut is_waiting, mut patience) = (false, Patience::default());
         while !stop.is_cancelled() {
             let round = Round::new(&works, pieces, places);
@@ -87,6 +98,7 @@ impl Run<'_> {
                     Ended::Told(report) => {
                         if report.state == PieceOutcome::Made {
                             (is_waiting, patience) = (false, Patience::default());
+                            meter.item_done();
                         }
                         self.tell(&report, out)?;
                     }
@@ -104,7 +116,11 @@ impl Run<'_> {
                     return Err(Stop::user(&DatasetError::Output { left, piece, output, source: error }));
                 }
                 let needed = Needed { folder: &self.output, piece, bytes };
+                meter.wait_for(Some("room"));
                 patience.wait(needed, stop, async || pieces.left().await > 0).await;
+                meter.wait_for(None);
+            } else if stop.is_cancelled() {
+                break;
             } else if let Pieces::Shared(shared, plan) = pieces {
                 // Of a plan in the database, others may be at the last pieces, and give them back.
                 match shared.retry.call("a plan cannot be ended", || shared.end(&plan.id)).await {
@@ -112,7 +128,9 @@ impl Run<'_> {
                         if !std::mem::replace(&mut is_waiting, true) {
                             info!(pieces = counts.open, "waiting for pieces that others make");
                         }
+                        meter.wait_for(Some("pieces that others make"));
                         stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
+                        meter.wait_for(None);
                     }
                     Ok(None) | Err(_) => break,
                 }
@@ -165,4 +183,9 @@ impl Run<'_> {
         self.screen.print(|| if self.args.json { out.json(report) } else { out.line(report.line()) })?;
         Ok(())
     }
+}
+
+/// A number as it is stored, which is never below zero.
+fn unsigned(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
 }

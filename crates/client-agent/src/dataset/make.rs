@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use carferry_car::{
     BuildError, BuildOptions, BuiltCar, Crew, FilePart, PaddedPieceSize, Profile, Progress, SourceStamp,
-    SourceTree, TreeError, build_tree,
+    SourceTree, TreeError, build_tree, read_car_root,
 };
 use carferry_core::fsx::{self, TempGuard};
 use carferry_core::model::{PackEntryDoc, PlanDoc};
@@ -88,6 +88,12 @@ pub enum MakeError {
     /// What was read again is not what was written.
     #[error(transparent)]
     Reread(#[from] RereadError),
+    /// Another file has the name of the CAR or of its manifest.
+    #[error("{} is there already, and not of this piece: it is left alone", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// What follows from an error.
@@ -110,6 +116,7 @@ impl MakeError {
             Self::Build(BuildError::Output { .. })
             | Self::Output(_)
             | Self::Reread(_)
+            | Self::Foreign { .. }
             | Self::NoInput { .. } => Consequence::StopWriting,
             Self::Tree(_) | Self::Changed { .. } | Self::Build(_) => Consequence::PlanAnew,
         }
@@ -207,10 +214,32 @@ pub fn make(job: &PieceJob, crew: &Crew, progress: &dyn Progress) -> Result<Made
         reread(crew, &file, temp.path(), &car, progress)?;
     }
     drop(file);
+    // `regenerate` has looked itself, and knows what the record says.
+    if job.times == SourceTimes::AsPlanned {
+        check_places(job, &car)?;
+    }
     let (mut to, beside) = fsx::create_temp_beside(&manifest::path_of(&job.car))?;
     manifest::write(&mut to, &piece_line(job, &car), job.entries.iter())?;
     to.flush()?;
     Ok(Made { car, files: vec![beside, temp] })
+}
+
+/// Refuses to take the place of files that are not of this piece. A run that was killed may have left the manifest, or
+/// both.
+fn check_places(job: &PieceJob, car: &BuiltCar) -> Result<(), MakeError> {
+    let beside = manifest::path_of(&job.car);
+    let is_of_piece = manifest::read_piece(&beside)
+        .is_ok_and(|said| said.plan == job.plan.id && said.index == bytes(job.index));
+    let is_free = |path: &Path| path.symlink_metadata().is_err();
+    let foreign = |path: &Path| Err(MakeError::Foreign { path: path.to_owned() });
+    if !is_free(&beside) && !is_of_piece {
+        return foreign(&beside);
+    }
+    let is_same = || read_car_root(&job.car).is_ok_and(|root| root == car.payload_cid);
+    if !is_free(&job.car) && !is_of_piece && !is_same() {
+        return foreign(&job.car);
+    }
+    Ok(())
 }
 
 fn piece_line(job: &PieceJob, car: &BuiltCar) -> PieceLine {

@@ -19,6 +19,7 @@ mod follow;
 mod hands;
 pub mod make;
 pub mod manifest;
+mod packed;
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
 pub mod plan;
 pub mod report;
@@ -88,7 +89,10 @@ pub enum DatasetError {
     #[error(transparent)]
     PieceTooSmall(#[from] PieceTooSmall),
     /// Nothing more can be written.
-    #[error("{left} pieces are left: piece {piece} could not be made in {}", output.display())]
+    #[error(
+        "{} left: piece {piece} could not be made in {}",
+        if *left == 1 { "1 piece is".to_owned() } else { format!("{left} pieces are") }, output.display()
+    )]
     Output {
         /// Pieces that are open.
         left: u64,
@@ -116,6 +120,9 @@ impl Hint for DatasetError {
             }
             Self::Output { source: make::MakeError::NoInput { .. }, .. } => {
                 "is its file system mounted? Run the same command again when it is"
+            }
+            Self::Output { source: make::MakeError::Foreign { .. }, .. } => {
+                "move it away, or write to another --output"
             }
             Self::Output { .. } => {
                 "nothing of that piece was left behind; mend it and run the same command again"
@@ -283,7 +290,7 @@ impl Run<'_> {
             self.leave_out_packed(&mut survey, shared).await?;
         }
         if survey.items.is_empty() {
-            return self.nothing_to_do(ALL_PACKED, out);
+            return self.all_packed(shared, out).await;
         }
         let fills = match self.layout {
             Layout::Tree => fill_one(&survey, &self.rules).map(|fill| vec![fill]).map_err(|bytes| {
@@ -301,9 +308,19 @@ impl Run<'_> {
             && self.layout == Layout::Tree
             && shared.is_done(&plan.document.id).await?
         {
-            return self.nothing_to_do(ALL_PACKED, out);
+            return self.all_packed(Some(shared), out).await;
         }
         Ok(Some(plan))
+    }
+
+    /// Says that nothing is left to be packed, and where the CARs are.
+    async fn all_packed(&self, shared: Option<&Shared<'_>>, out: &mut Printer) -> Result<Option<Plan>, Stop> {
+        self.nothing_to_do(ALL_PACKED, out)?;
+        let Some(shared) = shared else { return Ok(None) };
+        for line in packed::places(shared, &self.key, &self.host).await? {
+            self.nothing_to_do(&line, out)?;
+        }
+        Ok(None)
     }
 
     fn nothing_to_do(&self, words: &str, out: &mut Printer) -> Result<Option<Plan>, Stop> {

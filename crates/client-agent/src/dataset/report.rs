@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use indicatif::{BinaryBytes, HumanDuration};
+use carferry_core::words::counted;
+use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use super::fill::{Fill, waste_permille};
-use crate::pack::progress::rate;
+use crate::pack::progress::{duration_words, rate};
 use crate::pack::report::CarReport;
 
 /// What became of a piece.
@@ -72,7 +73,11 @@ impl PieceReport {
                 format!("failed      piece {}: {}", self.piece, self.reason.as_deref().unwrap_or_default())
             }
             PieceOutcome::WouldMake => {
-                format!("would make  piece {}: {entries} entries, up to {size} in {piece}", self.piece)
+                format!(
+                    "would make  piece {}: {}, up to {size} in {piece}",
+                    self.piece,
+                    self::entries(entries)
+                )
             }
         }
     }
@@ -129,17 +134,18 @@ impl PlanReport {
     /// For people.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
-            "plan {}: {} pieces of {} entries, {} to read",
+            "plan {}: {} of {}, {} to read",
             self.plan,
-            self.pieces,
-            self.entries,
+            counted(u64::try_from(self.pieces).unwrap_or(u64::MAX), "piece"),
+            entries(self.entries),
             BinaryBytes(self.sourcebytes),
         )];
         let (whole, tenth) = (self.wastepermille / 10, self.wastepermille % 10);
         let mut line = format!("padding takes {whole}.{tenth} % of the pieces");
         if self.splitfiles > 0 {
-            let files = self.splitfiles;
-            line = format!("{line}; {files} files are in more than one piece");
+            let is = if self.splitfiles == 1 { "is" } else { "are" };
+            let files = counted(u64::try_from(self.splitfiles).unwrap_or(u64::MAX), "file");
+            line = format!("{line}; {files} {is} in more than one piece");
         }
         lines.push(line);
         let free = self.freebytes.map(|free| format!(", {} are free", BinaryBytes(free)));
@@ -149,14 +155,23 @@ impl PlanReport {
             free.unwrap_or_default()
         ));
         if let Some(speed) = self.bytespersecond.filter(|speed| *speed > 0) {
+            let time = duration_words(Duration::from_secs(self.sourcebytes / speed));
+            let about = if time.starts_with("less") { "" } else { "about " };
             lines.push(format!(
-                "about {} at {}/s, as the first files were read and hashed here; writing comes on top where the \
+                "{about}{time} at {}/s, as the first files were read and hashed here; writing comes on top where the \
                  disk is slower",
-                HumanDuration(Duration::from_secs(self.sourcebytes / speed)),
                 BinaryBytes(speed)
             ));
         }
         lines
+    }
+}
+
+/// `1 entry`, `2 entries`.
+fn entries(number: impl TryInto<u64>) -> String {
+    match number.try_into().unwrap_or(u64::MAX) {
+        1 => "1 entry".to_owned(),
+        number => format!("{number} entries"),
     }
 }
 
@@ -182,11 +197,11 @@ impl Summary {
     pub fn line(&self, elapsed: Duration) -> String {
         let speed = BinaryBytes(rate(self.source_bytes, elapsed));
         let mut line = format!(
-            "{} pieces made ({}, {} entries, in {}, {speed}/s), {} failed",
-            self.made,
+            "{} made ({}, {}, in {}, {speed}/s), {} failed",
+            counted(self.made, "piece"),
             BinaryBytes(self.made_bytes),
-            self.entries,
-            HumanDuration(elapsed),
+            entries(self.entries),
+            duration_words(elapsed),
             self.failed
         );
         if self.left > 0 {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use carferry_car::is_reserved_name;
 use carferry_core::fsx;
 use rustix::fs::{Access, access};
 
@@ -163,7 +164,7 @@ impl Survey {
             // UnixFS names are UTF-8: other tools could not read it back.
             return self.fail(path.to_owned(), "its name is not UTF-8".to_owned());
         };
-        if name.starts_with('.') && name.contains(".carferry-") {
+        if is_reserved_name(name.as_bytes()) {
             // `extract` refuses such names, which are its own.
             let reason = "a temporary file of carferry".to_owned();
             return self.skipped.push(Odd { path: path.to_owned(), reason });

@@ -39,6 +39,29 @@ pub struct Line {
     pub file: String,
 }
 
+/// What earlier runs wrote, by the names of the CARs.
+///
+/// # Errors
+///
+/// When it cannot be read; [`io::ErrorKind::InvalidData`] for a file that no run of `makecars` wrote.
+pub fn read_earlier(output: &Path) -> io::Result<BTreeMap<String, Line>> {
+    let foreign = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    let path = output.join(NAME);
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error),
+        Ok(there) if !there.is_file() => return Err(foreign("it is no regular file")),
+        Ok(_) => {}
+    }
+    let text = fs::read_to_string(&path)?;
+    let read = |line: &str| {
+        let line: Line =
+            serde_json::from_str(line).map_err(|_| foreign("it has lines that makecars did not write"))?;
+        Ok((line.car.clone(), line))
+    };
+    text.lines().filter(|line| !line.trim().is_empty()).map(read).collect()
+}
+
 /// Lines by their CARs.
 #[derive(Debug, Default)]
 pub struct Manifest(BTreeMap<String, Line>);
@@ -77,8 +100,7 @@ impl Manifest {
     /// When it cannot be written; the earlier one stays.
     pub fn write(mut self, output: &Path) -> io::Result<()> {
         let path = output.join(NAME);
-        let earlier = fs::read_to_string(&path).unwrap_or_default();
-        for line in earlier.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()) {
+        for (_, line) in read_earlier(output)? {
             if !self.0.contains_key(&line.car) && output.join(&line.car).is_file() {
                 self.0.insert(line.car.clone(), line);
             }

@@ -15,6 +15,7 @@ pub mod record;
 pub mod report;
 pub mod reread;
 pub mod scan;
+pub mod standing;
 pub mod worker;
 
 use std::path::{Path, PathBuf};
@@ -68,6 +69,14 @@ pub enum MakecarsError {
         /// The folder.
         path: PathBuf,
     },
+    /// The manifest's name is taken.
+    #[error("{} is not a manifest of makecars, and is left alone", path.display())]
+    ForeignManifest {
+        /// What has its name.
+        path: PathBuf,
+        /// Why it is none.
+        source: std::io::Error,
+    },
     /// Another run works here.
     #[error("another makecars writes into {}", path.display())]
     Locked {
@@ -101,6 +110,7 @@ impl Hint for MakecarsError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::SameFolder { .. } => "CARs go to a folder of their own; it may lie inside the input",
+            Self::ForeignManifest { .. } => "move it away, or write to another --output",
             Self::Locked { .. } => "wait for it, or give this one its own output folder",
             Self::NoSpace { .. } => "free some space, or write to another file system",
             Self::Input { .. } | Self::Output { .. } | Self::ThreadsGone { .. } => return None,
@@ -138,7 +148,7 @@ pub async fn makecars(
 
     let found = scan::scan(&input, &output)
         .map_err(|source| Stop::user(&MakecarsError::Input { path: args.input.clone(), source }))?;
-    let rules = rules(args, config, &input, output);
+    let rules = rules(args, config, &input, output)?;
     let mut tally = Tally {
         screen,
         out,
@@ -165,6 +175,9 @@ pub async fn makecars(
     tally.summary.not_begun = count(found.files.len().saturating_sub(settled_files + jobs.len()));
 
     let planned = Planned { jobs, settled: Vec::new() };
+    if let Some(words) = planned.many_small() {
+        warn!("{words}");
+    }
     let free = fsx::free_space(folders::existing(&rules.output)).ok();
     if let Some(shortage) = free.and_then(|free| plan::shortage(&planned, free)) {
         report_shortage(shortage, &rules.output, free.unwrap_or_default(), args.dry_run)?;
@@ -193,17 +206,20 @@ pub async fn makecars(
     tally.finish(source_bytes, started, shutdown)
 }
 
-fn rules(args: &MakecarsArgs, config: &Config, input: &Path, output: PathBuf) -> Rules {
+fn rules(args: &MakecarsArgs, config: &Config, input: &Path, output: PathBuf) -> Result<Rules, Stop> {
+    let foreign = |source| MakecarsError::ForeignManifest { path: output.join(manifest::NAME), source };
+    let earlier = manifest::read_earlier(&output).map_err(|error| Stop::user(&foreign(error)))?;
     let folder = if input.is_dir() { Some(input) } else { input.parent() };
     let folder = folder.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-    Rules {
+    Ok(Rules {
         output,
+        earlier,
         group: args.group.clone(),
         folder,
         profile: args.profile,
         max_piece: config.piece_size(),
         host: config.agent_name(),
-    }
+    })
 }
 
 fn report_shortage(shortage: Shortage, output: &Path, free: u64, dry_run: bool) -> Result<(), Stop> {

@@ -1,8 +1,9 @@
 //! What to do with each file: make its CAR, skip it because that is done, or refuse it. Reads metadata and
 //! `cars`, writes nothing.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use carferry_car::{BuildError, CarPlan, PaddedPieceSize, Profile, SourceIdentity, plan_car};
@@ -11,10 +12,13 @@ use carferry_core::model::CarDoc;
 use carferry_core::store::{Store, StoreError};
 use futures::future::ready;
 use futures::{StreamExt, stream};
+use indicatif::BinaryBytes;
 use tokio_util::sync::CancellationToken;
 
+use super::manifest::Line;
 use super::report::{CarReport, FileReport, FileState};
 use super::scan::{Found, group_of};
+use super::standing::{self, Standing};
 
 /// A CAR to be made.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub struct Job {
     pub plan: CarPlan,
     /// Payload CID of the CAR that the records say stands at `output`.
     pub recorded_payload_cid: Option<String>,
+    /// What stands at `output`.
+    pub standing: Standing,
 }
 
 /// What holds for every file of a run.
@@ -36,6 +42,8 @@ pub struct Job {
 pub struct Rules {
     /// The folder for CARs, canonical.
     pub output: PathBuf,
+    /// What the manifest there says of CARs, by their names below it.
+    pub earlier: BTreeMap<String, Line>,
     /// Set by the user for all files.
     pub group: Option<String>,
     /// Name of the input folder (for a file: the folder it is in).
@@ -63,11 +71,31 @@ impl Planned {
         self.jobs.iter().map(|job| job.plan.source_bytes).fold(0, u64::saturating_add)
     }
 
+    /// What is to be said where many files are small: each becomes a CAR, and a deal for each of its copies.
+    pub fn many_small(&self) -> Option<String> {
+        let is_small = |job: &&Job| job.plan.padded_piece_size_max.get() < SMALL_PIECE_BYTES;
+        let small = self.jobs.iter().filter(is_small).count();
+        (small >= MANY_SMALL).then(|| {
+            format!(
+                "{small} of {} files fill pieces of less than {} each, and each of them becomes a CAR and deals of its \
+                 own; many providers take no pieces so small: --layout pack puts files together into full pieces",
+                self.jobs.len(),
+                BinaryBytes(SMALL_PIECE_BYTES)
+            )
+        })
+    }
+
     /// Bytes of all CARs, at most.
     pub fn car_bytes_max(&self) -> u64 {
         self.jobs.iter().map(|job| job.plan.payload_size_max.get()).fold(0, u64::saturating_add)
     }
 }
+
+/// PADDED size of pieces below which a CAR of one file is called small. Source: ours; asks of public providers start
+/// with some hundred MiB, while Lotus itself takes 256 bytes.
+const SMALL_PIECE_BYTES: u64 = 256 << 20;
+/// Small files of which it is said that they are many. Source: ours.
+const MANY_SMALL: usize = 16;
 
 /// Looks at every file, in order; ends early when asked to.
 ///
@@ -120,18 +148,25 @@ async fn plan_file(file: &Found, rules: &Rules, store: Option<&Store>) -> Result
             if rules.max_piece < PaddedPieceSize::GIB_64 { "; --max-piece 64GiB allows more" } else { "" };
         return Ok(failed(format!("{}{hint}", ErrorChain(&error))));
     }
-    let mut recorded_payload_cid = None;
+    let mut recorded = None;
     if let Some(store) = store {
         let (input, output) = (file.path.to_string_lossy(), output.to_string_lossy());
-        if let Some(car) = store.car_of_source(&rules.host, &input, &output).await? {
-            if is_done(&car, &plan.source, rules.profile) {
-                return Ok(Step::Settled(FileReport::done(&file.path, &car)));
-            }
-            recorded_payload_cid = car.filecid;
+        recorded = store.car_of_source(&rules.host, &input, &output).await?;
+        if let Some(car) = &recorded
+            && is_done(car, &plan.source, rules.profile)
+        {
+            return Ok(Step::Settled(FileReport::done(&file.path, car)));
         }
     }
-    let group = rules.group_of(file);
-    Ok(Step::Make(Box::new(Job { input: file.path.clone(), output, group, plan, recorded_payload_cid })))
+    let line = output.strip_prefix(&rules.output).ok().and_then(Path::to_str);
+    let line = line.and_then(|name| rules.earlier.get(name));
+    let standing = match standing::look(&output, &file.path, &plan, recorded.as_ref(), line) {
+        Ok(standing) => standing,
+        Err(reason) => return Ok(failed(reason)),
+    };
+    let (input, group) = (file.path.clone(), rules.group_of(file));
+    let recorded_payload_cid = recorded.and_then(|car| car.filecid);
+    Ok(Step::Make(Box::new(Job { input, output, group, plan, recorded_payload_cid, standing })))
 }
 
 /// Whether the record is of this very source, and its CAR still there.

@@ -3,11 +3,12 @@
 //! Everything goes to stderr. A log line that comes while bars are drawn is printed above them.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use carferry_car::Progress;
+use carferry_core::words::counted;
 use indicatif::{BinaryBytes, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -58,25 +59,69 @@ impl Write for AboveBars {
     }
 }
 
-/// Counts the bytes and files of one command; asked by every thread.
+/// Counts the bytes and files, or pieces, of one command; asked by every thread.
 #[derive(Debug)]
 pub struct Meter {
     bytes: AtomicU64,
+    bytes_before: u64,
     bytes_total: u64,
-    files: AtomicU64,
-    files_total: u64,
+    items: AtomicU64,
+    items_total: u64,
+    /// What the items are.
+    noun: &'static str,
+    /// What is waited for, while nothing is done.
+    waits_for: Mutex<Option<&'static str>>,
     stop: CancellationToken,
 }
 
+/// How much of some work there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Amount {
+    /// Bytes of sources.
+    pub bytes: u64,
+    /// Files or pieces.
+    pub items: u64,
+}
+
 impl Meter {
-    /// For this much work, which ends early when `stop` is cancelled.
+    /// For this many files, which end early when `stop` is cancelled.
     pub fn new(bytes_total: u64, files_total: u64, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { bytes: AtomicU64::new(0), bytes_total, files: AtomicU64::new(0), files_total, stop })
+        let all = Amount { bytes: bytes_total, items: files_total };
+        Self::of_items("file", all, Amount::default(), stop)
     }
 
-    /// One file more is done with.
-    pub fn file_done(&self) {
-        self.files.fetch_add(1, Ordering::Relaxed);
+    /// For all of these, of which some were done by earlier runs.
+    pub fn of_items(noun: &'static str, all: Amount, done: Amount, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            bytes: AtomicU64::new(done.bytes),
+            bytes_before: done.bytes,
+            bytes_total: all.bytes,
+            items: AtomicU64::new(done.items),
+            items_total: all.items,
+            noun,
+            waits_for: Mutex::default(),
+            stop,
+        })
+    }
+
+    /// One file or piece more is done with.
+    pub fn item_done(&self) {
+        self.items.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Nothing is done until this comes; no time to go is told meanwhile. `None`: it goes on.
+    pub fn wait_for(&self, what: Option<&'static str>) {
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    fn waits_for(&self) -> Option<&'static str> {
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `3 of 7 pieces`.
+    fn items(&self) -> String {
+        let items = self.items.load(Ordering::Relaxed);
+        format!("{items} of {}", counted(self.items_total, self.noun))
     }
 
     /// Cancelled when the work is to end.
@@ -116,7 +161,7 @@ impl<'a> FileMeter<'a> {
     /// The file is done with, well or not: it counts for the bytes that were planned for it.
     pub fn done(self, planned_bytes: u64) {
         self.all.advance(planned_bytes.saturating_sub(self.own.load(Ordering::Relaxed)));
-        self.all.file_done();
+        self.all.item_done();
     }
 }
 
@@ -150,10 +195,14 @@ impl Screen {
         }
         let meter = Arc::clone(meter);
         if io::stderr().is_terminal() {
-            let bar = self.bars.add(ProgressBar::new(meter.bytes_total));
-            bar.set_style(style());
+            let bar = ProgressBar::new(meter.bytes_total).with_position(meter.bytes_before);
+            let bar = self.bars.add(bar);
+            bar.set_style(style(WORKING));
+            // What earlier runs did says nothing of the speed of this one.
+            bar.reset_eta();
             let drawn = bar.clone();
-            background(stop, TICK, move |_elapsed| draw(&drawn, &meter));
+            let has_waited = AtomicBool::new(false);
+            background(stop, TICK, move |_elapsed| draw(&drawn, &meter, &has_waited));
             shown.bar = Some(bar);
         } else {
             background(stop, LINE_EVERY, move |elapsed| log_line(&meter, elapsed));
@@ -225,38 +274,59 @@ fn background(stop: CancellationToken, every: Duration, tick: impl Fn(Duration) 
     drop(tokio::spawn(ticking));
 }
 
-fn style() -> ProgressStyle {
-    const TEMPLATE: &str =
-        "{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {msg}  ETA {eta}";
-    ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar())
+const WORKING: &str = "{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {msg}  ETA {eta}";
+const WAITING: &str = "{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {msg}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-fn draw(bar: &ProgressBar, meter: &Meter) {
-    let (files, files_total) = (meter.files.load(Ordering::Relaxed), meter.files_total);
+fn draw(bar: &ProgressBar, meter: &Meter, has_waited: &AtomicBool) {
+    let waits_for = meter.waits_for();
+    if has_waited.swap(waits_for.is_some(), Ordering::Relaxed) != waits_for.is_some() {
+        bar.set_style(style(if waits_for.is_some() { WAITING } else { WORKING }));
+        bar.reset_eta();
+    }
     bar.set_position(meter.bytes());
-    bar.set_message(format!("{files} of {files_total} files"));
+    bar.set_message(match waits_for {
+        Some(what) => format!("{}  waiting for {what}", meter.items()),
+        None => meter.items(),
+    });
 }
 
 fn log_line(meter: &Meter, elapsed: Duration) {
     let (bytes, bytes_total) = (meter.bytes(), meter.bytes_total);
-    let rate = rate(bytes, elapsed);
+    if let Some(what) = meter.waits_for() {
+        info!(bytes, bytes_total, "{}, waiting for {what}", meter.items());
+        return;
+    }
+    let rate = rate(bytes.saturating_sub(meter.bytes_before), elapsed);
     let eta = bytes_total.saturating_sub(bytes).checked_div(rate);
     info!(
         bytes,
         bytes_total,
         bytes_per_second = rate,
-        files = meter.files.load(Ordering::Relaxed),
-        files_total = meter.files_total,
+        files = meter.items.load(Ordering::Relaxed),
+        files_total = meter.items_total,
         eta_seconds = eta,
-        "{} of {}, {}/s, {}",
+        "{} of {}, {}/s, {}, {}",
         BinaryBytes(bytes),
         BinaryBytes(bytes_total),
         BinaryBytes(rate),
+        meter.items(),
         eta.map_or_else(
             || "no end in sight".to_owned(),
-            |eta| format!("{} to go", HumanDuration(Duration::from_secs(eta)))
+            |eta| format!("{} to go", duration_words(Duration::from_secs(eta)))
         ),
     );
+}
+
+/// `less than a second`, `3 minutes`.
+pub fn duration_words(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        return "less than a second".to_owned();
+    }
+    HumanDuration(duration).to_string()
 }
 
 /// Bytes a second.
@@ -278,7 +348,47 @@ mod tests {
         let file = FileMeter::new(&meter);
         file.advance(40);
         file.done(40);
-        assert_eq!((meter.bytes(), meter.files.load(Ordering::Relaxed)), (100, 2));
+        assert_eq!((meter.bytes(), meter.items()), (100, "2 of 2 files".to_owned()));
+    }
+
+    #[test]
+    fn pieces_are_counted_from_where_earlier_runs_ended() {
+        let all = Amount { bytes: 100, items: 7 };
+        let done = Amount { bytes: 30, items: 2 };
+        let meter = Meter::of_items("piece", all, done, CancellationToken::new());
+        assert_eq!((meter.bytes(), meter.items()), (30, "2 of 7 pieces".to_owned()));
+        meter.advance(10);
+        meter.item_done();
+        assert_eq!((meter.bytes(), meter.items()), (40, "3 of 7 pieces".to_owned()));
+        let one = Meter::of_items(
+            "piece",
+            Amount { bytes: 1, items: 1 },
+            Amount::default(),
+            CancellationToken::new(),
+        );
+        assert_eq!(one.items(), "0 of 1 piece");
+    }
+
+    #[test]
+    fn no_time_to_go_is_told_while_something_is_waited_for() {
+        let meter = Meter::new(100, 2, CancellationToken::new());
+        let bar = ProgressBar::hidden();
+        let has_waited = AtomicBool::new(false);
+        draw(&bar, &meter, &has_waited);
+        assert_eq!(bar.message(), "0 of 2 files");
+        meter.wait_for(Some("room"));
+        draw(&bar, &meter, &has_waited);
+        assert_eq!(bar.message(), "0 of 2 files  waiting for room");
+        assert!(has_waited.load(Ordering::Relaxed) && !WAITING.contains("eta"));
+        meter.wait_for(None);
+        draw(&bar, &meter, &has_waited);
+        assert!(!has_waited.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn nothing_takes_no_seconds() {
+        assert_eq!(duration_words(Duration::from_millis(999)), "less than a second");
+        assert_eq!(duration_words(Duration::from_secs(120)), "2 minutes");
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use carferry_car::{BuiltCar, PaddedPieceSize, PayloadSize};
 use carferry_core::model::CarDoc;
-use indicatif::{BinaryBytes, HumanDuration};
+use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use super::progress::rate;
+use super::progress::{duration_words, rate};
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -187,7 +187,7 @@ impl Summary {
                 "{} made ({} in {}, {rate}/s)",
                 self.made,
                 BinaryBytes(self.made_bytes),
-                HumanDuration(elapsed)
+                duration_words(elapsed)
             ));
         }
         parts.push(format!("{} skipped", self.skipped));

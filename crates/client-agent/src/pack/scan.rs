@@ -4,8 +4,10 @@
 
 use std::fs::{self, DirEntry, FileType};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use carferry_car::is_reserved_name;
 use carferry_core::fsx;
 
 /// What a walk found.
@@ -94,6 +96,8 @@ impl Walk<'_> {
             if path != self.output {
                 to_walk.push(path);
             }
+        } else if kind.is_file() && is_reserved_name(entry.file_name().as_bytes()) {
+            self.scan.skipped.push(Odd { path, reason: "a temporary file of carferry".to_owned() });
         } else if kind.is_file() {
             let relative = path.strip_prefix(self.input).unwrap_or(&path).to_owned();
             self.found(path, relative);
@@ -138,7 +142,6 @@ pub fn group_of(file_name: &str, folder: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -151,7 +154,9 @@ mod tests {
     fn every_regular_file_is_found_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let input = folder.path().canonicalize().unwrap();
-        for file in ["b.tar", "a.tar", "sub/deep/c", ".hidden", "sub/a", "out/x.car", "out2/y"] {
+        for file in
+            ["b.tar", "a.tar", "sub/deep/c", ".hidden", "sub/a", "out/x.car", "out2/y", ".x.carferry-part"]
+        {
             fs::create_dir_all(input.join(file).parent().unwrap()).unwrap();
             fs::write(input.join(file), file).unwrap();
         }
@@ -162,7 +167,7 @@ mod tests {
         assert_eq!(relative(&scan), [".hidden", "a.tar", "b.tar", "out2/y", "sub/a", "sub/deep/c"]);
         assert!(scan.files.iter().all(|file| file.path == input.join(&file.relative)));
         let skipped: Vec<_> = scan.skipped.iter().map(|odd| odd.path.file_name().unwrap()).collect();
-        assert_eq!(skipped, ["broken", "folder-link", "link"]);
+        assert_eq!(skipped, [".x.carferry-part", "broken", "folder-link", "link"]);
         assert_eq!(scan.failed, []);
     }
 

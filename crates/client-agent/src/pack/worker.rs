@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use super::plan::Job;
 use super::progress::{FileMeter, Meter};
 use super::reread::{RereadError, reread};
+use super::standing::{self, Standing};
 
 /// What every worker needs.
 #[derive(Debug)]
@@ -77,6 +78,12 @@ pub enum PackError {
     /// What was read again is not what was written.
     #[error(transparent)]
     Reread(#[from] RereadError),
+    /// What stands in its place is another's.
+    #[error("{reason}")]
+    Foreign {
+        /// What it is, and what can be done.
+        reason: String,
+    },
     /// The CAR that stands is still needed.
     #[error(
         "its content changed, and {deals} deals wait for the CAR that was made of it before ({standing}); \
@@ -96,7 +103,7 @@ impl PackError {
         match self {
             Self::Build(error) => matches!(error, BuildError::Cancelled),
             Self::Reread(error) => error.is_cancelled(),
-            Self::Output(_) | Self::StillNeeded { .. } => false,
+            Self::Output(_) | Self::Foreign { .. } | Self::StillNeeded { .. } => false,
         }
     }
 }
@@ -188,13 +195,20 @@ impl Workshop {
         if let Some(folder) = job.output.parent() {
             self.make_folder(folder).map_err(PackError::Output)?;
         }
-        let (file, temp) = fsx::create_temp_beside(&job.output).map_err(PackError::Output)?;
+        let (file, mut temp) = fsx::create_temp_beside(&job.output).map_err(PackError::Output)?;
         let options = BuildOptions { params: self.profile.params(), max_piece: self.max_piece };
         let car = build_car(&self.crew, &job.input, &file, &options, meter)?;
         if self.verify {
             reread(&self.crew, &file, temp.path(), &car, meter)?;
         }
         drop(file);
+        match &job.standing {
+            Standing::Nothing => temp.refuse_existing(),
+            Standing::Unknown { reason } if !standing::is_same(&job.output, &car) => {
+                return Err(PackError::Foreign { reason: reason.clone() });
+            }
+            Standing::Own | Standing::Unknown { .. } => {}
+        }
         if let Some(guard) = &self.guard {
             runtime.block_on(self.check_standing(guard, job, &car))?;
         }

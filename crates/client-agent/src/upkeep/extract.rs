@@ -11,6 +11,7 @@ use carferry_car::{
 use carferry_core::error_chain::Hint;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
+use carferry_core::words::counted;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use tokio::sync::mpsc::UnboundedSender;
@@ -19,7 +20,7 @@ use super::placements::{Parts, is_part_name, placements};
 use crate::cli::{ExtractArgs, WhereThere};
 use crate::pack::progress::{Meter, Screen};
 use crate::stop::Stop;
-use crate::tools::in_background;
+use crate::tools::{hint_of_header, in_background};
 
 /// Why nothing, or not everything, was restored.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +37,18 @@ impl Hint for NotRestored {
             ExtractError::DamagedBlock { .. } | ExtractError::Truncated { .. } => {
                 "another copy of the CAR may be whole; `regenerate` makes it anew where its files still are"
             }
+            ExtractError::Header { source, .. } => return hint_of_header(source).map(str::to_owned),
             ExtractError::Cancelled => "run it again with --existing keep for the rest",
             _ => return None,
         };
         Some(hint.to_owned())
     }
+}
+
+fn stop_of(error: ExtractError) -> Stop {
+    let is_cancelled = matches!(error, ExtractError::Cancelled);
+    let stop = Stop::user(&NotRestored(error));
+    if is_cancelled { stop.interrupted() } else { stop }
 }
 
 /// One thing that was dealt with.
@@ -209,7 +217,7 @@ pub async fn extract(
     };
     let looking = Meter::new(0, 0, shutdown.token().clone());
     let opened = in_background(shutdown, move || Extraction::open(&cars, options, &*looking)).await?;
-    let extraction = opened.map_err(|error| Stop::user(&NotRestored(error)))?;
+    let extraction = opened.map_err(stop_of)?;
     let plan = extraction.plan();
     if args.dry_run {
         let (files, folders, links) = (plan.files, plan.folders, plan.symlinks);
@@ -219,7 +227,8 @@ pub async fn extract(
                 "files": files, "folders": folders, "symlinks": links, "bytes": plan.bytes, "holebytes": plan.hole_bytes
             }))?;
         } else {
-            out.line(format!("{files} files, {folders} folders, {links} links, {size}"))?;
+            let (files, folders) = (counted(files, "file"), counted(folders, "folder"));
+            out.line(format!("{files}, {folders}, {}, {size}", counted(links, "link")))?;
         }
         return Ok(ExitStatus::Success);
     }
@@ -242,7 +251,7 @@ pub async fn extract(
     drop(shown);
     let (restored, loose) = ended?;
     printed?;
-    let restored = restored.map_err(|error| Stop::user(&NotRestored(error)))?;
+    let restored = restored.map_err(stop_of)?;
     let not_whole = not_whole(&restored, &older, &loose);
     for file in &not_whole {
         if args.json { out.json(file) } else { out.line(file.words()) }?;
@@ -274,7 +283,7 @@ fn run(
     loose: &Loose,
 ) -> Result<Extracted, ExtractError> {
     let restored = |restored: &Restored<'_>| {
-        meter.file_done();
+        meter.item_done();
         let line = Line::of(restored);
         if loose.is_looked_for
             && restored.kind == RestoredKind::File
@@ -336,18 +345,21 @@ fn words(line: &Line) -> String {
     format!("{state:<10}  {path}{of_file}{other_state}")
 }
 
+const PART: &str = "part of a file that is not whole yet";
+const PARTS: &str = "parts of files that are not whole yet";
+
 fn total_words(total: &Total) -> String {
     let mut words = format!(
-        "{} files, {} folders, {} links restored ({})",
-        total.files,
-        total.folders,
-        total.symlinks,
+        "{}, {}, {} restored ({})",
+        counted(total.files, "file"),
+        counted(total.folders, "folder"),
+        counted(total.symlinks, "link"),
         BinaryBytes(total.bytes)
     );
     for (count, what) in [
         (total.same, "the same already"),
         (total.different, "there with another content, left alone"),
-        (total.parts, "parts of files that are not whole yet"),
+        (total.parts, if total.parts == 1 { PART } else { PARTS }),
         (total.skipped, "links left out"),
     ] {
         if count > 0 {

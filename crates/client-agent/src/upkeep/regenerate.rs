@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use carferry_car::{BuildOptions, BuiltCar, Crew, PaddedPieceSize, PayloadCid, Profile, Progress, build_car};
+use carferry_car::{
+    BuildOptions, BuiltCar, Crew, PaddedPieceSize, PayloadCid, Profile, Progress, build_car, read_car_root,
+};
 use carferry_core::error_chain::Hint;
 use carferry_core::fsx::{self, TempGuard};
 use carferry_core::model::{CarDoc, PlanDoc};
@@ -48,6 +50,14 @@ pub enum RegenerateError {
         /// The CAR.
         path: PathBuf,
     },
+    /// What is there is left alone, whatever was asked for.
+    #[error("{} is there already, and {reason}", path.display())]
+    NotReplaced {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        reason: &'static str,
+    },
     /// The plan that it was a piece of is gone.
     #[error("piece {piece} of plan {plan} is not in the database any more")]
     NoPlan {
@@ -74,6 +84,9 @@ impl Hint for RegenerateError {
         let hint = match self {
             Self::Unknown(_) => "the payload CID stands in `cars.filecid` and in the manifests",
             Self::Exists { .. } => "`verify-car` checks it; --force replaces it",
+            Self::NotReplaced { .. } => {
+                "--force replaces this very CAR alone; move the file away, or use --output"
+            }
             Self::AnotherPiece { .. } => {
                 "bring back the files as they were; a copy of the CAR may also be had from a provider"
             }
@@ -131,13 +144,12 @@ pub async fn regenerate(
     if path.extension().is_none_or(|extension| extension != "car") {
         return Err(user(RegenerateError::NoCarName { path }));
     }
-    if !args.force && path.symlink_metadata().is_ok() {
-        return Err(user(RegenerateError::Exists { path }));
-    }
-    let beside = manifest::path_of(&path);
-    let is_other = manifest::read_piece(&beside).map_or(true, |piece| piece.payloadcid != wanted);
-    if !args.force && car.plan.is_some() && beside.symlink_metadata().is_ok() && is_other {
-        return Err(user(RegenerateError::Exists { path: beside }));
+    let is_recorded = cars.iter().any(|car| {
+        car.host.as_deref() == Some(&host) && car.outputpath.as_deref().map(Path::new) == Some(&path)
+    });
+    check_place(&path, &wanted, is_recorded, args.force).map_err(user)?;
+    if car.plan.is_some() {
+        check_manifest(&path, &wanted, args.force).map_err(user)?;
     }
     let recipe = recipe(&store, car, &args.filecid, profile, &path).await?.map_err(user)?;
     let bytes = car.filesizebytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
@@ -161,6 +173,31 @@ pub async fn regenerate(
         out.line(format_args!("made again  {}  {}  {}", line.carpath, line.payloadcid, line.piececid))?;
     }
     Ok(ExitStatus::Success)
+}
+
+/// Whether the CAR may go to its place: nothing is there, or with `--force` what is recorded as this CAR, or is it.
+fn check_place(path: &Path, wanted: &str, is_recorded: bool, force: bool) -> Result<(), RegenerateError> {
+    let Ok(there) = path.symlink_metadata() else { return Ok(()) };
+    let left_alone = |reason| RegenerateError::NotReplaced { path: path.to_owned(), reason };
+    let is_it = || read_car_root(path).is_ok_and(|root| root.to_string() == wanted);
+    match there {
+        _ if !force => Err(RegenerateError::Exists { path: path.to_owned() }),
+        there if !there.is_file() => Err(left_alone("no regular file")),
+        _ if is_recorded || is_it() => Ok(()),
+        _ => Err(left_alone("not recorded as this CAR")),
+    }
+}
+
+/// Whether the manifest may go to its place: nothing is there, or a manifest of this CAR.
+fn check_manifest(path: &Path, wanted: &str, force: bool) -> Result<(), RegenerateError> {
+    let beside = manifest::path_of(path);
+    let name = path.file_name().unwrap_or_default();
+    let is_of_car = manifest::read_piece(&beside)
+        .is_ok_and(|said| said.payloadcid == wanted || force && name == &*said.car);
+    if beside.symlink_metadata().is_err() || is_of_car {
+        return Ok(());
+    }
+    Err(RegenerateError::NotReplaced { path: beside, reason: "not the manifest of this CAR" })
 }
 
 async fn recipe(

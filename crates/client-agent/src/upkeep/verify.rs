@@ -5,11 +5,10 @@
 //! found them may have been killed before it said so.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use carferry_car::{Crew, PieceCid, PieceError, UnpaddedPieceSize, piece_of_file};
+use carferry_car::{Crew, PieceCid, PieceError, UnpaddedPieceSize, open_regular, piece_of_file};
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::CarDoc;
 use carferry_core::printer::{ExitStatus, Printer};
@@ -65,6 +64,8 @@ struct Total {
     unrecorded: u64,
     /// Checked lately, by another run, and good.
     fresh: u64,
+    /// Records that name no host, as the prototype wrote them: nobody knows on which box their CARs are.
+    withouthost: u64,
 }
 
 /// Runs `verify`.
@@ -89,7 +90,8 @@ pub async fn verify(
     let due = VerifyDue { since, began: now };
     let (cars, bytes) = store.cars_to_verify(&host, due).await?;
     let all = store.standing_cars_of(&host).await?;
-    let mut total = Total { fresh: all.saturating_sub(cars), ..Total::default() };
+    let withouthost = store.standing_cars_without_host().await?;
+    let mut total = Total { fresh: all.saturating_sub(cars), withouthost, ..Total::default() };
     info!(cars, bytes, fresh = total.fresh, "checking CARs of {host}");
     let meter = Meter::new(u64::try_from(bytes).unwrap_or(0), cars, shutdown.token().clone());
     let shown = screen.show(&meter, args.no_progress);
@@ -106,7 +108,7 @@ pub async fn verify(
             let (crew, counter) = (Arc::clone(&crew), Arc::clone(&meter));
             let line = in_background(shutdown, move || check(&crew, &car, &counter)).await?;
             let Some(line) = line else { break 'all };
-            meter.file_done();
+            meter.item_done();
             store.record_verified(&id, line.verdict == Verdict::Good, line.reason.as_deref()).await?;
             if line.verdict != Verdict::Good {
                 found_bad.insert(id.to_string());
@@ -134,11 +136,17 @@ fn finish(total: &Total, json: bool, shutdown: &Shutdown, out: &mut Printer) -> 
     if json {
         out.json(total)?;
     } else {
-        let Total { good, wrong, missing, unreadable, unrecorded, fresh } = total;
+        let Total { good, wrong, missing, unreadable, unrecorded, fresh, withouthost } = total;
         out.line(format_args!(
             "{good} good, {wrong} wrong, {missing} missing, {unreadable} unreadable, {unrecorded} not recorded in \
              full, {fresh} checked lately"
         ))?;
+        if *withouthost > 0 {
+            out.line(format_args!(
+                "{withouthost} not checked: their records name no host, as the prototype wrote them; `makecars` with the \
+                 same input and output records them anew, and `commp FILE` computes a piece CID"
+            ))?;
+        }
     }
     let interrupted = shutdown.token().is_cancelled();
     if interrupted {
@@ -180,7 +188,7 @@ fn judge(crew: &Crew, car: &CarDoc, path: &Path, meter: &Meter) -> Result<(), Op
         };
         Some((verdict, error.to_string()))
     };
-    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    let file = open_regular(path).map_err(|error| unreadable(&error))?;
     let size = file.metadata().map_err(|error| unreadable(&error))?.len();
     if let Some(wanted) = car.carsizebytes.and_then(|bytes| u64::try_from(bytes).ok())
         && wanted != size

@@ -4,6 +4,7 @@
 
 mod common;
 mod datasets;
+mod foreign;
 
 mod cli;
 mod makecars;

@@ -178,7 +178,7 @@ fn what_cannot_be_read_or_written_is_reported_and_the_others_go_on() {
         ("good", "made", ""),
         ("secret", "failed", "cannot read"),
         ("closed", "failed", "cannot list the folder: Permission denied"),
-        ("blocked", "failed", "cannot publish"),
+        ("blocked", "failed", "no regular file"),
     ] {
         let line = ended.about(name);
         assert_eq!(line["state"], state, "{line}");

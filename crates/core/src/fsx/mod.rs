@@ -44,7 +44,10 @@ pub fn create_temp_beside(target: &Path) -> io::Result<(File, TempGuard)> {
             Ok(()) | Err(_) => {}
         }
         let held = file.try_clone().map_err(|error| named("cannot open", &temp, error))?;
-        return Ok((file, TempGuard { held, temp, target: target.to_owned(), published: false }));
+        return Ok((
+            file,
+            TempGuard { held, temp, target: target.to_owned(), published: false, refuses: false },
+        ));
     }
     Err(named("cannot find a temporary name beside", target, io::ErrorKind::AlreadyExists.into()))
 }
@@ -56,12 +59,20 @@ pub struct TempGuard {
     temp: PathBuf,
     target: PathBuf,
     published: bool,
+    /// What has come to the target meanwhile is not replaced.
+    refuses: bool,
 }
 
 impl TempGuard {
     /// The temporary name.
     pub fn path(&self) -> &Path {
         &self.temp
+    }
+
+    /// From here on, publishing fails with [`io::ErrorKind::AlreadyExists`] if anything is at the target; on file
+    /// systems that cannot tell (`RENAME_NOREPLACE`), it is replaced.
+    pub fn refuse_existing(&mut self) {
+        self.refuses = true;
     }
 
     /// Makes the file visible under its final name, durably: sync of the file, rename over the target, sync of
@@ -309,6 +320,20 @@ mod tests {
         assert_eq!(names(folder.path()).len(), 1);
         drop((file, guard));
         assert_eq!(names(folder.path()), [""; 0]);
+    }
+
+    #[test]
+    fn what_came_meanwhile_is_not_replaced_where_that_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a.car");
+        let (file, mut guard) = create_temp_beside(&target).unwrap();
+        guard.refuse_existing();
+        drop(file);
+        fs::write(&target, "another's").unwrap();
+        let error = guard.publish().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&target).unwrap(), b"another's");
+        assert_eq!(names(folder.path()), ["a.car"]);
     }
 
     #[test]

@@ -10,6 +10,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
 use super::{TempGuard, folder_of, named};
 use crate::error_chain::ErrorChain;
 
@@ -76,6 +79,17 @@ pub fn create_folders(folder: &Path) -> io::Result<()> {
 
 impl TempGuard {
     fn rename(&mut self) -> io::Result<()> {
+        if self.refuses {
+            match renameat_with(CWD, &self.temp, CWD, &self.target, RenameFlags::NOREPLACE) {
+                Ok(()) => {
+                    self.published = true;
+                    return Ok(());
+                }
+                // Not every file system can refuse.
+                Err(Errno::INVAL | Errno::NOSYS) => {}
+                Err(error) => return Err(named("cannot publish", &self.target, error.into())),
+            }
+        }
         #[expect(clippy::disallowed_methods, reason = "this is the durable rename")]
         fs::rename(&self.temp, &self.target).map_err(|error| named("cannot publish", &self.target, error))?;
         self.published = true;

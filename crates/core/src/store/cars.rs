@@ -117,6 +117,12 @@ impl Store {
         self.bounded("cars count", self.cars.count_documents(filter)).await
     }
 
+    /// How many CARs stand of which nobody knows on which host they are, as the prototype recorded them.
+    pub async fn standing_cars_without_host(&self) -> Result<u64, StoreError> {
+        let filter = doc! { "host": null, "replacedtime": { "$exists": false } };
+        self.bounded("cars count", self.cars.count_documents(filter)).await
+    }
+
     /// How many CARs of this host are to be checked, and their bytes.
     pub async fn cars_to_verify(&self, host: &str, due: VerifyDue) -> Result<(u64, i64), StoreError> {
         let pipeline = [

@@ -81,7 +81,8 @@ where
     let layer = if json {
         fmt::layer().json().flatten_event(true).with_current_span(true).with_writer(writer).boxed()
     } else {
-        let layer = fmt::layer().with_writer(writer);
+        // Which module says it is of use to machines alone.
+        let layer = fmt::layer().with_target(false).with_writer(writer);
         // On a terminal the library's own default stands, which honours NO_COLOR.
         if on_terminal { layer.boxed() } else { layer.with_ansi(false).boxed() }
     };
