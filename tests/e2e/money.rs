@@ -15,7 +15,7 @@ use harness::{
 };
 use lotus_sim::{Fault, FaultKind, SimConfig};
 
-use super::deals::{DataPrep, START, deals, write_cars};
+use super::deals::{DataPrep, OTHER, START, deals, two_miners, write_cars};
 
 /// 200 days and the alignment, 1 attoFIL each.
 const COST: u128 = 200 * 2880 + 5758;
@@ -135,14 +135,48 @@ async fn retry_forgets_what_keeps_a_car_from_a_provider() -> anyhow::Result<()> 
     road.deals().insert_one(record).await?;
     assert_eq!(client.pass().await?.held.get("failed too often (maxFailedDeals)"), Some(&2));
 
-    let one = client.store.failures(&wallet, FailuresOf::Payload(&refused.payload_cid)).await?;
-    assert_eq!((one.len(), client.store.failures(&wallet, FailuresOf::Miner("t01000")).await?.len()), (1, 2));
-    assert!(client.store.failures(&wallet, FailuresOf::Miner("f09")).await?.is_empty());
+    let one = client.store.failures(FailuresOf::Payload(&refused.payload_cid)).await?;
+    assert_eq!((one.len(), client.store.failures(FailuresOf::Miner("t01000")).await?.len()), (1, 2));
+    assert!(client.store.failures(FailuresOf::Miner("f09")).await?.is_empty());
     assert_eq!(client.store.forget_failures(&one).await?, 1);
     assert_eq!(client.pass().await?.count(DealState::Published), 1);
-    let all = client.store.failures(&wallet, FailuresOf::All).await?;
+    let all = client.store.failures(FailuresOf::All).await?;
     assert_eq!((all.len(), client.store.forget_failures(&all).await?), (1, 1));
     assert_eq!(client.pass().await?.count(DealState::Published), 1);
-    assert!(client.store.failures(&wallet, FailuresOf::All).await?.is_empty());
+    assert!(client.store.failures(FailuresOf::All).await?.is_empty());
+
+    let intents = road.db.collection::<Document>("dealintents");
+    let mut postponed = intents.find_one(doc! { "state": "confirmed" }).await?.context("none")?;
+    let in_an_hour = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 3_600_000);
+    postponed.extend(doc! { "_id": "bafy#9", "state": "intended", "tries": 3, "nexttry": in_an_hour });
+    intents.insert_one(postponed).await?;
+    let put_off = client.store.failures(FailuresOf::All).await?;
+    assert_eq!((put_off.len(), client.store.forget_failures(&put_off).await?), (1, 1));
+    let due = doc! { "_id": "bafy#9", "nexttry": null, "tries": null };
+    assert_eq!(intents.count_documents(due).await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_provider_that_never_answers_keeps_no_other_waiting() -> anyhow::Result<()> {
+    let mut config = two_miners();
+    config.timings.ask_dial = Duration::MAX;
+    let road = Road::open_with(config).await?;
+    let cars = write_cars(&road, 2).await?;
+    road.sim.set_reachable(OTHER, false);
+    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let mut proposer = client.proposer();
+    let first = proposer.pass(Mode::Publish).await?;
+    // Its call is still under way, so this pass did not wait for it, and another is due for it.
+    assert_eq!(first.held.get("miner has not told its terms yet"), Some(&1), "{first:?}");
+    assert!(first.found_busy_lanes() && first.miner_problems.is_empty(), "{first:?}");
+    assert_eq!(first.totals().deals, 2);
+    proposer.pass(Mode::Publish).await?;
+    assert_eq!(road.sim.count("Filecoin.ClientQueryAsk"), 2, "one call each");
+    let report = proposer.finish().await;
+    assert_eq!(report.count(DealState::Refused), 0, "{report:?}");
+    for car in &cars {
+        assert_eq!(road.sim.proposals_for(&car.payload_cid, MINER), 1);
+    }
     Ok(())
 }

@@ -49,7 +49,7 @@ async fn kill_everybody(name: &'static str, method: &'static str) {
     // The market is in the middle of an import when its caller is killed.
     let timings = Timings { import_commp: Duration::from_millis(150), ..timings() };
     let sim = SimConfig { timings, ..sim(3) };
-    let mut scene = Scene::open(Stage { method, sim, ..Stage::default() }).await;
+    let mut scene = Scene::open(Stage { sim, method, ..Stage::default() }).await;
     let steps: Vec<_> = PACK.iter().chain(&CLIENT).chain(&MINER).copied().collect();
     let count = rounds(steps.len() + 4, 250);
     let (mut client, mut miner) = (scene.client("client", None), scene.miner(None));

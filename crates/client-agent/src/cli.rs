@@ -45,7 +45,7 @@ pub enum Command {
     Track(TrackArgs),
     /// Publish deals as limits free up and track them, until stopped.
     Run(RunArgs),
-    /// Forget refusals and failed deals that keep a CAR from a miner: the next pass proposes it again.
+    /// Forget what keeps CARs from miners (refusals, failed deals, pauses): the next pass proposes them again.
     Retry(RetryArgs),
     /// Show CARs, deals by miner and state, and what is stuck and why.
     Status(StatusArgs),
@@ -348,7 +348,7 @@ const CONFIGURED: &[(&str, &[&str])] = &[
     ("makedeals", &[""]),
     ("track", &[""]),
     ("run", &[""]),
-    ("retry", &["mongodb.", "setting.wallet", "setting.databaseTimeout", "log."]),
+    ("retry", &["mongodb.", "setting.databaseTimeout", "log."]),
     ("status", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
     ("verify", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
     ("regenerate", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),

@@ -20,6 +20,8 @@ use carferry_core::model::{AttoFil, DealDuration};
 use carferry_core::store::StoreOptions;
 use serde::Deserialize;
 
+use crate::propose::preflight::SyncRule;
+
 pub use summary::Summary;
 
 /// The whole configuration.
@@ -405,6 +407,11 @@ impl Config {
                 &["`setting.wallet` in the file", "CARFERRY_SETTING__WALLET", "--wallet"],
             )
         })
+    }
+
+    /// Whether the node's head must be of now.
+    pub fn sync_rule(&self) -> SyncRule {
+        if self.setting.allow_unsynced_node { SyncRule::NotOnTestNetworks } else { SyncRule::Required }
     }
 
     /// The largest piece that a CAR may need.

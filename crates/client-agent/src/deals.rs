@@ -23,7 +23,7 @@ use crate::{
     propose::{
         Mode, ProposeError, Proposer, Reason, Report, Terms,
         policy::{Limits, Target},
-        preflight::{MethodChoice, PreflightError, SyncRule},
+        preflight::{MethodChoice, PreflightError},
     },
     report,
     stop::Stop,
@@ -78,7 +78,7 @@ pub async fn track(
     }
     let (store, node) = connect(config).await?;
     let wallet = config.deal_terms()?.wallet.to_string();
-    let mut tracker = Tracker::new(store, node, wallet);
+    let mut tracker = Tracker::new(store, node, wallet).with_sync(config.sync_rule());
     if args.once {
         let done = tracker.pass().await?;
         if args.json {
@@ -121,7 +121,8 @@ pub async fn run(
         preview(config, &store, &node, &stop, out).await?;
     }
     let proposer = proposer(config, &store, &node, stop.clone())?;
-    let tracker = Tracker::new(store.clone(), node, config.deal_terms()?.wallet.to_string());
+    let tracker = Tracker::new(store.clone(), node, config.deal_terms()?.wallet.to_string())
+        .with_sync(config.sync_rule());
     info!(agent = %config.agent_name(), database = store.database_name(), "client-agent runs");
     let mut tasks = Supervisor::new();
     let (plan_every, track_every) = (config.setting.plan_interval, config.setting.deal_timeout);
@@ -317,7 +318,7 @@ pub(crate) fn proposer(
             PublishChoice::Stateless => MethodChoice::Only(PublishMethod::Stateless),
             PublishChoice::Start => MethodChoice::Only(PublishMethod::Start),
         },
-        sync: if setting.allow_unsynced_node { SyncRule::NotOnTestNetworks } else { SyncRule::Required },
+        sync: config.sync_rule(),
         groups: setting.groups.clone(),
         car_paths: setting.car_paths.clone(),
         own_cars_only: setting.own_cars_only,

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     cli::StatusArgs,
     config::Config,
-    propose::{Aim, DealState, Mode, Report, policy::Held},
+    propose::{DealState, Mode, ReplicaGoal, Report, policy::Held},
     stop::Stop,
 };
 
@@ -76,12 +76,15 @@ pub(crate) fn plan_text(report: &Report, mode: Mode) -> String {
             ),
         ),
     }
-    if let (Mode::DryRun, Some(purse)) = (mode, &report.purse) {
+    if let (Mode::DryRun, Some(wallet_change)) = (mode, &report.wallet_change) {
         line(
             &mut text,
-            format!("  money for deals: {} now, {} after these", purse.funds_before, purse.funds_after),
+            format!(
+                "  money for deals: {} now, {} after these",
+                wallet_change.funds_before, wallet_change.funds_after
+            ),
         );
-        if let (Some(before), Some(after)) = (purse.datacap_before, purse.datacap_after) {
+        if let (Some(before), Some(after)) = (wallet_change.datacap_before, wallet_change.datacap_after) {
             line(
                 &mut text,
                 format!("  datacap: {} now, {} after these", big_bytes(before), big_bytes(after)),
@@ -130,7 +133,7 @@ fn unpublished(report: &Report) -> Vec<String> {
 
 /// How many CARs get fewer replicas than are wanted; and why, where the configuration allows no more.
 fn coverage(report: &Report) -> Vec<String> {
-    let Aim { replicas: wanted, miners, per_miner } = report.aim;
+    let ReplicaGoal { replicas: wanted, miners, per_miner } = report.goal;
     let short = report.coverage.iter().filter(|(replicas, _)| **replicas < wanted);
     short
         .map(|(replicas, cars)| {
@@ -299,7 +302,7 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::propose::{DealLine, MinerTotal, Purse};
+    use crate::propose::{DealLine, MinerTotal, WalletChange};
 
     fn total(deals: u64, atto: u128) -> MinerTotal {
         MinerTotal {
@@ -316,9 +319,9 @@ mod tests {
         let mut report = Report { cars: 420, ..Report::default() };
         report.miners.insert("f01000".into(), total(419, 1_500_000_000_000_000_000));
         report.coverage = [(1, 419), (3, 1)].into();
-        report.aim = Aim { replicas: 3, miners: 1, per_miner: 1 };
+        report.goal = ReplicaGoal { replicas: 3, miners: 1, per_miner: 1 };
         report.held = [(Held::EnoughWithMiner.as_str(), 419), (Held::EnoughReplicas.as_str(), 1)].into();
-        report.purse = Some(Purse {
+        report.wallet_change = Some(WalletChange {
             funds_before: "4 FIL".into(),
             funds_after: "2.5 FIL".into(),
             datacap_before: Some(1 << 50),
@@ -327,10 +330,11 @@ mod tests {
         insta::assert_snapshot!("plan", plan_text(&report, Mode::DryRun));
         report.miners.insert("f01001".into(), total(1, 1));
         report.coverage = [(0, 1), (2, 419)].into();
-        report.aim = Aim { replicas: 10, miners: 2, per_miner: 1 };
-        report.purse = None;
+        report.goal = ReplicaGoal { replicas: 10, miners: 2, per_miner: 1 };
+        report.wallet_change = None;
         report.deals = ["bafy1", "bafy2", "bafy3"]
             .map(|payload_cid| DealLine {
+                intent: format!("{payload_cid}#1"),
                 payload_cid: payload_cid.into(),
                 miner: "f01001".into(),
                 start_epoch: 1,

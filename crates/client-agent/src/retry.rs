@@ -16,7 +16,7 @@ use crate::{cli::RetryArgs, config::Config, stop::Stop};
 /// What `retry` prints.
 #[derive(Debug, Default, Serialize)]
 struct Forgotten {
-    /// Refusals and failed deals.
+    /// Refusals, failed deals and proposals that were put off.
     failures: usize,
     /// CARs that they are of.
     cars: usize,
@@ -33,7 +33,6 @@ struct Forgotten {
 ///
 /// [`Stop`] when the configuration does not suffice or the database does not answer.
 pub async fn retry(args: &RetryArgs, config: &Config, out: &mut Printer) -> Result<ExitStatus, Stop> {
-    let wallet = config.wallet()?.to_string();
     let store = Store::open(&config.store_options()?).await?;
     let payload_cid = args.filecid.as_ref().map(ToString::to_string);
     let miner = args.miner.as_ref().map(ToString::to_string);
@@ -42,7 +41,7 @@ pub async fn retry(args: &RetryArgs, config: &Config, out: &mut Printer) -> Resu
         (None, Some(miner)) => FailuresOf::Miner(miner),
         (None, None) => FailuresOf::All,
     };
-    let failures = store.failures(&wallet, of).await?;
+    let failures = store.failures(of).await?;
     if !args.dry_run {
         store.forget_failures(&failures).await?;
     }
@@ -66,11 +65,13 @@ fn summary(failures: &[Failure], dry_run: bool) -> Forgotten {
 
 fn text(forgotten: &Forgotten) -> String {
     if forgotten.failures == 0 {
-        return "no refusals or failed deals stand against these\n".to_owned();
+        return "no refusals, failed deals or postponed proposals stand against these\n".to_owned();
     }
     let verb = if forgotten.dry_run { "would be forgotten" } else { "forgotten" };
-    let mut text =
-        format!("{} refusals and failed deals of {} CARs {verb}", forgotten.failures, forgotten.cars);
+    let mut text = format!(
+        "{} refusals, failed deals and postponed proposals of {} CARs {verb}",
+        forgotten.failures, forgotten.cars
+    );
     text.push_str(if forgotten.dry_run { "\n" } else { ": the next pass proposes them again\n" });
     for (miner, failures) in &forgotten.miners {
         let _infallible = writeln!(text, "  {miner}: {failures}");

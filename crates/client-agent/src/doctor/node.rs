@@ -15,6 +15,7 @@ use indicatif::{BinaryBytes, HumanDuration};
 use tokio::time::timeout;
 
 use crate::config::{Config, PublishChoice};
+use crate::propose::preflight::{SyncRule, may_be_behind};
 
 /// A head this old still comes with null rounds and a slow network: ten epochs.
 const HEAD_AGE_WARN: Duration = Duration::from_secs(300);
@@ -53,7 +54,11 @@ pub(super) async fn checks(config: &Config, store: Option<&Store>, now: Duration
     });
     checks.push(permissions(&node, token, config, methods.ok()).await);
     checks.push(match node.chain_head().await {
-        Ok(head) => judge_head(&head, now),
+        Ok(head) => {
+            let may_be_off = may_be_behind(&node, config.sync_rule()).await.unwrap_or(false);
+            let rule = if may_be_off { SyncRule::NotOnTestNetworks } else { SyncRule::Required };
+            judge_head(&head, now, rule)
+        }
         Err(error) => Check::lotus("node sync", &error),
     });
     checks.extend(wallet(&node, config).await);
@@ -153,8 +158,14 @@ fn judge_permissions(granted: &[String], config: &Config, methods: Option<Method
     }
 }
 
-fn judge_head(head: &TipSet, now: Duration) -> Check {
+fn judge_head(head: &TipSet, now: Duration, rule: SyncRule) -> Check {
     const NAME: &str = "node sync";
+    let fail = |detail: String, hint: &str| match rule {
+        SyncRule::Required => Check::fail(NAME, detail, hint),
+        SyncRule::NotOnTestNetworks => {
+            Check::warn(NAME, detail, "setting.allowUnsyncedNode lets deals be made on this test network")
+        }
+    };
     let height = head.height;
     let timestamp = head.blocks.first().and_then(|block| u64::try_from(block.timestamp).ok());
     let Some(timestamp) = timestamp.filter(|&seconds| seconds > 0) else {
@@ -163,17 +174,13 @@ fn judge_head(head: &TipSet, now: Duration) -> Check {
     let timestamp = Duration::from_secs(timestamp);
     if timestamp > now + HEAD_AGE_WARN {
         let ahead = HumanDuration(timestamp.saturating_sub(now));
-        return Check::fail(
-            NAME,
-            format!("epoch {height} is {ahead} in the future"),
-            "set this host's clock",
-        );
+        return fail(format!("epoch {height} is {ahead} in the future"), "set this host's clock");
     }
     let age = now.saturating_sub(timestamp);
     let detail = format!("epoch {height}, {} old", HumanDuration(age));
     let hint = "wait for `lotus sync wait`, or set this host's clock";
     match age {
-        age if age > HEAD_AGE_FAIL => Check::fail(NAME, detail, hint),
+        age if age > HEAD_AGE_FAIL => fail(detail, hint),
         age if age > HEAD_AGE_WARN => Check::warn(NAME, detail, hint),
         _ => Check::ok(NAME, detail),
     }
@@ -378,9 +385,11 @@ mod tests {
             (0, State::Warn),
         ] {
             let head = TipSet { height: 7, blocks: vec![BlockHeader { timestamp }] };
-            assert_eq!(judge_head(&head, now).state, state, "{timestamp}");
+            assert_eq!(judge_head(&head, now, SyncRule::Required).state, state, "{timestamp}");
+            let on_test_network = judge_head(&head, now, SyncRule::NotOnTestNetworks).state;
+            assert_ne!(on_test_network, State::Fail, "{timestamp}");
         }
         let head = TipSet { height: 7, blocks: vec![] };
-        assert_eq!(judge_head(&head, now).state, State::Warn);
+        assert_eq!(judge_head(&head, now, SyncRule::Required).state, State::Warn);
     }
 }

@@ -50,7 +50,7 @@ use policy::{Limits, Target, TermsInForce};
 use preflight::{MethodChoice, MinerFacts, NodeFacts, NodeMethods, PreflightError, SyncRule};
 pub use problems::{Problems, Reason};
 use publish::Publisher;
-pub use report::{Aim, DealLine, DealState, MinerTotal, Purse, Report};
+pub use report::{DealLine, DealState, MinerTotal, ReplicaGoal, Report, WalletChange};
 
 /// What every deal of this agent has in common.
 #[derive(Clone, Debug)]
@@ -250,13 +250,13 @@ impl Proposer {
         let mut pass = Pass { mode, node, miners, methods, collaterals, terms, budget, now, report, busy };
         self.plan(&mut pass).await?;
         let mut report = pass.report;
-        report.aim = Aim {
+        report.goal = ReplicaGoal {
             replicas: self.limits.replicas_max,
             miners: self.targets.len(),
             per_miner: self.limits.deals_per_payload_and_miner_max,
         };
         let datacap = |budget: &PassBudget| self.terms.verified.then(|| budget.datacap_bytes());
-        report.purse = Some(Purse {
+        report.wallet_change = Some(WalletChange {
             funds_before: before.funds().to_string(),
             funds_after: pass.budget.funds().to_string(),
             datacap_before: datacap(&before),

@@ -99,17 +99,17 @@ pub struct Report {
     pub coverage: BTreeMap<usize, u64>,
     /// What the limits ask for.
     #[serde(flatten)]
-    pub aim: Aim,
+    pub goal: ReplicaGoal,
     /// Money and datacap before and after.
     #[serde(flatten)]
-    pub purse: Option<Purse>,
+    pub wallet_change: Option<WalletChange>,
     /// CARs looked at.
     pub cars: u64,
 }
 
 /// What the configuration asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Aim {
+pub struct ReplicaGoal {
     /// Replicas of a CAR (`maxDealNums`).
     #[serde(rename = "replicaswanted")]
     pub replicas: usize,
@@ -123,7 +123,7 @@ pub struct Aim {
 
 /// Money and datacap of the wallet, for deals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Purse {
+pub struct WalletChange {
     /// FIL that deals may cost before the pass, as text.
     #[serde(rename = "fundsbefore")]
     pub funds_before: String,
@@ -197,13 +197,15 @@ impl Report {
         for (replicas, cars) in other.coverage {
             *self.coverage.entry(replicas).or_insert(0) += cars;
         }
-        if other.aim != Aim::default() {
-            self.aim = other.aim;
+        if other.goal != ReplicaGoal::default() {
+            self.goal = other.goal;
         }
-        self.purse = match (self.purse.take(), other.purse) {
-            (Some(first), Some(last)) => {
-                Some(Purse { funds_before: first.funds_before, datacap_before: first.datacap_before, ..last })
-            }
+        self.wallet_change = match (self.wallet_change.take(), other.wallet_change) {
+            (Some(first), Some(last)) => Some(WalletChange {
+                funds_before: first.funds_before,
+                datacap_before: first.datacap_before,
+                ..last
+            }),
             (first, last) => first.or(last),
         };
         for (miner, total) in other.miners {

@@ -11,7 +11,7 @@ mod reconcile;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bson::oid::ObjectId;
@@ -26,7 +26,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::propose::preflight;
+use crate::propose::preflight::{self, SyncRule};
 use chain::{Look, Looks};
 use guard::Guard;
 use pass::{Head, NodeList, Pass, is_new};
@@ -92,6 +92,7 @@ pub struct Tracker {
     store: Store,
     node: FullNode,
     wallet: String,
+    sync: SyncRule,
     /// When the wallets of the records were last asked for, and which there are.
     wallets: Option<(Instant, Vec<String>)>,
     looks: Looks,
@@ -114,7 +115,14 @@ impl Tracker {
     /// Follows the deals of this wallet, and of every other one that deals are recorded for, through this node.
     pub fn new(store: Store, node: FullNode, wallet: String) -> Self {
         let (looks, guard, rechecks) = (Looks::default(), Guard::default(), Rechecks::default());
-        Self { store, node, wallet, wallets: None, looks, guard, rechecks, lists: None }
+        let sync = SyncRule::Required;
+        Self { store, node, wallet, sync, wallets: None, looks, guard, rechecks, lists: None }
+    }
+
+    /// Whether the node's head must be of now; without this it must.
+    #[must_use]
+    pub fn with_sync(self, sync: SyncRule) -> Self {
+        Self { sync, ..self }
     }
 
     /// Looks at every deal that is not final and records what changed.
@@ -250,23 +258,26 @@ impl Tracker {
         if !matches!(pass.head, Head::NotAsked) {
             return;
         }
-        pass.head = match self.node.chain_head().await {
-            Ok(tipset)
-                if preflight::head_age(&tipset, pass.now)
-                    .is_some_and(|age| age > preflight::HEAD_AGE_MAX) =>
-            {
-                warn!(
-                    endpoint = self.node.endpoint(),
-                    "the node is behind the chain: deals are not judged by it now"
-                );
-                Head::Unknown
-            }
-            Ok(tipset) => Head::At(ChainEpoch::new(tipset.height)),
+        pass.head = match self.head(pass.now).await {
+            Ok(head) => head,
             Err(error) => {
                 pass.trouble.get_or_insert(error);
                 Head::Unknown
             }
         };
+    }
+
+    async fn head(&self, now: SystemTime) -> Result<Head, LotusError> {
+        let tipset = self.node.chain_head().await?;
+        let is_old = preflight::head_age(&tipset, now).is_some_and(|age| age > preflight::HEAD_AGE_MAX);
+        if is_old && !preflight::may_be_behind(&self.node, self.sync).await? {
+            warn!(
+                endpoint = self.node.endpoint(),
+                "the node is behind the chain: deals are not judged by it now"
+            );
+            return Ok(Head::Unknown);
+        }
+        Ok(Head::At(ChainEpoch::new(tipset.height)))
     }
 
     /// Looks deals up on chain whose turn it is, and records what was found by the batch.

@@ -1,8 +1,9 @@
-//! Refusals and failures of deals that an operator wants forgotten (`client-agent retry`).
+//! Refusals, failures and pauses of deals that an operator wants forgotten (`client-agent retry`).
 
 use std::collections::HashSet;
 
 use bson::{Bson, Document, doc};
+use mongodb::Collection;
 
 use super::{Store, deals::numbers, error::StoreError, miners::written_as, tracking::PAGE};
 use crate::model::{DealStatus, address::MinerId};
@@ -25,9 +26,11 @@ enum Place {
     Intent(Bson),
     /// `_id` in `offlinedeals`: a deal of the prototype, which has no intent.
     Deal(Bson),
+    /// `_id` in `dealintents`: a proposal whose next call is put off.
+    Postponed(Bson),
 }
 
-/// A refusal, or a deal that failed, that is not forgotten yet.
+/// A refusal, a deal that failed, or a proposal that is put off, and is not forgotten yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     /// Payload CID.
@@ -48,17 +51,22 @@ impl FailuresOf<'_> {
 }
 
 impl Store {
-    /// Refused proposals and failed deals of this wallet that still count.
-    pub async fn failures(&self, wallet: &str, of: FailuresOf<'_>) -> Result<Vec<Failure>, StoreError> {
+    /// Refused proposals and failed deals of every wallet that still count, and proposals whose next call is put off.
+    pub async fn failures(&self, of: FailuresOf<'_>) -> Result<Vec<Failure>, StoreError> {
         let failed = numbers(&DealStatus::FAILED);
         let mut failures = Vec::new();
         // By state, and by the status of deals: each has an index, and `dealintents` holds every deal ever made.
         let mut refused = of.filter();
-        refused.extend(doc! { "state": "refused", "wallet": wallet });
+        refused.extend(doc! { "state": "refused" });
         let refused = self.intents_with(refused).await?;
         failures.extend(refused.iter().filter_map(|intent| failure(intent, Place::Intent)));
+        let mut postponed = of.filter();
+        postponed.extend(doc! { "state": "intended", "tries": { "$gt": 0 } });
+        let postponed = self.intents_with(postponed).await?;
+        failures.extend(postponed.iter().filter_map(|intent| failure(intent, Place::Postponed)));
         let mut dead = of.filter();
-        dead.extend(doc! { "wallet": wallet, "status": { "$in": &failed } });
+        let wallets = self.deal_wallets().await?;
+        dead.extend(doc! { "wallet": { "$in": wallets }, "status": { "$in": &failed } });
         let fields = doc! { "filecid": 1, "miner": 1, "dealcid": 1, "failurecleared": 1 };
         let cursor = self.bounded("failed deals", self.deals.find(dead).projection(fields)).await?;
         let dead = self.drain("failed deals", cursor).await?;
@@ -79,25 +87,32 @@ impl Store {
     pub async fn forget_failures(&self, failures: &[Failure]) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         for page in failures.chunks(PAGE) {
-            let (mut intents, mut deals) = (Vec::new(), Vec::new());
-            for failure in page {
-                match &failure.place {
-                    Place::Intent(id) => intents.push(id.clone()),
-                    Place::Deal(id) => deals.push(id.clone()),
-                }
-            }
-            for (collection, ids) in [(&self.intents, intents), (&self.deals, deals)] {
-                if ids.is_empty() {
-                    continue;
-                }
-                let filter = doc! { "_id": { "$in": ids }, "failurecleared": null };
-                let update = vec![doc! { "$set": { "failurecleared": "$$NOW", "updatedtime": "$$NOW" } }];
-                let result =
-                    self.bounded("failures forgotten", collection.update_many(filter, update)).await?;
-                forgotten += result.modified_count;
-            }
+            let ids_of = |of: fn(&Place) -> Option<&Bson>| -> Vec<Bson> {
+                page.iter().filter_map(|failure| of(&failure.place)).cloned().collect()
+            };
+            let cleared = || vec![doc! { "$set": { "failurecleared": "$$NOW", "updatedtime": "$$NOW" } }];
+            let refused = ids_of(|place| if let Place::Intent(id) = place { Some(id) } else { None });
+            let filter = doc! { "_id": { "$in": refused }, "failurecleared": null };
+            forgotten += self.forget_in(&self.intents, filter, cleared()).await?;
+            let old = ids_of(|place| if let Place::Deal(id) = place { Some(id) } else { None });
+            let filter = doc! { "_id": { "$in": old }, "failurecleared": null };
+            forgotten += self.forget_in(&self.deals, filter, cleared()).await?;
+            let postponed = ids_of(|place| if let Place::Postponed(id) = place { Some(id) } else { None });
+            let filter = doc! { "_id": { "$in": postponed }, "state": "intended" };
+            let at_once = vec![doc! { "$unset": ["tries", "nexttry"] }];
+            forgotten += self.forget_in(&self.intents, filter, at_once).await?;
         }
         Ok(forgotten)
+    }
+
+    async fn forget_in(
+        &self,
+        collection: &Collection<Document>,
+        filter: Document,
+        update: Vec<Document>,
+    ) -> Result<u64, StoreError> {
+        let call = collection.update_many(filter, update);
+        Ok(self.bounded("failures forgotten", call).await?.modified_count)
     }
 
     async fn intents_with(&self, filter: Document) -> Result<Vec<Document>, StoreError> {
