@@ -87,7 +87,10 @@ pub fn opt_flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<boo
 
 #[cfg(test)]
 mod tests {
+    use bson::doc;
+
     use super::*;
+    use crate::model::OfflineDealDoc;
 
     #[test]
     fn integers_of_every_writer_are_read() {
@@ -103,5 +106,15 @@ mod tests {
         ] {
             assert_eq!(integer(&value), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn records_name_a_miner_by_one_text() {
+        for written in ["f01000", "t01000", "t001000"] {
+            let deal: OfflineDealDoc = bson::deserialize_from_document(doc! { "miner": written }).unwrap();
+            assert_eq!(deal.miner.as_deref(), Some("f01000"), "{written}");
+        }
+        let deal: OfflineDealDoc = bson::deserialize_from_document(doc! { "miner": "none" }).unwrap();
+        assert_eq!(deal.miner.as_deref(), Some("none"));
     }
 }
