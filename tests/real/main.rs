@@ -22,7 +22,7 @@ mod flow {
 
     /// Sealing of all pieces on two processors that do other things too.
     const ALL_ACTIVE_WITHIN: Duration = Duration::from_secs(3000);
-    const MENDED_WITHIN: Duration = Duration::from_secs(300);
+    const MENDED_WITHIN: Duration = Duration::from_secs(600);
     /// How long an agent lives between two kills.
     const LIFE_MS: std::ops::Range<u64> = 20..1500;
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// Names the binary.
 pub(crate) const BINARY_VARIABLE: &str = "CARFERRY_LOTUS_ITEST";
-const READY_WITHIN: Duration = Duration::from_secs(300);
+const READY_WITHIN: Duration = Duration::from_secs(900);
 const CALL_WITHIN: Duration = Duration::from_secs(120);
 /// attoFIL per GiB and epoch, twice; how long the ask holds; bytes of the smallest and the largest piece.
 const FREE: [u64; 2] = [0, 0];
