@@ -28,8 +28,7 @@ const PIECE_MAX: u64 = 8 << 20;
 pub(crate) struct Info {
     pub(crate) full: String,
     pub(crate) miner: String,
-    full_token: String,
-    pub(crate) sign_token: String,
+    pub(crate) full_token: String,
     miner_token: String,
     pub(crate) miner_write_token: String,
     pub(crate) wallet: String,

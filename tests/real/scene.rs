@@ -68,7 +68,7 @@ impl Scene {
             "miners: [{{miner: {}, price: 0}}]\nlotus: {{endpoint: '{}', token: '{}'}}\n{mongodb}setting: {{wallet: {}, \
              duration: 200, startDelay: 20000 epochs, maxDealNums: 1, minerMaxDeals: 1, publishMethod: {method}, \
              dealTimeout: 500ms, planInterval: 500ms}}\n",
-            info.miner_addr, info.full, info.sign_token, info.wallet,
+            info.miner_addr, info.full, info.full_token, info.wallet,
         );
         // No full node: nothing but the market tells which network this is.
         let miner_text = format!(

@@ -214,7 +214,7 @@ fn api_version(major: u64, minor: u64, patch: u64) -> u64 {
 }
 
 fn start_deal_params(method: &str, param: &Value) -> Result<StartDeal, RpcError> {
-    StartDeal::read(param).map_err(|error| RpcError::params(method, "api.StartDealParams", &error))
+    StartDeal::read(param).map_err(|error| RpcError::params(method, "*api.StartDealParams", &error))
 }
 
 fn refused(method: &str, refusal: Refusal) -> RpcError {
