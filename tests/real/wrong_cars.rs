@@ -7,9 +7,10 @@ use harness::eventually;
 
 use crate::scene::{Car, Scene};
 
-/// What is wrong, and the words of `import.reason` that say so.
+/// What is wrong, and the words of `import.reason` that say so. Client and provider share a machine here, so the CAR that
+/// is missing in the provider's folder is seen where it was made.
 const FAULTS: [(Fault, &str); 4] = [
-    (Fault::Missing, "is not here yet"),
+    (Fault::Missing, "lies outside of the folders"),
     (Fault::OtherRoot, "has the root"),
     (Fault::CutShort, "was cut short"),
     (Fault::OneBit, "is not the deal's piece"),
