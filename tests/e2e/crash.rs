@@ -48,7 +48,11 @@ async fn call_of_a_killed_agent_gets_the_time_its_size_needs_before_another() {
     // A piece of 64 MiB: six seconds at 10 MiB a second.
     let lines: Vec<String> = (0..6_000_000).map(|number| number.to_string()).collect();
     let (_, deal) = road.recorded(&lines.join("\n")).await.unwrap();
-    let mut agent = road.miner_agent_process().unwrap();
+    // The lease is over long before the node is done: what keeps the next agent from calling is the note alone.
+    let yaml = road.import_yaml(&[MINER]).unwrap();
+    let short_lease = std::fs::read_to_string(&yaml).unwrap().replace("lease: 3s", "lease: 1s");
+    std::fs::write(&yaml, short_lease).unwrap();
+    let mut agent = road.miner_agent_process_of(&yaml).unwrap();
     eventually!(within Duration::from_secs(20), has_called(&road, &deal).await, "the call is under way");
     eventually!(staged(&road), "the node has its copy");
     // All of it: a caller that leaves before stops the node.
@@ -56,7 +60,8 @@ async fn call_of_a_killed_agent_gets_the_time_its_size_needs_before_another() {
     agent.kill9().unwrap();
 
     // Without regard to the size the next call would go out within the second.
-    let settings = [("setting.confirmTimeout", "200ms"), ("setting.importTimeout", "60s")];
+    let settings =
+        [("setting.confirmTimeout", "200ms"), ("setting.importTimeout", "60s"), ("setting.lease", "1s")];
     let next = road.miner_agent_with(&settings).unwrap();
     eventually!(within Duration::from_secs(30), road.is_imported(&deal).await.unwrap(), "the next agent closes the deal");
     next.end().await.unwrap();

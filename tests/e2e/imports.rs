@@ -245,19 +245,21 @@ async fn deal_that_arrives_is_imported_by_its_event_not_by_the_scan() {
 /// In Lotus the call only enqueues: its answer says nothing, and the first look after it may still see the old state.
 #[tokio::test]
 async fn import_counts_when_the_deal_has_moved_not_when_the_call_is_answered() {
-    let timings = Timings { event_lag: Duration::from_secs(1), ..Timings::default() };
+    let timings = Timings { event_lag: Duration::from_secs(3), ..Timings::default() };
     let road = Road::open_with(SimConfig { timings, ..SimConfig::default() }).await.unwrap();
     let (_, deal) = road.recorded("answered early").await.unwrap();
-    let agent = road.miner_agent().unwrap();
+    let agent = road.miner_agent_with(&[("setting.confirmTimeout", "20s")]).unwrap();
     eventually!(road.sim.import_counts(&deal).succeeded == 1, "the call is answered");
     let state = || road.sim.deal(&deal).unwrap().provider.unwrap().state;
     let mut looks = 0;
     loop {
         let is_imported = road.is_imported(&deal).await.unwrap();
+        let import = road.import_of(&deal).await.unwrap();
         if state() != DealState::WaitingForData {
             break;
         }
         assert!(!is_imported, "closed while the provider waits for the data");
+        assert_ne!(import.get_str("state"), Ok("retrying"), "a failure while the event is under way");
         looks += 1;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -40,6 +40,8 @@ mod scene;
 #[cfg(test)]
 mod short_runs;
 #[cfg(test)]
+mod sight;
+#[cfg(test)]
 mod sizes;
 #[cfg(test)]
 mod streams;

@@ -56,7 +56,7 @@ async fn a_long_cut_from_everything_is_survived() {
     sleep(cut).await;
     set(Link::Pass);
     // The longest pause of either agent is a minute.
-    scene.settled(Duration::from_secs(180)).await;
+    scene.settled_and_watched(Duration::from_secs(180)).await;
     let counts = scene.check().await;
     dice.tell(1, &format!("cut for {} s, {counts:?}", cut.as_secs()));
     drop(agents);
@@ -107,7 +107,7 @@ async fn deals_pass_a_network_that_fails_in_every_way() {
         }
         sleep(Duration::from_secs(1)).await;
     }
-    scene.settled(Duration::from_secs(180)).await;
+    scene.settled_and_watched(Duration::from_secs(180)).await;
     let counts = scene.check().await;
     dice.tell(count, &format!("{counts:?}"));
     drop(agents);

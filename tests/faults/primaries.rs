@@ -42,7 +42,7 @@ async fn deals_flow_through_changing_primaries() {
             }
         }
     }
-    scene.settled(Duration::from_secs(300)).await;
+    scene.settled_and_watched(Duration::from_secs(300)).await;
     let counts = scene.check().await;
     // Both watches have followed to the last primary.
     let opened = scene.streams_opened().await;

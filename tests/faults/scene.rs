@@ -248,6 +248,14 @@ impl Scene {
         );
     }
 
+    /// The same; and deals that come when there is nothing else to do are imported too. Of those an idle agent hears by
+    /// its watch alone.
+    pub(crate) async fn settled_and_watched(&mut self, within: Duration) {
+        self.settled(within).await;
+        self.add_cars(2).await;
+        self.settled(within).await;
+    }
+
     /// What is not done yet, in words.
     async fn open_ends(&self, expected: u64) -> Result<(), String> {
         let count = async |filter: Document| {

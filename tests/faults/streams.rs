@@ -69,7 +69,7 @@ async fn an_oplog_that_rolled_over_loses_no_deal() {
             miner = scene.miner(None);
         }
     }
-    scene.settled(Duration::from_secs(120)).await;
+    scene.settled_and_watched(Duration::from_secs(120)).await;
     let counts = scene.check().await;
     let opened = scene.streams_opened().await;
     assert!(opened > i64::try_from(count).unwrap(), "{opened} streams in {count} rounds");
@@ -97,7 +97,7 @@ async fn whatever_ends_a_stream_is_followed_by_the_next() {
         sleep(Duration::from_millis(dice.rng.u64(200..900))).await;
         point.off().unwrap();
     }
-    scene.settled(Duration::from_secs(120)).await;
+    scene.settled_and_watched(Duration::from_secs(120)).await;
     let counts = scene.check().await;
     // Some of the errors meet other commands; a stream that ends is opened again once, after a pause.
     let (opened, most) = (scene.streams_opened().await, i64::try_from(1 + 4 * count).unwrap());
