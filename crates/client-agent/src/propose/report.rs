@@ -81,7 +81,7 @@ pub struct Report {
     pub deals: Vec<DealLine>,
     /// How many more there were, by what became of them: see [`Report::follow`].
     #[serde(rename = "states")]
-    pub(super) told: BTreeMap<DealState, usize>,
+    pub(crate) told: BTreeMap<DealState, usize>,
     /// Planned proposals by provider.
     pub miners: BTreeMap<String, MinerTotal>,
     /// Providers that get nothing now, and why.
