@@ -133,6 +133,7 @@ fn table() -> Vec<Row> {
         row(Client, "makedeals --dry-run", &all),
         row(Client, "track --once", &all),
         row(Client, "run --dry-run", &all),
+        row(Client, "retry --all", &database),
         row(Client, "status", &database),
         row(Client, "doctor", &all),
         row(Client, "check-config", &[(BadConfiguration, UserError), (Nothing, Success)]),

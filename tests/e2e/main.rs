@@ -7,6 +7,8 @@ mod dataset;
 #[cfg(test)]
 mod deals;
 #[cfg(test)]
+mod doctors;
+#[cfg(test)]
 mod exit_statuses;
 #[cfg(test)]
 mod failover;

@@ -184,6 +184,10 @@ impl LotusError {
             Self::MethodNotFound { .. } => Some(
                 "Lotus removed its storage market in v1.27.1; the last release with it is v1.27.0".to_owned(),
             ),
+            // Source: lotus v1.23.3 chain/types/actor.go.
+            Self::Application { message, .. } if message.contains("actor not found") => {
+                Some("is that address right, and the node on the same network?".to_owned())
+            }
             Self::Application { .. } | Self::Decode { .. } => None,
         }
     }

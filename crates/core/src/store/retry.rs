@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::StoreError;
 use crate::{
@@ -77,6 +77,7 @@ impl RetryUntilAnswered {
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut backoff = Backoff::new(PAUSES);
+        let mut has_failed = false;
         loop {
             if self.given_up.is_cancelled() {
                 return Err(Unanswered::Interrupted);
@@ -84,9 +85,15 @@ impl RetryUntilAnswered {
             let is_last = self.stop.is_cancelled();
             let error = match self.given_up.run_until_cancelled(ask()).await {
                 None => return Err(Unanswered::Interrupted),
-                Some(Ok(answer)) => return Ok(answer),
+                Some(Ok(answer)) => {
+                    if has_failed {
+                        info!("{what}: the database answers again");
+                    }
+                    return Ok(answer);
+                }
                 Some(Err(error)) => error,
             };
+            has_failed = true;
             if error.is_refusal() {
                 return Err(self.refuse(error));
             }

@@ -1,0 +1,78 @@
+//! What both doctors see in a world that works, and in one with the wrong name of a database.
+
+use std::{fs, path::Path};
+
+use harness::road::{Road, client_agent_command, miner_agent_command};
+use lotus_sim::{Permission, WalletConfig};
+use serde_json::Value;
+
+/// The checks of a doctor, and its exit status.
+fn doctor(program: &str, config: &Path) -> (Vec<Value>, Option<i32>) {
+    let mut command = match program {
+        "client" => client_agent_command().unwrap(),
+        _ => miner_agent_command().unwrap(),
+    };
+    let ended = command.args(["--json", "doctor", "-c"]).arg(config).output().unwrap();
+    let text = String::from_utf8(ended.stdout).unwrap();
+    (text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), ended.status.code())
+}
+
+fn client_yaml(road: &Road, database: &str, miners: &str) -> std::path::PathBuf {
+    let text = format!(
+        "miners: {miners}\nmongodb: {{uri: '{}', database: '{database}'}}\n\
+         lotus: {{endpoint: '{}', token: '{}'}}\nsetting: {{wallet: {}, duration: 366}}\n",
+        road.uri,
+        road.sim.full_node_url(),
+        road.sim.token(Permission::Admin),
+        WalletConfig::default().address,
+    );
+    let file = road.new_path("conf.yaml");
+    fs::write(&file, text).unwrap();
+    file
+}
+
+/// The first check of this name whose detail holds all of these words.
+fn has(checks: &[Value], name: &str, state: &str, words: &[&str]) {
+    let fits = |check: &&Value| {
+        let detail = check["detail"].as_str().unwrap_or_default();
+        check["name"] == name && check["state"] == state && words.iter().all(|word| detail.contains(word))
+    };
+    assert!(checks.iter().any(|check| fits(&check)), "{name} {state} {words:?}: {checks:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_world_that_works_is_told_with_its_numbers() {
+    let road = Road::open().await.unwrap();
+    road.recorded("one").await.unwrap();
+    let (checks, code) = doctor("client", &client_yaml(&road, road.db.name(), "[f01000]"));
+    assert_eq!(code, Some(0), "{checks:#?}");
+    has(&checks, "mongodb", "ok", &[road.db.name(), "1 CARs and 1 deals"]);
+    has(&checks, "db roles", "ok", &["nothing was changed"]);
+    has(&checks, "indexes", "ok", &["will be made at the first start"]);
+    has(&checks, "money", "ok", &["wallet ", "market escrow ", " datacap"]);
+    has(&checks, "miner", "ok", &["f01000: sectors of ", "takes pieces of ", "asks "]);
+    for check in &checks {
+        assert!(check["detail"].as_str().unwrap().len() < 300, "{check}");
+    }
+    // Trying changes nothing.
+    for collection in ["cars", "offlinedeals"] {
+        let count =
+            road.db.collection::<bson::Document>(collection).count_documents(bson::doc! {}).await.unwrap();
+        assert_eq!(count, 1, "{collection}");
+    }
+    let (checks, code) = doctor("miner", &road.import_yaml(&["f01000"]).unwrap());
+    assert_eq!(code, Some(0), "{checks:#?}");
+    has(&checks, "market f01000", "ok", &["lists 1 deals", "1 to import"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_the_markets_deals_and_a_miner_without_actor_are_pointed_out() {
+    let road = Road::open().await.unwrap();
+    road.recorded("one").await.unwrap();
+    let wrong = format!("{{uri: '{}', database: carfery}}", road.uri);
+    let (checks, _) = doctor("miner", &road.import_yaml_on(&wrong, &["f01000"]).unwrap());
+    has(&checks, "market f01000", "warn", &["lists 1 deals of f01000, and the database carfery none"]);
+    let (checks, code) = doctor("client", &client_yaml(&road, road.db.name(), "[f0999999]"));
+    assert_eq!(code, Some(1), "{checks:#?}");
+    has(&checks, "miner", "fail", &["f0999999 is no miner of this node's chain"]);
+}
