@@ -43,8 +43,8 @@ async fn import_of_a_killed_agent_is_finished_by_the_next_without_a_second_call(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn call_of_a_killed_agent_gets_the_time_its_size_needs_before_another() {
-    let road = Road::open_with(slow_node(Duration::from_secs(4))).await.unwrap();
+async fn call_of_a_killed_agent_gets_the_time_its_signed_size_needs_before_any_other() {
+    let road = Road::open_with(slow_node(Duration::from_secs(3))).await.unwrap();
     // A piece of 64 MiB: six seconds at 10 MiB a second.
     let lines: Vec<String> = (0..6_000_000).map(|number| number.to_string()).collect();
     let (_, deal) = road.recorded(&lines.join("\n")).await.unwrap();
@@ -58,15 +58,21 @@ async fn call_of_a_killed_agent_gets_the_time_its_size_needs_before_another() {
     // All of it: a caller that leaves before stops the node.
     tokio::time::sleep(Duration::from_millis(500)).await;
     agent.kill9().unwrap();
+    // As the prototype records deals: without a size. And another deal that could be imported at once.
+    let unset = bson::doc! { "$unset": { "dealsizebytes": "" } };
+    road.deals().update_one(bson::doc! { "dealcid": &deal }, unset).await.unwrap();
+    let (_, second) = road.recorded("second").await.unwrap();
 
     // Without regard to the size the next call would go out within the second.
     let settings =
         [("setting.confirmTimeout", "200ms"), ("setting.importTimeout", "60s"), ("setting.lease", "1s")];
     let next = road.miner_agent_with(&settings).unwrap();
     eventually!(within Duration::from_secs(30), road.is_imported(&deal).await.unwrap(), "the next agent closes the deal");
+    eventually!(within Duration::from_secs(30), road.is_imported(&second).await.unwrap(), "and the other deal");
     next.end().await.unwrap();
     let counts = road.sim.import_counts(&deal);
     assert_eq!((counts.started, counts.effective), (1, 1), "{counts:?}");
+    assert_eq!(road.sim.max_concurrent_imports_seen(MINER), 1, "as many as setting.importsPerMiner allows");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -189,6 +189,25 @@ async fn call_that_never_began_is_made_again() {
 }
 
 #[tokio::test]
+async fn call_that_hangs_is_looked_into_when_its_size_explains_it_no_more() {
+    let road = Road::open().await.unwrap();
+    let (_, done) = road.recorded("answer withheld").await.unwrap();
+    road.sim.inject(import_fault(&done, FaultKind::HangAfterWork));
+    let (_, lost) = road.recorded("call lost").await.unwrap();
+    road.sim.inject(import_fault(&lost, FaultKind::Hang).times(1));
+    // The limit of a call is what it is by default: 12 h.
+    let agent = road.miner_agent_with(&[("setting.confirmTimeout", "300ms")]).unwrap();
+    eventually!(road.is_imported(&done).await.unwrap(), "the deal that moved on is closed without the answer");
+    eventually!(road.is_imported(&lost).await.unwrap(), "the call that never was is made again");
+    agent.end().await.unwrap();
+    for (deal, calls) in [(&done, 1), (&lost, 2)] {
+        let made = road.sim.calls().iter().filter(|call| is_import_of(call, deal)).count();
+        let counts = road.sim.import_counts(deal);
+        assert_eq!((made, counts.started, counts.effective), (calls, 1, 1), "{counts:?}");
+    }
+}
+
+#[tokio::test]
 async fn success_without_effect_closes_nothing() {
     let road = Road::open().await.unwrap();
     let (_, deal) = road.recorded("not yet").await.unwrap();

@@ -126,6 +126,11 @@ impl Agent {
             store.watch_pending(&miners, &stop, wake).await;
             Ok::<(), AgentError>(())
         });
+        let (head, stop) = (Arc::clone(&self.head), shutdown.token().clone());
+        supervisor.spawn("head of the chain", async move {
+            stop.run_until_cancelled(head.keep_fresh()).await;
+            Ok::<(), AgentError>(())
+        });
         for (importer, wake) in self.importers.iter().zip(wakes.iter()) {
             let miner = importer.market.miner();
             let stop = shutdown.token().clone();

@@ -1,8 +1,12 @@
 //! How many import calls of a miner may be under way at a time, and how many deals are made ready meanwhile.
 //!
 //! ```text
-//!  seat: claimed, looked at ──► leave to call: at most `at_once` ──► answered, seat free
+//!  seat: claimed, looked at ──► next: noted, one more than ──► leave to call: at most `at_once` ──► answered, seat free
 //! ```
+//!
+//! A call is noted in the database before it goes out. That takes milliseconds, in which the call before may still be
+//! under way: so the note has a permit of its own, of which there is one more. Calls of other processes for the same
+//! miner take permits like those made here.
 //!
 //! While calls are short, some more deals than may be called are claimed and looked at: else the looking, a hundred
 //! milliseconds or so each, would be most of a short import's time. While calls are long, none: a deal that waits
@@ -29,6 +33,8 @@ pub struct Calls {
     at_once: usize,
     ahead: usize,
     permits: Arc<Semaphore>,
+    /// For those whose call is noted or under way.
+    next: Arc<Semaphore>,
     state: Mutex<State>,
     freed: Notify,
 }
@@ -37,6 +43,10 @@ pub struct Calls {
 struct State {
     seats: usize,
     are_short: bool,
+    /// Calls of other processes that may be under way.
+    others: usize,
+    /// Permits that are kept for them.
+    kept: Vec<OwnedSemaphorePermit>,
 }
 
 /// A deal's place; free again when dropped.
@@ -45,6 +55,7 @@ pub struct Seat {
     calls: Arc<Calls>,
     /// Whether a deal sits on it: giving back one that nobody took is no news, and would be looked at without end.
     is_taken: bool,
+    next: Option<OwnedSemaphorePermit>,
     called: Option<(Instant, OwnedSemaphorePermit)>,
 }
 
@@ -61,22 +72,50 @@ impl Calls {
 
     fn with_ahead(at_once: usize, ahead: usize) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(at_once));
-        Arc::new(Self { at_once, ahead, permits, state: Mutex::default(), freed: Notify::new() })
+        let next = Arc::new(Semaphore::new(at_once + ahead.min(1)));
+        Arc::new(Self { at_once, ahead, permits, next, state: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// Leaves so many permits to calls of other processes, from now on.
+    pub fn leave_to_others(&self, calls: usize) {
+        let mut state = self.state();
+        state.others = calls;
+        let wanted = calls.min(self.at_once);
+        state.kept.truncate(wanted);
+        while state.kept.len() < wanted
+            && let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned()
+        {
+            state.kept.push(permit);
+        }
+    }
+
+    /// Whether other processes call as often as is allowed.
+    pub fn are_others_only(&self) -> bool {
+        self.state().others >= self.at_once
     }
 
     /// A place for one more deal, if there is one.
     pub fn seat(self: &Arc<Self>) -> Option<Seat> {
         let mut state = self.state();
         let ahead = if state.are_short { self.ahead } else { 0 };
-        (state.seats < self.at_once + ahead).then(|| {
+        let own = self.at_once.saturating_sub(state.others);
+        (own > 0 && state.seats < own + ahead).then(|| {
             state.seats += 1;
-            Seat { calls: Arc::clone(self), is_taken: false, called: None }
+            Seat { calls: Arc::clone(self), is_taken: false, next: None, called: None }
         })
     }
 
     /// Waits until a seat was given back. One that was meanwhile counts.
     pub async fn freed(&self) {
         self.freed.notified().await;
+    }
+
+    async fn permit(&self, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        if let Ok(Ok(permit)) = timeout(SHORT, Arc::clone(permits).acquire_owned()).await {
+            return Some(permit);
+        }
+        self.state().are_short = false;
+        None
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -90,14 +129,16 @@ impl Seat {
         self.is_taken = true;
     }
 
+    /// Waits until its call may be noted. `false`: the calls before it take long, so the deal is better put back.
+    pub async fn is_next(&mut self) -> bool {
+        self.next = self.calls.permit(&self.calls.next).await;
+        self.next.is_some()
+    }
+
     /// Waits for leave to call. `false`: the calls before it take long, so the deal is better put back.
     pub async fn call(&mut self) -> bool {
-        if let Ok(Ok(permit)) = timeout(SHORT, Arc::clone(&self.calls.permits).acquire_owned()).await {
-            self.called = Some((Instant::now(), permit));
-            return true;
-        }
-        self.calls.state().are_short = false;
-        false
+        self.called = self.calls.permit(&self.calls.permits).await.map(|permit| (Instant::now(), permit));
+        self.called.is_some()
     }
 }
 
@@ -139,6 +180,40 @@ mod tests {
         // The call that was under way all the time was not short.
         let seats: Vec<_> = std::iter::from_fn(|| calls.seat()).collect();
         assert_eq!(seats.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_call_is_noted_while_the_one_before_is_under_way() {
+        let calls = Calls::new(1);
+        let mut first = calls.seat().unwrap();
+        assert!(first.is_next().await && first.call().await);
+        drop(first);
+        let mut seats: Vec<_> = std::iter::from_fn(|| calls.seat()).collect();
+        let [one, two, three, ..] = seats.as_mut_slice() else { panic!("calls are short") };
+        assert!(one.is_next().await && one.call().await);
+        assert!(two.is_next().await, "noted");
+        assert!(!three.is_next().await, "one more, and no further");
+        assert!(!two.call().await);
+        seats.remove(0);
+        assert!(seats[0].call().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_of_others_take_permits() {
+        let calls = Calls::new(2);
+        calls.leave_to_others(2);
+        assert!(calls.are_others_only() && calls.seat().is_none());
+        calls.leave_to_others(1);
+        let mut one = calls.seat().unwrap();
+        assert!(calls.seat().is_none());
+        assert!(one.is_next().await && one.call().await);
+        // Theirs was noted after this one: nothing is taken away.
+        calls.leave_to_others(2);
+        assert!(calls.seat().is_none());
+        drop(one);
+        calls.leave_to_others(0);
+        let seats: Vec<_> = std::iter::from_fn(|| calls.seat()).collect();
+        assert!(seats.len() >= 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,13 +1,19 @@
 //! The head of the chain: from a full node, else from the database's clock.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex as SyncMutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use carferry_core::{error_chain::ErrorChain, lotus::FullNode, model::ChainEpoch, store::Store};
 use serde::Deserialize;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 use tracing::{debug, warn};
 
 use crate::{
@@ -38,15 +44,56 @@ pub struct Head {
     node: Option<FullNode>,
     /// Whose clock counts: this host's may be days off, and a deal that is taken for missed is given up.
     store: Store,
-    known: Mutex<Option<(Instant, Option<ChainEpoch>)>>,
+    known: SyncMutex<Option<Answer>>,
+    /// Held over a question that others wait for.
+    turn: Mutex<()>,
+    /// Whether the full node is asked in the background.
+    is_kept_fresh: AtomicBool,
+    /// Whether it was told that the full node does not answer.
+    is_failure_told: AtomicBool,
     /// Whether the operator was told that mainnet's calendar does not hold.
     has_told: AtomicBool,
+}
+
+/// What was answered last.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    asked: Instant,
+    /// `None`: nobody knew.
+    epoch: Option<ChainEpoch>,
 }
 
 impl Head {
     /// From this source.
     pub fn new(source: HeadSource, node: Option<FullNode>, store: Store) -> Self {
-        Self { source, node, store, known: Mutex::new(None), has_told: AtomicBool::new(false) }
+        Self {
+            source,
+            node,
+            store,
+            known: SyncMutex::default(),
+            turn: Mutex::default(),
+            is_kept_fresh: AtomicBool::default(),
+            is_failure_told: AtomicBool::default(),
+            has_told: AtomicBool::default(),
+        }
+    }
+
+    /// Asks the full node once an epoch, without end: a deal waits for its first answer at the most.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point.
+    pub async fn keep_fresh(&self) {
+        let (HeadSource::Auto | HeadSource::Node, Some(node)) = (self.source, &self.node) else {
+            return std::future::pending().await;
+        };
+        let mut turn = Some(self.turn.lock().await);
+        self.is_kept_fresh.store(true, Ordering::Relaxed);
+        loop {
+            self.answered(self.ask_node(node).await);
+            turn.take();
+            sleep(HEAD_MAX_AGE).await;
+        }
     }
 
     /// The full node, where there is one.
@@ -91,13 +138,25 @@ impl Head {
     }
 
     async fn epoch_of(&self, node: &FullNode) -> Option<ChainEpoch> {
-        self.remembered(async {
-            let head = node.chain_head().await.inspect_err(|error| {
-                warn!(reason = %ErrorChain(error), "the full node does not tell the head of the chain; start epochs are not checked");
-            });
-            Some(ChainEpoch::new(head.ok()?.height))
-        })
-        .await
+        self.remembered(self.ask_node(node)).await
+    }
+
+    async fn ask_node(&self, node: &FullNode) -> Option<ChainEpoch> {
+        match node.chain_head().await {
+            Ok(head) => {
+                self.is_failure_told.store(false, Ordering::Relaxed);
+                Some(ChainEpoch::new(head.height))
+            }
+            Err(error) => {
+                let reason = ErrorChain(&error);
+                if self.is_failure_told.swap(true, Ordering::Relaxed) {
+                    debug!(%reason, "the full node still does not tell the head of the chain");
+                } else {
+                    warn!(%reason, "the full node does not tell the head of the chain; start epochs are not checked");
+                }
+                None
+            }
+        }
     }
 
     async fn mainnet_epoch(&self) -> Option<ChainEpoch> {
@@ -110,17 +169,65 @@ impl Head {
         .await
     }
 
-    /// An answer, or that there was none, holds for a while: a node that hangs must not hold up every deal. The chain
-    /// does not go back: while nobody tells, the last known height is where it is at least.
+    /// An answer, or that there was none, holds for a while, and for as long as the node is asked in the background: a
+    /// node that hangs must not hold up every deal.
     async fn remembered(&self, ask: impl Future<Output = Option<ChainEpoch>>) -> Option<ChainEpoch> {
-        let mut known = self.known.lock().await;
-        if let Some((asked, epoch)) = *known
-            && asked.elapsed() < HEAD_MAX_AGE
-        {
-            return epoch;
+        if let Some(answer) = self.last_answer() {
+            return answer.epoch;
         }
-        let epoch = ask.await.or((*known).and_then(|(_, epoch)| epoch));
-        *known = Some((Instant::now(), epoch));
+        let _turn = self.turn.lock().await;
+        match self.last_answer() {
+            Some(answer) => answer.epoch,
+            None => self.answered(ask.await),
+        }
+    }
+
+    fn last_answer(&self) -> Option<Answer> {
+        let is_kept_fresh = self.is_kept_fresh.load(Ordering::Relaxed);
+        (*self.known()).filter(|answer| is_kept_fresh || answer.asked.elapsed() < HEAD_MAX_AGE)
+    }
+
+    /// The chain does not go back: without an answer, the last known height is where it is at least.
+    fn answered(&self, answer: Option<ChainEpoch>) -> Option<ChainEpoch> {
+        let mut known = self.known();
+        let epoch = answer.or((*known).and_then(|last| last.epoch));
+        *known = Some(Answer { asked: Instant::now(), epoch });
         epoch
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Answer>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carferry_core::store::StoreOptions;
+
+    use super::*;
+
+    async fn head() -> Head {
+        let options = StoreOptions {
+            uri: "mongodb://127.0.0.1:1".to_owned(),
+            database: "x".to_owned(),
+            app_name: "x".to_owned(),
+            call_timeout: Duration::from_secs(5),
+        };
+        Head::new(HeadSource::Auto, None, Store::open(&options).await.unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_hangs_holds_up_no_deal_after_its_first_answer() {
+        let head = head().await;
+        let answer = async |height: Option<i64>| head.remembered(async { height.map(ChainEpoch::new) }).await;
+        assert_eq!(answer(Some(7)).await, Some(ChainEpoch::new(7)));
+        assert_eq!(answer(Some(8)).await, Some(ChainEpoch::new(7)), "of this epoch");
+        tokio::time::advance(HEAD_MAX_AGE).await;
+        assert_eq!(answer(None).await, Some(ChainEpoch::new(7)), "the chain does not go back");
+        head.is_kept_fresh.store(true, Ordering::Relaxed);
+        tokio::time::advance(HEAD_MAX_AGE * 10).await;
+        let hangs = head.remembered(std::future::pending());
+        let served = tokio::time::timeout(Duration::from_secs(1), hangs).await;
+        assert_eq!(served, Ok(Some(ChainEpoch::new(7))), "the background asks, nobody waits");
     }
 }

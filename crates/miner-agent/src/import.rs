@@ -39,6 +39,7 @@ use crate::{
     patience::Patience,
     piece_check::PieceChecker,
     policy::{self, AfterError, Before, RetryPauses},
+    under_way::{self, CallEnd},
 };
 
 /// What working on a deal of one miner needs.
@@ -97,6 +98,8 @@ pub enum Assessment {
         proposal_cid: ProposalCid,
         /// The file.
         car: FoundCar,
+        /// PADDED piece size that the provider signed.
+        piece_bytes: u64,
     },
     /// Nothing is called.
     Settled(Settled),
@@ -195,7 +198,10 @@ impl Importer {
         let was_wrong = last_reason.is_some_and(|reason| reason.contains(policy::NOT_THE_PIECE));
         let verify = self.setting.verify_piece || was_wrong;
         match self.search(wanted, cars, verify).await {
-            Ok(Located::Found(car)) => Ok(Assessment::Import { proposal_cid, car }),
+            Ok(Located::Found(car)) => {
+                let piece_bytes = at_provider.proposal.piece_size;
+                Ok(Assessment::Import { proposal_cid, car, piece_bytes })
+            }
             Ok(Located::Missing { reason, names }) => settled(self.waiting_by_age(deal, reason, names)),
             Ok(Located::Wrong { reason, names }) => settled(self.wrong_file(deal, reason, names)),
             // A disk's trouble, not the node's: other deals go on.
@@ -240,8 +246,8 @@ impl Importer {
                 assessment => break assessment,
             }
         };
-        let (proposal_cid, car) = match assessment {
-            Ok(Assessment::Import { proposal_cid, car }) => (proposal_cid, car),
+        let (proposal_cid, car, piece_bytes) = match assessment {
+            Ok(Assessment::Import { proposal_cid, car, piece_bytes }) => (proposal_cid, car, piece_bytes),
             Ok(Assessment::Settled(settled)) => return Verdict::Settled(settled),
             Ok(Assessment::Unlisted { proposal_cid }) => {
                 // Many new deals share one list, and keep no other from being imported meanwhile.
@@ -253,28 +259,46 @@ impl Importer {
                 return settled(self.retrying(&claim.deal, ErrorChain(&error).to_string()));
             }
         };
-        if let Some(verdict) = self.last_look(claim, &proposal_cid).await {
+        if let Some(verdict) = self.last_look(claim, &proposal_cid, piece_bytes).await {
             return verdict;
         }
-        if !seat.call().await {
-            let reason = "it could be imported, and waits for the imports before it".to_owned();
-            return settled(ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() });
+        let later = |reason: &str| ImportOutcome::Waiting {
+            reason: format!("it could be imported, and waits for {reason}"),
+            after: Duration::ZERO,
+            files: Vec::new(),
+        };
+        let (imports, node) = ("the imports before it", "the market node to answer again");
+        if !seat.is_next().await {
+            return settled(later(imports));
         }
         if !self.market.is_identified() {
             // Another call has just failed. What was going to happen to this one can wait until the node answers.
-            let reason = "it could be imported, and waits for the market node to answer again".to_owned();
-            return settled(ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() });
+            return settled(later(node));
         }
         if lost.is_cancelled() {
             return Verdict::LeaseLost;
         }
         fail_point("import.assessed");
-        let Some(send_before) = self.noted(claim, &car).await else { return Verdict::LeaseLost };
+        let Some(mut send_before) = self.noted(claim, &car).await else { return Verdict::LeaseLost };
+        if !seat.call().await {
+            return answered(later(imports));
+        }
+        if !self.market.is_identified() {
+            return answered(later(node));
+        }
+        if send_before.has_passed() {
+            let Some(anew) = self.noted(claim, &car).await else { return Verdict::LeaseLost };
+            send_before = anew;
+        }
         fail_point("import.noted");
-        let answer = self.call(&proposal_cid, &car, send_before).await;
+        let call = self.call(&proposal_cid, &car, send_before);
+        let ended = self.watched(&proposal_cid, piece_bytes, call).await;
         fail_point("import.called");
         drop(seat);
-        self.confirm(claim, &proposal_cid, &car, answer).await
+        match ended {
+            CallEnd::Moved(at_provider) => self.moved(&at_provider, Some(&car)),
+            CallEnd::Answered(answer) => self.confirm(claim, &proposal_cid, &car, answer).await,
+        }
     }
 
     /// Notes that the call goes out, and until when it may; `None`: the lease was lost.
@@ -295,13 +319,18 @@ impl Importer {
 
     /// The state before the call, where one went out earlier; `None`: it still waits for the data. Nobody waits for
     /// leave to call meanwhile: such deals may be many, and a list takes a while.
-    async fn last_look(&self, claim: &Claim, proposal_cid: &ProposalCid) -> Option<Verdict> {
+    async fn last_look(
+        &self,
+        claim: &Claim,
+        proposal_cid: &ProposalCid,
+        piece_bytes: u64,
+    ) -> Option<Verdict> {
         let import = claim.deal.import.as_ref();
         if import.is_none_or(|import| import.calledtime.is_none()) {
             // No call went out for this deal, of no agent: each notes its own before. What was just assessed holds.
             return None;
         }
-        if let Some((since, remaining)) = self.call_under_way(&claim.deal) {
+        if let Some((since, remaining)) = under_way::unanswered_call(&claim.deal, piece_bytes, &self.setting) {
             let reason = format!("an import call of {since} may still be under way");
             info!(reason, "looking again before another one");
             let after = remaining.min(self.setting.confirm_timeout).max(LOOK_PAUSE_MIN);
@@ -314,20 +343,6 @@ impl Importer {
             Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
             Seen::Unseen(error) => Some(trouble(self.node_trouble(&error), false)),
         }
-    }
-
-    /// A call whose answer nobody knows, and how long it may still take: the market goes on with it when its caller
-    /// is gone (lotus-contract §3.3), copies the CAR and computes its commitment. By the database's clock, as the
-    /// lease that was just taken tells it.
-    fn call_under_way(&self, deal: &OfflineDealDoc) -> Option<(String, Duration)> {
-        let called = deal.import.as_ref()?.pendingcall?;
-        let until = deal.claim.as_ref()?.until?;
-        let age =
-            policy::age_at_claim(called.timestamp_millis(), until.timestamp_millis(), self.setting.lease);
-        let bytes = deal.dealsizebytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
-        let limit = policy::import_takes_at_most(bytes).max(self.setting.confirm_timeout);
-        let remaining = limit.min(self.setting.import_timeout).checked_sub(age)?;
-        Some((called.try_to_rfc3339_string().unwrap_or_default(), remaining))
     }
 
     /// A deal that nobody has looked at, by a list that is asked for now.

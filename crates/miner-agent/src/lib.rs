@@ -35,6 +35,7 @@ pub mod policy;
 pub mod provider_view;
 pub mod queue;
 pub mod status;
+pub mod under_way;
 pub mod worker;
 
 pub use commands::{main_entry, run_agent};

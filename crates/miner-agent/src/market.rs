@@ -174,6 +174,12 @@ impl IdentityError {
 }
 
 impl Listing {
+    #[cfg(test)]
+    pub(crate) fn of(deals: impl IntoIterator<Item = MinerDeal>) -> Self {
+        let deals = deals.into_iter().map(|deal| (deal.proposal_cid.cid.clone(), deal)).collect();
+        Self { asked: Instant::now(), answered: Instant::now(), deals }
+    }
+
     /// The deal as the provider sees it.
     pub fn deal(&self, proposal_cid: &str) -> Option<&MinerDeal> {
         self.deals.get(proposal_cid)
@@ -278,7 +284,7 @@ impl Market {
         suffices: impl Fn(&Listing, Instant) -> bool,
     ) -> Result<Arc<Listing>, Arc<LotusError>> {
         let begun = Instant::now();
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = || self.last_listing();
         // A look that needs no new listing does not wait for one that is on its way.
         if let Some(known) = known().filter(|known| suffices(known, Instant::now())) {
             return Ok(known);
@@ -326,6 +332,22 @@ impl Market {
         let fetched = Arc::new(Listing { asked, answered, deals });
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&fetched));
         Ok(fetched)
+    }
+
+    /// The last listing, however old; `None` before the first.
+    pub fn last_listing(&self) -> Option<Arc<Listing>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a call as unanswered that nobody waits for any more, as if its time limit had ended it.
+    pub fn give_up_call(&self, elapsed: Duration) -> LotusError {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        self.forget_identity();
+        let endpoint = self.provider().map_or_else(
+            |_| format!("the market node of {}", self.miner),
+            |provider| provider.endpoint().to_owned(),
+        );
+        LotusError::Timeout { method: self.method.name(), endpoint, seconds: elapsed.as_secs() }
     }
 
     /// Whether so many import calls in a row were not answered; counts anew from then on.

@@ -107,6 +107,14 @@ pub async fn import_due(
     let owner = worker::owner_name();
     let mut end = PassEnd::default();
     let calls = Calls::without_ahead(setting.imports_per_miner);
+    // What is known of the market's deals tells which calls of other processes are over.
+    let _unlisted = importer.market.recent_listing().await;
+    calls.leave_to_others(importer.calls_of_others(&owner).await?);
+    if calls.are_others_only() {
+        let trouble = "import calls of other processes may still be under way, as many as setting.importsPerMiner \
+                       allows: try again later";
+        return Ok(PassEnd { trouble: Some(trouble.to_owned()) });
+    }
     let mut running = JoinSet::<(OfflineDealDoc, Finished)>::new();
     let mut due = VecDeque::<Bson>::new();
     let mut is_read = false;

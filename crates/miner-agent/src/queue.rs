@@ -35,14 +35,18 @@ pub struct Queue {
 impl Queue {
     /// Whether the database should be asked, given that something may have become due since.
     pub fn wants_read(&self, is_stale: bool) -> bool {
-        let is_empty = self.first.is_empty() && self.waits.is_empty();
-        is_empty || is_stale && self.rests_until.is_none_or(|until| until <= Instant::now())
+        self.is_empty() || is_stale && self.rests_until.is_none_or(|until| until <= Instant::now())
     }
 
     /// What the database said, and how long it took.
     pub fn read(&mut self, due: DueIds, took: Duration) {
         (self.first, self.waits) = (due.first.into(), due.waits.into());
         self.rests_until = Some(Instant::now() + took * REST);
+    }
+
+    /// Whether nothing is at hand.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.waits.is_empty()
     }
 
     /// The next one.

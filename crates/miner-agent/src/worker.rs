@@ -58,6 +58,8 @@ pub struct Worker {
     paused_at: Option<Instant>,
     /// When impossible leases were last looked for.
     released: Option<Instant>,
+    /// When calls of other processes were last looked for.
+    others_looked: Option<Instant>,
     /// Failures without a success between them, whatever the deal.
     failures_in_row: u32,
     node_pauses: Backoff,
@@ -87,6 +89,8 @@ const NODE_PAUSES: BackoffPolicy = BackoffPolicy {
 };
 /// A deal that comes due this moment is looked for after this long.
 const DUE_MARGIN: Duration = Duration::from_millis(20);
+/// Calls of other processes are looked for this often while there is something to import.
+const OTHERS_EVERY: Duration = Duration::from_secs(1);
 /// So many failures in a row, of whatever deals, and the miner's node is given a pause.
 const BREAKER: u32 = 5;
 /// Deals of each class read from the database at a time.
@@ -141,6 +145,7 @@ impl Worker {
             paused_until: None,
             paused_at: None,
             released: None,
+            others_looked: None,
             failures_in_row: 0,
             node_pauses: Backoff::new(NODE_PAUSES),
             database_pauses: Backoff::new(BackoffPolicy::default()),
@@ -199,7 +204,13 @@ impl Worker {
             if !self.importer.market.is_identified() {
                 return now;
             }
-            let Some(mut seat) = self.calls.seat() else { return scan };
+            if self.calls.are_others_only()
+                && self.next_look_at_others(scan) <= Instant::now()
+                && let Err(error) = self.look_at_others().await
+            {
+                debug!(error = %ErrorChain(&error), "calls of other processes are not known, looking again");
+            }
+            let Some(mut seat) = self.calls.seat() else { return self.next_look_at_others(scan) };
             match self.claim().await {
                 Ok(Some(claim)) => {
                     seat.take();
@@ -213,6 +224,7 @@ impl Worker {
                     };
                     running.spawn(work.instrument(span));
                 }
+                Ok(None) if self.calls.are_others_only() => return self.next_look_at_others(scan),
                 Ok(None) => return scan.min(self.next_due(now).await.unwrap_or(scan)),
                 Err(error @ StoreError::BadDocument { .. }) => {
                     // Marked by the store; the next claim gets another deal.
@@ -229,9 +241,26 @@ impl Worker {
         scan
     }
 
+    /// Leaves permits to the import calls of other processes: of another agent, or of this one before a restart.
+    async fn look_at_others(&mut self) -> Result<(), StoreError> {
+        self.others_looked = Some(Instant::now());
+        let others = self.importer.calls_of_others(&self.owner).await?;
+        let were_only = self.calls.are_others_only();
+        self.calls.leave_to_others(others);
+        if self.calls.are_others_only() && !were_only {
+            info!(
+                { fields::MINER } = self.importer.market.miner(),
+                calls = others,
+                "import calls of other processes may still be under way, as many as setting.importsPerMiner allows; \
+                 waiting for them"
+            );
+        }
+        Ok(())
+    }
+
     /// The next deal that is due and that nobody else took.
     async fn claim(&mut self) -> Result<Option<Claim>, StoreError> {
-        let Importer { store, market, setting, .. } = &self.importer;
+        let Importer { store, market, setting, .. } = self.importer.clone();
         loop {
             let was_read = self.due.wants_read(self.is_stale);
             if was_read {
@@ -250,6 +279,12 @@ impl Worker {
                 let due = store.due_ids(market.miner(), None, DUE_PAGE).await?;
                 self.due.read(due, began.elapsed());
             }
+            if !self.due.is_empty() && self.others_looked.is_none_or(|last| last.elapsed() >= OTHERS_EVERY) {
+                self.look_at_others().await?;
+                if self.calls.are_others_only() {
+                    return Ok(None);
+                }
+            }
             while let Some(id) = self.due.pop() {
                 // Its lease may have ended under us, while the database was away; it is still in our hands.
                 if self.in_hand.holds(&id) {
@@ -263,6 +298,14 @@ impl Worker {
             if was_read {
                 return Ok(None);
             }
+        }
+    }
+
+    /// When to look again, while there is no place for another deal.
+    fn next_look_at_others(&self, scan: Instant) -> Instant {
+        match self.others_looked {
+            Some(last) if self.calls.are_others_only() => scan.min(last + OTHERS_EVERY),
+            _ => scan,
         }
     }
 

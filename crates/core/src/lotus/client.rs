@@ -1,19 +1,26 @@
 //! One node, called over HTTP: token, time limits, and errors by kind.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use jsonrpsee::{
-    core::{ClientError, client::ClientT, params::ArrayParams},
+    core::{ClientError, client::ClientT, middleware::RpcServiceBuilder, params::ArrayParams},
     http_client::{HeaderMap, HeaderValue, HttpClientBuilder},
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::{Value, value::RawValue};
-use tracing::{Instrument, debug_span};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug_span, warn};
 
 use super::{
     compat::{CompatLayer, RESPONSE_BYTES_MAX},
     error::LotusError,
+    wire::{EachEntry, read_each},
 };
 
 /// A peer that lost its power, or a firewall that forgot the connection, says nothing more, and an import is hours of
@@ -21,8 +28,6 @@ use super::{
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_RETRIES: u32 = 3;
-/// Bytes from which on an answer is read on a thread that may block.
-const LONG_ANSWER: usize = 1 << 20;
 
 /// How long calls may take, by kind.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +68,8 @@ type Call = dyn Fn(&'static str, Vec<Value>) -> BoxFuture<'static, Answer> + Sen
 pub struct Client {
     call: Arc<Call>,
     endpoint: Arc<str>,
+    /// How many entries of the last list could not be read, by method.
+    unreadable: Arc<Mutex<HashMap<&'static str, usize>>>,
     /// Limits by kind of call.
     pub timeouts: CallTimeouts,
 }
@@ -100,6 +107,8 @@ impl Client {
             .set_keep_alive(Some(KEEP_ALIVE_IDLE))
             .set_keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
             .set_keep_alive_retries(Some(KEEP_ALIVE_RETRIES))
+            // The library's own middleware writes every answer anew for its log, whether or not there is one.
+            .set_rpc_middleware(RpcServiceBuilder::new())
             .set_http_middleware(tower::ServiceBuilder::new().layer(CompatLayer))
             .build(url)
             .map_err(|e| broken(e.into()))?;
@@ -114,7 +123,7 @@ impl Client {
                 client.request::<Box<RawValue>, _>(method, array).await
             })
         };
-        Ok(Self { call: Arc::new(call), endpoint: url.into(), timeouts })
+        Ok(Self { call: Arc::new(call), endpoint: url.into(), unreadable: Arc::default(), timeouts })
     }
 
     /// Where this client calls, without the token.
@@ -131,36 +140,80 @@ impl Client {
     /// # Errors
     ///
     /// See [`LotusError`]; after [`LotusError::effect_is_unknown`] read the state before calling again.
-    pub async fn call<T: DeserializeOwned + Send + 'static>(
+    pub async fn call<T: DeserializeOwned>(
         &self,
         method: &'static str,
         params: Vec<Value>,
         limit: Duration,
     ) -> Result<T, LotusError> {
+        let text = self.fetch(method, params, limit).await?;
+        serde_json::from_str(text.get()).map_err(|source| self.unreadable(method, source))
+    }
+
+    /// Calls a method that answers with a list, whose entries are read one by one.
+    ///
+    /// A list of hundreds of thousands of deals is seconds of reading, by the client library as well: it is done on a
+    /// thread that nothing else waits for.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::call`].
+    ///
+    /// # Errors
+    ///
+    /// See [`LotusError`].
+    pub async fn call_list<T: DeserializeOwned + Send + 'static>(
+        &self,
+        method: &'static str,
+        params: Vec<Value>,
+        limit: Duration,
+    ) -> Result<Vec<T>, LotusError> {
+        let (client, runtime, stop) = (self.clone(), Handle::current(), CancellationToken::new());
+        let _stops_with_this_future = stop.clone().drop_guard();
+        let reading = tokio::task::spawn_blocking(move || {
+            let text = runtime.block_on(stop.run_until_cancelled(client.fetch(method, params, limit)))?;
+            Some(text.and_then(|text| {
+                read_each(text.get()).map_err(|source| client.unreadable(method, source))
+            }))
+        });
+        match reading.await {
+            Ok(Some(read)) => read.map(|EachEntry { entries, unreadable, problem }| {
+                self.tell_unreadable(method, unreadable, problem);
+                entries
+            }),
+            Ok(None) => Err(self.unreadable(method, serde_json::Error::custom("the call was given up"))),
+            Err(error) => Err(self.unreadable(method, serde_json::Error::custom(error))),
+        }
+    }
+
+    /// Told when their number changes: they stand in every list.
+    fn tell_unreadable(&self, method: &'static str, entries: usize, problem: Option<String>) {
+        let mut known = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.insert(method, entries).unwrap_or(0) != entries && entries > 0 {
+            let (endpoint, problem) = (&self.endpoint, problem.unwrap_or_default());
+            warn!(method, %endpoint, entries, problem, "the node lists what cannot be read: passed over");
+        }
+    }
+
+    async fn fetch(
+        &self,
+        method: &'static str,
+        params: Vec<Value>,
+        limit: Duration,
+    ) -> Result<Box<RawValue>, LotusError> {
         let span = debug_span!("rpc", method, endpoint = %self.endpoint);
-        let answer = tokio::time::timeout(limit, (self.call)(method, params)).instrument(span).await;
-        let text = match answer {
-            Err(_elapsed) => {
-                return Err(LotusError::Timeout {
-                    method,
-                    endpoint: self.endpoint.to_string(),
-                    seconds: limit.as_secs(),
-                });
-            }
-            Ok(answer) => answer.map_err(|error| LotusError::classify(method, &self.endpoint, error))?,
-        };
-        let read = if text.get().len() < LONG_ANSWER {
-            serde_json::from_str(text.get())
-        } else {
-            // Seconds of work at hundreds of thousands of deals: not on a thread that others wait for.
-            let reading = tokio::task::spawn_blocking(move || serde_json::from_str(text.get()));
-            reading.await.unwrap_or_else(|error| Err(serde::de::Error::custom(error)))
-        };
-        read.map_err(|source| LotusError::Decode {
-            method,
-            endpoint: self.endpoint.to_string(),
-            source: source.into(),
-        })
+        match tokio::time::timeout(limit, (self.call)(method, params)).instrument(span).await {
+            Err(_elapsed) => Err(LotusError::Timeout {
+                method,
+                endpoint: self.endpoint.to_string(),
+                seconds: limit.as_secs(),
+            }),
+            Ok(answer) => answer.map_err(|error| LotusError::classify(method, &self.endpoint, error)),
+        }
+    }
+
+    fn unreadable(&self, method: &'static str, source: serde_json::Error) -> LotusError {
+        LotusError::Decode { method, endpoint: self.endpoint.to_string(), source: source.into() }
     }
 }
 

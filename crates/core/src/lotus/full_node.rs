@@ -164,16 +164,12 @@ impl FullNode {
 
     /// All deals the node follows (permission `write`).
     pub async fn list_deals(&self) -> Result<Vec<DealInfo>, LotusError> {
-        let list: List<DealInfo> =
-            self.client.call("Filecoin.ClientListDeals", vec![], self.client.timeouts.list).await?;
-        Ok(list.0)
+        self.client.call_list("Filecoin.ClientListDeals", vec![], self.client.timeouts.list).await
     }
 
     /// The states of all deals the node follows (permission `write`); see [`FullNode::list_deals`].
     pub async fn list_deal_states(&self) -> Result<Vec<DealState>, LotusError> {
-        let list: List<DealState> =
-            self.client.call("Filecoin.ClientListDeals", vec![], self.client.timeouts.list).await?;
-        Ok(list.0)
+        self.client.call_list("Filecoin.ClientListDeals", vec![], self.client.timeouts.list).await
     }
 
     /// A deal on chain (permission `read`).
@@ -184,9 +180,7 @@ impl FullNode {
 
     /// Roots the node has imported (permission `write`).
     pub async fn list_imports(&self) -> Result<Vec<ImportEntry>, LotusError> {
-        let list: List<ImportEntry> =
-            self.client.call("Filecoin.ClientListImports", vec![], self.client.timeouts.list).await?;
-        Ok(list.0)
+        self.client.call_list("Filecoin.ClientListImports", vec![], self.client.timeouts.list).await
     }
 
     /// Tells the node of a CAR on its own disk: it reads only the header (permission `admin`).

@@ -21,6 +21,16 @@ pub enum ImportMethod {
     Deals,
 }
 
+impl ImportMethod {
+    /// Full method name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Market => "Filecoin.MarketImportDealData",
+            Self::Deals => "Filecoin.DealsImportData",
+        }
+    }
+}
+
 /// A storage provider's market API, `/rpc/v0`.
 #[derive(Clone, Debug)]
 pub struct Provider {
@@ -58,9 +68,7 @@ impl Provider {
     /// Every deal the market has in its own store, finished ones too; no paging exists
     /// (permission `read`). `MarketListDeals` downloads the whole chain's market instead: never that.
     pub async fn list_deals(&self) -> Result<Vec<MinerDeal>, LotusError> {
-        let list: List<MinerDeal> =
-            self.client.call("Filecoin.MarketListIncompleteDeals", vec![], self.client.timeouts.list).await?;
-        Ok(list.0)
+        self.client.call_list("Filecoin.MarketListIncompleteDeals", vec![], self.client.timeouts.list).await
     }
 
     /// Hands a CAR to the market: it copies the file and computes its commitment before it answers.
@@ -76,10 +84,7 @@ impl Provider {
         path: &str,
         send_before: Moment,
     ) -> Result<(), LotusError> {
-        let name = match method {
-            ImportMethod::Market => "Filecoin.MarketImportDealData",
-            ImportMethod::Deals => "Filecoin.DealsImportData",
-        };
+        let name = method.name();
         let link = serde_json::to_value(CidLink::new(deal.as_str())).unwrap_or(Value::Null);
         let call = self.client.call(name, vec![link, json!(path)], self.client.timeouts.import);
         let _void: Value = sent_before(send_before, call).await?;

@@ -3,7 +3,11 @@
 //! Only the fields we use are read; Lotus adds others between versions. Sources: lotus v1.5.0
 //! `api/api_full.go`, v1.23.3 `api/types.go`, go-fil-markets v1.1.9 and v1.28.3 `storagemarket/types.go`.
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, Error as _},
+};
+use serde_json::value::RawValue;
 
 /// A CID: `{"/": "bafy…"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +45,38 @@ impl<'de> Deserialize<'de> for BigInt {
         let text = String::deserialize(deserializer)?;
         text.parse().map(Self).map_err(|_| D::Error::custom(format!("\"{text}\" is not a whole number")))
     }
+}
+
+/// What could be read of a list.
+#[derive(Clone, Debug)]
+pub(super) struct EachEntry<T> {
+    /// The entries that could be read, in their order.
+    pub(super) entries: Vec<T>,
+    /// How many could not.
+    pub(super) unreadable: usize,
+    /// What was wrong with the first of those.
+    pub(super) problem: Option<String>,
+}
+
+/// Reads a list, each entry for itself where not all can be read; a list that is `null` is empty, an entry that is
+/// `null` is none that can be read.
+pub(super) fn read_each<T: DeserializeOwned>(text: &str) -> serde_json::Result<EachEntry<T>> {
+    // One pass where all is well, as it always was so far.
+    if let Ok(List(entries)) = serde_json::from_str::<List<T>>(text) {
+        return Ok(EachEntry { entries, unreadable: 0, problem: None });
+    }
+    let texts: Option<Vec<&RawValue>> = serde_json::from_str(text)?;
+    let mut read = EachEntry { entries: Vec::new(), unreadable: 0, problem: None };
+    for entry in texts.unwrap_or_default() {
+        match serde_json::from_str(entry.get()) {
+            Ok(entry) => read.entries.push(entry),
+            Err(problem) => {
+                read.unreadable += 1;
+                read.problem.get_or_insert_with(|| problem.to_string());
+            }
+        }
+    }
+    Ok(read)
 }
 
 /// Answer of `Version`.
@@ -332,6 +368,31 @@ mod tests {
         {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn one_entry_that_cannot_be_read_stops_only_itself() {
+        let deal = |cid: &str| {
+            serde_json::json!({
+                "Proposal": {"PieceCID": null, "PieceSize": 128, "Provider": "f01", "StartEpoch": 9, "EndEpoch": 10},
+                "ProposalCid": {"/": cid}, "State": 18,
+            })
+        };
+        let (mut without_cid, mut other_state) = (deal("c"), deal("d"));
+        without_cid["ProposalCid"] = serde_json::Value::Null;
+        other_state["State"] = "sealing".into();
+        let odd = [deal("a"), serde_json::Value::Null, without_cid, other_state, deal("b"), 7.into()];
+        for (list, read, unreadable) in [
+            (serde_json::Value::Null, vec![], 0),
+            (vec![deal("a"), deal("b")].into(), vec!["a", "b"], 0),
+            (odd.to_vec().into(), vec!["a", "b"], 4),
+        ] {
+            let each = read_each::<MinerDeal>(&list.to_string()).unwrap();
+            let cids: Vec<_> = each.entries.iter().map(|deal| deal.proposal_cid.cid.as_str()).collect();
+            assert_eq!((cids, each.unreadable), (read, unreadable), "{list}");
+            assert_eq!(each.problem.is_some(), unreadable > 0);
+        }
+        read_each::<MinerDeal>("{}").unwrap_err();
     }
 
     #[test]

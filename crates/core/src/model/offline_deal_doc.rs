@@ -154,6 +154,9 @@ pub struct ImportDoc {
     /// When an import call went out whose answer is not known: it may still be under way (server time).
     #[serde(deserialize_with = "stored::opt_time")]
     pub pendingcall: Option<DateTime>,
+    /// The process that made the call of `pendingcall`.
+    #[serde(deserialize_with = "stored::opt_text")]
+    pub caller: Option<String>,
     /// Names of files whose arrival is worth another look.
     pub awaitedfiles: Vec<String>,
     /// How often `isdeal` was put back to 0 because it said 1 without truth.

@@ -271,6 +271,7 @@ impl Store {
             "import.path": { "$literal": path },
             "import.calledtime": { "$ifNull": ["$import.calledtime", "$$NOW"] },
             "import.pendingcall": "$$NOW",
+            "import.caller": { "$literal": claim.caller() },
             "updatedtime": "$$NOW",
         } }];
         let mut filter = claim.filter();
@@ -292,7 +293,7 @@ impl Store {
         let mut set = doc! { "updatedtime": "$$NOW" };
         let mut unset = vec!["claim"];
         if is_answered {
-            unset.push("import.pendingcall");
+            unset.extend(["import.pendingcall", "import.caller"]);
         }
         let state = match outcome {
             ImportOutcome::Done { path } => {
@@ -497,6 +498,11 @@ impl Claim {
     /// The lease's fencing number.
     pub fn n(&self) -> i64 {
         self.n
+    }
+
+    /// The process that holds it; the rest of the owner's name tells its claims apart.
+    pub fn caller(&self) -> &str {
+        self.owner.split('#').next().unwrap_or_default()
     }
 
     /// What renews it.

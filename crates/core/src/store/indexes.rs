@@ -105,6 +105,9 @@ impl Store {
             // Holds the deals under a lease only.
             wanted("carferry_claims", doc! { "miner": 1, "claim.until": 1 })
                 .partial(doc! { "isdeal": 0, "claim.until": { "$exists": true } }),
+            // Holds the deals with a call whose answer is not known: as many as are called at a time.
+            wanted("carferry_calls", doc! { "miner": 1, "import.pendingcall": 1 })
+                .partial(doc! { "isdeal": 0, "import.pendingcall": { "$exists": true } }),
             // What a file that arrives is looked up by.
             wanted("carferry_awaited", doc! { "import.awaitedfiles": 1 })
                 .partial(doc! { "isdeal": 0, "import.awaitedfiles": { "$exists": true } }),
