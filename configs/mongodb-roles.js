@@ -7,7 +7,7 @@
 // do not trust each other, run it on one database each: roles cannot divide one collection, so every miner's
 // user can write to every deal of its database.
 
-// carferryClient makes its collections by inserting into them; neither role deletes or drops.
+// Each makes its collections by inserting into them (carferryMiner only minerstates); neither role deletes or drops.
 // Plain JSON between the braces: the tests read it out of this file and hold the agents to it.
 const ROLES =
 {
@@ -21,6 +21,7 @@ const ROLES =
   ],
   "carferryMiner": [
     { "collection": "cars", "actions": ["find", "listIndexes"] },
+    { "collection": "minerstates", "actions": ["find", "insert", "update"] },
     { "collection": "offlinedeals", "actions": ["find", "update", "changeStream", "listIndexes"] }
   ]
 }

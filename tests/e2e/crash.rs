@@ -47,16 +47,16 @@ async fn call_of_a_killed_agent_gets_the_time_its_signed_size_needs_before_any_o
     let road = Road::open_with(slow_node(Duration::from_secs(3))).await.unwrap();
     // A piece of 64 MiB: six seconds at 10 MiB a second.
     let lines: Vec<String> = (0..6_000_000).map(|number| number.to_string()).collect();
-    let (_, deal) = road.recorded(&lines.join("\n")).await.unwrap();
+    let (car, deal) = road.recorded(&lines.join("\n")).await.unwrap();
     // The lease is over long before the node is done: what keeps the next agent from calling is the note alone.
     let yaml = road.import_yaml(&[MINER]).unwrap();
     let short_lease = std::fs::read_to_string(&yaml).unwrap().replace("lease: 3s", "lease: 1s");
     std::fs::write(&yaml, short_lease).unwrap();
     let mut agent = road.miner_agent_process_of(&yaml).unwrap();
     eventually!(within Duration::from_secs(20), has_called(&road, &deal).await, "the call is under way");
-    eventually!(staged(&road), "the node has its copy");
     // All of it: a caller that leaves before stops the node.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let whole = std::fs::metadata(&car.path).unwrap().len();
+    eventually!(within Duration::from_secs(20), staged_bytes(&road) == whole, "the node has its copy");
     agent.kill9().unwrap();
     // As the prototype records deals: without a size. And another deal that could be imported at once.
     let unset = bson::doc! { "$unset": { "dealsizebytes": "" } };
@@ -146,6 +146,11 @@ async fn agent_that_is_asked_to_end_finishes_its_import_first() {
 }
 
 fn staged(road: &Road) -> bool {
+    staged_bytes(road) > 0
+}
+
+fn staged_bytes(road: &Road) -> u64 {
     let folder = std::fs::read_dir(road.sim.staging_dir(MINER));
-    folder.into_iter().flatten().flatten().any(|entry| entry.metadata().is_ok_and(|file| file.len() > 0))
+    let sizes = folder.into_iter().flatten().flatten().filter_map(|entry| Some(entry.metadata().ok()?.len()));
+    sizes.max().unwrap_or(0)
 }

@@ -120,15 +120,24 @@ async fn node_that_is_down_delays_deals_and_fails_none() {
     let (car, deal) = road.proposed("second").await.unwrap();
     road.sim.take_down(&node);
     road.record(&car, &deal, MINER).await.unwrap();
-    let noticed = || async {
-        let document = road.deal(&deal).await.unwrap().unwrap();
-        document.get_document("import").is_ok_and(|import| import.get_str("state").ok() == Some("waiting"))
-    };
-    eventually!(noticed().await, "the agent has met the dead node");
-    let reason = road.import_field(&deal, "reason").await.unwrap();
-    assert!(reason.contains("market node"), "{reason}");
+    // Said where `status` reads it, whether or not the deal was looked at before the node was missed.
+    let states = road.db.collection::<bson::Document>("minerstates");
+    let state = async || states.find_one(bson::doc! { "miner": MINER }).await.unwrap().unwrap_or_default();
+    eventually!(state().await.contains_key("pausedsince"), "the agent has met the dead node");
+    let reason = state().await.get_str("reason").unwrap().to_owned();
+    assert!(reason.contains("did not reach") || reason.contains("market node"), "{reason}");
+    let status = road.status_of_miner_agent(&[]).unwrap();
+    assert!(
+        status.contains("paused since") && status.contains("nothing is imported for this miner"),
+        "{status}"
+    );
+    let explained = road.status_of_miner_agent(&[&deal]).unwrap();
+    assert!(explained.contains("paused: nothing is imported for this miner since"), "{explained}");
     road.sim.bring_up(&node);
     eventually!(road.is_imported(&deal).await.unwrap(), "the deal is imported once the node is up");
+    eventually!(!state().await.contains_key("pausedsince"), "and the miner is paused no more");
+    let explained = road.status_of_miner_agent(&[&deal]).unwrap();
+    assert!(explained.contains("it was imported at"), "{explained}");
     agent.end().await.unwrap();
     assert_eq!(road.sim.imports_for(&deal), 1);
     let document = road.deal(&deal).await.unwrap().unwrap();
@@ -197,7 +206,10 @@ async fn call_that_hangs_is_looked_into_when_its_size_explains_it_no_more() {
     road.sim.inject(import_fault(&lost, FaultKind::Hang).times(1));
     // The limit of a call is what it is by default: 12 h.
     let agent = road.miner_agent_with(&[("setting.confirmTimeout", "300ms")]).unwrap();
-    eventually!(road.is_imported(&done).await.unwrap(), "the deal that moved on is closed without the answer");
+    eventually!(
+        road.is_imported(&done).await.unwrap(),
+        "the deal that moved on is closed without the answer"
+    );
     eventually!(road.is_imported(&lost).await.unwrap(), "the call that never was is made again");
     agent.end().await.unwrap();
     for (deal, calls) in [(&done, 1), (&lost, 2)] {

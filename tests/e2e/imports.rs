@@ -133,7 +133,9 @@ async fn deals_are_due_in_two_classes_each_in_its_order() {
     let store = open_store(&road).await;
     let due = store.due_ids(MINER, None, 100).await.unwrap();
     let names = |ids: &[Bson]| ids.iter().map(|id| id.as_str().unwrap().to_owned()).collect::<Vec<_>>();
-    assert_eq!(names(&due.first), ["to be tried again", "woken", "new"]);
+    let first: Vec<Bson> = due.first.iter().map(|due| due.id.clone()).collect();
+    assert_eq!(names(&first), ["to be tried again", "woken", "new"]);
+    assert_eq!(due.first.iter().map(|due| due.is_retry).collect::<Vec<_>>(), [true, false, false]);
     assert_eq!(names(&due.waits), ["waits, first to be over", "wrong file", "waits, over since just now"]);
     // Those that are over come back among those that have waited.
     assert_eq!(store.wake_resting(MINER, &["over", "new"], Duration::ZERO).await.unwrap(), 1);
@@ -361,6 +363,47 @@ async fn agent_serves_all_its_miners_and_nobody_elses() {
     assert_eq!(untouched.get_i32("isdeal").ok(), Some(0));
 }
 
+/// What another user of the database may write into deals: none of it ends them, and none of it holds them for ever.
+#[tokio::test]
+async fn values_that_no_agent_writes_end_no_deal_and_hold_none() {
+    let road = Road::open().await.unwrap();
+    let beyond = || Bson::Timestamp(bson::Timestamp { time: u32::MAX, increment: 1 });
+    let mut deals = Vec::new();
+    for (what, fields) in [
+        ("a lease to the last key", doc! { "claim": { "owner": "x", "until": Bson::MaxKey, "n": 9 } }),
+        ("a lease that is a timestamp", doc! { "claim.until": beyond() }),
+        ("a pause that is a timestamp", doc! { "import": { "state": "waiting", "nexttry": beyond() } }),
+        ("a pause without a state", doc! { "import.nexttry": Bson::MaxKey }),
+        (
+            "terms that cannot be read",
+            doc! { "startepoch": { "deep": [1] }, "price": [1], "import.putback": "x" },
+        ),
+        ("another CAR", doc! { "filecid": "x" }),
+        ("a CAR that cannot be read", doc! { "filecid": { "a": 1 } }),
+    ] {
+        let (car, deal) = road.recorded(what).await.unwrap();
+        road.deals().update_one(doc! { "dealcid": &deal }, doc! { "$set": fields.clone() }).await.unwrap();
+        let odd = doc! { "filecid": &car.payload_cid, "inputpath": what, "outputpath": what, "carsizebytes": { "a": 1 } };
+        road.cars().insert_one(odd).await.unwrap();
+        deals.push((what, car.payload_cid, deal, fields.contains_key("filecid")));
+    }
+    let agent = road.miner_agent().unwrap();
+    for (what, payload_cid, deal, lacks_its_car) in &deals {
+        if *lacks_its_car {
+            let unusable = async || {
+                road.import_field(deal, "reason").await.unwrap().contains("`filecid` cannot be used")
+            };
+            eventually!(unusable().await, "{what}: told");
+            assert_eq!(road.import_field(deal, "state").await.unwrap(), "waiting", "{what}");
+            // As the client's agent does.
+            let restored = doc! { "$set": { "filecid": payload_cid } };
+            road.deals().update_one(doc! { "dealcid": deal }, restored).await.unwrap();
+        }
+        eventually!(road.is_imported(deal).await.unwrap(), "{what}");
+    }
+    agent.end().await.unwrap();
+}
+
 /// What the first prototype left behind: doubles, local times without a zone, missing fields, the error
 /// text of a command where a proposal CID belongs, deals without a CAR.
 #[tokio::test]
@@ -403,13 +446,13 @@ async fn database_of_the_prototype_is_read_without_loss() {
 
     let agent = road.miner_agent().unwrap();
     eventually!(road.is_imported(&deal).await.unwrap(), "the deal of the prototype is imported");
-    eventually_eq!(road.import_field(error_text, "state").await.unwrap(), "failed", "error text is no deal");
+    eventually_eq!(road.import_field(error_text, "state").await.unwrap(), "waiting", "error text is no deal");
     eventually_eq!(road.import_field(&without_car, "state").await.unwrap(), "waiting", "no CAR, no failure");
     let nameless = || async {
         let found = road.deals().find_one(doc! { "dealcid": { "$exists": false } }).await.unwrap().unwrap();
-        found.get_document("import").is_ok_and(|import| import.get_str("state").ok() == Some("failed"))
+        found.get_document("import").is_ok_and(|import| import.get_str("state").ok() == Some("waiting"))
     };
-    eventually!(nameless().await, "a deal without a CID fails");
+    eventually!(nameless().await, "a deal without a CID waits for one");
     assert!(road.import_field(&without_car, "reason").await.unwrap().contains("no document in `cars`"));
     assert!(road.import_field(error_text, "reason").await.unwrap().contains("dealcid"));
 

@@ -114,8 +114,8 @@ async fn poison_is_set_aside_and_good_deals_pass() {
         status["deals"].as_array().unwrap().iter().find(|deal| deal["deal"] == hopeless.as_str()).unwrap();
     assert_eq!(shown["state"], "set aside", "{shown}");
     assert!(shown["reason"].as_str().unwrap().contains("something unheard of"), "{shown}");
-    let dead = doc! { "import.state": "failed" };
-    assert!(road.deals().count_documents(dead).await.unwrap() >= 3, "unreadable records are marked");
+    let marked = doc! { "import.state": "waiting", "import.reason": { "$regex": "cannot be used" } };
+    assert!(road.deals().count_documents(marked).await.unwrap() >= 3, "unreadable records are marked");
 
     // The damaged CAR: named with both piece CIDs, not sent again, and imported as soon as the right one is there.
     let reason = eventually!(

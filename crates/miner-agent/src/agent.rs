@@ -27,7 +27,7 @@ use crate::{
     market::{Environment, Market, NodeAddress, NodeError},
     patience::Patience,
     piece_check::PieceChecker,
-    provider_view, worker,
+    provider_view, standing, worker,
 };
 
 /// The parts of a running agent.
@@ -83,6 +83,7 @@ impl Agent {
                 pieces: Arc::clone(&pieces),
                 arrivals: Arc::clone(&arrivals),
                 gates: Arc::clone(&gates),
+                standing: Arc::default(),
                 endings: Arc::default(),
                 patience: patience.clone(),
                 setting: Arc::clone(&setting),
@@ -137,6 +138,11 @@ impl Agent {
             let worker = worker::Worker::new(importer.clone(), owner.clone(), Arc::clone(wake), stop.clone());
             supervisor.spawn(format!("imports of {miner}"), async move {
                 worker.run().await;
+                Ok::<(), AgentError>(())
+            });
+            let (reported, ending, agent) = (importer.clone(), shutdown.token().clone(), owner.clone());
+            supervisor.spawn(format!("state of {miner}"), async move {
+                ending.run_until_cancelled(standing::report(&reported, &agent)).await;
                 Ok::<(), AgentError>(())
             });
             let (importer, wake) = (importer.clone(), Arc::clone(wake));

@@ -31,7 +31,7 @@ pub enum Command {
     Import(Doing),
     /// Show pending deals and why they wait. Asks only the database.
     Status(Status),
-    /// Ask for another try, now, of deals that wait or failed.
+    /// Ask for another try, now, of deals that wait or failed; not of those whose start is missed.
     Retry(Retry),
     /// Check database, nodes, tokens, clocks and folders; changes nothing.
     Doctor,
@@ -48,9 +48,12 @@ pub struct Doing {
 }
 
 /// Options of `status`.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Status {
-    /// Deals shown, most urgent first.
+    /// One deal, by its proposal CID: all that is known of it, imported or not.
+    #[arg(value_name = "DEALCID")]
+    pub deal: Option<String>,
+    /// Deals shown, most urgent first; 0 shows sums alone.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: i64,
 }

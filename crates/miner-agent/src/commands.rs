@@ -23,6 +23,7 @@ use crate::{
     config::Config,
     doctor,
     error::AgentError,
+    explain,
     import::Importer,
     pass::{self, DealLine, PassEnd},
     status,
@@ -122,6 +123,16 @@ async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, Ag
         }
         Command::Status(options) => {
             let store = agent::open_store(&config).await?;
+            if let Some(deal) = &options.deal {
+                let explained = explain::explain(&store, &miners(&config), deal).await?;
+                if cli.json {
+                    printer.json(&explained)?;
+                } else {
+                    printer.text(explained.text())?;
+                }
+                let is_known = explained.record.is_some();
+                return Ok(if is_known { ExitStatus::Success } else { ExitStatus::UserError });
+            }
             let report = status::status(&store, &miners(&config), options.limit).await?;
             if cli.json {
                 printer.json(&report)?;
@@ -228,6 +239,10 @@ where
         }
     }
     written?;
+    if !json && told.well + told.troubled == 0 && status == ExitStatus::Success {
+        let miners: Vec<_> = agent.importers.iter().map(|importer| importer.market.miner()).collect();
+        printer.line(format!("nothing is due for {}", miners.join(", ")))?;
+    }
     printer.flush()?;
     Ok(status)
 }
@@ -254,12 +269,22 @@ async fn retry(
     json: bool,
     printer: &mut Printer,
 ) -> Result<ExitStatus, AgentError> {
-    let store = agent::open_store(config).await?;
-    let asked = store.retry_imports(&miners(config), options.deal.as_deref()).await?;
+    let (store, miners) = (agent::open_store(config).await?, miners(config));
+    let asked = store.retry_imports(&miners, options.deal.as_deref()).await?;
+    let why = match &options.deal {
+        Some(deal) if asked == 0 => {
+            Some(explain::why_not_retried(&explain::explain(&store, &miners, deal).await?, &miners))
+        }
+        None if asked == 0 => Some("none waits or failed".to_owned()),
+        _ => None,
+    };
     if json {
-        printer.json(&json!({ "deals": asked }))?;
+        printer.json(&json!({ "deals": asked, "reason": why }))?;
+    } else if let Some(why) = why {
+        printer.line(format!("no deal will be tried again: {why}"))?;
     } else {
-        printer.line(format!("{asked} deals will be tried again"))?;
+        let deals = if asked == 1 { "deal" } else { "deals" };
+        printer.line(format!("{asked} {deals} will be tried again"))?;
     }
     // A deal that was named and not found is a slip of the pen; nothing to do for `--all` is none.
     Ok(if asked == 0 && options.deal.is_some() { ExitStatus::UserError } else { ExitStatus::Success })

@@ -12,7 +12,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use carferry_core::model::ImportDoc;
+use carferry_core::model::OfflineDealDoc;
 
 /// Ends by proposal CID.
 #[derive(Debug, Default)]
@@ -35,17 +35,20 @@ struct Ending {
     /// State and reason as they were last read, ours or not; `None`: ours, and how it reads in the database is seen with
     /// the next poll.
     read: Option<u64>,
+    /// What the end may have followed from, as it was then: another user of the database may have written it.
+    inputs: u64,
     /// The poll in which it was last heard of.
     poll: u64,
 }
 
 impl Endings {
-    /// This agent ended the deal.
-    pub fn written(&self, proposal_cid: &str) {
-        let key = self.key(proposal_cid);
+    /// This agent ended the deal, which was like this.
+    pub fn written(&self, deal: &OfflineDealDoc) {
+        let key = self.key(deal.dealcid.as_deref().unwrap_or_default());
+        let inputs = self.inputs(deal);
         let mut known = self.lock();
         let poll = known.polls;
-        known.ends.insert(key, Ending { read: None, poll });
+        known.ends.insert(key, Ending { read: None, inputs, poll });
     }
 
     /// This agent looked at the deal, and it goes on.
@@ -64,16 +67,22 @@ impl Endings {
         }
     }
 
-    /// Whether this end is neither ours nor one that was looked into already. From now on it is.
-    pub fn is_news(&self, proposal_cid: &str, import: &ImportDoc) -> bool {
-        let read = self.hasher.hash_one((import.state, &import.reason));
-        let key = self.key(proposal_cid);
+    /// Whether this end is neither of this agent nor one that was looked into already, or follows from what reads
+    /// otherwise now. From now on it is none of these.
+    pub fn is_news(&self, deal: &OfflineDealDoc) -> bool {
+        let import = deal.import.as_ref().map(|import| (import.state, &import.reason));
+        let (read, inputs) = (self.hasher.hash_one(import), self.inputs(deal));
+        let key = self.key(deal.dealcid.as_deref().unwrap_or_default());
         let mut known = self.lock();
         let poll = known.polls;
-        match known.ends.insert(key, Ending { read: Some(read), poll }) {
-            Some(before) => before.read.is_some_and(|before| before != read),
+        match known.ends.insert(key, Ending { read: Some(read), inputs, poll }) {
+            Some(before) => before.inputs != inputs || before.read.is_some_and(|before| before != read),
             None => true,
         }
+    }
+
+    fn inputs(&self, deal: &OfflineDealDoc) -> u64 {
+        self.hasher.hash_one((&deal.filecid, &deal.dealcid, deal.startepoch))
     }
 
     /// A poll has seen all deals: those that it did not find at an end are forgotten.
@@ -95,43 +104,62 @@ impl Endings {
 
 #[cfg(test)]
 mod tests {
-    use carferry_core::model::ImportState;
+    use carferry_core::model::{ImportDoc, ImportState};
 
     use super::*;
 
-    fn ended(state: ImportState, reason: &str) -> ImportDoc {
-        ImportDoc { state, reason: Some(reason.to_owned()), ..ImportDoc::default() }
+    fn ended(deal: &str, state: ImportState, reason: &str) -> OfflineDealDoc {
+        OfflineDealDoc {
+            dealcid: Some(deal.to_owned()),
+            startepoch: Some(9),
+            import: Some(ImportDoc { state, reason: Some(reason.to_owned()), ..ImportDoc::default() }),
+            ..OfflineDealDoc::default()
+        }
+    }
+
+    fn before(deal: &str) -> OfflineDealDoc {
+        OfflineDealDoc { import: None, ..ended(deal, ImportState::Waiting, "") }
     }
 
     #[test]
     fn an_end_of_ours_stands_and_one_of_anybody_else_is_looked_into_once() {
         let endings = Endings::default();
-        endings.written("ours");
-        assert!(!endings.is_news("ours", &ended(ImportState::Missed, "cut short by the store")));
-        assert!(!endings.is_news("ours", &ended(ImportState::Missed, "cut short by the store")));
-        assert!(endings.is_news("ours", &ended(ImportState::Failed, "somebody else's")));
+        endings.written(&before("ours"));
+        assert!(!endings.is_news(&ended("ours", ImportState::Missed, "cut short by the store")));
+        assert!(!endings.is_news(&ended("ours", ImportState::Missed, "cut short by the store")));
+        assert!(endings.is_news(&ended("ours", ImportState::Failed, "somebody else's")));
 
-        let other = ended(ImportState::SetAside, "by an agent before us");
-        assert!(endings.is_news("other", &other));
-        assert!(!endings.is_news("other", &other), "two agents do not wake each other's for ever");
+        let other = ended("other", ImportState::SetAside, "by an agent before us");
+        assert!(endings.is_news(&other));
+        assert!(!endings.is_news(&other), "two agents do not wake each other's for ever");
         // Looked at, and not over: whoever says so again is wrong again.
         endings.goes_on("other");
-        assert!(endings.is_news("other", &other));
+        assert!(endings.is_news(&other));
+    }
+
+    #[test]
+    fn an_end_does_not_outlive_what_it_followed_from() {
+        let endings = Endings::default();
+        let spoiled = OfflineDealDoc { startepoch: Some(1), ..before("spoiled") };
+        endings.written(&spoiled);
+        let end = ended("spoiled", ImportState::Missed, "start epoch 1 has passed");
+        assert!(!endings.is_news(&OfflineDealDoc { startepoch: Some(1), ..end.clone() }));
+        assert!(endings.is_news(&end), "the start epoch was put right");
+        assert!(!endings.is_news(&end));
     }
 
     #[test]
     fn what_polls_find_no_more_is_forgotten() {
         let endings = Endings::default();
-        let end = ended(ImportState::Failed, "x");
         for deal in ["followed", "over"] {
-            endings.written(deal);
+            endings.written(&before(deal));
         }
         // Written while the poll was under way: the next one is to see it.
         endings.polled();
         endings.seen("followed");
         endings.polled();
-        assert!(!endings.is_news("followed", &end), "ours");
-        assert!(endings.is_news("over", &end));
+        assert!(!endings.is_news(&ended("followed", ImportState::Failed, "x")), "ours");
+        assert!(endings.is_news(&ended("over", ImportState::Failed, "x")));
         assert_eq!(endings.lock().ends.len(), 2);
         endings.polled();
         endings.polled();

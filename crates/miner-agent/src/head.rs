@@ -202,13 +202,13 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
-    use carferry_core::store::StoreOptions;
+    use carferry_core::{config::Secret, store::StoreOptions};
 
     use super::*;
 
     async fn head() -> Head {
         let options = StoreOptions {
-            uri: "mongodb://127.0.0.1:1".to_owned(),
+            uri: Secret::new("mongodb://127.0.0.1:1"),
             database: "x".to_owned(),
             app_name: "x".to_owned(),
             call_timeout: Duration::from_secs(5),

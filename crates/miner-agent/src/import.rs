@@ -19,7 +19,7 @@ use carferry_core::{
     lotus::{LotusError, Moment, wire::MinerDeal},
     model::{CarDoc, ChainEpoch, DealId, DealPhase, DealStatus, OfflineDealDoc, ProposalCid},
     runtime::fail_point,
-    store::{Claim, ImportOutcome, ProviderView, Store, StoreError},
+    store::{Claim, ImportOutcome, Noted, PayloadCars, ProviderView, Settled, Store, StoreError},
     telemetry::fields,
 };
 use tokio::time::{Instant, sleep};
@@ -39,6 +39,7 @@ use crate::{
     patience::Patience,
     piece_check::PieceChecker,
     policy::{self, AfterError, Before, RetryPauses},
+    standing::Standing,
     under_way::{self, CallEnd},
 };
 
@@ -59,23 +60,14 @@ pub struct Importer {
     pub arrivals: Arc<Arrivals>,
     /// Which folders answer.
     pub gates: Arc<Gates>,
+    /// Whether deals are imported now, for those who ask another process.
+    pub standing: Arc<Standing>,
     /// Which deals this agent has given up.
     pub endings: Arc<Endings>,
     /// How the database is waited for.
     pub patience: Patience,
     /// Times and limits.
     pub setting: Arc<Setting>,
-}
-
-/// What becomes of a deal, and what its provider said of it where that is news.
-#[derive(Debug)]
-pub struct Settled {
-    /// To be written into the deal.
-    pub outcome: ImportOutcome,
-    /// To be written beside it.
-    pub view: Option<ProviderView>,
-    /// Whether no import call can be under way any more.
-    pub is_answered: bool,
 }
 
 /// What one try came to.
@@ -87,6 +79,8 @@ pub enum Verdict {
     NodeTrouble(Settled),
     /// The lease was lost: whoever has it writes the outcome.
     LeaseLost,
+    /// The database takes nothing that is to be written into the deal.
+    Unwritten(StoreError),
 }
 
 /// What would be done with a deal now.
@@ -118,6 +112,13 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Searches for one look at a deal, each of which may find another folder that does not answer. Source: ours.
 const SEARCH_TRIES: usize = 3;
 
+/// What a deal is looked at for.
+#[derive(Clone, Copy)]
+enum Look {
+    BeforeCall,
+    AfterCall,
+}
+
 /// How a deal stands after a while of looking.
 enum Seen {
     Moved(Box<MinerDeal>),
@@ -135,18 +136,26 @@ impl Importer {
     ///
     /// When the database does not answer.
     pub async fn assess(&self, deal: &OfflineDealDoc) -> Result<Assessment, StoreError> {
-        let settled = |outcome| Ok(Assessment::Settled(Settled { outcome, view: None, is_answered: false }));
+        let is_other_piece = policy::is_other_piece(deal.import.as_ref());
+        let settled = |outcome| {
+            Ok(Assessment::Settled(Settled { outcome, view: None, is_answered: false, is_other_piece }))
+        };
+        // Another user of the database may have written it, and the client's agent puts it right: no end.
+        let unusable = |field: &str, error: &dyn std::error::Error| {
+            settled(self.waiting_by_age(deal, format!("`{field}` cannot be used: {error}"), Vec::new()))
+        };
         let proposal_cid = match deal.dealcid.as_deref().unwrap_or_default().parse::<ProposalCid>() {
             Ok(proposal_cid) => proposal_cid,
-            Err(error) => return settled(failed(format!("`dealcid` cannot be used: {error}"))),
+            Err(error) => return unusable("dealcid", &error),
         };
         let listing = match self.market.recent_listing().await {
             Ok(listing) => listing,
-            Err(error) => return Ok(Assessment::NodeTrouble(self.node_trouble(&error))),
+            Err(error) => return Ok(Assessment::NodeTrouble(node_trouble(&error))),
         };
         let seen = listing.deal(proposal_cid.as_str());
         let with_view = |outcome| {
-            Ok(Assessment::Settled(Settled { outcome, view: seen.map(view_of), is_answered: true }))
+            let view = seen.map(view_of);
+            Ok(Assessment::Settled(Settled { outcome, view, is_answered: true, is_other_piece }))
         };
         let at_provider = match (policy::before_import(seen), seen) {
             (Before::Import, Some(at_provider)) => at_provider,
@@ -160,7 +169,12 @@ impl Importer {
                 // With the view that it was, even if a poll has recorded a newer one: the next poll then wakes the deal.
                 let view = Some(view_of(seen));
                 let outcome = self.waiting(reason);
-                return Ok(Assessment::Settled(Settled { outcome, view, is_answered: false }));
+                return Ok(Assessment::Settled(Settled {
+                    outcome,
+                    view,
+                    is_answered: false,
+                    is_other_piece,
+                }));
             }
             (Before::NotYet(reason), None) => {
                 // Recorded after that listing, perhaps. One that stays unknown is not worth a listing at each look.
@@ -183,26 +197,26 @@ impl Importer {
         }
         let payload_cid = match deal.filecid.as_deref().unwrap_or_default().parse::<PayloadCid>() {
             Ok(payload_cid) => payload_cid,
-            Err(error) => return settled(failed(format!("`filecid` cannot be used: {error}"))),
+            Err(error) => return unusable("filecid", &error),
         };
-        let cars = match self.store.cars_of_payload(&payload_cid.to_string()).await {
-            Ok(cars) => cars,
-            Err(error @ StoreError::BadDocument { .. }) => {
-                return settled(self.retrying(deal, ErrorChain(&error).to_string()));
-            }
-            Err(error) => return Err(error),
-        };
+        let PayloadCars { cars, unreadable } = self.store.payload_cars(&payload_cid.to_string()).await?;
         let wanted = wanted(payload_cid, deal, at_provider);
         // What the market once found to be another piece is not copied into its staging folder again on trust.
-        let last_reason = deal.import.as_ref().and_then(|import| import.reason.as_deref());
-        let was_wrong = last_reason.is_some_and(|reason| reason.contains(policy::NOT_THE_PIECE));
-        let verify = self.setting.verify_piece || was_wrong;
+        let verify = self.setting.verify_piece || is_other_piece;
         match self.search(wanted, cars, verify).await {
             Ok(Located::Found(car)) => {
                 let piece_bytes = at_provider.proposal.piece_size;
                 Ok(Assessment::Import { proposal_cid, car, piece_bytes })
             }
-            Ok(Located::Missing { reason, names }) => settled(self.waiting_by_age(deal, reason, names)),
+            Ok(Located::Missing { reason, names }) => {
+                let reason = match unreadable.first() {
+                    Some(problem) => {
+                        format!("{reason}; {} documents passed over: {problem}", unreadable.len())
+                    }
+                    None => reason,
+                };
+                settled(self.waiting_by_age(deal, reason, names))
+            }
             Ok(Located::Wrong { reason, names }) => settled(self.wrong_file(deal, reason, names)),
             // A disk's trouble, not the node's: other deals go on.
             Err(reason) => settled(self.waiting_by_age(deal, reason, Vec::new())),
@@ -255,9 +269,8 @@ impl Importer {
                 return self.look_again(&claim.deal, &proposal_cid).await;
             }
             Ok(Assessment::NodeTrouble(outcome)) => return trouble(outcome, false),
-            Err(error) => {
-                return settled(self.retrying(&claim.deal, ErrorChain(&error).to_string()));
-            }
+            // The database's trouble, and no failure of the deal.
+            Err(error) => return settled(self.waiting(ErrorChain(&error).to_string())),
         };
         if let Some(verdict) = self.last_look(claim, &proposal_cid, piece_bytes).await {
             return verdict;
@@ -279,7 +292,10 @@ impl Importer {
             return Verdict::LeaseLost;
         }
         fail_point("import.assessed");
-        let Some(mut send_before) = self.noted(claim, &car).await else { return Verdict::LeaseLost };
+        let mut send_before = match self.noted(claim, &car).await {
+            Ok(send_before) => send_before,
+            Err(verdict) => return *verdict,
+        };
         if !seat.call().await {
             return answered(later(imports));
         }
@@ -287,8 +303,10 @@ impl Importer {
             return answered(later(node));
         }
         if send_before.has_passed() {
-            let Some(anew) = self.noted(claim, &car).await else { return Verdict::LeaseLost };
-            send_before = anew;
+            send_before = match self.noted(claim, &car).await {
+                Ok(send_before) => send_before,
+                Err(verdict) => return *verdict,
+            };
         }
         fail_point("import.noted");
         let call = self.call(&proposal_cid, &car, send_before);
@@ -301,18 +319,24 @@ impl Importer {
         }
     }
 
-    /// Notes that the call goes out, and until when it may; `None`: the lease was lost.
-    async fn noted(&self, claim: &Claim, car: &FoundCar) -> Option<Moment> {
+    /// Notes that the call goes out, and until when it may; else what becomes of the deal without a call.
+    async fn noted(&self, claim: &Claim, car: &FoundCar) -> Result<Moment, Box<Verdict>> {
         let lease = self.setting.lease;
         loop {
             // Noting lengthens the lease, by the database's clock: from this moment at the earliest.
             let send_before = Moment::now().plus(lease / 2);
             let note = || self.store.note_import_call(claim, &car.node_path, lease);
-            if !matches!(self.patience.until_answered("note import call", note).await, Ok(true)) {
-                return None;
+            match self.patience.until_answered("note import call", note).await {
+                Ok(Noted::Yes) => {}
+                Ok(Noted::GivenUp) => {
+                    let reason = "the client has given the deal up".to_owned();
+                    return Err(Box::new(answered(self.waiting(reason))));
+                }
+                Ok(Noted::LeaseLost) => return Err(Box::new(Verdict::LeaseLost)),
+                Err(error) => return Err(Box::new(Verdict::Unwritten(error))),
             }
             if !send_before.has_passed() {
-                return Some(send_before);
+                return Ok(send_before);
             }
         }
     }
@@ -326,22 +350,24 @@ impl Importer {
         piece_bytes: u64,
     ) -> Option<Verdict> {
         let import = claim.deal.import.as_ref();
-        if import.is_none_or(|import| import.calledtime.is_none()) {
-            // No call went out for this deal, of no agent: each notes its own before. What was just assessed holds.
+        if import.is_none_or(|import| import.calledtime.is_none()) && self.market.is_recent_for(piece_bytes) {
+            // No call went out for this deal, of no agent: each notes its own before. What was just assessed holds, but
+            // where a person may have imported it since, and finding that out costs less than copying it once more.
             return None;
         }
-        if let Some((since, remaining)) = under_way::unanswered_call(&claim.deal, piece_bytes, &self.setting) {
+        if let Some((since, remaining)) = under_way::unanswered_call(&claim.deal, piece_bytes, &self.setting)
+        {
             let reason = format!("an import call of {since} may still be under way");
             info!(reason, "looking again before another one");
             let after = remaining.min(self.setting.confirm_timeout).max(LOOK_PAUSE_MIN);
             return Some(settled(ImportOutcome::Waiting { reason, after, files: Vec::new() }));
         }
-        let seen = self.look_until_moved(proposal_cid, Duration::ZERO).await;
+        let seen = self.look_until_moved(proposal_cid, Look::BeforeCall, Duration::ZERO).await;
         match seen {
             Seen::StillWaiting => None,
             Seen::Moved(at_provider) => Some(self.moved(&at_provider, None)),
             Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
-            Seen::Unseen(error) => Some(trouble(self.node_trouble(&error), false)),
+            Seen::Unseen(error) => Some(trouble(node_trouble(&error), false)),
         }
     }
 
@@ -356,7 +382,7 @@ impl Importer {
                 let reason = "the provider does not know the proposal yet".to_owned();
                 settled(self.waiting_by_age(deal, reason, Vec::new()))
             }
-            Err(error) => trouble(self.node_trouble(&error), false),
+            Err(error) => trouble(node_trouble(&error), false),
         }
     }
 
@@ -405,13 +431,15 @@ impl Importer {
                 AfterError::Retry(reason) => return answered(self.retrying(&claim.deal, reason)),
                 AfterError::WrongFile(reason) => {
                     let name = car.local_path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-                    return answered(self.wrong_file(&claim.deal, reason, name.into_iter().collect()));
+                    let outcome = self.wrong_file(&claim.deal, reason, name.into_iter().collect());
+                    return Verdict::Settled(Settled { is_other_piece: true, ..without_view(outcome, true) });
                 }
                 AfterError::NotYet(reason) => return answered(self.waiting(reason)),
                 AfterError::NodeTrouble(reason) => return trouble(self.waiting(reason), true),
             },
         };
-        match self.look_until_moved(proposal_cid, self.setting.confirm_timeout).await {
+        let patience = self.setting.confirm_timeout;
+        match self.look_until_moved(proposal_cid, Look::AfterCall, patience).await {
             Seen::Moved(at_provider) => self.moved(&at_provider, Some(car)),
             Seen::StillWaiting if unclear.is_none() => answered(self.retrying(&claim.deal, without_effect)),
             Seen::StillWaiting => settled(self.retrying(&claim.deal, without_effect)),
@@ -434,16 +462,21 @@ impl Importer {
             Before::NotYet(reason) => self.waiting(reason),
             Before::Import => self.waiting("the deal waits for data again".to_owned()),
         };
-        Verdict::Settled(Settled { outcome, view: Some(view_of(at_provider)), is_answered: true })
+        let view = Some(view_of(at_provider));
+        Verdict::Settled(Settled { outcome, view, is_answered: true, is_other_piece: false })
     }
 
     /// Looks at a deal with growing pauses until it does not wait for data any more, at least once, at most
     /// for `patience`.
-    async fn look_until_moved(&self, proposal_cid: &ProposalCid, patience: Duration) -> Seen {
+    async fn look_until_moved(&self, proposal_cid: &ProposalCid, kind: Look, patience: Duration) -> Seen {
         let deadline = Instant::now() + patience;
         let mut pause = LOOK_PAUSE_MIN;
         loop {
-            let seen = match self.market.fresh_listing().await {
+            let listing = match kind {
+                Look::BeforeCall => self.market.fresh_listing().await,
+                Look::AfterCall => self.market.confirming_listing().await,
+            };
+            let seen = match listing {
                 Ok(listing) => match listing.deal(proposal_cid.as_str()) {
                     None => Seen::Gone,
                     Some(deal) if DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData => {
@@ -490,11 +523,6 @@ impl Importer {
         jittered(self.pauses().by_age(age, self.setting.wait_interval))
     }
 
-    fn node_trouble(&self, error: &LotusError) -> ImportOutcome {
-        let reason = policy::with_hint(ErrorChain(error).to_string(), error.hint());
-        self.waiting(format!("the market node cannot be worked with: {reason}"))
-    }
-
     /// For what may pass, so many times and no more.
     fn retrying(&self, deal: &OfflineDealDoc, reason: String) -> ImportOutcome {
         let failures = failures_of(deal);
@@ -513,6 +541,13 @@ impl Importer {
     }
 }
 
+fn node_trouble(error: &LotusError) -> ImportOutcome {
+    let reason = policy::with_hint(ErrorChain(error).to_string(), error.hint());
+    // Not the deal's doing: it keeps its place. The worker pauses meanwhile.
+    let reason = format!("the market node cannot be worked with: {reason}");
+    ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() }
+}
+
 fn failures_of(deal: &OfflineDealDoc) -> i64 {
     deal.import.as_ref().and_then(|import| import.attempts).unwrap_or(0)
 }
@@ -526,17 +561,21 @@ pub fn view_of(deal: &MinerDeal) -> ProviderView {
     }
 }
 
+fn without_view(outcome: ImportOutcome, is_answered: bool) -> Settled {
+    Settled { outcome, view: None, is_answered, is_other_piece: false }
+}
+
 fn settled(outcome: ImportOutcome) -> Verdict {
-    Verdict::Settled(Settled { outcome, view: None, is_answered: false })
+    Verdict::Settled(without_view(outcome, false))
 }
 
 fn trouble(outcome: ImportOutcome, is_answered: bool) -> Verdict {
-    Verdict::NodeTrouble(Settled { outcome, view: None, is_answered })
+    Verdict::NodeTrouble(without_view(outcome, is_answered))
 }
 
 /// After a call that the market has answered.
 fn answered(outcome: ImportOutcome) -> Verdict {
-    Verdict::Settled(Settled { outcome, view: None, is_answered: true })
+    Verdict::Settled(without_view(outcome, true))
 }
 
 fn failed(reason: String) -> ImportOutcome {

@@ -115,6 +115,7 @@ async fn keep_watching(folders: Vec<PathBuf>, told: Told) {
 
 /// Tries again until the folder can be watched, then watches.
 async fn keep_watching_one(folder: PathBuf, told: Told) {
+    let mut is_told = false;
     let _watcher = loop {
         let (to_watch, told) = (folder.clone(), told.clone());
         // Walks the whole folder, and waits for a network file system that does not answer.
@@ -132,8 +133,16 @@ async fn keep_watching_one(folder: PathBuf, told: Told) {
                 info!(folder = %folder.display(), "watching for CARs");
                 break watcher;
             }
+            // Each minute it is tried again, with a walk through the whole folder: told once.
+            Ok(Err(error)) if is_told => {
+                debug!(folder = %folder.display(), error = %ErrorChain(&error), "still cannot be watched");
+            }
             Ok(Err(error)) => {
-                debug!(folder = %folder.display(), error = %ErrorChain(&error), "cannot be watched");
+                is_told = true;
+                warn!(
+                    folder = %folder.display(), error = %ErrorChain(&error), hint = hint(&error),
+                    "this folder cannot be watched: CARs that arrive there are found by setting.waitInterval"
+                );
             }
             Err(error) => return warn!(%error, "watching a folder ended by a bug of ours"),
         }
@@ -141,6 +150,13 @@ async fn keep_watching_one(folder: PathBuf, told: Told) {
     };
     // Its drop would end the notifications.
     std::future::pending::<()>().await;
+}
+
+fn hint(error: &notify::Error) -> &'static str {
+    match error.kind {
+        notify::ErrorKind::MaxFilesWatch => "raise fs.inotify.max_user_watches (sysctl)",
+        _ => "is it mounted, and may this user read it?",
+    }
 }
 
 fn begin(folder: &Path, told: Told) -> notify::Result<RecommendedWatcher> {

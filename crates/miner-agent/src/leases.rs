@@ -81,13 +81,20 @@ impl Leases {
     ///
     /// # Errors
     ///
-    /// When the database does not answer; what was not renewed is still due.
+    /// What the first page met that could not be renewed; the others are renewed all the same.
     pub async fn renew(&self, store: &Store, lease: Duration) -> Result<(), StoreError> {
         let due = self.due(lease / RENEWED_AFTER);
+        let mut failed = None;
         for page in due.chunks(AT_ONCE) {
             let (keys, fences): (Vec<u64>, Vec<Fence>) = page.iter().cloned().unzip();
             let now = Instant::now();
-            let lost = store.renew_many(&fences, lease).await?;
+            let lost = match store.renew_many(&fences, lease).await {
+                Ok(lost) => lost,
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
             let mut all = self.lock();
             for (place, key) in keys.iter().enumerate() {
                 if lost.binary_search(&place).is_ok() {
@@ -100,7 +107,7 @@ impl Leases {
                 }
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn due(&self, age: Duration) -> Vec<(u64, Fence)> {

@@ -10,6 +10,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
 use carferry_car::{PayloadCid, PayloadSize, PieceCid, UnpaddedPieceSize};
@@ -110,6 +111,7 @@ pub fn locate(search: &Search<'_>, wanted: &Wanted, cars: &[CarDoc]) -> Located 
     let mut absent = Vec::new();
     let mut arriving = Vec::new();
     let mut wrong = Vec::new();
+    let mut outside = Vec::new();
     let mut silent = BTreeSet::new();
     let places = search.places;
     let candidates = candidates(places, wanted, cars);
@@ -135,6 +137,7 @@ pub fn locate(search: &Search<'_>, wanted: &Wanted, cars: &[CarDoc]) -> Located 
             }
             Examined::Absent => absent.push(candidate.path.display().to_string()),
             Examined::Arriving(what) => arriving.push(format!("{} {what}", candidate.path.display())),
+            Examined::Outside => outside.push(candidate.path.display().to_string()),
             Examined::Wrong(what) => wrong.push(format!("{} {what}", candidate.path.display())),
             Examined::Silent(folder) => {
                 silent.insert(folder.display().to_string());
@@ -151,6 +154,12 @@ pub fn locate(search: &Search<'_>, wanted: &Wanted, cars: &[CarDoc]) -> Located 
             "a file system hangs, is its server gone? No answer from {}; the CAR is in no other folder",
             shown(&silent, ", ")
         )
+    } else if !outside.is_empty() && arriving.is_empty() {
+        format!(
+            "{} lies outside of the folders in `roots` and `paths`, and no CAR is taken from there; hint: add its folder \
+             to `roots`, or move it into one",
+            shown(&outside, ", ")
+        )
     } else if cars.is_empty() {
         format!("no document in `cars` for {}", wanted.payload_cid)
     } else if arriving.is_empty() {
@@ -160,7 +169,7 @@ pub fn locate(search: &Search<'_>, wanted: &Wanted, cars: &[CarDoc]) -> Located 
     };
     if !absent.is_empty() {
         let _infallible = write!(reason, "; looked at {}", shown(&absent, ", "));
-    } else if arriving.is_empty() && silent.is_empty() {
+    } else if arriving.is_empty() && silent.is_empty() && outside.is_empty() {
         reason.push_str("; no folder to look in: set `roots` or `paths`");
     }
     Located::Missing { reason, names }
@@ -245,6 +254,8 @@ fn ends_longest_first(path: &Path) -> Vec<PathBuf> {
 
 enum Examined {
     Good(PayloadSize),
+    /// A file, but in none of the configured folders.
+    Outside,
     Absent,
     Arriving(String),
     Wrong(String),
@@ -275,7 +286,7 @@ impl Search<'_> {
         match self.confined(folder, &candidate.path)? {
             Confined::Inside => {}
             Confined::Outside => {
-                return Ok(Examined::Wrong("lies outside of the folders in `roots` and `paths`".to_owned()));
+                return Ok(Examined::Outside);
             }
             Confined::Unknown(silent) => return Ok(Examined::Silent(silent)),
         }
@@ -324,6 +335,15 @@ enum Confined {
     Unknown(PathBuf),
 }
 
+/// How long a file without a recorded size must have been left alone. Source: an estimate; tools that copy write at
+/// least once a second.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+
+/// By this machine's clock; a time that lies ahead of it tells nothing.
+fn was_just_written(metadata: &Metadata) -> bool {
+    metadata.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age < SETTLED_AFTER)
+}
+
 /// What speaks against a file, without reading all of it.
 fn look(candidate: &Candidate, metadata: &Metadata, wanted: &Wanted) -> Option<Examined> {
     let size = PayloadSize::new(metadata.len());
@@ -357,6 +377,14 @@ fn look(candidate: &Candidate, metadata: &Metadata, wanted: &Wanted) -> Option<E
         return Some(Examined::Arriving("is empty".to_owned()));
     }
     match carferry_car::read_car_root(&candidate.path) {
+        Ok(root)
+            if root == wanted.payload_cid && candidate.car_size.is_none() && was_just_written(metadata) =>
+        {
+            let seconds = SETTLED_AFTER.as_secs();
+            Some(Examined::Arriving(format!(
+                "was written to within the last {seconds} s, and `cars` does not say how large it is"
+            )))
+        }
         Ok(root) if root == wanted.payload_cid => None,
         Ok(root) => {
             Some(Examined::Wrong(format!("has the root {root}, the deal is about {}", wanted.payload_cid)))

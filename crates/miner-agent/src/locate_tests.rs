@@ -21,6 +21,13 @@ fn built(content: &[u8]) -> Built {
     Built { bytes: fs::read(&target).unwrap(), root: car.payload_cid }
 }
 
+/// A file that nobody writes to any more.
+fn put(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+    let before = std::time::SystemTime::now() - SETTLED_AFTER * 2;
+    File::options().write(true).open(path).unwrap().set_modified(before).unwrap();
+}
+
 fn looked(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option<&PieceChecker>) -> Located {
     let (gates, pulse) = (Gates::new(Duration::from_secs(60)), Pulse::default());
     locate(&Search { places, gates: &gates, pulse: &pulse, checker }, wanted, cars)
@@ -85,7 +92,7 @@ fn files_outside_of_the_configured_folders_are_not_touched_by_any_way() {
     let (inside, outside) = (folder.path().join("in"), folder.path().join("out"));
     fs::create_dir_all(inside.join("deep")).unwrap();
     fs::create_dir_all(&outside).unwrap();
-    fs::write(outside.join("a.car"), &good.bytes).unwrap();
+    put(&outside.join("a.car"), &good.bytes);
     std::os::unix::fs::symlink(outside.join("a.car"), inside.join("a.car")).unwrap();
     std::os::unix::fs::symlink(&outside, inside.join("deep/linked")).unwrap();
     let places = Places {
@@ -101,10 +108,10 @@ fn files_outside_of_the_configured_folders_are_not_touched_by_any_way() {
         ("/data/../../out/a.car", false),
     ] {
         match looked(&places, &wanted(&good.root), &[recorded(path, None)], None) {
-            Located::Wrong { reason, .. } if is_named => {
-                assert!(reason.contains("lies outside of the folders"), "{path}: {reason}");
+            Located::Missing { reason, .. } => {
+                assert_eq!(reason.contains("lies outside of the folders"), is_named, "{path}: {reason}");
+                assert_eq!(reason.contains("hint: add its folder to `roots`"), is_named, "{path}: {reason}");
             }
-            Located::Missing { .. } if !is_named => {}
             other => panic!("{path}: {other:?}"),
         }
     }
@@ -123,8 +130,8 @@ fn the_good_file_is_found_beside_a_wrong_one_and_named_as_the_market_sees_it() {
     let (one, two) = (folder.path().join("one"), folder.path().join("two"));
     fs::create_dir_all(&one).unwrap();
     fs::create_dir_all(&two).unwrap();
-    fs::write(one.join("a.car"), &other.bytes).unwrap();
-    fs::write(two.join("a.car"), &good.bytes).unwrap();
+    put(&one.join("a.car"), &other.bytes);
+    put(&two.join("a.car"), &good.bytes);
     let places = Places {
         roots: vec![one, two.clone()],
         paths: Vec::new(),
@@ -148,7 +155,7 @@ fn without_a_document_a_car_is_found_by_its_cids() {
         panic!("found")
     };
     assert!(reason.starts_with(&format!("no document in `cars` for {}", good.root)), "{reason}");
-    fs::write(folder.path().join(format!("{}.car", good.root)), &good.bytes).unwrap();
+    put(&folder.path().join(format!("{}.car", good.root)), &good.bytes);
     assert!(matches!(looked(&places, &wanted(&good.root), &[], None), Located::Found(_)));
 }
 
@@ -209,7 +216,7 @@ fn what_differs_is_said_of_the_file_it_differs_in() {
     for (what, bytes, mut car, wanted, is_wrong) in cases {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.car");
-        fs::write(&path, bytes).unwrap();
+        put(&path, &bytes);
         car.outputpath = path.to_str().map(str::to_owned);
         let located = looked(&Places::default(), &wanted, &[car], None);
         let (Located::Wrong { reason, .. } | Located::Missing { reason, .. }) = &located else {
@@ -218,6 +225,26 @@ fn what_differs_is_said_of_the_file_it_differs_in() {
         assert!(reason.contains(what) && reason.contains(path.to_str().unwrap()), "{what}: {reason}");
         assert_eq!(matches!(located, Located::Wrong { .. }), is_wrong, "{what}: {reason}");
     }
+}
+
+#[test]
+fn a_car_of_unknown_size_is_left_alone_while_it_is_written() {
+    let good = built(b"good");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.car");
+    put(&path, &good.bytes);
+    let look = |size| {
+        let cars = [recorded(path.to_str().unwrap(), size)];
+        looked(&Places::default(), &wanted(&good.root), &cars, None)
+    };
+    assert!(matches!(look(None), Located::Found(_)));
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(std::time::SystemTime::now()).unwrap();
+    let Located::Missing { reason, .. } = look(None) else { panic!("handed on while it grows") };
+    assert!(reason.contains("still arriving") && reason.contains("was written to"), "{reason}");
+    assert!(matches!(look(Some(good.bytes.len())), Located::Found(_)), "its size is recorded");
+    file.set_modified(std::time::SystemTime::now() + SETTLED_AFTER * 100).unwrap();
+    assert!(matches!(look(None), Located::Found(_)), "another clock's time tells nothing");
 }
 
 #[test]
@@ -236,7 +263,7 @@ fn the_piece_is_computed_where_that_is_asked_for() {
     let good = built(b"good");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.car");
-    fs::write(&path, &good.bytes).unwrap();
+    put(&path, &good.bytes);
     let cars = [recorded(path.to_str().unwrap(), None)];
     let checker = PieceChecker::default();
     let true_piece = carferry_car::piece_of(&good.bytes[..], &carferry_car::NoProgress).unwrap().piece_cid;
@@ -263,7 +290,7 @@ fn a_long_list_of_places_is_cut() {
 fn a_folder_that_does_not_answer_is_passed_over_and_named() {
     let good = built(b"good");
     let (silent, healthy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    fs::write(healthy.path().join("a.car"), &good.bytes).unwrap();
+    put(&healthy.path().join("a.car"), &good.bytes);
     let places =
         Places { roots: vec![silent.path().to_owned(), healthy.path().to_owned()], ..Places::default() };
     let (gates, pulse) = (Gates::new(Duration::from_millis(20)), Pulse::default());
@@ -276,7 +303,7 @@ fn a_folder_that_does_not_answer_is_passed_over_and_named() {
 
     // A wrong file elsewhere is not the last word: the right one may be in there.
     let other = built(b"other");
-    fs::write(healthy.path().join("a.car"), &other.bytes).unwrap();
+    put(&healthy.path().join("a.car"), &other.bytes);
     let found = locate(&search, &wanted(&good.root), &[recorded("/x/a.car", None)]);
     let Located::Missing { reason, .. } = found else { panic!("{found:?}") };
     assert!(reason.contains("hangs") && reason.contains(&silent.path().display().to_string()), "{reason}");
@@ -298,7 +325,7 @@ fn a_car_with_zeros_up_to_its_piece_is_the_piece() {
         let piece_size = UnpaddedPieceSize::new(piece.try_into().unwrap()).unwrap();
         let mut padded = good.bytes.clone();
         padded.resize(piece, 0);
-        fs::write(&path, &padded).unwrap();
+        put(&path, &padded);
         let file = File::open(&path).unwrap();
         let crew = carferry_car::Crew::alone();
         let found = carferry_car::piece_of_file(&crew, &file, &carferry_car::NoProgress).unwrap();
@@ -314,7 +341,7 @@ fn a_car_with_zeros_up_to_its_piece_is_the_piece() {
             (&[&padded[..piece - 1], &[1]].concat(), "`cars` says"),
             (&[&padded[..], &[0]].concat(), "`cars` says"),
         ] {
-            fs::write(&name, bytes).unwrap();
+            put(&name, bytes);
             match looked(&places, &deal, &cars, None) {
                 Located::Missing { reason, .. } | Located::Wrong { reason, .. } => {
                     assert!(reason.contains(words), "{reason}");

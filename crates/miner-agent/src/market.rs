@@ -38,6 +38,10 @@ use tracing::debug;
 /// [`COSTS`] times what it took to get.
 const RECENT: Duration = Duration::from_secs(2);
 const COSTS: u32 = 4;
+/// How often listings are asked for to confirm calls.
+const CONFIRMED_EVERY: Duration = Duration::from_secs(1);
+/// From this size on a copy in vain costs more than a list: 10 s or more at what a Lotus v1.23.3 was measured at.
+const LARGE_PIECE: u64 = 1 << 30;
 /// However long a list took: one that hung tells nothing of the next.
 const RECENT_MAX: Duration = Duration::from_secs(120);
 const REST_MAX: Duration = Duration::from_secs(30);
@@ -95,6 +99,8 @@ pub struct Market {
     node: SyncMutex<Option<Node>>,
     method: ImportMethod,
     known: SyncMutex<Option<Arc<Listing>>>,
+    /// When the last listing that confirms calls was, or will be, asked for.
+    confirming: SyncMutex<Option<Instant>>,
     turn: Mutex<Turn>,
     identified: AtomicBool,
     network: SyncMutex<Option<Network>>,
@@ -209,6 +215,7 @@ impl Market {
             node: SyncMutex::default(),
             method,
             known: SyncMutex::default(),
+            confirming: SyncMutex::default(),
             turn: Mutex::new(Turn { rest: None, failed: None, pauses: Backoff::new(FAILED_PAUSES) }),
             identified: AtomicBool::new(false),
             network: SyncMutex::default(),
@@ -277,6 +284,31 @@ impl Market {
     pub async fn fresh_listing(&self) -> Result<Arc<Listing>, Arc<LotusError>> {
         let begun = Instant::now();
         self.listing(|known, _now| known.asked >= begun).await
+    }
+
+    /// A listing that the node was asked for after this call began, shared with all that are to be confirmed within
+    /// [`CONFIRMED_EVERY`]: nobody waits for a deal to be closed, and a list is the most that a market is asked for.
+    pub async fn confirming_listing(&self) -> Result<Arc<Listing>, Arc<LotusError>> {
+        let now = Instant::now();
+        let time = {
+            let mut last = self.confirming.lock().unwrap_or_else(PoisonError::into_inner);
+            let time = match *last {
+                Some(planned) if planned >= now => planned,
+                Some(last) => now.max(last + CONFIRMED_EVERY),
+                None => now,
+            };
+            *last = Some(time);
+            time
+        };
+        sleep_until(time).await;
+        self.fresh_listing().await
+    }
+
+    /// Whether the last listing is recent enough for a first call with a piece of this size: a person may have imported
+    /// the deal since. Copying a small piece in vain costs less than another list.
+    pub fn is_recent_for(&self, piece_bytes: u64) -> bool {
+        piece_bytes < LARGE_PIECE
+            || self.last_listing().is_some_and(|last| last.asked.elapsed() <= RECENT.max(last.took() * 2))
     }
 
     async fn listing(
@@ -405,6 +437,38 @@ mod tests {
             answers.iter().map(|answer| Arc::as_ptr(answer.as_ref().unwrap_err())).collect();
         assert_eq!(failures.len(), 1);
         assert_eq!(answers.len(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_are_confirmed_by_a_list_a_second() {
+        let timeouts = CallTimeouts::default();
+        let address = NodeAddress { section: LotusSection::default(), env: |_| None, timeouts };
+        let market = Market::new("f01000".to_owned(), address, ImportMethod::Deals);
+        let began = Instant::now();
+        let mut asked = HashSet::new();
+        // A hundred calls that are answered within three seconds; every list fails at once.
+        for _ in 0..100 {
+            market.confirming_listing().await.unwrap_err();
+            asked.insert(began.elapsed().as_secs());
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        assert!(began.elapsed() >= Duration::from_secs(99), "one after the other they wait for their second");
+        assert_eq!(asked.len(), 100);
+        let began = Instant::now();
+        join_all((0..1000).map(|_| market.confirming_listing())).await;
+        assert!(began.elapsed() <= CONFIRMED_EVERY + FAILED_PAUSES.max, "side by side they share one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_list_decides_no_first_call_of_a_large_piece() {
+        let timeouts = CallTimeouts::default();
+        let address = NodeAddress { section: LotusSection::default(), env: |_| None, timeouts };
+        let market = Market::new("f01000".to_owned(), address, ImportMethod::Deals);
+        assert!(market.is_recent_for(1 << 20) && !market.is_recent_for(32 << 30));
+        *market.known.lock().unwrap() = Some(Arc::new(Listing::of([])));
+        assert!(market.is_recent_for(32 << 30));
+        tokio::time::advance(RECENT * 2).await;
+        assert!(market.is_recent_for(1 << 20) && !market.is_recent_for(32 << 30));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! One pass over everything due, and the same without doing anything.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use bson::Bson;
 use carferry_core::{
     error_chain::ErrorChain,
     model::OfflineDealDoc,
-    store::{DueIds, ImportOutcome, StoreError},
+    store::{ImportOutcome, StoreError},
     telemetry::fields,
 };
 use serde::Serialize;
@@ -17,7 +20,7 @@ use tracing::{Instrument, error, warn};
 use crate::{
     calls::Calls,
     import::{Assessment, Importer},
-    worker::{self, Finished},
+    worker::{self, Finished, IN_HAND_MAX},
 };
 
 /// What became, or would become, of one deal: a line of the commands' output.
@@ -118,15 +121,23 @@ pub async fn import_due(
     let mut running = JoinSet::<(OfflineDealDoc, Finished)>::new();
     let mut due = VecDeque::<Bson>::new();
     let mut is_read = false;
+    let mut tried = HashMap::new();
     loop {
         while end.trouble.is_none() && !stop.is_cancelled() {
             let Some(seat) = calls.seat() else { break };
+            if running.len() >= IN_HAND_MAX {
+                break;
+            }
             if due.is_empty() && !is_read {
-                let DueIds { first, waits } = importer.store.due_ids(miner, Some(begun), DUE_PAGE).await?;
-                due = first.into_iter().chain(waits).collect();
+                due = importer.store.due_ids(miner, Some(begun), DUE_PAGE).await?.into_ids().collect();
                 is_read = due.is_empty();
             }
             let Some(id) = due.pop_front() else { break };
+            let tries = tried.entry(id.to_string()).or_insert(0_u32);
+            if *tries >= TRIES_MAX {
+                continue;
+            }
+            *tries += 1;
             // A call that failed may mean that the node is gone.
             if !importer.market.is_identified()
                 && let Err(error) = importer.market.identify().await
@@ -146,10 +157,6 @@ pub async fn import_due(
                     running.spawn(work.instrument(span));
                 }
                 Ok(None) => {}
-                Err(error @ StoreError::BadDocument { .. }) => {
-                    let reason = Some(ErrorChain(&error).to_string());
-                    tell(DealLine { reason, ..DealLine::new(&OfflineDealDoc::default(), miner, "failed") });
-                }
                 Err(error) => return Err(error),
             }
         }
@@ -162,6 +169,8 @@ pub async fn import_due(
         match joined {
             None => return Ok(end),
             Some(Ok((deal, finished))) => {
+                // What is due again at once is tried again: a deal that the market has only just listed, say.
+                is_read &= !finished.is_due;
                 let line = match &finished.outcome {
                     Some(outcome) => DealLine::of_outcome(&deal, miner, outcome),
                     None => DealLine::new(&deal, miner, "lost"),
@@ -213,6 +222,8 @@ pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Re
     Ok(PassEnd::default())
 }
 
+/// Tries of one deal in a pass: a look at a new list, a call, and one to spare.
+const TRIES_MAX: u32 = 3;
 /// Deals read from the queue at a time.
 const DUE_PAGE: i64 = 256;
 /// Deals a plan looks at, per miner.

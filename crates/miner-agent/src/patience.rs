@@ -8,7 +8,7 @@ use carferry_core::{
     store::{Store, StoreError},
 };
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// Shared by everybody who waits for the database: thousands of deals may be in hand when it goes, and one of them
 /// finds out whether it is back.
@@ -24,20 +24,25 @@ const PAUSES: BackoffPolicy = BackoffPolicy {
     quiet: Duration::from_secs(120),
 };
 
+/// Tries of a call that the server refuses: rights may be granted this moment.
+const REFUSALS_MAX: u32 = 3;
+/// Tries of a call that fails otherwise, while the server answers: about 40 seconds.
+const FAILURES_MAX: u32 = 12;
+
 impl Patience {
     /// For this database.
     pub fn new(store: Store) -> Self {
         Self { store, breaker: Arc::new(Breaker::new(PAUSES)) }
     }
 
-    /// Repeats a call until it succeeds or its failure is about a document.
+    /// Repeats a call until it succeeds, or fails for another reason than that the database is away.
     ///
-    /// Every call of the store may be repeated. It ends when the caller is dropped; the database coming back is
-    /// the only other way, so a deal whose import is under way keeps its place meanwhile.
+    /// Every call of the store may be repeated. While the database is away it goes on without end, so a deal whose import
+    /// is under way keeps its place meanwhile.
     ///
     /// # Errors
     ///
-    /// [`StoreError::BadDocument`] only.
+    /// What a server that answers says again and again: no rights, a validator, a document that is too large.
     pub async fn until_answered<T, F>(
         &self,
         what: &'static str,
@@ -47,10 +52,14 @@ impl Patience {
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut own_pauses = Backoff::new(PAUSES);
+        let mut failures = 0;
         loop {
             let leave = self.breaker.leave().await;
             let error = match call().await {
                 Ok(answer) => {
+                    if leave.is_try() {
+                        info!("the database answers again");
+                    }
                     leave.answered();
                     return Ok(answer);
                 }
@@ -69,6 +78,12 @@ impl Patience {
             }
             // The trouble of this call alone: the others go on.
             leave.answered();
+            failures += 1;
+            // A slow call is not counted: the server may be busy for an hour.
+            let is_slow = matches!(error, StoreError::Timeout { .. });
+            if !is_slow && failures >= if error.is_permanent() { REFUSALS_MAX } else { FAILURES_MAX } {
+                return Err(error);
+            }
             warn!(what, reason = %ErrorChain(&error), hint, "a database call failed, trying again");
             sleep(own_pauses.next_delay()).await;
         }

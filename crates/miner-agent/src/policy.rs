@@ -5,7 +5,7 @@ use std::time::Duration;
 use carferry_core::{
     error_chain::ErrorChain,
     lotus::{LotusError, wire::MinerDeal},
-    model::{ChainEpoch, DealPhase, DealStatus},
+    model::{ChainEpoch, DealPhase, DealStatus, ImportDoc},
 };
 
 /// What the provider's state of a deal means for its import.
@@ -106,8 +106,17 @@ const IMPORT_ERRORS: &[(&str, Meaning, Option<&str>)] = &[
     ),
 ];
 
-/// In the reason of every deal whose file was found to be another piece, by the market or by ourselves: from then on
-/// its piece CID is computed before a call.
+/// Whether a file in the deal's place was found to be another piece, by the market or by this agent: from then on the
+/// piece CID is computed before a call. Documents of before the field say it in their reason.
+pub fn is_other_piece(import: Option<&ImportDoc>) -> bool {
+    import.is_some_and(|import| {
+        import
+            .piecemismatch
+            .unwrap_or_else(|| import.reason.as_deref().is_some_and(|reason| reason.contains(NOT_THE_PIECE)))
+    })
+}
+
+/// In the reason of every deal whose file was found to be another piece.
 pub const NOT_THE_PIECE: &str = "is not the deal's piece";
 
 /// Reads the error of an import call of the file the market knows as `node_path`.
@@ -311,6 +320,22 @@ mod tests {
         for part in ["/cars/a.car", NOT_THE_PIECE, "bagaA", "bagaB"] {
             assert!(reason.contains(part), "{reason}");
         }
+    }
+
+    #[test]
+    fn another_piece_is_known_by_its_field_and_in_old_documents_by_their_words() {
+        let words = format!("/a.car {NOT_THE_PIECE}: x");
+        for (piecemismatch, reason, expected) in [
+            (None, Some(words.clone()), true),
+            (None, Some("the CAR is not here yet".to_owned()), false),
+            (None, None, false),
+            (Some(true), Some("the CAR is not here yet".to_owned()), true),
+            (Some(false), Some(words), false),
+        ] {
+            let import = ImportDoc { piecemismatch, reason, ..ImportDoc::default() };
+            assert_eq!(is_other_piece(Some(&import)), expected, "{import:?}");
+        }
+        assert!(!is_other_piece(None));
     }
 
     #[test]

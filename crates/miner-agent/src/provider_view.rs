@@ -6,7 +6,7 @@ use carferry_core::{
     error_chain::ErrorChain,
     lotus::{LotusError, wire::MinerDeal},
     model::{DealPhase, DealStatus, ImportState, ProviderViewDoc},
-    store::{Followed, StoreError},
+    store::{Followed, NewView, StoreError},
     telemetry::fields,
 };
 use tokio::{
@@ -110,6 +110,7 @@ pub async fn poll_once(importer: &Importer, which: Followed, wake: &Notify) -> R
         let listing = importer.market.recent_listing().await?;
         let (mut doubted, mut views, mut to_wake, mut accepted) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut backward = Vec::new();
         for deal in &page {
             let Some(proposal_cid) = deal.dealcid.as_deref() else { continue };
             let state = deal.import.as_ref().map(|import| import.state);
@@ -127,10 +128,7 @@ pub async fn poll_once(importer: &Importer, which: Followed, wake: &Notify) -> R
                 && match policy::before_import(Some(seen)) {
                     Before::HasData => true,
                     // Ended by us, or by somebody else: another agent of this miner, or one who may write here as well.
-                    Before::Import => deal
-                        .import
-                        .as_ref()
-                        .is_some_and(|import| importer.endings.is_news(proposal_cid, import)),
+                    Before::Import => importer.endings.is_news(deal),
                     Before::Failed(_) => deal.is_on_chain(),
                     Before::NotYet(_) => false,
                 };
@@ -141,12 +139,25 @@ pub async fn poll_once(importer: &Importer, which: Followed, wake: &Notify) -> R
                 accepted.push(proposal_cid);
             }
             if differs(deal.provider.as_ref(), seen) {
-                views.push((proposal_cid, view_of(seen)));
+                let was = deal.provider.as_ref().and_then(|view| view.status);
+                if goes_back(was, seen) {
+                    backward.push((proposal_cid, was));
+                } else {
+                    views.push(NewView { deal: proposal_cid, was, view: view_of(seen) });
+                }
             }
         }
         // Before the acceptance is recorded, by which it would be no news any more.
         if !accepted.is_empty() && store.wake_accepted(miner, &accepted).await? > 0 {
             wake.notify_one();
+        }
+        if !backward.is_empty() {
+            // Another agent of this miner may have recorded what a later list says.
+            let listing = importer.market.fresh_listing().await?;
+            for (deal, was) in backward {
+                let view = listing.deal(deal).map(view_of);
+                views.extend(view.map(|view| NewView { deal, was, view }));
+            }
         }
         store.record_provider_views(miner, &views).await?;
         changed += views.len();
@@ -200,6 +211,20 @@ async fn put_back(importer: &Importer, doubted: &[&str]) -> Result<usize, PollEr
     Ok(put_back)
 }
 
+/// Whether a state that is followed by another is said to be the deal's again.
+fn goes_back(recorded: Option<i64>, seen: &MinerDeal) -> bool {
+    let rank = |state: u64| match DealStatus::from_lotus(state).phase() {
+        DealPhase::Proposed => 0,
+        DealPhase::AwaitsData => 1,
+        DealPhase::Progressing => 2,
+        DealPhase::Active => 3,
+        DealPhase::Expired | DealPhase::Failed => 4,
+    };
+    recorded
+        .and_then(|status| u64::try_from(status).ok())
+        .is_some_and(|status| rank(status) > rank(seen.state))
+}
+
 fn differs(recorded: Option<&ProviderViewDoc>, seen: &MinerDeal) -> bool {
     let number = |recorded: Option<i64>| recorded.and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
     recorded.is_none_or(|recorded| {
@@ -247,6 +272,19 @@ mod tests {
             (Some(recorded(Some(14))), 26, false),
         ] {
             assert_eq!(is_accepted(before.as_ref(), &seen(now, "", 0)), is_news, "{before:?} to {now}");
+        }
+    }
+
+    #[test]
+    fn a_state_that_goes_back_is_looked_at_again() {
+        for (was, now, back) in [
+            (None, 18, false),
+            (Some(18), 24, false),
+            (Some(24), 18, true),
+            (Some(7), 6, true),
+            (Some(26), 18, true),
+        ] {
+            assert_eq!(goes_back(was, &seen(now, "", 0)), back, "{was:?} to {now}");
         }
     }
 

@@ -13,7 +13,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use bson::Bson;
-use carferry_core::store::DueIds;
+use carferry_core::store::{DueId, DueIds};
 use tokio::time::Instant;
 
 /// Of so many claims, one goes to a deal whose pause is over, as long as there are others. Source: ours.
@@ -25,7 +25,7 @@ const REST: u32 = 10;
 /// Deals that were due when last asked for.
 #[derive(Debug, Default)]
 pub struct Queue {
-    first: VecDeque<Bson>,
+    first: VecDeque<DueId>,
     waits: VecDeque<Bson>,
     /// Claims since one of `waits` had its turn. Outlives a reading: one follows each claim while imports take long.
     turn: u32,
@@ -58,7 +58,13 @@ impl Queue {
             return Some(id);
         }
         self.turn = self.turn.saturating_add(1);
-        self.first.pop_front()
+        self.first.pop_front().map(|due| due.id)
+    }
+
+    /// The next one whose last try did not fail; those that failed or have waited stay.
+    pub fn pop_fresh(&mut self) -> Option<Bson> {
+        let place = self.first.iter().position(|due| !due.is_retry)?;
+        self.first.remove(place).map(|due| due.id)
     }
 }
 
@@ -67,7 +73,8 @@ mod tests {
     use super::*;
 
     fn due(first: std::ops::Range<i32>, waits: std::ops::Range<i32>) -> DueIds {
-        DueIds { first: first.map(Bson::from).collect(), waits: waits.map(Bson::from).collect() }
+        let fresh = |id: i32| DueId { id: id.into(), is_retry: false };
+        DueIds { first: first.map(fresh).collect(), waits: waits.map(Bson::from).collect() }
     }
 
     fn popped(queue: &mut Queue) -> Vec<i32> {
@@ -88,6 +95,19 @@ mod tests {
             })
             .collect();
         assert_eq!(one_each, [0, 0, 0, 100, 0, 0, 0, 100]);
+    }
+
+    #[tokio::test]
+    async fn a_fresh_deal_passes_those_that_failed() {
+        let mut queue = Queue::default();
+        let mut read = due(0..4, 100..101);
+        for failed in [0, 2] {
+            read.first[failed].is_retry = true;
+        }
+        queue.read(read, Duration::ZERO);
+        let fresh: Vec<_> = std::iter::from_fn(|| queue.pop_fresh()).filter_map(|id| id.as_i32()).collect();
+        assert_eq!(fresh, [1, 3]);
+        assert_eq!(popped(&mut queue), [0, 2, 100]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -158,13 +158,16 @@ mod tests {
             }))
             .unwrap()
         };
-        let listing =
-            Listing::of([deal("large", 18, 32 * GIB), deal("small", 18, 1 << 20), deal("moved", 20, 32 * GIB)]);
+        let listing = Listing::of([
+            deal("large", 18, 32 * GIB),
+            deal("small", 18, 1 << 20),
+            deal("moved", 20, 32 * GIB),
+        ]);
         let longest = seconds(12 * 3600);
         for (dealcid, age, recorded_size, unlisted, listed) in [
             ("large", 60, None, true, true),
             ("large", 60, Some(1), false, true),
-            ("large", 3276, None, true, true),
+            ("large", 3275, None, true, true),
             ("large", 3277, None, true, false),
             ("small", 1, Some(32 * GIB), true, false),
             ("moved", 60, None, true, false),

@@ -5,7 +5,8 @@
 //! that is down pauses the worker, not the deals: they are not claimed meanwhile.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +20,7 @@ use carferry_core::{
     error_chain::ErrorChain,
     fsx,
     runtime::{Backoff, BackoffPolicy, fail_point},
-    store::{Claim, ImportOutcome, Store, StoreError},
+    store::{CONNECTIONS_MAX, Claim, ImportOutcome, Store, StoreError},
     telemetry::fields,
 };
 use tokio::{
@@ -32,8 +33,10 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::{
     calls::{Calls, Seat},
-    import::{Importer, Settled, Verdict},
+    import::{Importer, Verdict},
     leases::Leases,
+    pause::{BREAKER, Claims, Pause},
+    policy::with_hint,
     queue::Queue,
 };
 
@@ -52,16 +55,15 @@ pub struct Worker {
     calls: Arc<Calls>,
     in_hand: InHand,
     leases: Leases,
-    /// No claims before this: node or database are in trouble.
-    paused_until: Option<Instant>,
+    pause: Pause,
     /// When the last pause for the node began.
     paused_at: Option<Instant>,
-    /// When impossible leases were last looked for.
-    released: Option<Instant>,
     /// When calls of other processes were last looked for.
     others_looked: Option<Instant>,
-    /// Failures without a success between them, whatever the deal.
-    failures_in_row: u32,
+    /// Deals whose outcome the database does not take: not claimed before this.
+    shelved: HashMap<String, Instant>,
+    /// Whether the last claim failed for the database.
+    is_database_away: bool,
     node_pauses: Backoff,
     database_pauses: Backoff,
 }
@@ -69,8 +71,12 @@ pub struct Worker {
 /// What became of a claimed deal.
 #[derive(Debug)]
 pub struct Finished {
-    /// What was written; `None` if the lease was lost.
+    /// The deal's document.
+    pub id: Bson,
+    /// What was written; `None` if nothing was.
     pub outcome: Option<ImportOutcome>,
+    /// Why nothing could be written; without it the lease was lost.
+    pub unwritten: Option<StoreError>,
     /// Whether the node was the trouble.
     pub node_trouble: bool,
     /// Whether the deal is due again at once.
@@ -91,14 +97,21 @@ const NODE_PAUSES: BackoffPolicy = BackoffPolicy {
 const DUE_MARGIN: Duration = Duration::from_millis(20);
 /// Calls of other processes are looked for this often while there is something to import.
 const OTHERS_EVERY: Duration = Duration::from_secs(1);
-/// So many failures in a row, of whatever deals, and the miner's node is given a pause.
-const BREAKER: u32 = 5;
+/// So many calls in a row without an answer, and the miner's node is given a pause.
+const UNANSWERED_MAX: u32 = 5;
+/// How long a deal whose outcome the database does not take is left alone.
+const SHELVED_FOR: Duration = Duration::from_secs(600);
+/// Such deals that are remembered; then the memory starts anew.
+const SHELVED_MAX: usize = 10_000;
 /// Deals of each class read from the database at a time.
 const DUE_PAGE: i64 = 512;
 /// Deals under a lease of ours at a time, most of them called and to be confirmed by the next listing.
-const IN_HAND_MAX: usize = 2048;
-/// Outcomes written at a time: one list of the market may confirm all of them in one moment.
-static WRITES: Semaphore = Semaphore::const_new(64);
+pub(crate) const IN_HAND_MAX: usize = 2048;
+/// Outcomes written at a time: one list of the market may confirm all of them in one moment. Half of the connections
+/// are left to the next claims and notes.
+const WRITES_AT_ONCE: usize = 64;
+static WRITES: Semaphore = Semaphore::const_new(WRITES_AT_ONCE);
+const _: () = assert!(WRITES_AT_ONCE * 2 <= CONNECTIONS_MAX as usize, "writes would starve claims");
 
 /// Deals that this worker is at.
 #[derive(Clone, Debug, Default)]
@@ -142,11 +155,11 @@ impl Worker {
             calls,
             in_hand: InHand::default(),
             leases: Leases::default(),
-            paused_until: None,
+            pause: Pause::default(),
             paused_at: None,
-            released: None,
             others_looked: None,
-            failures_in_row: 0,
+            shelved: HashMap::new(),
+            is_database_away: false,
             node_pauses: Backoff::new(NODE_PAUSES),
             database_pauses: Backoff::new(BackoffPolicy::default()),
         }
@@ -154,11 +167,12 @@ impl Worker {
 
     /// Imports until the stop, then waits for what is under way within the grace period.
     pub async fn run(self) {
-        let (leases, importer) = (self.leases.clone(), self.importer.clone());
+        let (leases, importer, wake) = (self.leases.clone(), self.importer.clone(), Arc::clone(&self.wake));
         // Cancel safety: a renewal may be dropped at any point, and imports end first.
         tokio::select! {
             () = self.import_until_stop() => {}
             () = leases.keep(&importer.store, importer.setting.lease) => {}
+            never = release_impossible(&importer, &wake) => match never {},
         }
     }
 
@@ -170,7 +184,7 @@ impl Worker {
             // Cancel safety: a dropped `notified` has not taken its permit, `join_next` loses no result.
             tokio::select! {
                 () = self.stop.cancelled() => {}
-                () = wake.notified(), if self.paused_until.is_none() => self.is_stale = true,
+                () = wake.notified(), if self.pause.is_open() => self.is_stale = true,
                 () = calls.freed() => {}
                 () = sleep_until(idle) => self.is_stale = true,
                 Some(ended) = running.join_next() => self.ended(ended),
@@ -182,12 +196,14 @@ impl Worker {
     /// Claims deals while there are slots; says when to look again if nothing happens meanwhile.
     async fn fill(&mut self, running: &mut JoinSet<Finished>) -> Instant {
         let now = Instant::now();
-        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+        if let Claims::NothingBefore(until) = self.pause.claims() {
             return until;
         }
-        self.paused_until = None;
         if !self.identified().await {
-            return self.paused_until.unwrap_or(now);
+            return self.pause.until().unwrap_or(now);
+        }
+        if self.pause.until().is_none() {
+            self.importer.standing.works();
         }
         let scan = now + self.importer.setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
         while running.len() < IN_HAND_MAX && !self.stop.is_cancelled() {
@@ -195,12 +211,15 @@ impl Worker {
             while let Some(ended) = running.try_join_next() {
                 self.ended(ended);
             }
-            if self.importer.market.take_unanswered(BREAKER) {
-                self.pause_for_node(&format!("{BREAKER} import calls in a row were not answered, pausing"));
+            if self.importer.market.take_unanswered(UNANSWERED_MAX) {
+                let why = format!("{UNANSWERED_MAX} import calls in a row were not answered, pausing");
+                self.pause_for_node(&why);
             }
-            if let Some(until) = self.paused_until {
-                return until;
-            }
+            let scan = match self.pause.claims() {
+                Claims::NothingBefore(until) => return until,
+                Claims::Fresh => self.pause.until().map_or(scan, |until| until.min(scan)),
+                Claims::All => scan,
+            };
             if !self.importer.market.is_identified() {
                 return now;
             }
@@ -214,6 +233,7 @@ impl Worker {
             match self.claim().await {
                 Ok(Some(claim)) => {
                     seat.take();
+                    self.pause.probes(&claim.id.to_string());
                     let importer = self.importer.clone();
                     let span = deal_span(&claim, importer.market.miner());
                     let held = self.in_hand.take(&claim.id);
@@ -226,15 +246,12 @@ impl Worker {
                 }
                 Ok(None) if self.calls.are_others_only() => return self.next_look_at_others(scan),
                 Ok(None) => return scan.min(self.next_due(now).await.unwrap_or(scan)),
-                Err(error @ StoreError::BadDocument { .. }) => {
-                    // Marked by the store; the next claim gets another deal.
-                    error!(error = %ErrorChain(&error), "a pending deal cannot be read");
-                }
                 Err(error) => {
                     let pause = self.database_pauses.next_delay();
                     let hint = error.hint().unwrap_or_default();
                     warn!(error = %ErrorChain(&error), hint, { fields::RETRY_IN_MS } = millis(pause), "no deal can be claimed");
-                    return self.pause(pause);
+                    self.is_database_away = true;
+                    return self.pause.begin(pause);
                 }
             }
         }
@@ -265,19 +282,12 @@ impl Worker {
             let was_read = self.due.wants_read(self.is_stale);
             if was_read {
                 self.is_stale = false;
-                if self.released.is_none_or(|last| last.elapsed() >= setting.scan_interval) {
-                    let deals = store.release_impossible(market.miner()).await?;
-                    if deals > 0 {
-                        warn!(
-                            { fields::MINER } = market.miner(),
-                            deals, "leases or pauses ended in a future that nobody sets; freed"
-                        );
-                    }
-                    self.released = Some(Instant::now());
-                }
                 let began = Instant::now();
                 let due = store.due_ids(market.miner(), None, DUE_PAGE).await?;
                 self.due.read(due, began.elapsed());
+                if std::mem::take(&mut self.is_database_away) {
+                    info!({ fields::MINER } = market.miner(), "the database answers again");
+                }
             }
             if !self.due.is_empty() && self.others_looked.is_none_or(|last| last.elapsed() >= OTHERS_EVERY) {
                 self.look_at_others().await?;
@@ -285,9 +295,10 @@ impl Worker {
                     return Ok(None);
                 }
             }
-            while let Some(id) = self.due.pop() {
-                // Its lease may have ended under us, while the database was away; it is still in our hands.
-                if self.in_hand.holds(&id) {
+            let only_fresh = self.pause.claims() == Claims::Fresh;
+            while let Some(id) = if only_fresh { self.due.pop_fresh() } else { self.due.pop() } {
+                // Its lease may have ended while the database was away; this process is still at it.
+                if self.in_hand.holds(&id) || self.is_shelved(&id) {
                     continue;
                 }
                 let owner = next_owner(&self.owner);
@@ -295,10 +306,14 @@ impl Worker {
                     return Ok(Some(claim));
                 }
             }
-            if was_read {
+            if was_read || only_fresh {
                 return Ok(None);
             }
         }
+    }
+
+    fn is_shelved(&self, id: &Bson) -> bool {
+        self.shelved.get(&id.to_string()).is_some_and(|until| *until > Instant::now())
     }
 
     /// When to look again, while there is no place for another deal.
@@ -330,17 +345,19 @@ impl Worker {
             Some(Ok(node)) => {
                 let endpoint = node.provider.endpoint();
                 info!({ fields::MINER } = miner, { fields::ENDPOINT } = endpoint, "market node answers");
+                self.importer.standing.works();
                 true
             }
             Some(Err(error)) => {
                 let pause = self.node_pauses.next_delay();
                 let hint = error.hint().unwrap_or_default();
+                self.importer.standing.pauses(&with_hint(ErrorChain(&error).to_string(), error.hint()));
                 warn!(
                     { fields::MINER } = miner, error = %ErrorChain(&error), hint,
                     { fields::RETRY_IN_MS } = millis(pause),
                     "the market node cannot be worked with, nothing is imported for this miner"
                 );
-                self.pause(pause);
+                self.pause.begin(pause);
                 false
             }
         }
@@ -348,44 +365,60 @@ impl Worker {
 
     fn ended(&mut self, ended: Result<Finished, tokio::task::JoinError>) {
         self.is_stale |= ended.as_ref().is_ok_and(|finished| finished.is_due);
-        match ended {
-            // Thousands of deals may meet the trouble that one has met: of those begun before a pause it is no news.
-            Ok(Finished { began, .. }) if self.paused_at.is_some_and(|paused| began < paused) => {}
-            Ok(Finished { node_trouble: true, outcome, .. }) => {
+        let finished = match ended {
+            Ok(finished) => finished,
+            // Its lease runs out, and another try follows.
+            Err(error) => return error!(%error, "an import ended by a defect of this program"),
+        };
+        let deal = finished.id.to_string();
+        if finished.unwritten.is_some() {
+            if self.shelved.len() >= SHELVED_MAX {
+                self.shelved.clear();
+            }
+            self.shelved.insert(deal.clone(), Instant::now() + SHELVED_FOR);
+        }
+        // Thousands of deals may meet the trouble that one has met: of those begun before a pause it is no news.
+        if self.paused_at.is_some_and(|paused| finished.began < paused) {
+            return;
+        }
+        match finished.outcome {
+            outcome if finished.node_trouble => {
                 let reason = outcome.as_ref().and_then(ImportOutcome::reason).unwrap_or_default();
                 self.importer.market.forget_identity();
                 self.pause_for_node(&format!("the market node is in trouble, pausing: {reason}"));
             }
-            Ok(Finished { outcome: Some(ImportOutcome::Done { path: Some(_) }), .. }) => {
-                self.failures_in_row = 0;
+            Some(ImportOutcome::Done { path: Some(_) }) => {
+                self.pause.succeeded();
                 self.node_pauses.reset();
             }
             // A wrong file says nothing of the node.
-            Ok(Finished { outcome: Some(outcome), .. }) if is_failure(&outcome) => {
-                self.failures_in_row = self.failures_in_row.saturating_add(1);
-                if self.failures_in_row >= BREAKER {
-                    self.failures_in_row = 0;
-                    self.pause_for_node(&format!("{BREAKER} imports failed in a row, pausing"));
+            Some(outcome) if is_failure(&outcome) => {
+                if self.pause.failed(&deal) {
+                    let pause = self.node_pauses.next_delay();
+                    let miner = self.importer.market.miner();
+                    warn!(
+                        { fields::MINER } = miner,
+                        { fields::RETRY_IN_MS } = millis(pause),
+                        "{BREAKER} imports failed in a row, pausing; one that has not failed may be tried"
+                    );
+                    self.paused_at = Some(Instant::now());
+                    let why =
+                        format!("{BREAKER} imports failed in a row; `status` shows why each of them did");
+                    self.importer.standing.pauses(&why);
+                    self.pause.begin_for_failures(pause);
                 }
             }
-            Ok(_) => {}
-            // Its lease runs out, and another try follows.
-            Err(error) => error!(%error, "an import ended by a bug of ours"),
+            _ => self.pause.told_nothing(&deal),
         }
     }
 
     fn pause_for_node(&mut self, why: &str) {
         let pause = self.node_pauses.next_delay();
         let miner = self.importer.market.miner();
+        self.importer.standing.pauses(why);
         warn!({ fields::MINER } = miner, { fields::RETRY_IN_MS } = millis(pause), "{why}");
         self.paused_at = Some(Instant::now());
-        self.pause(pause);
-    }
-
-    fn pause(&mut self, pause: Duration) -> Instant {
-        let until = Instant::now() + pause;
-        self.paused_until = Some(until);
-        until
+        self.pause.begin(pause);
     }
 
     /// Lets running imports end. What is left keeps its lease until that runs out; its call goes on at the
@@ -427,14 +460,18 @@ pub async fn process(importer: &Importer, claim: &Claim, seat: Seat) -> Finished
 /// The same under a lease that somebody else holds, who cancels `lost` when it is.
 async fn process_under(importer: &Importer, claim: &Claim, seat: Seat, lost: &CancellationToken) -> Finished {
     let started = Instant::now();
+    if !claim.unreadable.is_empty() {
+        debug!(fields = claim.unreadable.join(", "), "fields that cannot be read are passed over");
+    }
     let verdict = importer.reconcile(claim, lost, seat).await;
-    let (outcome, node_trouble) = write_verdict(importer, claim, verdict).await;
+    let Written { outcome, node_trouble, unwritten } = write_verdict(importer, claim, verdict).await;
     let is_due = match &outcome {
         Some(ImportOutcome::Waiting { after: Duration::ZERO, .. }) => true,
         Some(outcome) => have_files_come(importer, outcome, started).await,
         None => false,
     };
-    let finished = Finished { outcome, node_trouble, is_due, began: started, elapsed: started.elapsed() };
+    let (id, elapsed) = (claim.id.clone(), started.elapsed());
+    let finished = Finished { id, outcome, unwritten, node_trouble, is_due, began: started, elapsed };
     log(claim, &finished);
     finished
 }
@@ -452,34 +489,55 @@ async fn have_files_come(importer: &Importer, outcome: &ImportOutcome, since: In
     true
 }
 
-async fn write_verdict(
-    importer: &Importer,
-    claim: &Claim,
-    verdict: Verdict,
-) -> (Option<ImportOutcome>, bool) {
-    let (Settled { outcome, view, is_answered }, node_trouble) = match verdict {
+/// What was written of a verdict.
+struct Written {
+    outcome: Option<ImportOutcome>,
+    node_trouble: bool,
+    unwritten: Option<StoreError>,
+}
+
+async fn write_verdict(importer: &Importer, claim: &Claim, verdict: Verdict) -> Written {
+    let nothing = |unwritten| Written { outcome: None, node_trouble: false, unwritten };
+    let (settled, node_trouble) = match verdict {
         Verdict::Settled(settled) => (settled, false),
         Verdict::NodeTrouble(settled) => (settled, true),
-        Verdict::LeaseLost => return (None, false),
+        Verdict::LeaseLost => return nothing(None),
+        Verdict::Unwritten(error) => return nothing(Some(error)),
     };
     fail_point("import.confirmed");
     let _place = WRITES.acquire().await;
-    let proposal_cid = claim.deal.dealcid.as_deref().unwrap_or_default();
     // Before it is written: the poll of the provider's view may read it in the same moment.
-    if outcome.is_end() {
-        importer.endings.written(proposal_cid);
+    if settled.outcome.is_end() {
+        importer.endings.written(&claim.deal);
     } else {
-        importer.endings.goes_on(proposal_cid);
+        importer.endings.goes_on(claim.deal.dealcid.as_deref().unwrap_or_default());
     }
     let store = &importer.store;
-    let written = importer
-        .patience
-        .until_answered("finish", || store.finish(claim, &outcome, view.as_ref(), is_answered))
-        .await;
+    let written = importer.patience.until_answered("finish", || store.finish(claim, &settled)).await;
     fail_point("import.finished");
     match written {
-        Ok(true) => (Some(outcome), node_trouble),
-        Ok(false) | Err(_) => (None, node_trouble),
+        Ok(true) => Written { outcome: Some(settled.outcome), node_trouble, unwritten: None },
+        Ok(false) => Written { node_trouble, ..nothing(None) },
+        Err(error) => Written { node_trouble, ..nothing(Some(error)) },
+    }
+}
+
+/// Frees deals whose lease or pause nobody sets so long, without end.
+async fn release_impossible(importer: &Importer, wake: &Notify) -> Infallible {
+    let miner = importer.market.miner();
+    loop {
+        match importer.store.release_impossible(miner).await {
+            Ok(0) => {}
+            Ok(deals) => {
+                warn!(
+                    { fields::MINER } = miner,
+                    deals, "leases or pauses ended in a future that nobody sets; freed"
+                );
+                wake.notify_one();
+            }
+            Err(error) => debug!(error = %ErrorChain(&error), "impossible leases are looked for later"),
+        }
+        sleep(importer.setting.scan_interval).await;
     }
 }
 
@@ -502,6 +560,13 @@ async fn hold_lease(store: &Store, claim: &Claim, lease: Duration) {
 fn log(claim: &Claim, finished: &Finished) {
     let elapsed = millis(finished.elapsed);
     let last_reason = claim.deal.import.as_ref().and_then(|import| import.reason.as_deref());
+    if let Some(error) = &finished.unwritten {
+        let hint = error.hint().unwrap_or_default();
+        return error!(
+            reason = %ErrorChain(error), hint, { fields::RETRY_IN_MS } = millis(SHELVED_FOR),
+            "what became of the deal cannot be recorded; it is left alone for a while"
+        );
+    }
     match &finished.outcome {
         None => warn!({ fields::ELAPSED_MS } = elapsed, "the lease was lost, another agent has the deal"),
         Some(ImportOutcome::Done { path: Some(path) }) => {

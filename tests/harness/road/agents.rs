@@ -176,6 +176,13 @@ impl Road {
         Ok(MinerAgent { stop, task })
     }
 
+    /// What `miner-agent status` prints.
+    pub fn status_of_miner_agent(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = miner_agent_command()?;
+        command.arg("status").args(arguments).arg("-c").arg(self.import_yaml(&[MINER])?);
+        Ok(String::from_utf8(command.output()?.stdout)?)
+    }
+
     /// Starts a miner-agent for [`MINER`] as a process of its own.
     pub fn miner_agent_process(&self) -> anyhow::Result<Process> {
         self.miner_agent_process_of(&self.import_yaml(&[MINER])?)

@@ -61,17 +61,46 @@ const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The answer as the node wrote it: a list of 100 000 deals is 150 MB of text, and many times that as a tree of
 /// values.
 type Answer = Result<Box<RawValue>, ClientError>;
+type Connect = dyn Fn() -> Result<Arc<Call>, ClientError> + Send + Sync;
 type Call = dyn Fn(&'static str, Vec<Value>) -> BoxFuture<'static, Answer> + Send + Sync;
 
 /// A connection to one Lotus API. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
+    connect: Arc<Connect>,
     call: Arc<Call>,
     endpoint: Arc<str>,
     /// How many entries of the last list could not be read, by method.
     unreadable: Arc<Mutex<HashMap<&'static str, usize>>>,
     /// Limits by kind of call.
     pub timeouts: CallTimeouts,
+}
+
+/// A connection, made with its first call.
+fn connection(url: &str, headers: HeaderMap) -> Result<Arc<Call>, ClientError> {
+    let client = HttpClientBuilder::default()
+        .set_headers(headers)
+        .max_response_size(RESPONSE_BYTES_MAX)
+        .request_timeout(TRANSPORT_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .set_keep_alive(Some(KEEP_ALIVE_IDLE))
+        .set_keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .set_keep_alive_retries(Some(KEEP_ALIVE_RETRIES))
+        // The library's own middleware writes every answer anew for its log, whether or not there is one.
+        .set_rpc_middleware(RpcServiceBuilder::new())
+        .set_http_middleware(tower::ServiceBuilder::new().layer(CompatLayer))
+        .build(url)?;
+    let client = Arc::new(client);
+    Ok(Arc::new(move |method: &'static str, params: Vec<Value>| -> BoxFuture<'static, Answer> {
+        let client = Arc::clone(&client);
+        Box::pin(async move {
+            let mut array = ArrayParams::new();
+            for param in params {
+                array.insert(param).map_err(ClientError::ParseError)?;
+            }
+            client.request::<Box<RawValue>, _>(method, array).await
+        })
+    }))
 }
 
 impl std::fmt::Debug for Client {
@@ -99,31 +128,27 @@ impl Client {
             value.set_sensitive(true);
             headers.insert(http::header::AUTHORIZATION, value);
         }
-        let client = HttpClientBuilder::default()
-            .set_headers(headers)
-            .max_response_size(RESPONSE_BYTES_MAX)
-            .request_timeout(TRANSPORT_TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .set_keep_alive(Some(KEEP_ALIVE_IDLE))
-            .set_keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
-            .set_keep_alive_retries(Some(KEEP_ALIVE_RETRIES))
-            // The library's own middleware writes every answer anew for its log, whether or not there is one.
-            .set_rpc_middleware(RpcServiceBuilder::new())
-            .set_http_middleware(tower::ServiceBuilder::new().layer(CompatLayer))
-            .build(url)
-            .map_err(|e| broken(e.into()))?;
-        let client = Arc::new(client);
-        let call = move |method: &'static str, params: Vec<Value>| -> BoxFuture<'static, Answer> {
-            let client = Arc::clone(&client);
-            Box::pin(async move {
-                let mut array = ArrayParams::new();
-                for param in params {
-                    array.insert(param).map_err(ClientError::ParseError)?;
-                }
-                client.request::<Box<RawValue>, _>(method, array).await
-            })
+        let connect: Arc<Connect> = {
+            let url = url.to_owned();
+            Arc::new(move || connection(&url, headers.clone()))
         };
-        Ok(Self { call: Arc::new(call), endpoint: url.into(), unreadable: Arc::default(), timeouts })
+        let call = connect().map_err(|e| broken(e.into()))?;
+        Ok(Self { connect, call, endpoint: url.into(), unreadable: Arc::default(), timeouts })
+    }
+
+    /// The same client over a connection of its own. A connection that was idle may be one that the node closes this
+    /// moment: a call on it is lost, and what became of it is not known.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn on_new_connection(&self, method: &'static str) -> Result<Self, LotusError> {
+        let call = (self.connect)().map_err(|source| LotusError::Transport {
+            method,
+            endpoint: self.endpoint.to_string(),
+            source: source.into(),
+        })?;
+        Ok(Self { call, ..self.clone() })
     }
 
     /// Where this client calls, without the token.
@@ -170,12 +195,13 @@ impl Client {
     ) -> Result<Vec<T>, LotusError> {
         let (client, runtime, stop) = (self.clone(), Handle::current(), CancellationToken::new());
         let _stops_with_this_future = stop.clone().drop_guard();
-        let reading = tokio::task::spawn_blocking(move || {
-            let text = runtime.block_on(stop.run_until_cancelled(client.fetch(method, params, limit)))?;
-            Some(text.and_then(|text| {
-                read_each(text.get()).map_err(|source| client.unreadable(method, source))
-            }))
-        });
+        let reading =
+            tokio::task::spawn_blocking(move || {
+                let text = runtime.block_on(stop.run_until_cancelled(client.fetch(method, params, limit)))?;
+                Some(text.and_then(|text| {
+                    read_each(text.get()).map_err(|source| client.unreadable(method, source))
+                }))
+            });
         match reading.await {
             Ok(Some(read)) => read.map(|EachEntry { entries, unreadable, problem }| {
                 self.tell_unreadable(method, unreadable, problem);

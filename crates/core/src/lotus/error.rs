@@ -97,6 +97,16 @@ const METHOD_NOT_FOUND: i32 = -32601;
 /// JSON-RPC's code for wrong parameters.
 pub(super) const INVALID_PARAMS: i32 = -32602;
 
+/// Which program makes tokens for the node of a method, and with which permission the agents work there.
+fn token_maker(method: &str) -> (&'static str, &'static str) {
+    let name = method.strip_prefix("Filecoin.").unwrap_or(method);
+    match name {
+        "ActorAddress" | "MarketListIncompleteDeals" | "MarketImportDealData" => ("lotus-miner", "write"),
+        "DealsImportData" => ("lotus-miner", "admin"),
+        _ => ("lotus", "admin"),
+    }
+}
+
 impl LotusError {
     pub(super) fn classify(method: &'static str, endpoint: &str, error: ClientError) -> Self {
         let endpoint = endpoint.to_owned();
@@ -164,19 +174,18 @@ impl LotusError {
                 "a proxy or another server answers at {endpoint}: is the address the node's own, and does the proxy pass \
                  POST requests to /rpc/v0 while the node runs?"
             )),
-            Self::Unauthorized { .. } => Some(
-                "the token is wrong or of another node: `lotus auth create-token --perm admin` makes one for a full node, \
-                 `lotus-miner auth create-token --perm write` one for a miner's market"
-                    .to_owned(),
-            ),
-            Self::Permission { message, .. } => {
+            Self::Unauthorized { method, .. } => {
+                let (program, permission) = token_maker(method);
+                Some(format!(
+                    "the token is wrong or of another node; `{program} auth create-token --perm {permission}` makes one"
+                ))
+            }
+            Self::Permission { method, message, .. } => {
+                let (program, _) = token_maker(method);
                 let permission = message.split("need '").nth(1).and_then(|rest| rest.split('\'').next());
                 Some(match permission {
                     Some(permission) => {
-                        format!(
-                            "make a token with `lotus auth create-token --perm {permission}`, at a miner's market with \
-                             `lotus-miner auth create-token --perm {permission}`"
-                        )
+                        format!("make a token with `{program} auth create-token --perm {permission}`")
                     }
                     None => "the token lacks a permission".to_owned(),
                 })
@@ -190,5 +199,28 @@ impl LotusError {
             }
             Self::Application { .. } | Self::Decode { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_name_the_program_of_the_node() {
+        let endpoint = || "http://127.0.0.1:2345/rpc/v0".to_owned();
+        for (method, command) in [
+            ("Filecoin.ActorAddress", "`lotus-miner auth create-token --perm write`"),
+            ("Filecoin.MarketListIncompleteDeals", "`lotus-miner auth create-token --perm write`"),
+            ("Filecoin.DealsImportData", "`lotus-miner auth create-token --perm admin`"),
+            ("Filecoin.ClientListDeals", "`lotus auth create-token --perm admin`"),
+        ] {
+            let hint = LotusError::Unauthorized { method, endpoint: endpoint(), status: 401 }.hint();
+            assert!(hint.as_deref().is_some_and(|hint| hint.contains(command)), "{method}: {hint:?}");
+        }
+        let message = "missing permission to invoke 'MarketImportDealData' (need 'write')".to_owned();
+        let method = "Filecoin.MarketImportDealData";
+        let hint = LotusError::Permission { method, endpoint: endpoint(), message }.hint();
+        assert_eq!(hint.as_deref(), Some("make a token with `lotus-miner auth create-token --perm write`"));
     }
 }

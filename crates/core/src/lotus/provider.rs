@@ -86,7 +86,8 @@ impl Provider {
     ) -> Result<(), LotusError> {
         let name = method.name();
         let link = serde_json::to_value(CidLink::new(deal.as_str())).unwrap_or(Value::Null);
-        let call = self.client.call(name, vec![link, json!(path)], self.client.timeouts.import);
+        let client = self.client.on_new_connection(name)?;
+        let call = client.call(name, vec![link, json!(path)], client.timeouts.import);
         let _void: Value = sent_before(send_before, call).await?;
         Ok(())
     }

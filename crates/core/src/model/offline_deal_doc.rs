@@ -159,6 +159,10 @@ pub struct ImportDoc {
     pub caller: Option<String>,
     /// Names of files whose arrival is worth another look.
     pub awaitedfiles: Vec<String>,
+    /// Whether a file in the deal's place was found to be another piece: from then on the piece CID is computed before a
+    /// call. Missing in documents of before, whose `reason` says it.
+    #[serde(deserialize_with = "stored::opt_flag")]
+    pub piecemismatch: Option<bool>,
     /// How often `isdeal` was put back to 0 because it said 1 without truth.
     #[serde(deserialize_with = "stored::opt_integer")]
     pub putback: Option<i64>,

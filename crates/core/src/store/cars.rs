@@ -1,9 +1,11 @@
 //! `cars`: what client-agent packs, what both agents look up.
 
 use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
+use tracing::warn;
 
 use super::{Store, bounded::decode, error::StoreError};
 use crate::{
+    error_chain::ErrorChain,
     model::{CarDoc, stored},
     runtime::fail_point,
 };
@@ -17,6 +19,15 @@ pub struct VerifyDue {
     pub since: DateTime,
     /// Those that were found bad, whenever, before the run that asks began: it checks each of them once more.
     pub began: DateTime,
+}
+
+/// CARs with one payload CID.
+#[derive(Clone, Debug, Default)]
+pub struct PayloadCars {
+    /// Those that can be read, newest first; replaced ones last.
+    pub cars: Vec<CarDoc>,
+    /// What is wrong with each of the others.
+    pub unreadable: Vec<String>,
 }
 
 impl Store {
@@ -85,12 +96,29 @@ impl Store {
         found.map(|document| decode(COLLECTION, document)).transpose()
     }
 
-    /// All CARs recorded with this payload CID, newest first; replaced ones last.
+    /// All CARs recorded with this payload CID, newest first; replaced ones last. One that cannot be read is left out,
+    /// with a warning.
     pub async fn cars_of_payload(&self, payload_cid: &str) -> Result<Vec<CarDoc>, StoreError> {
+        let PayloadCars { cars, unreadable } = self.payload_cars(payload_cid).await?;
+        for problem in unreadable {
+            warn!(problem, "a CAR's document is left out");
+        }
+        Ok(cars)
+    }
+
+    /// The same, with what cannot be read.
+    pub async fn payload_cars(&self, payload_cid: &str) -> Result<PayloadCars, StoreError> {
         let order = doc! { "replacedtime": 1, "updatedtime": -1 };
         let cursor =
             self.bounded("cars find", self.cars.find(doc! { "filecid": payload_cid }).sort(order)).await?;
-        self.drain("cars find", cursor).await?.into_iter().map(|d| decode(COLLECTION, d)).collect()
+        let mut found = PayloadCars::default();
+        for document in self.drain("cars find", cursor).await? {
+            match decode(COLLECTION, document) {
+                Ok(car) => found.cars.push(car),
+                Err(error) => found.unreadable.push(ErrorChain(&error).to_string()),
+            }
+        }
+        Ok(found)
     }
 
     /// A page of standing CARs in the order of their ids, after `after`. Documents that cannot be read are

@@ -12,23 +12,23 @@ use mongodb::options::ReturnDocument;
 
 use super::{
     Store,
-    bounded::{decode, readable},
     deals::dead_states,
     error::StoreError,
+    lenient,
     miners::{any_of, written_as},
     provider_views::ProviderView,
 };
 use crate::model::OfflineDealDoc;
-
-const COLLECTION: &str = "offlinedeals";
 
 /// A deal this agent holds the lease of.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// The document's id.
     pub id: Bson,
-    /// The deal as it was when claimed.
+    /// The deal as it was when claimed, as far as it can be read.
     pub deal: OfflineDealDoc,
+    /// Names of its fields that cannot be read.
+    pub unreadable: Vec<String>,
     owner: String,
     n: i64,
 }
@@ -86,6 +86,30 @@ pub enum ImportOutcome {
     },
 }
 
+/// What becomes of a deal, and what is written beside it.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// To be written into the deal.
+    pub outcome: ImportOutcome,
+    /// What the provider says of the deal, where that is news.
+    pub view: Option<ProviderView>,
+    /// Whether no import call can be under way any more.
+    pub is_answered: bool,
+    /// Whether a file in the deal's place is known to be another piece.
+    pub is_other_piece: bool,
+}
+
+/// Whether an import call was noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noted {
+    /// It may go out.
+    Yes,
+    /// The client has given the deal up since; the lease still holds.
+    GivenUp,
+    /// Another agent has the deal.
+    LeaseLost,
+}
+
 /// Pending deals of one miner, by where they stand.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct PendingCounts {
@@ -95,15 +119,26 @@ pub struct PendingCounts {
     pub claimed: u64,
     /// Of those, set aside after too many failures.
     pub set_aside: u64,
-    /// Of those, failed for good, or too late.
+    /// Of those, failed for good.
     pub failed: u64,
+    /// Of those, too late for their start epoch.
+    pub missed: u64,
+}
+
+/// A deal that is due.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DueId {
+    /// The document's id.
+    pub id: Bson,
+    /// Whether its last try failed.
+    pub is_retry: bool,
 }
 
 /// Ids of deals that are due.
 #[derive(Clone, Debug, Default)]
 pub struct DueIds {
     /// Never looked at, woken, or to be tried again after a failure: the earliest start epoch first.
-    pub first: Vec<Bson>,
+    pub first: Vec<DueId>,
     /// Looked at before, in vain, and their pause is over: whose was over first comes first.
     pub waits: Vec<Bson>,
 }
@@ -155,22 +190,26 @@ impl Store {
                 "import.nexttry"
             ),
         )?;
-        let mut first: Vec<Document> = new.into_iter().chain(retries).collect();
-        first.sort_by_key(|deal| deal.get("startepoch").and_then(crate::model::stored::integer));
-        let ids = |deals: Vec<Document>| -> Vec<Bson> {
-            deals.into_iter().filter_map(|mut deal| deal.remove("_id")).collect()
-        };
+        let (new, retries) =
+            (new.into_iter().map(|deal| (deal, false)), retries.into_iter().map(|deal| (deal, true)));
+        let mut first: Vec<(Document, bool)> = new.chain(retries).collect();
+        first.sort_by_key(|(deal, _)| deal.get("startepoch").and_then(crate::model::stored::integer));
         first.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(DueIds { first: ids(first), waits: ids(waits) })
+        let id = |(mut deal, is_retry): (Document, bool)| Some(DueId { id: deal.remove("_id")?, is_retry });
+        Ok(DueIds {
+            first: first.into_iter().filter_map(id).collect(),
+            waits: waits.into_iter().filter_map(|mut deal| deal.remove("_id")).collect(),
+        })
     }
 
     /// Takes the lease of a deal, if it is still due. `owner` names this one claim, not only the agent: the
     /// fencing number starts anew once a deal is given back.
     ///
+    /// A field that cannot be read counts as missing, and is named in the claim.
+    ///
     /// # Errors
     ///
-    /// [`StoreError::BadDocument`] for a deal that cannot be read; it is marked failed and does not come
-    /// again before somebody asks for another try.
+    /// What kept the database from answering.
     pub async fn claim(
         &self,
         id: &Bson,
@@ -201,16 +240,8 @@ impl Store {
             .and_then(|claim| claim.get("n"))
             .and_then(crate::model::stored::integer)
             .unwrap_or(0);
-        let claim = |deal| Claim { id: id.clone(), deal, owner: owner.to_owned(), n };
-        match decode(COLLECTION, document) {
-            Ok(deal) => Ok(Some(claim(deal))),
-            Err(error) => {
-                let reason = crate::error_chain::ErrorChain(&error).to_string();
-                let unreadable = claim(OfflineDealDoc::default());
-                self.finish(&unreadable, &ImportOutcome::Failed { reason }, None, false).await?;
-                Err(error)
-            }
-        }
+        let (deal, unreadable) = lenient::deal(document);
+        Ok(Some(Claim { id: id.clone(), deal, unreadable, owner: owner.to_owned(), n }))
     }
 
     /// Lengthens a lease. `false`: it was lost; stop working on the deal.
@@ -251,21 +282,21 @@ impl Store {
         let mut lost = Vec::new();
         for (place, fence) in fences.iter().enumerate() {
             let is_renewed = !have_failed && held.contains(&(fence.owner.clone(), fence.n));
-            if !is_renewed && !self.renew(fence, lease).await? {
+            // One that cannot be renewed now is not lost, and keeps no other from being renewed.
+            if !is_renewed && matches!(self.renew(fence, lease).await, Ok(false)) {
                 lost.push(place);
             }
         }
         Ok(lost)
     }
 
-    /// Notes, before the import call goes out, that it does and with which file; lengthens the lease. `false`:
-    /// the lease was lost, or the client has given the deal up meanwhile; do not call.
+    /// Notes, before the import call goes out, that it does and with which file; lengthens the lease.
     pub async fn note_import_call(
         &self,
         claim: &Claim,
         path: &str,
         lease: Duration,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Noted, StoreError> {
         let update = vec![doc! { "$set": {
             "claim.until": { "$add": ["$$NOW", lease_millis(lease)] },
             "import.path": { "$literal": path },
@@ -276,23 +307,20 @@ impl Store {
         } }];
         let mut filter = claim.filter();
         filter.insert("status", doc! { "$nin": dead_states() });
-        let result = self.bounded("note import call", self.deals.update_one(filter, update)).await?;
-        Ok(result.matched_count == 1)
+        let what = "note import call";
+        if self.bounded(what, self.deals.update_one(filter, update)).await?.matched_count == 1 {
+            return Ok(Noted::Yes);
+        }
+        let held = self.bounded(what, self.deals.count_documents(claim.filter())).await?;
+        Ok(if held == 0 { Noted::LeaseLost } else { Noted::GivenUp })
     }
 
-    /// Writes the outcome, with what the provider says of the deal where that is news, and gives the lease
-    /// back. `false`: the lease was lost, nothing was written. `is_answered`: no import call can be under way any
-    /// more.
-    pub async fn finish(
-        &self,
-        claim: &Claim,
-        outcome: &ImportOutcome,
-        view: Option<&ProviderView>,
-        is_answered: bool,
-    ) -> Result<bool, StoreError> {
+    /// Writes what became of a deal and gives the lease back. `false`: the lease was lost, nothing was written.
+    pub async fn finish(&self, claim: &Claim, settled: &Settled) -> Result<bool, StoreError> {
+        let Settled { outcome, view, is_answered, is_other_piece } = settled;
         let mut set = doc! { "updatedtime": "$$NOW" };
         let mut unset = vec!["claim"];
-        if is_answered {
+        if *is_answered {
             unset.extend(["import.pendingcall", "import.caller"]);
         }
         let state = match outcome {
@@ -302,7 +330,7 @@ impl Store {
                 if let Some(path) = path {
                     set.insert("import.path", doc! { "$literal": path });
                 }
-                unset.push("import.reason");
+                unset.extend(["import.reason", "import.piecemismatch"]);
                 "done"
             }
             ImportOutcome::Waiting { .. } => "waiting",
@@ -312,6 +340,9 @@ impl Store {
             ImportOutcome::Failed { .. } => "failed",
         };
         set.insert("import.state", state);
+        if *is_other_piece {
+            set.insert("import.piecemismatch", true);
+        }
         if let Some(reason) = outcome.reason() {
             set.insert("import.reason", doc! { "$literal": reason });
         }
@@ -350,7 +381,8 @@ impl Store {
         filter.insert("miner", any_of(miners));
         let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(limit);
         let cursor = self.bounded("due deals", find).await?;
-        Ok(readable(COLLECTION, self.drain("due deals", cursor).await?))
+        let found = self.drain("due deals", cursor).await?;
+        Ok(found.into_iter().map(|deal| lenient::deal(deal).0).collect())
     }
 
     /// How long until the next deal of this miner comes due, be it that its pause or that another agent's
@@ -380,14 +412,15 @@ impl Store {
     }
 
     /// Frees deals whose lease or pause ends later than any agent sets it: written under a server's clock that was
-    /// far ahead, or by somebody else. Returns how many.
+    /// far ahead, or by another user of the database, in whatever type: those that sort below every date have ended
+    /// anyway. Returns how many.
     pub async fn release_impossible(&self, miner: &str) -> Result<u64, StoreError> {
         let mut released = 0;
         // One after the other: each goes by its own index.
         for (time, limit) in [("claim.until", LEASE_MAX), ("import.nexttry", PAUSE_MAX)] {
             let beyond = doc! { "$add": [NOW, lease_millis(limit * 2)] };
             let filter = doc! {
-                "miner": written_as(miner), "isdeal": 0, time: { "$type": "date" },
+                "miner": written_as(miner), "isdeal": 0, time: { "$exists": true },
                 "$expr": { "$gt": [format!("${time}"), beyond] },
             };
             let update = vec![
@@ -410,34 +443,71 @@ impl Store {
             pending: count(doc! {}).await?,
             claimed: count(doc! { "$expr": { "$gt": ["$claim.until", "$$NOW"] } }).await?,
             set_aside: count(doc! { "import.state": "setaside" }).await?,
-            failed: count(doc! { "import.state": { "$in": ["failed", "missed"] } }).await?,
+            failed: count(doc! { "import.state": "failed" }).await?,
+            missed: count(doc! { "import.state": "missed" }).await?,
         })
     }
 
-    /// Pending deals of these miners with why they wait, most urgent first.
+    /// Pending deals of these miners with why they wait: those that may be imported, most urgent first, then those that are
+    /// over; at most so many.
     pub async fn pending_deals(
         &self,
         miners: &[String],
         limit: i64,
     ) -> Result<Vec<OfflineDealDoc>, StoreError> {
-        let filter = doc! { "miner": any_of(miners), "isdeal": 0 };
-        let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(limit);
-        let cursor = self.bounded("pending deals", find).await?;
-        Ok(readable(COLLECTION, self.drain("pending deals", cursor).await?))
+        let over = || {
+            vec![
+                doc! { "import.state": { "$in": RESTING.to_vec() } },
+                doc! { "status": { "$in": dead_states() } },
+            ]
+        };
+        let mut deals = Vec::new();
+        for class in [doc! { "$nor": over() }, doc! { "$or": over() }] {
+            let left = limit.saturating_sub(i64::try_from(deals.len()).unwrap_or(i64::MAX));
+            if left <= 0 {
+                // To the database 0 is no limit.
+                break;
+            }
+            let mut filter = doc! { "miner": any_of(miners), "isdeal": 0 };
+            filter.extend(class);
+            let find = self.deals.find(filter).sort(doc! { "startepoch": 1, "_id": 1 }).limit(left);
+            let cursor = self.bounded("pending deals", find).await?;
+            let found = self.drain("pending deals", cursor).await?;
+            deals.extend(found.into_iter().map(|deal| lenient::deal(deal).0));
+        }
+        Ok(deals)
     }
 
-    /// Asks for another try now: of one deal, or of all that wait or failed. Returns how many.
+    /// The deal with this proposal CID, whoever its miner; beside it the names of its fields that cannot be read.
+    pub async fn deal_by_cid(
+        &self,
+        proposal_cid: &str,
+    ) -> Result<Option<(OfflineDealDoc, Vec<String>)>, StoreError> {
+        let found = self.bounded("deal", self.deals.find_one(doc! { "dealcid": proposal_cid })).await?;
+        Ok(found.map(lenient::deal))
+    }
+
+    /// Asks for another try now: of one deal, or of all that wait or failed; not of those whose start is missed. Also
+    /// ends leases and pauses that no agent wrote. Returns how many.
     pub async fn retry_imports(&self, miners: &[String], deal: Option<&str>) -> Result<u64, StoreError> {
         let mut filter = doc! {
             "miner": any_of(miners),
             "isdeal": 0,
-            "import.state": { "$in": ["waiting", "retrying", "setaside", "missed", "failed"] },
+            "$or": [
+                { "import.state": { "$in": ["waiting", "retrying", "setaside", "failed"] } },
+                { "import.state": { "$exists": false }, "import.nexttry": { "$exists": true } },
+                { "import.state": { "$ne": "missed" }, "claim": { "$exists": true }, "$expr": { "$not": [lease_holds()] } },
+            ],
         };
         if let Some(deal) = deal {
             filter.insert("dealcid", deal);
         }
         let update = vec![
-            doc! { "$set": { "import.state": "waiting", "updatedtime": "$$NOW" } },
+            doc! { "$set": { "import": object_or_nothing("$import") } },
+            doc! { "$set": {
+                "import.state": "waiting", "updatedtime": "$$NOW",
+                "claim": { "$cond": [lease_holds(), "$claim", "$$REMOVE"] },
+            } },
             doc! { "$unset": ["import.nexttry", "import.attempts"] },
         ];
         Ok(self.bounded("retry imports", self.deals.update_many(filter, update)).await?.modified_count)
@@ -462,6 +532,13 @@ impl Store {
             doc! { "$unset": ["import.nexttry", "import.attempts"] },
         ];
         Ok(self.bounded("wake awaiting", self.deals.update_many(filter, update)).await?.modified_count)
+    }
+}
+
+impl DueIds {
+    /// All of them, those that have waited last.
+    pub fn into_ids(self) -> impl Iterator<Item = Bson> {
+        self.first.into_iter().map(|due| due.id).chain(self.waits)
     }
 }
 
@@ -547,6 +624,15 @@ pub(super) fn object_or_nothing(field: &str) -> Document {
 
 /// The server's clock, in an expression.
 const NOW: &str = "$$NOW";
+
+/// Whether a lease that an agent may have written has not ended.
+fn lease_holds() -> Document {
+    doc! { "$and": [
+        { "$eq": [{ "$type": "$claim.until" }, "date"] },
+        { "$gt": ["$claim.until", NOW] },
+        { "$lte": ["$claim.until", { "$add": [NOW, lease_millis(LEASE_MAX * 2)] }] },
+    ] }
+}
 
 /// Pending, not under a lease, not resting, and not waiting for a try later than `moment` (a date or
 /// [`NOW`]). A missing date compares lower than any date inside `$expr`, so documents of the prototype are

@@ -17,6 +17,8 @@ mod error;
 mod failures;
 mod indexes;
 mod intents;
+mod lenient;
+mod miner_states;
 mod miners;
 mod pages;
 mod pending_calls;
@@ -37,8 +39,10 @@ use mongodb::{
 
 use crate::config::Secret;
 
-pub use cars::VerifyDue;
-pub use claims::{Claim, DueIds, Fence, ImportOutcome, LEASE_MAX, PAUSE_MAX, PendingCounts};
+pub use cars::{PayloadCars, VerifyDue};
+pub use claims::{
+    Claim, DueId, DueIds, Fence, ImportOutcome, LEASE_MAX, Noted, PAUSE_MAX, PendingCounts, Settled,
+};
 pub use clients::shut_down_after;
 pub use commitments::Unpublished;
 pub use deals::{DealCounts, StoredDeal};
@@ -47,10 +51,11 @@ pub use error::StoreError;
 pub use failures::{Failure, FailuresOf};
 pub use indexes::{IndexReport, IndexUser, MADE_AT_START};
 pub use intents::{INTENT_PAUSE_MAX, NewIntent};
+pub use miner_states::{AgentState, MinerStateDoc};
 pub use pages::DealPages;
 pub use pending_calls::PendingCall;
 pub use plans::{PieceClaim, PieceCounts};
-pub use provider_views::{Followed, ProviderView};
+pub use provider_views::{Followed, NewView, ProviderView};
 pub use retry::{RetryUntilAnswered, Unanswered};
 pub use tracking::{NumberChange, Restored, StatusChange};
 
@@ -88,6 +93,11 @@ pub struct Store {
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Connections to a server, where the URI does not say (`maxPoolSize`): the driver's ten are taken by one list of the
+/// market that confirms some hundred imports, and the next claim would wait behind them.
+pub const CONNECTIONS_MAX: u32 = 128;
+/// Connections that are made at a time (`maxConnecting`); the driver's two make a queue of every burst.
+const CONNECTING_MAX: u32 = 8;
 
 impl Store {
     /// Prepares a connection; the first call connects.
@@ -104,6 +114,8 @@ impl Store {
         client_options.server_selection_timeout.get_or_insert(selection_timeout);
         client_options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
         client_options.heartbeat_freq.get_or_insert(HEARTBEAT);
+        client_options.max_pool_size.get_or_insert(CONNECTIONS_MAX);
+        client_options.max_connecting.get_or_insert(CONNECTING_MAX);
         let majority =
             WriteConcern::builder().w(Acknowledgment::Majority).w_timeout(options.call_timeout).build();
         client_options.write_concern = Some(majority);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::doc;
 
-use super::{Store, claims::lease_millis, error::StoreError};
+use super::{Store, claims::lease_millis, error::StoreError, miners::written_as};
 use crate::model::stored;
 
 /// An import call of another agent, or of this agent before it was restarted.
@@ -32,7 +32,7 @@ impl Store {
         let oldest = doc! { "$subtract": ["$$NOW", lease_millis(longest)] };
         let pipeline = [
             doc! { "$match": {
-                "miner": miner, "isdeal": 0,
+                "miner": written_as(miner), "isdeal": 0,
                 "import.pendingcall": { "$exists": true, "$type": "date" },
                 "import.caller": { "$ne": caller },
                 // A call of the future is a value that no agent wrote.

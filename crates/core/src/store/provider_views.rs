@@ -38,6 +38,17 @@ impl ProviderView {
     }
 }
 
+/// What a provider says of a deal now.
+#[derive(Clone, Debug)]
+pub struct NewView<'a> {
+    /// Proposal CID.
+    pub deal: &'a str,
+    /// The state that was recorded when the deal was read.
+    pub was: Option<i64>,
+    /// To be recorded.
+    pub view: ProviderView,
+}
+
 /// Views in one command. Source: ours; some 50 KiB.
 const VIEWS_AT_ONCE: usize = 200;
 
@@ -81,26 +92,32 @@ impl Store {
         let fields = doc! {
             "dealcid": 1, "provider": 1, "isdeal": 1, "import.state": 1, "import.reason": 1, "intent": 1,
             "status": 1, "statusby": 1, "dealid": 1,
+            "filecid": 1, "startepoch": 1,
         };
         let find = self.deals.find(all).projection(fields).batch_size(DEALS_AT_ONCE);
         let cursor = self.bounded("provider deals", find).await?;
         Ok(DealPages::new(self, "provider deals", cursor))
     }
 
-    /// Records what the provider says of these deals, by their proposal CIDs.
+    /// Records what the provider says of these deals, where they stand as they were read: another agent of the miner may
+    /// have recorded a newer state.
     ///
     /// Many at a time: the first look at a market of 100 000 deals would else be as many round trips. The driver has no
     /// bulk of updates for servers before 8.0, so this is the server's own command; what it refuses is tried one by one.
-    pub async fn record_provider_views(
-        &self,
-        miner: &str,
-        views: &[(&str, ProviderView)],
-    ) -> Result<(), StoreError> {
-        let filter = |deal: &str| doc! { "dealcid": deal, "miner": written_as(miner) };
+    pub async fn record_provider_views(&self, miner: &str, views: &[NewView<'_>]) -> Result<(), StoreError> {
+        let filter = |new: &NewView<'_>| {
+            // What is no number was written by another user of the database, and is replaced.
+            let no_number = doc! { "provider.status": { "$not": { "$type": "number" } } };
+            let as_read = match new.was {
+                Some(status) => vec![doc! { "provider.status": status }, no_number],
+                None => vec![no_number],
+            };
+            doc! { "dealcid": new.deal, "miner": written_as(miner), "$or": as_read }
+        };
         let update = |view: &ProviderView| vec![doc! { "$set": { "provider": view.document() } }];
         for page in views.chunks(VIEWS_AT_ONCE) {
             let updates: Vec<Document> =
-                page.iter().map(|(deal, view)| doc! { "q": filter(deal), "u": update(view) }).collect();
+                page.iter().map(|new| doc! { "q": filter(new), "u": update(&new.view) }).collect();
             let limit = i64::try_from(self.call_timeout.as_millis()).unwrap_or(i64::MAX);
             let command = doc! {
                 "update": self.deals.name(), "updates": updates, "ordered": false,
@@ -108,8 +125,8 @@ impl Store {
             };
             let reply = self.bounded("provider views", self.database.run_command(command)).await?;
             if reply.contains_key("writeErrors") || reply.contains_key("writeConcernError") {
-                for (deal, view) in page {
-                    let one = self.deals.update_one(filter(deal), update(view));
+                for new in page {
+                    let one = self.deals.update_one(filter(new), update(&new.view));
                     self.bounded("provider view", one).await?;
                 }
             }
