@@ -22,7 +22,9 @@ async fn chain_wins(name: &'static str, method: &'static str) {
     scene.road.sim.lose_sight(LostSight::new(Watcher::Both, LostAt::Sealing));
     let miners = scene.road.sim.miners();
     // Published, and not sealed.
-    miners.iter().for_each(|miner| scene.road.sim.hold_at(miner, Some(DealState::Sealing)));
+    for miner in &miners {
+        scene.road.sim.hold_at(miner, Some(DealState::Sealing));
+    }
     let client = scene.client("client", None);
     // Some imports lose their agent between the call and the look at the deal.
     let mut miner = scene.miner(Some("import.called:2"));
@@ -58,7 +60,9 @@ async fn chain_wins(name: &'static str, method: &'static str) {
     assert_eq!(count(published).await, all, "{method}: they stay so");
     assert_eq!(scene.road.sim.deals().len(), wanted, "{method}: none is replaced");
 
-    miners.iter().for_each(|miner| scene.road.sim.hold_at(miner, None));
+    for miner in &miners {
+        scene.road.sim.hold_at(miner, None);
+    }
     scene.settled(Duration::from_secs(120)).await;
     assert_eq!(lost(), wanted, "the words of the providers stay");
     let counts = scene.check().await;
