@@ -2,6 +2,10 @@
 
 use anyhow::Context as _;
 use bson::{DateTime, Document, doc};
+use carferry_core::{
+    model::{DealStatus, StatusSource},
+    store::{NumberChange, StatusChange},
+};
 use client_agent::{
     propose::{DealState as Proposed, policy::Limits, preflight::MethodChoice},
     track::Tracker,
@@ -100,6 +104,69 @@ async fn deals_of_start_deal_go_on_when_node_and_provider_lose_sight_of_them() -
 #[tokio::test]
 async fn stateless_deals_go_on_when_their_provider_loses_sight_of_them() -> anyhow::Result<()> {
     lost_watchers(MethodChoice::Auto).await
+}
+
+/// The market lost its records, and client-agent has found the deal on chain.
+#[tokio::test]
+async fn an_import_that_the_chain_proves_is_done_though_the_market_does_not_list_it() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    let unlisted = "bafyreifb6bdckjoyblin6e4urbgnfvl5yykxoeo5odb5xmk53eo2xes4ta";
+    let record = |dealcid: &str, source: &str, import: &str| {
+        doc! {
+            "dealcid": dealcid, "miner": MINER, "isdeal": 0, "status": 29, "statusby": source, "dealid": 42,
+            "startepoch": 1, "import": { "state": import },
+        }
+    };
+    // One that rests already, and one that comes to its turn; of the third the chain says nothing.
+    let rests = unlisted.replace("4ta", "5ta");
+    let unproved = unlisted.replace("4ta", "6ta");
+    let records = [
+        record(unlisted, "chain", "waiting"),
+        record(&rests, "chain", "missed"),
+        record(&unproved, "node", "waiting"),
+    ];
+    road.deals().insert_many(records).await?;
+    let agent = road.miner_agent()?;
+    eventually!(
+        road.is_imported(unlisted).await.unwrap() && road.is_imported(&rests).await.unwrap(),
+        "the chain's word closes both"
+    );
+    eventually!(road.import_field(&unproved, "state").await.unwrap() == "missed", "the node's word does not");
+    agent.end().await?;
+    assert!(!road.is_imported(&unproved).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_final_state_yields_to_the_chain_alone() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    write_cars(&road, 1).await?;
+    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    client.pass().await?;
+    let record = deals(&road).await?.pop().context("one")?;
+    let (proposal_cid, intent) = (record.get_str("dealcid")?, record.get_str("intent")?);
+    for (source, before, status, happens) in [
+        (StatusSource::Node, 5, 26, false),
+        (StatusSource::Node, 18, 26, true),
+        (StatusSource::Node, 26, 7, false),
+        (StatusSource::Chain, 26, 7, true),
+        (StatusSource::Chain, 7, 26, true),
+        (StatusSource::Chain, 26, 7, false),
+    ] {
+        let change = StatusChange {
+            proposal_cid: proposal_cid.to_owned(),
+            intent: Some(intent.to_owned()),
+            before: Some(before),
+            status: DealStatus::from_lotus(status),
+            source,
+            message: String::new(),
+            deal_id: NumberChange::Kept,
+        };
+        assert_eq!(client.store.record_status(&change).await?, happens, "{source:?} {before} {status}");
+    }
+    let known = doc! { "dealstatus": 26, "dealstatusby": "chain" };
+    assert_eq!(intents(&road).count_documents(known).await?, 1);
+    Ok(())
 }
 
 #[tokio::test]

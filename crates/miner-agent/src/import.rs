@@ -160,8 +160,8 @@ impl Importer {
         let at_provider = match (policy::before_import(seen), seen) {
             (Before::Import, Some(at_provider)) => at_provider,
             (Before::HasData, _) => return with_view(ImportOutcome::Done { path: None }),
-            // The market's watchers can fail on a deal that the chain goes on with.
-            (Before::Failed(_), _) if deal.is_on_chain() => {
+            // The market's watchers can fail on a deal that the chain goes on with, and its records can be lost.
+            (Before::Failed(_), _) | (Before::NotYet(_), None) if deal.is_on_chain() => {
                 return with_view(ImportOutcome::Done { path: None });
             }
             (Before::Failed(reason), _) => return with_view(failed(reason)),

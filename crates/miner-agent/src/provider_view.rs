@@ -119,7 +119,12 @@ pub async fn poll_once(importer: &Importer, which: Followed, wake: &Notify) -> R
             if rests {
                 importer.endings.seen(proposal_cid);
             }
-            let Some(seen) = listing.deal(proposal_cid) else { continue };
+            let Some(seen) = listing.deal(proposal_cid) else {
+                if rests && deal.isdeal != Some(1) && deal.is_on_chain() {
+                    to_wake.push(proposal_cid);
+                }
+                continue;
+            };
             // Those of the prototype stay as it left them.
             if deal.isdeal == Some(1) && deal.intent.is_some() && awaits_data(seen) {
                 doubted.push(proposal_cid);

@@ -1,4 +1,4 @@
-//! The fields client-agent's tracking owns: `status`, `statusmsg`, `dealid`, and their guard in `dealintents`.
+//! The fields client-agent's tracking owns: `status`, `statusby`, `statusmsg`, `dealid`, and their guard in `dealintents`.
 //!
 //! Every user of the database that may update `offlinedeals` can write any field of it: roles cannot tell rows
 //! or fields apart. `dealintents` is client-agent's alone, so what it knows of a deal stands there too, and
