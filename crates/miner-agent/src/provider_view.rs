@@ -171,6 +171,8 @@ pub async fn poll_once(importer: &Importer, which: Followed, wake: &Notify) -> R
             let spread = WOKEN_EACH.saturating_mul(woken).min(WOKEN_SPREAD_MAX);
             let deals = store.wake_resting(miner, &to_wake, spread).await?;
             info!({ fields::MINER } = miner, deals, "deals that had ended are looked at once more");
+            // The worker may be asleep until its next scan.
+            wake.notify_one();
             changed += to_wake.len();
         }
         if !doubted.is_empty() {
