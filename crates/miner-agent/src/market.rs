@@ -445,15 +445,12 @@ mod tests {
         let address = NodeAddress { section: LotusSection::default(), env: |_| None, timeouts };
         let market = Market::new("f01000".to_owned(), address, ImportMethod::Deals);
         let began = Instant::now();
-        let mut asked = HashSet::new();
         // A hundred calls that are answered within three seconds; every list fails at once.
         for _ in 0..100 {
             market.confirming_listing().await.unwrap_err();
-            asked.insert(began.elapsed().as_secs());
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
         assert!(began.elapsed() >= Duration::from_secs(99), "one after the other they wait for their second");
-        assert_eq!(asked.len(), 100);
         let began = Instant::now();
         join_all((0..1000).map(|_| market.confirming_listing())).await;
         assert!(began.elapsed() <= CONFIRMED_EVERY + FAILED_PAUSES.max, "side by side they share one");
