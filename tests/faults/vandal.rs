@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, doc};
+use bson::{Bson, DateTime, Document, Timestamp, doc};
 use futures::TryStreamExt as _;
 use harness::eventually_eq;
 use lotus_sim::DealState;
@@ -32,7 +32,7 @@ async fn what_a_provider_writes_into_others_deals_is_undone_and_doubles_nothing(
     client.kill9().unwrap();
 
     // No agent is up: the worst moment.
-    let writes: [(&str, Document); 13] = [
+    let writes: [(&str, Document); 18] = [
         ("closed without the data", doc! { "isdeal": 1 }),
         ("closed with a made up view", doc! { "isdeal": 1, "provider": { "status": 24, "statusname": "x" } }),
         ("given up", doc! { "status": 26, "statusmsg": "StorageDealError" }),
@@ -48,6 +48,17 @@ async fn what_a_provider_writes_into_others_deals_is_undone_and_doubles_nothing(
         ("failed for good", doc! { "import": { "state": "failed", "reason": "x" } }),
         ("too late", doc! { "import": { "state": "missed", "reason": "x" } }),
         ("set aside", doc! { "import": { "state": "setaside", "attempts": 99, "reason": "x" } }),
+        ("a payload that is none", doc! { "filecid": "x" }),
+        ("a start that is none", doc! { "startepoch": { "deep": 1 } }),
+        (
+            "held until no date",
+            doc! { "claim": { "owner": "vandal", "until": Bson::Timestamp(Timestamp { time: u32::MAX, increment: 1 }), "n": 9 } },
+        ),
+        (
+            "held until the last value there is",
+            doc! { "claim": { "owner": "vandal", "until": Bson::MaxKey } },
+        ),
+        ("paused until no date", doc! { "import": { "state": "waiting", "nexttry": Bson::MaxKey } }),
         ("paused for ever", doc! { "import": { "state": "waiting", "nexttry": far_future() } }),
     ];
     let mut ids = deals.distinct("dealcid", doc! {}).await.unwrap();
