@@ -184,9 +184,15 @@ async fn a_root_that_the_node_has_dropped_is_imported_again() -> anyhow::Result<
     )?;
     let _void: Value =
         node.call("Filecoin.ClientRemoveImport", vec![json!(1)], Duration::from_secs(5)).await?;
-    proposer.pass(Mode::Publish).await?;
-    idle(&proposer).await;
-    assert_eq!(deals(&road).await?.len(), 2);
+    eventually!(
+        {
+            // The provider may need more than one pass to tell its terms.
+            proposer.pass(Mode::Publish).await?;
+            anyhow::ensure!(deals(&road).await?.len() == 2, "the second deal is not made yet");
+            anyhow::Ok(())
+        },
+        "the second deal is made"
+    );
     assert_eq!((road.sim.count(IMPORT), road.sim.count(LIST_IMPORTS)), (2, 2));
     Ok(())
 }
