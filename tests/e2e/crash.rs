@@ -45,8 +45,8 @@ async fn import_of_a_killed_agent_is_finished_by_the_next_without_a_second_call(
 #[tokio::test(flavor = "multi_thread")]
 async fn call_of_a_killed_agent_gets_the_time_its_signed_size_needs_before_any_other() {
     let road = Road::open_with(slow_node(Duration::from_secs(3))).await.unwrap();
-    // A piece of 64 MiB: six seconds at 10 MiB a second.
-    let lines: Vec<String> = (0..6_000_000).map(|number| number.to_string()).collect();
+    // A piece of 128 MiB: thirteen seconds at 10 MiB a second.
+    let lines: Vec<String> = (0..10_000_000).map(|number| number.to_string()).collect();
     let (car, deal) = road.recorded(&lines.join("\n")).await.unwrap();
     // The lease is over long before the node is done: what keeps the next agent from calling is the note alone.
     let yaml = road.import_yaml(&[MINER]).unwrap();
@@ -63,9 +63,10 @@ async fn call_of_a_killed_agent_gets_the_time_its_signed_size_needs_before_any_o
     road.deals().update_one(bson::doc! { "dealcid": &deal }, unset).await.unwrap();
     let (_, second) = road.recorded("second").await.unwrap();
 
-    // Without regard to the size the next call would go out within the second.
+    // Without regard to the size the next call would go out within a second. A small deal's call counts as unanswered
+    // after four times this, and the node takes three seconds.
     let settings =
-        [("setting.confirmTimeout", "200ms"), ("setting.importTimeout", "60s"), ("setting.lease", "1s")];
+        [("setting.confirmTimeout", "1s"), ("setting.importTimeout", "60s"), ("setting.lease", "1s")];
     let next = road.miner_agent_with(&settings).unwrap();
     eventually!(within Duration::from_secs(30), road.is_imported(&deal).await.unwrap(), "the next agent closes the deal");
     eventually!(within Duration::from_secs(30), road.is_imported(&second).await.unwrap(), "and the other deal");

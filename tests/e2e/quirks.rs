@@ -228,6 +228,6 @@ async fn refused_token_is_told_apart_and_never_shown() {
     let client = Client::new(&sim.full_node_url(), Some(token), CallTimeouts::default()).unwrap();
     let error = client.call::<Value>("Filecoin.Version", vec![], LIMIT).await.unwrap_err();
     assert!(matches!(error, LotusError::Unauthorized { status: 401, .. }), "{error:?}");
-    assert!(error.hint().unwrap().contains("lotus auth api-info"), "{error:?}");
+    assert!(error.hint().unwrap().contains("`lotus auth create-token --perm"), "{error:?}");
     assert!(!format!("{error:?} {error}").contains(token), "{error:?}");
 }

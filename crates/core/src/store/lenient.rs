@@ -67,6 +67,7 @@ mod tests {
             [
                 "_id",
                 "claim.owner",
+                "claim.until",
                 "filecid",
                 "import.attempts",
                 "import.awaitedfiles",
