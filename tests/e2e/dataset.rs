@@ -280,8 +280,11 @@ async fn cars_are_checked_and_made_again() {
             String::from_utf8(ended.stderr).unwrap(),
         )
     };
+    let of_prototype = doc! { "inputpath": "/data/a", "outputpath": "/data/a.car", "filecid": "bafk" };
+    db.db.collection("cars").insert_one(of_prototype).await.unwrap();
     let (code, said, log) = with(&["verify", "--all"]);
     assert_eq!(code, Some(0), "{said}{log}");
+    assert!(said.contains("\"withouthost\":1"), "what nobody knows the box of is counted: {said}");
     let (_, said, _) = with(&["verify", "--all"]);
     assert!(said.contains(&format!("\"fresh\":{}", cars.len())), "{said}");
 

@@ -200,7 +200,7 @@ async fn a_car_that_deals_wait_for_is_not_replaced() {
     pack.write("a.tar", &[9; 3000]);
     let refused = pack.run(&[]);
     assert_eq!((refused.code, refused.states()), (Some(1), vec![("a.tar", "failed")]), "{refused:?}");
-    assert!(refused.reason("a.tar").contains("1 deals wait"), "{refused:?}");
+    assert!(refused.reason("a.tar").contains("1 deal waits"), "{refused:?}");
     assert!(refused.reason("a.tar").contains("--replace"), "{refused:?}");
     assert_eq!(fs::read(pack.output.join("a.tar.car")).unwrap(), before);
     assert_eq!(fs::read_dir(&pack.output).unwrap().count(), 2, "a CAR and the manifest, no temporary file");

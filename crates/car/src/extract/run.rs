@@ -37,7 +37,7 @@ pub(super) struct Run<'a> {
     failure: Mutex<Option<ExtractError>>,
     has_failed: AtomicBool,
     counts: Counts,
-    /// Files that are joined from parts; `None`: whole. A thread may come to note a part after the last one was.
+    /// Files that are joined from parts; `None`: whole. A thread may note a part after another one has noted the last.
     joined: Mutex<BTreeMap<PathBuf, Option<Unfinished>>>,
 }
 

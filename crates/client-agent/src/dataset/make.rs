@@ -78,7 +78,11 @@ pub enum MakeError {
         path: PathBuf,
     },
     /// Files are not what was planned; nothing was read yet.
-    #[error("{count} files are not what they were when they were planned: {}", named.join("; "))]
+    #[error(
+        "{} planned: {}",
+        if *count == 1 { "1 file is not what was".to_owned() } else { format!("{count} files are not what was") },
+        named.join("; ")
+    )]
     Changed {
         /// How many.
         count: usize,

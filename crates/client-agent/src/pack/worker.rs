@@ -86,8 +86,8 @@ pub enum PackError {
     },
     /// The CAR that stands is still needed.
     #[error(
-        "its content changed, and {deals} deals wait for the CAR that was made of it before ({standing}); \
-         --replace gives them up"
+        "its content changed, and {} for the CAR that was made of it before ({standing}); --replace gives up on that",
+        if *deals == 1 { "1 deal waits".to_owned() } else { format!("{deals} deals wait") }
     )]
     StillNeeded {
         /// Payload CID of the CAR that stands.

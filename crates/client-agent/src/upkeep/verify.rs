@@ -64,7 +64,7 @@ struct Total {
     unrecorded: u64,
     /// Checked lately, by another run, and good.
     fresh: u64,
-    /// Records that name no host, as the prototype wrote them: nobody knows on which box their CARs are.
+    /// Records that name no host, as the prototype wrote them: it is not known on which box their CARs are.
     withouthost: u64,
 }
 

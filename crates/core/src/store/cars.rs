@@ -145,7 +145,7 @@ impl Store {
         self.bounded("cars count", self.cars.count_documents(filter)).await
     }
 
-    /// How many CARs stand of which nobody knows on which host they are, as the prototype recorded them.
+    /// How many CARs stand whose records name no host, as the prototype wrote them.
     pub async fn standing_cars_without_host(&self) -> Result<u64, StoreError> {
         let filter = doc! { "host": null, "replacedtime": { "$exists": false } };
         self.bounded("cars count", self.cars.count_documents(filter)).await
