@@ -147,13 +147,15 @@ impl Scene {
     }
 
     /// client-agent's configuration for an agent of this name.
+    ///
+    /// All agents see one disk, under whatever name each works.
     pub(crate) fn client_yaml(&self, agent: &str) -> PathBuf {
         let miners: Vec<_> =
             self.miner_urls.iter().map(|(miner, _)| format!("{{miner: {miner}, price: 0}}")).collect();
         let text = format!(
             "miners: [{}]\nsetting: {{wallet: {}, duration: 366, maxDealNums: {REPLICAS}, minerMaxDeals: 1, \
              dealTimeout: 500ms, planInterval: 500ms, publishMethod: {}, databaseTimeout: 5s, gracePeriod: 3s, \
-             publishTimeout: 5s, listTimeout: 5s, agentName: {agent}}}\nlotus: {{endpoint: '{}', token: '{}', \
+             publishTimeout: 5s, listTimeout: 5s, agentName: {agent}, ownCarsOnly: false}}\nlotus: {{endpoint: '{}', token: '{}', \
              requestTimeout: 5s}}\nmongodb: {{uri: '{}', database: '{}'}}\n",
             miners.join(", "),
             WalletConfig::default().address,

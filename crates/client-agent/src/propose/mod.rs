@@ -33,6 +33,7 @@ use bson::oid::ObjectId;
 use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid};
 use carferry_core::{
     error_chain::ErrorChain,
+    fsx,
     lotus::FullNode,
     model::{AttoFil, CarDoc, ChainEpoch, DealDuration, IntentDoc, IntentId, IntentState, PublishMethod},
     store::{Store, StoreError},
@@ -343,9 +344,11 @@ impl Proposer {
         self.lanes.take_report()
     }
 
-    /// Whether the node would have to read this CAR from its own disk and it is on another host.
+    /// Whether the node would have to read this CAR from its own disk and it is on another host. A command that was run
+    /// without the agent's name has recorded its CARs under the name of the machine.
     fn is_out_of_reach(&self, node: &NodeFacts, car: &Proposable, method: PublishMethod) -> bool {
-        let is_foreign = car.host.as_ref().is_some_and(|host| *host != self.terms.owner);
+        let is_foreign =
+            car.host.as_ref().is_some_and(|host| *host != self.terms.owner && *host != fsx::hostname());
         let must_be_read = || method == PublishMethod::Start && imports::are_wanted_by(&node.version);
         is_foreign && self.terms.own_cars_only.unwrap_or_else(must_be_read)
     }
