@@ -16,6 +16,8 @@ const ERROR: u64 = 26;
 #[derive(Debug)]
 pub(crate) struct Counts {
     pieces: usize,
+    /// Proposals that the market refused, and that others took the place of.
+    refused: usize,
     active_on_chain: usize,
     active: usize,
     imported: usize,
@@ -28,9 +30,10 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "pieces {}, active on chain {}, recorded active {}, isdeal 1 {}, state 26 by the provider {}, by the client's \
+            "pieces {}, proposals refused {}, active on chain {}, recorded active {}, isdeal 1 {}, state 26 by the provider {}, by the client's \
              node {}",
             self.pieces,
+            self.refused,
             self.active_on_chain,
             self.active,
             self.imported,
@@ -48,21 +51,30 @@ impl fmt::Display for Counts {
 pub(crate) async fn check(scene: &Scene, cars: &[Car]) -> Counts {
     let mut wrong = Vec::new();
     let listed = scene.node.of_miner("Filecoin.MarketListIncompleteDeals", json!([])).await;
-    let listed = listed.as_array().cloned().unwrap_or_default();
+    let mut listed = listed.as_array().cloned().unwrap_or_default();
+    // A market refuses a deal now and then for reasons of its own, before it has the data; another one is proposed then.
+    let proposed = listed.len();
+    listed.retain(|deal| deal["State"] != ERROR || deal["DealID"].as_u64() > Some(0));
     let at_provider = by_piece(&listed, |deal| &deal["Proposal"]["PieceCID"]);
     let on_chain = scene.node.of_full_node("Filecoin.StateMarketDeals", json!([[]])).await;
     let on_chain: Vec<Value> =
         on_chain.as_object().into_iter().flatten().map(|(_, deal)| deal.clone()).collect();
     let on_chain = by_piece(&on_chain, |deal| &deal["Proposal"]["PieceCID"]);
     let followed = scene.node.of_full_node("Filecoin.ClientListDeals", json!([])).await;
-    let followed = followed.as_array().cloned().unwrap_or_default();
+    let mut followed = followed.as_array().cloned().unwrap_or_default();
+    followed.retain(|deal| deal["State"] != ERROR || deal["DealID"].as_u64() > Some(0));
     let followed = by_piece(&followed, |deal| &deal["PieceCID"]);
     let cursor = scene.collection("offlinedeals").find(doc! {}).await.unwrap();
-    let records: Vec<Document> = cursor.try_collect().await.unwrap();
+    let mut records: Vec<Document> = cursor.try_collect().await.unwrap();
+    let is_refused = |record: &Document| {
+        number(record, "status") == i64::try_from(ERROR).unwrap() && number(record, "dealid") <= 0
+    };
+    records.retain(|record| !is_refused(record));
     let open = scene.collection("dealintents").count_documents(doc! { "state": "intended" }).await.unwrap();
 
     let mut counts = Counts {
         pieces: cars.len(),
+        refused: proposed - listed.len(),
         active_on_chain: 0,
         active: 0,
         imported: 0,
