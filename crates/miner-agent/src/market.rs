@@ -287,7 +287,7 @@ impl Market {
     }
 
     /// A listing that the node was asked for after this call began, shared with all that are to be confirmed within
-    /// [`CONFIRMED_EVERY`]: nobody waits for a deal to be closed, and a list is the most that a market is asked for.
+    /// `CONFIRMED_EVERY`: nobody waits for a deal to be closed, and a list is the most that a market is asked for.
     pub async fn confirming_listing(&self) -> Result<Arc<Listing>, Arc<LotusError>> {
         let now = Instant::now();
         let time = {
