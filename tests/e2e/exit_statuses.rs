@@ -44,7 +44,7 @@ impl Setup {
         let folder = road.folder().to_owned();
         fs::create_dir(folder.join("in")).unwrap();
         fs::write(folder.join("in/a.tar"), [7; 5000]).unwrap();
-        // Something to follow: without it nobody asks the node.
+        // Something to follow: without it the node is not asked.
         let deal = doc! {
             "dealcid": "bafyreifb6bdckjoyblin6e4urbgnfvl5yykxoeo5odb5xmk53eo2xes4ta", "filecid": UNKNOWN_CID,
             "miner": "f01999", "wallet": WalletConfig::default().address, "isdeal": 0, "status": 18, "method": "start",

@@ -1,4 +1,4 @@
-//! Which network a market is on, and which miner a record means: never decided by how somebody spelled an ID.
+//! Which network a market is on, and which miner a record means: never decided by the spelling of an ID.
 
 use std::{fs, path::PathBuf, time::Duration};
 

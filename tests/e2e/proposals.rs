@@ -107,7 +107,7 @@ async fn more_hopeless_intents_than_a_queue_holds_neither_starve_a_provider_nor_
     let twice = doc! { "state": "intended", "tries": 2 };
     assert_eq!(intents(&road).count_documents(twice).await?, POISONED as u64);
 
-    // An agent that goes on finds room for new CARs beside them, whether or not they are due.
+    // An agent that goes on takes new CARs beside them, whether or not they are due.
     let client = DataPrep::of(&road, START).await?;
     let late = road.car("a good one that comes late ")?;
     road.cars().insert_one(late.document()).await?;

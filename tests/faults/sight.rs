@@ -1,4 +1,4 @@
-//! (k) Watchers of the nodes that lose sight of deals while the chain goes on: whoever says so, a deal that is on chain
+//! (k) Watchers of the nodes that lose sight of deals while the chain goes on: whatever a node says, a deal that is on chain
 //! lives.
 
 use std::time::Duration;

@@ -125,7 +125,7 @@ impl Run<'_> {
         Ok(None)
     }
 
-    /// Waits until a provider's queue has room for what found it full, or until everything is done. A node that stays in
+    /// Waits until a provider's queue can take the intents that found it full, or until everything is done. A node that stays in
     /// trouble ends the run.
     async fn wait(&mut self, proposer: &Proposer, stop: &CancellationToken) -> io::Result<Next> {
         let is_more_wanted = self.whole.found_busy_lanes();

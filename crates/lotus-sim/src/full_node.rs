@@ -224,7 +224,7 @@ fn refused(method: &str, refusal: Refusal) -> RpcError {
     }
 }
 
-/// A miner nobody can reach is dialled for as long as the simulator is told to; then the call fails.
+/// A miner that cannot be reached is dialled for as long as the simulator is told to; then the call fails.
 async fn query_ask(inner: &Arc<Inner>, api: Api, params: &[Value]) -> Answer {
     let name = "ClientQueryAsk";
     let peer = peer(name, params.first().unwrap_or(&Value::Null))?;

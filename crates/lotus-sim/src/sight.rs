@@ -3,7 +3,7 @@
 //! What lives here: the failure of a loaded Lotus whose event handlers do not find the publish message any more, and
 //! the chain's own way of such a deal from published to active. What does not: failures of calls (`faults`).
 //!
-//! A deal like that reads `StorageDealError` at whoever lost sight of it, for ever, while the chain shows it published,
+//! A deal like that reads `StorageDealError` at the node that lost sight of it, for ever, while the chain shows it published,
 //! then sealed. Source of the texts: go-fil-markets v1.28.3 `provider_fsm.go` and `client_fsm.go`, lotus v1.23.3
 //! `ondealsectorcommitted.go` and `current_deal_info.go`, and a real v1.23.3 under load.
 

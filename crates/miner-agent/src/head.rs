@@ -59,7 +59,7 @@ pub struct Head {
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     asked: Instant,
-    /// `None`: nobody knew.
+    /// `None`: the height was not known.
     epoch: Option<ChainEpoch>,
 }
 
@@ -101,7 +101,7 @@ impl Head {
         self.node.as_ref()
     }
 
-    /// The head of the chain on which this deal of the market was agreed; `None` if nobody knows.
+    /// The head of the chain on which this deal of the market was agreed; `None` if it is not known.
     ///
     /// A full node that does not answer is not replaced by the clock: a test network has another calendar,
     /// and a deal that is taken for missed is given up.

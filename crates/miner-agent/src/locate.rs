@@ -428,7 +428,7 @@ fn padding(
     if end == piece_size.get() { Padding::Whole } else { Padding::Growing }
 }
 
-/// Bytes at either end of the zeros behind a CAR that are looked at. Source: ours.
+/// Bytes at either end of the zeros behind a CAR that are looked at. Source: this project's choice.
 const ZEROS_LOOKED_AT: u64 = 1 << 20;
 
 fn check_piece(

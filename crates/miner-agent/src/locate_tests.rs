@@ -21,7 +21,7 @@ fn built(content: &[u8]) -> Built {
     Built { bytes: fs::read(&target).unwrap(), root: car.payload_cid }
 }
 
-/// A file that nobody writes to any more.
+/// A file that has not been written to for a while.
 fn put(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
     let before = std::time::SystemTime::now() - SETTLED_AFTER * 2;

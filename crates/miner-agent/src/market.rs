@@ -287,7 +287,7 @@ impl Market {
     }
 
     /// A listing that the node was asked for after this call began, shared with all that are to be confirmed within
-    /// `CONFIRMED_EVERY`: nobody waits for a deal to be closed, and a list is the most that a market is asked for.
+    /// `CONFIRMED_EVERY`: closing a deal is not urgent, and a list is the most that a market is asked for.
     pub async fn confirming_listing(&self) -> Result<Arc<Listing>, Arc<LotusError>> {
         let now = Instant::now();
         let time = {
@@ -371,7 +371,7 @@ impl Market {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts a call as unanswered that nobody waits for any more, as if its time limit had ended it.
+    /// Counts a call as unanswered for whose answer the importer no longer waits, as if its time limit had ended it.
     pub fn give_up_call(&self, elapsed: Duration) -> LotusError {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         self.forget_identity();

@@ -44,7 +44,7 @@ impl Queue {
         self.rests_until = Some(Instant::now() + took * REST);
     }
 
-    /// Whether nothing is at hand.
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.first.is_empty() && self.waits.is_empty()
     }

@@ -158,7 +158,7 @@ pub(crate) fn line(deal: &OfflineDealDoc, now: DateTime, agent: Option<&AgentLin
     let next_try = import.and_then(|import| import.nexttry).filter(|_| goes_on).map(|next| {
         if next <= now { "now".to_owned() } else { next.try_to_rfc3339_string().unwrap_or_default() }
     });
-    // What was found at the last look says nothing while nobody looks.
+    // What was found at the last look says nothing while no look is made.
     let paused = match agent {
         Some(AgentLine::Paused { since, reason }) if goes_on => {
             Some(format!("nothing is imported for this miner since {since}: {reason}"))

@@ -44,7 +44,7 @@ pub fn explained(piece_bytes: u64, setting: &Setting) -> Duration {
     import_takes_at_most(piece_bytes).max(setting.confirm_timeout).min(setting.import_timeout)
 }
 
-/// A call whose answer nobody knows, and how long it may still take. By the database's clock, as the lease that was
+/// A call whose answer is not known, and how long it may still take. By the database's clock, as the lease that was
 /// just taken tells it.
 pub fn unanswered_call(
     deal: &OfflineDealDoc,

@@ -522,7 +522,7 @@ async fn write_verdict(importer: &Importer, claim: &Claim, verdict: Verdict) -> 
     }
 }
 
-/// Frees deals whose lease or pause nobody sets so long, without end.
+/// Frees, again and again, deals whose lease or pause is longer than any agent sets.
 async fn release_impossible(importer: &Importer, wake: &Notify) -> Infallible {
     let miner = importer.market.miner();
     loop {

@@ -141,7 +141,7 @@ pub enum VerifyError {
         /// The root.
         cid: PayloadCid,
     },
-    /// The root is the CID of no bytes at all, and not a block of the CAR: whoever wrote the CAR never came to know it.
+    /// The root is the CID of no bytes at all, and not a block of the CAR: the tool that wrote the CAR left its placeholder there.
     #[error("the root {cid} is a placeholder: the CID of no bytes, which no block of the CAR has")]
     PlaceholderRoot {
         /// The root.

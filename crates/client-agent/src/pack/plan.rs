@@ -91,10 +91,10 @@ impl Planned {
     }
 }
 
-/// PADDED size of pieces below which a CAR of one file is called small. Source: ours; asks of public providers start
+/// PADDED size of pieces below which a CAR of one file is called small. Source: this project's choice; asks of public providers start
 /// with some hundred MiB, while Lotus itself takes 256 bytes.
 const SMALL_PIECE_BYTES: u64 = 256 << 20;
-/// Small files of which it is said that they are many. Source: ours.
+/// Number of small files from which a warning names another layout. Source: this project's choice.
 const MANY_SMALL: usize = 16;
 
 /// Looks at every file, in order; ends early when asked to.

@@ -33,7 +33,7 @@ use super::{
 
 /// Intents that may wait in one queue: enough to keep it busy while a pass plans the next.
 pub(super) const QUEUE_CAPACITY: usize = 64;
-/// Of these, intents whose last call settled nothing: new ones always find room beside them.
+/// Of these, intents whose last call settled nothing: the rest of the queue is kept for new ones.
 const RETRIES_MAX: usize = 16;
 /// Failures in a row after which a queue pauses, where none of them was the provider's own: one that takes nothing now is
 /// not asked for every CAR at once, and words that no table knows may be about all of them.
@@ -144,7 +144,7 @@ impl Lanes {
         lock(&self.shared.in_flight).contains(intent) || lock(&self.shared.postponed).contains(intent)
     }
 
-    /// Puts an intent into its provider's queue. `false`: there is no room for it; the intent stays for a later pass.
+    /// Puts an intent into its provider's queue. `false`: the queue is full; the intent stays for a later pass.
     pub(super) fn push(&mut self, intent: IntentDoc) -> bool {
         let id = intent.id.clone();
         let is_retry = intent.tries.is_some_and(|tries| tries > 0);

@@ -21,7 +21,7 @@ use super::{
 
 /// How often an active deal is looked up: it changes only when slashed or at its end.
 const SETTLED_LOOK_EVERY: Duration = Duration::from_secs(3600);
-/// Deals looked up for each second since the looks before; a node answers thousands. Source: ours.
+/// Deals looked up for each second since the looks before; a node answers thousands. Source: this project's choice.
 const LOOKS_PER_SECOND: u64 = 50;
 /// Bounds of the deals looked up in one pass, however soon or late it comes.
 const LOOKS_MIN: u64 = 500;

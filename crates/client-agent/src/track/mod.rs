@@ -240,7 +240,7 @@ impl Tracker {
             pass.doubt(&followed);
             match (&followed.node, head) {
                 (NodeWord::Unlisted, _) if is_new(&followed.deal, pass.now) => {}
-                // Nothing but the node's word is at hand, and the chain might overrule it.
+                // Only the node's word is known, and the chain might overrule it.
                 (NodeWord::Says(_), None) if !followed.wants_look(None) => {
                     pass.judged(&followed, &OnChain::Unknown, None);
                 }

@@ -93,7 +93,7 @@ impl Pass {
         }
     }
 
-    /// What the node says of a deal; `None`: its list is not at hand, and the deal waits for another pass.
+    /// What the node says of a deal; `None`: the node's list is not known, and the deal waits for another pass.
     pub(super) fn node_word(&self, deal: &OfflineDealDoc, intent: Option<&IntentDoc>) -> Option<NodeWord> {
         let recorded = || deal.method.as_deref() == Some(PublishMethod::Stateless.as_str());
         if intent.map_or_else(recorded, |intent| intent.method == PublishMethod::Stateless) {

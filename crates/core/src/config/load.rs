@@ -120,7 +120,7 @@ fn variables<'s>(keys: &[Key], sources: &'s Sources<'_>) -> Result<BTreeMap<&'s 
 enum Owner {
     /// A key of this program.
     Key,
-    /// Another program, or whoever runs containers.
+    /// Another program, or a container platform.
     Another,
     /// It is written like a key, and is none: a value that would be missed in silence.
     Nobody { nearest: Option<String> },

@@ -31,7 +31,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Whether whoever is between this machine and the node's can read the token.
+    /// Whether the token crosses the network between this machine and the node's unencrypted.
     pub fn sends_token_in_clear(&self) -> bool {
         let is_here = match self.url.host() {
             Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

@@ -478,7 +478,7 @@ impl Store {
         Ok(deals)
     }
 
-    /// The deal with this proposal CID, whoever its miner; beside it the names of its fields that cannot be read.
+    /// The deal with this proposal CID, of any miner; beside it the names of its fields that cannot be read.
     pub async fn deal_by_cid(
         &self,
         proposal_cid: &str,

@@ -24,7 +24,7 @@ impl Store {
             options.hosts = vec![server.clone()];
             options.direct_connection = Some(true);
             options.repl_set_name = None;
-            // Before a replica set is made nobody can log in, and `hello` asks for no login.
+            // Before a replica set is made no user can log in, and `hello` asks for no login.
             options.credential = None;
             options.server_selection_timeout = Some(SERVER_TIMEOUT);
             options.connect_timeout = Some(SERVER_TIMEOUT);

@@ -14,7 +14,7 @@ pub struct PendingCall {
     pub dealcid: String,
     /// Since when it is noted, by the server's clock.
     pub age: Duration,
-    /// UNPADDED piece size by the deal's record, which anybody may have written.
+    /// UNPADDED piece size by the deal's record, which any provider's user may have written.
     pub recorded_size: Option<u64>,
 }
 

@@ -357,7 +357,7 @@ pub(super) fn contradicts_import(deal: &OfflineDealDoc, info: &DealState) -> boo
         && info.message.contains(&DealStatus::WAITING_FOR_DATA.name())
 }
 
-/// Whether `isdeal` says 1 although nobody saw the provider take the data: miner-agent writes both at once.
+/// Whether `isdeal` says 1 although no record shows that the provider took the data: miner-agent writes both at once.
 /// Deals of the prototype tell nothing.
 pub(super) fn is_unwitnessed(deal: &OfflineDealDoc) -> bool {
     let seen =
