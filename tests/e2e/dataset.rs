@@ -241,6 +241,33 @@ async fn a_plan_that_failed_is_worked_on_when_the_very_same_is_planned_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changed_since_the_plan_is_noticed_though_its_time_was_put_back() {
+    for is_old_plan in [false, true] {
+        let db = database().await.unwrap();
+        let pack = Pack::new(&db.uri, db.db.name());
+        pack.write("a", b"before");
+        let path = pack.input.join("a");
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        assert_eq!(pack.start_to(&pack.output, &PACK, Some("piece.made")).end().code, None);
+        if is_old_plan {
+            let plans = db.db.collection::<Document>("packplans");
+            plans.update_many(doc! {}, doc! { "$unset": { "seen": "" } }).await.unwrap();
+        }
+        pack.write("a", b"behind");
+        fs::File::options().append(true).open(&path).unwrap().set_modified(modified).unwrap();
+        let second = pack.run(&PACK);
+        assert_eq!(second.code, Some(0), "{}", second.stderr);
+        let is_noticed = second.stderr.contains("a (changed since it was planned");
+        assert_eq!(is_noticed, !is_old_plan, "{}", second.stderr);
+        // What is planned anew is the very same plan, and its file is what it is by then.
+        let cars = check_cars(&pack.input, &[&pack.output]);
+        check_records(&db.db, &cars).await;
+        assert_eq!(all(db.db.collection("packplans")).await.len(), 1);
+        assert!(pack.run(&PACK).stderr.contains("everything is packed already"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plan_stops_while_its_input_is_not_mounted() {
     let db = database().await.unwrap();
     let pack = Pack::new(&db.uri, db.db.name());

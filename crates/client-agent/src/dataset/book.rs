@@ -142,7 +142,7 @@ impl Shared<'_> {
         let stands = self.store.plan(&plan.document.id).await?;
         if stands.is_some_and(|plan| plan.state == PlanState::Ended) {
             // The very same once more: something of it failed, for a reason that has passed.
-            self.store.reopen_plan(&plan.document.id).await?;
+            self.store.reopen_plan(&plan.document.id, plan.document.seen.as_ref()).await?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! One piece: from its entries to a CAR and a manifest, complete under temporary names.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +15,7 @@ use carferry_core::model::{PackEntryDoc, PlanDoc};
 use super::manifest::{self, PieceLine};
 use super::plan::inside;
 use super::rules::PlanRules;
+use super::survey::changed_nanos;
 use crate::pack::reread::{RereadError, reread};
 
 /// A piece to be made.
@@ -38,6 +39,15 @@ pub struct PieceJob {
     pub verify: bool,
     /// Which modification times the sources must have.
     pub times: SourceTimes,
+    /// When the files had last been changed as the plan was made, where this agent has seen it: one that was changed later
+    /// is another, though size and modification time are the same.
+    pub changed_nanos: Option<i64>,
+}
+
+impl PieceJob {
+    fn is_changed(&self, found: &Metadata) -> bool {
+        self.changed_nanos.zip(changed_nanos(found)).is_some_and(|(planned, found)| found > planned)
+    }
 }
 
 /// Which modification times the sources of a piece must have.
@@ -77,7 +87,7 @@ pub enum MakeError {
         /// The input.
         path: PathBuf,
     },
-    /// Files are not what was planned; nothing was read yet.
+    /// Files are not what was planned.
     #[error(
         "{} planned: {}",
         if *count == 1 { "1 file is not what was".to_owned() } else { format!("{count} files are not what was") },
@@ -177,6 +187,7 @@ fn check_sources(job: &PieceJob) -> Result<(), MakeError> {
             {
                 "its modification time is another".to_owned()
             }
+            Ok(found) if job.is_changed(&found) => TOUCHED.to_owned(),
             Ok(_) => continue,
             Err(error) => error.to_string(),
         };
@@ -185,11 +196,11 @@ fn check_sources(job: &PieceJob) -> Result<(), MakeError> {
             named.push(format!("{} ({difference})", path.escape_debug()));
         }
     }
-    if count > named.len() {
-        named.push("…".to_owned());
-    }
     if count == 0 {
         return Ok(());
+    }
+    if count > named.len() {
+        named.push("…".to_owned());
     }
     // A file system that is not mounted any more is no reason to plan everything anew.
     if fs::read_dir(&job.input).ok().and_then(|mut entries| entries.next()).is_none() {
@@ -198,6 +209,29 @@ fn check_sources(job: &PieceJob) -> Result<(), MakeError> {
     Err(MakeError::Changed { count, named })
 }
 
+/// Looks once more when all is read: a file may have been changed before it was opened.
+fn check_changes(job: &PieceJob) -> Result<(), MakeError> {
+    if job.changed_nanos.is_none() {
+        return Ok(());
+    }
+    let is_changed = |entry: &&PackEntryDoc| {
+        let PackEntryDoc::File { path, .. } = entry else { return false };
+        // What has been deleted since was read before.
+        job.input.join(path).symlink_metadata().is_ok_and(|found| job.is_changed(&found))
+    };
+    let changed: Vec<&PackEntryDoc> = job.entries.iter().filter(is_changed).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let name = |entry: &&PackEntryDoc| format!("{} ({TOUCHED})", entry.path().escape_debug());
+    Err(MakeError::Changed {
+        count: changed.len(),
+        named: changed.iter().take(NAMED_MAX).map(name).collect(),
+    })
+}
+
+/// What is said of a file whose ctime alone is another.
+const TOUCHED: &str = "changed since it was planned, though size and time are the same";
 /// Files that a message names at most.
 const NAMED_MAX: usize = 20;
 
@@ -214,6 +248,7 @@ pub fn make(job: &PieceJob, crew: &Crew, progress: &dyn Progress) -> Result<Made
     let options = BuildOptions { params, max_piece: job.piece_size };
     let car = build_tree(crew, &tree, &file, &options, progress)?;
     drop(tree);
+    check_changes(job)?;
     if job.verify {
         reread(crew, &file, temp.path(), &car, progress)?;
     }

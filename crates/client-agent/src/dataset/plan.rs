@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use carferry_core::model::{
-    PackEntryDoc, PackFilesDoc, PackPartDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanState,
+    PackEntryDoc, PackFilesDoc, PackPartDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanSeen, PlanState,
 };
 use sha2::{Digest, Sha256};
 
@@ -42,6 +42,7 @@ impl Plan {
             sourcebytes: stored(survey.bytes()),
             entries: count(fills.iter().map(|fill| fill.contents.len()).sum()),
             host: host.to_owned(),
+            seen: survey.changed_nanos.map(|changednanos| PlanSeen { host: host.to_owned(), changednanos }),
             rules: PlanRules::LATEST.stored(),
         };
         let mut plan = Self { document, survey, fills, part_names };

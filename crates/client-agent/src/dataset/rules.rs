@@ -105,7 +105,7 @@ mod tests {
         let rules = rules.stored();
         let (pieces, chunks, sourcebytes, entries, host) = (1, 1, 1, 1, "here".to_owned());
         let (id, state) = (id.to_owned(), PlanState::Ready);
-        PlanDoc { id, key, state, pieces, chunks, sourcebytes, entries, host, rules }
+        PlanDoc { id, key, state, pieces, chunks, sourcebytes, entries, host, seen: None, rules }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Survey {
     pub items: Vec<Item>,
     /// What is left out on purpose.
     pub skipped: Vec<Odd>,
+    /// The latest status change (ctime) of any file, nanoseconds since 1970.
+    pub changed_nanos: Option<i64>,
     /// What should have been packed and cannot be.
     pub failed: Vec<Odd>,
 }
@@ -129,6 +131,11 @@ pub fn index(folder: FolderId) -> usize {
     usize::try_from(folder).unwrap_or(usize::MAX)
 }
 
+/// When the system last changed anything about a file (ctime), nanoseconds since 1970: no program sets it back.
+pub fn changed_nanos(metadata: &Metadata) -> Option<i64> {
+    metadata.ctime().checked_mul(1_000_000_000)?.checked_add(metadata.ctime_nsec())
+}
+
 /// Walks `input`, a folder, and leaves `output` out.
 ///
 /// # Errors
@@ -203,6 +210,7 @@ impl Survey {
             if let Err(error) = access(path, Access::READ_OK) {
                 return self.fail(path.to_owned(), format!("cannot be read: {error}"));
             }
+            self.changed_nanos = self.changed_nanos.max(changed_nanos(metadata));
             // Source: stat(2), a block of `st_blocks` has 512 bytes on Linux.
             let is_sparse = metadata.blocks().saturating_mul(512) < metadata.len();
             let kind = Kind::File { size: metadata.len(), mtime_nanos, is_sparse };

@@ -154,6 +154,12 @@ impl Works<'_> {
             piece_size: self.piece_size,
             verify: self.verify,
             times: SourceTimes::AsPlanned,
+            changed_nanos: self
+                .plan
+                .seen
+                .as_ref()
+                .filter(|seen| seen.host == self.host)
+                .map(|seen| seen.changednanos),
         };
         (job, piece)
     }

@@ -227,7 +227,9 @@ async fn recipe(
     // What counts is how this very CAR was made: a plan may be shared by versions.
     plan.rules = PlanRules::of_root(root).stored();
     let (car, verify, times) = (path.to_owned(), false, SourceTimes::AsFound);
-    let job = PieceJob { plan, index, entries, input, car, profile, piece_size, verify, times };
+    let changed_nanos = None;
+    let job =
+        PieceJob { plan, index, entries, input, car, profile, piece_size, verify, times, changed_nanos };
     Ok(Ok(Recipe::Piece(Box::new(job))))
 }
 

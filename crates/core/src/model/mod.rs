@@ -24,7 +24,7 @@ pub use ids::{DealId, IntentId, ParseProposalCidError, ProposalCid};
 pub use intent_doc::{IntentDoc, IntentState, PublishMethod};
 pub use offline_deal_doc::{ClaimDoc, ImportDoc, ImportState, OfflineDealDoc, ProviderViewDoc};
 pub use plan_doc::{
-    PackEntryDoc, PackFilesDoc, PackPartDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanState,
+    PackEntryDoc, PackFilesDoc, PackPartDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanSeen, PlanState,
 };
 pub use refusal::Refusal;
 pub use status_source::StatusSource;

@@ -62,9 +62,22 @@ pub struct PlanDoc {
     pub entries: i64,
     /// The agent that wrote it.
     pub host: String,
+    /// When its files had last been changed; plans of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<PlanSeen>,
     /// By which rules its CARs are rooted and named; plans of the first rules have none.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "stored::opt_integer")]
     pub rules: Option<i64>,
+}
+
+/// What the agent that wrote a plan saw of its files, beside what the entries say. It is no part of the plan's id: boxes
+/// that have copies of their own see other times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanSeen {
+    /// The agent.
+    pub host: String,
+    /// The latest status change (ctime) of any file, nanoseconds since 1970 by the clock of the file system.
+    pub changednanos: i64,
 }
 
 /// Where a piece stands.

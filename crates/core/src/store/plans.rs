@@ -15,7 +15,7 @@ use super::{
     claims::{count_of, lease_millis},
     error::StoreError,
 };
-use crate::model::{PackFilesDoc, PackPieceDoc, PlanDoc, PlanKey, PlanState, stored};
+use crate::model::{PackFilesDoc, PackPieceDoc, PlanDoc, PlanKey, PlanSeen, PlanState, stored};
 
 /// A piece this agent holds the lease of.
 #[derive(Clone, Debug)]
@@ -118,7 +118,13 @@ impl Store {
 
     /// Opens an ended plan again, and its pieces that failed: the very same was planned anew, so what was wrong
     /// with its sources is mended.
-    pub async fn reopen_plan(&self, plan: &str) -> Result<(), StoreError> {
+    pub async fn reopen_plan(&self, plan: &str, seen: Option<&PlanSeen>) -> Result<(), StoreError> {
+        if let Some(PlanSeen { host, changednanos }) = seen {
+            let seen = doc! { "host": { "$literal": host }, "changednanos": changednanos };
+            let ended = doc! { "_id": plan, "state": "ended" };
+            let set = vec![doc! { "$set": { "seen": seen } }];
+            self.bounded("plan seen", self.plans.update_one(ended, set)).await?;
+        }
         // Pieces first: cut short between the two, it is simply repeated.
         let again = vec![
             doc! { "$set": { "state": "open", "updatedtime": "$$NOW" } },
