@@ -1,5 +1,7 @@
 //! Who is believed about a deal's state: the chain before the client's node, and both before the provider.
 
+use std::{sync::Arc, time::Duration};
+
 use anyhow::Context as _;
 use bson::{DateTime, Document, doc};
 use carferry_core::{
@@ -7,7 +9,8 @@ use carferry_core::{
     store::{NumberChange, StatusChange},
 };
 use client_agent::{
-    propose::{DealState as Proposed, policy::Limits, preflight::MethodChoice},
+    node_deals::NodeDeals,
+    propose::{DealState as Proposed, Mode, policy::Limits, preflight::MethodChoice},
     track::Tracker,
 };
 use harness::{
@@ -244,5 +247,50 @@ async fn failed_records_of_the_prototype_are_shown_and_count_for_nothing() -> an
     assert_eq!((count, shown.len()), (3, 2));
     assert!(shown.iter().any(|words| words.contains("actor not found")), "{shown:?}");
     assert_eq!(client.store.deal_counts().await?.iter().map(|group| group.deals).sum::<i64>(), 1);
+    Ok(())
+}
+
+/// Two lists serve two passes of each: a proposal stays open all the time, and another deal is followed.
+#[tokio::test]
+async fn proposer_and_tracker_share_a_list() -> anyhow::Result<()> {
+    const LIST: &str = "Filecoin.ClientListDeals";
+    let road = Road::open().await?;
+    write_cars(&road, 1).await?;
+    let client = DataPrep::of(&road, START).await?;
+    client.pass().await?;
+    let open = road.car("a payload of which nothing is known ")?;
+    road.cars().insert_one(open.document()).await?;
+    let mut unclear =
+        Fault::on("Filecoin.ClientStartDeal", FaultKind::ApplicationError("datastore closed".to_owned()));
+    unclear.params_contain = Some(open.payload_cid.clone());
+    road.sim.inject(unclear);
+    client.pass().await?;
+    let due = || async {
+        let now = doc! { "$set": { "nexttry": DateTime::from_millis(0) } };
+        intents(&road).update_many(doc! { "state": "intended" }, now).await
+    };
+    let list = Arc::new(NodeDeals::shared(client.node.clone(), Duration::from_secs(60)));
+    let mut proposer = client.proposer().with_node_deals(Arc::clone(&list));
+    let mut tracker = client.tracker().with_node_deals(list);
+    assert_eq!(road.sim.count(LIST), 0, "a first proposal is looked for nowhere");
+
+    for lists in 1..=2 {
+        due().await?;
+        proposer.pass(Mode::Publish).await?;
+        eventually!(within Duration::from_secs(30), proposer.is_idle(), "the proposal has been repeated");
+        assert_eq!(road.sim.count(LIST), lists);
+        let report = tracker.pass().await?;
+        assert_eq!((report.followed, report.unknown, report.failed), (1, 0, 0), "{report:?}");
+        assert_eq!(road.sim.count(LIST), lists, "the proposer's list serves tracking");
+    }
+    // Its list is taken by now, and what it lists serves the proposer.
+    tracker.pass().await?;
+    assert_eq!(road.sim.count(LIST), 3);
+    due().await?;
+    road.sim.clear_faults();
+    proposer.pass(Mode::Publish).await?;
+    assert_eq!(road.sim.count(LIST), 3, "the list of tracking serves the proposer");
+    eventually!(within Duration::from_secs(30), proposer.is_idle(), "the proposal has been repeated");
+    assert_eq!(deals(&road).await?.len(), 2);
     Ok(())
 }

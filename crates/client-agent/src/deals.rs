@@ -1,6 +1,6 @@
 //! `track`, `run`: passes of [`crate::propose`] and [`crate::track`], once or for ever.
 
-use std::{collections::BTreeSet, io::IsTerminal as _, time::Duration};
+use std::{collections::BTreeSet, io::IsTerminal as _, sync::Arc, time::Duration};
 
 use carferry_core::{
     config::Secret,
@@ -19,6 +19,7 @@ use crate::{
     cli::{MakedealsArgs, RunArgs, TrackArgs},
     config::{Collateral, Config, PublishChoice},
     makedeals::makedeals,
+    node_deals::NodeDeals,
     pack::progress::Screen,
     propose::{
         Mode, ProposeError, Proposer, Reason, Report, Terms,
@@ -120,9 +121,11 @@ pub async fn run(
     if std::io::stdout().is_terminal() {
         preview(config, &store, &node, &stop, out).await?;
     }
-    let proposer = proposer(config, &store, &node, stop.clone())?;
+    let node_deals = Arc::new(NodeDeals::shared(node.clone(), config.setting.deal_timeout));
+    let proposer = proposer(config, &store, &node, stop.clone())?.with_node_deals(Arc::clone(&node_deals));
     let tracker = Tracker::new(store.clone(), node, config.deal_terms()?.wallet.to_string())
-        .with_sync(config.sync_rule());
+        .with_sync(config.sync_rule())
+        .with_node_deals(node_deals);
     info!(agent = %config.agent_name(), database = store.database_name(), "client-agent runs");
     let mut tasks = Supervisor::new();
     let (plan_every, track_every) = (config.setting.plan_interval, config.setting.deal_timeout);

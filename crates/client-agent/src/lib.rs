@@ -12,6 +12,7 @@ pub mod dataset;
 pub mod deals;
 pub mod doctor;
 pub mod makedeals;
+pub mod node_deals;
 pub mod pack;
 pub mod propose;
 pub mod report;

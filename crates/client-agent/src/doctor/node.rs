@@ -1,5 +1,6 @@
 //! The checks of the Lotus full node.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use carferry_core::config::Secret;
@@ -252,7 +253,7 @@ async fn deals(node: &FullNode, config: &Config, store: Option<&Store>) -> Optio
     let store = store?;
     let (_, recorded) = store.document_counts().await.ok()?;
     config.setting.wallet.as_ref()?;
-    match node.list_deal_states().await {
+    match node.list_deals(Arc::default()).await {
         Ok(listed) => {
             let listed = u64::try_from(listed.len()).unwrap_or(u64::MAX);
             doctor::deals_are_elsewhere(NAME, store.database_name(), "this node", listed, recorded).or_else(

@@ -21,6 +21,7 @@ use carferry_core::{
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span, warn};
@@ -98,6 +99,8 @@ pub(super) struct Shared {
     /// Intents that had their call in this run and are not settled.
     postponed: Mutex<HashSet<String>>,
     report: Mutex<Report>,
+    /// When an intent last left a queue without being settled.
+    last_unsettled: Mutex<Instant>,
     /// Told when a queue is half empty, and when nothing is queued any more.
     wants_more: Notify,
     pub(super) stop: CancellationToken,
@@ -119,6 +122,7 @@ impl Lanes {
             in_flight: Mutex::default(),
             postponed: Mutex::default(),
             report: Mutex::default(),
+            last_unsettled: Mutex::new(Instant::now()),
             wants_more: Notify::new(),
             stop,
         };
@@ -184,6 +188,11 @@ impl Lanes {
         lock(&self.shared.in_flight).len()
     }
 
+    /// When an intent last left a queue without being settled: what the node listed before says nothing of it.
+    pub(super) fn last_unsettled(&self) -> Instant {
+        *lock(&self.shared.last_unsettled)
+    }
+
     /// Whether the node is known to be in trouble: no proposal goes out.
     pub(super) fn node_is_down(&self) -> bool {
         self.shared.node.is_open()
@@ -210,6 +219,7 @@ impl Shared {
 
     /// Notes that an intent stays as it is for the rest of this run.
     pub(super) fn leave_to_next_run(&self, intent: &IntentDoc, reason: &str) {
+        *lock(&self.last_unsettled) = Instant::now();
         if self.lifetime == Lifetime::OneRun {
             lock(&self.postponed).insert(intent.id.clone());
         }

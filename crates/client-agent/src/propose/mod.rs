@@ -26,6 +26,7 @@ mod whole_run;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -42,7 +43,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::config::{PathMapping, StartDelay};
+use crate::{
+    config::{PathMapping, StartDelay},
+    node_deals::NodeDeals,
+};
 use asks::Asks;
 use budget::PassBudget;
 use funds::{Funds, Reserved};
@@ -122,6 +126,7 @@ pub enum Mode {
 pub struct Proposer {
     store: Store,
     node: FullNode,
+    node_deals: Arc<NodeDeals>,
     terms: Terms,
     targets: Vec<Target>,
     limits: Limits,
@@ -188,6 +193,7 @@ impl Proposer {
         limits: Limits,
         stop: CancellationToken,
     ) -> Self {
+        let node_deals = Arc::new(NodeDeals::of(node.clone()));
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
         let lanes = Lanes::new(store.clone(), publisher, Lifetime::Endless, stop.clone());
         let asked = node.clone();
@@ -200,6 +206,7 @@ impl Proposer {
         Self {
             store,
             node,
+            node_deals,
             terms,
             targets,
             limits,
@@ -221,6 +228,12 @@ impl Proposer {
         let publisher = Publisher::new(self.node.clone(), self.terms.car_paths.clone());
         let lanes = Lanes::new(self.store.clone(), publisher, Lifetime::OneRun, self.stop.clone());
         Self { lanes, ..self }
+    }
+
+    /// Reads the node's deals from a list that others read too.
+    #[must_use]
+    pub fn with_node_deals(self, node_deals: Arc<NodeDeals>) -> Self {
+        Self { node_deals, ..self }
     }
 
     /// Settles open intents, then plans and publishes what is wanted. Publishing goes on in the lanes when

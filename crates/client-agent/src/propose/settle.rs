@@ -7,6 +7,7 @@ use carferry_core::{
     lotus::wire::DealInfo,
     model::{IntentDoc, IntentState, PublishMethod},
 };
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
@@ -33,7 +34,10 @@ impl Proposer {
             .filter(|intent| intent.method == PublishMethod::Start)
             .map(|intent| intent.filecid.as_str())
             .collect();
-        let unrecorded = self.unrecorded_deals(&started).await?;
+        let is_late = open.iter().any(|intent| intent.startepoch <= node.head.get());
+        // An intent is given up because it is not in the list: that must be of now.
+        let made_after = if is_late { Instant::now() } else { self.lanes.last_unsettled() };
+        let unrecorded = self.unrecorded_deals(&started, made_after).await?;
         // Every intent that one of those deals may belong to, of all agents and of our lanes too; read after
         // the list, so that none is missing.
         let payloads: Vec<String> = started.into_iter().map(str::to_owned).collect();
@@ -102,16 +106,17 @@ impl Proposer {
         Ok(())
     }
 
-    /// Deals of these payloads that the node follows and no document has, by payload; `None` if the node does not list
-    /// them now.
+    /// Deals of these payloads that the node follows and no document has, by payload, from a list that was begun after this
+    /// moment; `None` if the node does not list them now.
     async fn unrecorded_deals(
         &mut self,
         payloads: &HashSet<&str>,
+        made_after: Instant,
     ) -> Result<Option<HashMap<String, Vec<DealInfo>>>, ProposeError> {
         if payloads.is_empty() {
             return Ok(Some(HashMap::new()));
         }
-        let mut listed = match self.node.list_deals().await {
+        let listed = match self.node_deals.of_payloads(payloads, made_after).await {
             Ok(listed) => listed,
             Err(error) => {
                 if !std::mem::replace(&mut self.list_fails, true) {
@@ -121,9 +126,7 @@ impl Proposer {
             }
         };
         self.list_fails = false;
-        // Of perhaps a hundred thousand.
         let root_of = |deal: &DealInfo| deal.data_ref.as_ref().map(|data| data.root.cid.clone());
-        listed.retain(|deal| root_of(deal).is_some_and(|root| payloads.contains(root.as_str())));
         let cids: Vec<String> = listed.iter().map(|deal| deal.proposal_cid.cid.clone()).collect();
         let recorded = self.store.recorded_proposals(&cids).await?;
         let mut unrecorded: HashMap<String, Vec<DealInfo>> = HashMap::new();

@@ -11,6 +11,7 @@ mod reconcile;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -26,7 +27,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::propose::preflight::{self, SyncRule};
+use crate::{
+    node_deals::NodeDeals,
+    propose::preflight::{self, SyncRule},
+};
 use chain::{Look, Looks};
 use guard::Guard;
 use pass::{Head, NodeList, Pass, is_new};
@@ -91,6 +95,7 @@ pub struct TrackReport {
 pub struct Tracker {
     store: Store,
     node: FullNode,
+    node_deals: Arc<NodeDeals>,
     wallet: String,
     sync: SyncRule,
     /// When the wallets of the records were last asked for, and which there are.
@@ -115,14 +120,21 @@ impl Tracker {
     /// Follows the deals of this wallet, and of every other one that deals are recorded for, through this node.
     pub fn new(store: Store, node: FullNode, wallet: String) -> Self {
         let (looks, guard, rechecks) = (Looks::default(), Guard::default(), Rechecks::default());
+        let node_deals = Arc::new(NodeDeals::of(node.clone()));
         let sync = SyncRule::Required;
-        Self { store, node, wallet, sync, wallets: None, looks, guard, rechecks, lists: None }
+        Self { store, node, node_deals, wallet, sync, wallets: None, looks, guard, rechecks, lists: None }
     }
 
     /// Whether the node's head must be of now; without this it must.
     #[must_use]
     pub fn with_sync(self, sync: SyncRule) -> Self {
         Self { sync, ..self }
+    }
+
+    /// Reads the node's deals from a list that others read too.
+    #[must_use]
+    pub fn with_node_deals(self, node_deals: Arc<NodeDeals>) -> Self {
+        Self { node_deals, ..self }
     }
 
     /// Looks at every deal that is not final and records what changed.
@@ -179,7 +191,7 @@ impl Tracker {
 
     /// Every deal that the node ever made. A node that does not list them keeps only these deals waiting.
     async fn list(&self, pass: &mut Pass) {
-        pass.list = match self.node.list_deal_states().await {
+        pass.list = match self.node_deals.states().await {
             Ok(listed) => {
                 NodeList::Read(listed.into_iter().map(|info| (info.proposal_cid.cid.clone(), info)).collect())
             }

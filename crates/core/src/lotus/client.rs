@@ -193,13 +193,24 @@ impl Client {
         params: Vec<Value>,
         limit: Duration,
     ) -> Result<Vec<T>, LotusError> {
+        self.call_list_by(method, params, limit, read_each).await
+    }
+
+    /// The same, where the caller knows how the list is read.
+    pub(super) async fn call_list_by<T: Send + 'static>(
+        &self,
+        method: &'static str,
+        params: Vec<Value>,
+        limit: Duration,
+        read_list: impl FnOnce(&str) -> serde_json::Result<EachEntry<T>> + Send + 'static,
+    ) -> Result<Vec<T>, LotusError> {
         let (client, runtime, stop) = (self.clone(), Handle::current(), CancellationToken::new());
         let _stops_with_this_future = stop.clone().drop_guard();
         let reading =
             tokio::task::spawn_blocking(move || {
                 let text = runtime.block_on(stop.run_until_cancelled(client.fetch(method, params, limit)))?;
                 Some(text.and_then(|text| {
-                    read_each(text.get()).map_err(|source| client.unreadable(method, source))
+                    read_list(text.get()).map_err(|source| client.unreadable(method, source))
                 }))
             });
         match reading.await {

@@ -1,5 +1,7 @@
 //! The calls client-agent makes to its full node.
 
+use std::{collections::HashSet, sync::Arc};
+
 use serde_json::{Value, json};
 
 use super::{
@@ -7,8 +9,8 @@ use super::{
     error::{INVALID_PARAMS, LotusError},
     fence::{Moment, sent_before},
     wire::{
-        BigInt, CidLink, CollateralBounds, DealInfo, DealState, ImportEntry, List, MarketBalance, MarketDeal,
-        MinerInfo, StartDealParams, StorageAsk, TipSet, Version,
+        BigInt, CidLink, CollateralBounds, ImportEntry, List, ListedDeal, MarketBalance, MarketDeal,
+        MinerInfo, StartDealParams, StorageAsk, TipSet, Version, read_deals,
     },
 };
 use crate::model::{AttoFil, DealId, PublishMethod};
@@ -162,14 +164,10 @@ impl FullNode {
         sent_before(send_before, self.client.call(name, vec![value], self.client.timeouts.publish)).await
     }
 
-    /// All deals the node follows (permission `write`).
-    pub async fn list_deals(&self) -> Result<Vec<DealInfo>, LotusError> {
-        self.client.call_list("Filecoin.ClientListDeals", vec![], self.client.timeouts.list).await
-    }
-
-    /// The states of all deals the node follows (permission `write`); see [`FullNode::list_deals`].
-    pub async fn list_deal_states(&self) -> Result<Vec<DealState>, LotusError> {
-        self.client.call_list("Filecoin.ClientListDeals", vec![], self.client.timeouts.list).await
+    /// The states of all deals the node follows, and all that it says of those of these payloads (permission `write`).
+    pub async fn list_deals(&self, payloads: Arc<HashSet<String>>) -> Result<Vec<ListedDeal>, LotusError> {
+        let (method, limit) = ("Filecoin.ClientListDeals", self.client.timeouts.list);
+        self.client.call_list_by(method, vec![], limit, move |text| read_deals(text, &payloads)).await
     }
 
     /// A deal on chain (permission `read`).

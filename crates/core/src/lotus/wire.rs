@@ -3,6 +3,8 @@
 //! Only the fields we use are read; Lotus adds others between versions. Sources: lotus v1.5.0
 //! `api/api_full.go`, v1.23.3 `api/types.go`, go-fil-markets v1.1.9 and v1.28.3 `storagemarket/types.go`.
 
+use std::collections::HashSet;
+
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeOwned, Error as _},
@@ -65,10 +67,18 @@ pub(super) fn read_each<T: DeserializeOwned>(text: &str) -> serde_json::Result<E
     if let Ok(List(entries)) = serde_json::from_str::<List<T>>(text) {
         return Ok(EachEntry { entries, unreadable: 0, problem: None });
     }
+    read_each_by(text, |entry| serde_json::from_str(entry))
+}
+
+/// Reads a list, each entry for itself.
+fn read_each_by<T>(
+    text: &str,
+    read_entry: impl Fn(&str) -> serde_json::Result<T>,
+) -> serde_json::Result<EachEntry<T>> {
     let texts: Option<Vec<&RawValue>> = serde_json::from_str(text)?;
     let mut read = EachEntry { entries: Vec::new(), unreadable: 0, problem: None };
     for entry in texts.unwrap_or_default() {
-        match serde_json::from_str(entry.get()) {
+        match read_entry(entry.get()) {
             Ok(entry) => read.entries.push(entry),
             Err(problem) => {
                 read.unreadable += 1;
@@ -200,6 +210,41 @@ pub struct DealState {
     /// 0 until published.
     #[serde(default, rename = "DealID")]
     pub deal_id: u64,
+}
+
+/// A deal of `ClientListDeals`: its state, and all of it where it is of a payload that was asked for.
+#[derive(Clone, Debug)]
+pub struct ListedDeal {
+    /// What following it takes.
+    pub state: DealState,
+    /// All that the node says, if it is of a payload that was asked for.
+    pub info: Option<Box<DealInfo>>,
+}
+
+/// What a deal is of.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DealSource {
+    data_ref: Option<DataRef>,
+}
+
+/// Reads `ClientListDeals`.
+pub(super) fn read_deals(
+    text: &str,
+    payloads: &HashSet<String>,
+) -> serde_json::Result<EachEntry<ListedDeal>> {
+    read_each_by(text, |entry| {
+        let state = serde_json::from_str(entry)?;
+        let is_asked_for = || {
+            let source = serde_json::from_str::<DealSource>(entry).ok();
+            source
+                .and_then(|source| source.data_ref)
+                .is_some_and(|data| payloads.contains(data.root.cid.as_str()))
+        };
+        let info =
+            if !payloads.is_empty() && is_asked_for() { serde_json::from_str(entry).ok() } else { None };
+        Ok(ListedDeal { state, info })
+    })
 }
 
 /// Answer of `StateMinerInfo`.
