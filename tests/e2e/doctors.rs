@@ -46,7 +46,7 @@ async fn a_world_that_works_is_told_with_its_numbers() {
     road.recorded("one").await.unwrap();
     let (checks, code) = doctor("client", &client_yaml(&road, road.db.name(), "[f01000]"));
     assert_eq!(code, Some(0), "{checks:#?}");
-    has(&checks, "mongodb", "ok", &[road.db.name(), "1 CARs and 1 deals"]);
+    has(&checks, "mongodb", "ok", &[road.db.name(), "1 CAR and 1 deal"]);
     has(&checks, "db roles", "ok", &["nothing was changed"]);
     has(&checks, "indexes", "ok", &["will be made at the first start"]);
     has(&checks, "money", "ok", &["wallet ", "market escrow ", " datacap"]);
@@ -71,8 +71,29 @@ async fn a_database_without_the_markets_deals_and_a_miner_without_actor_are_poin
     road.recorded("one").await.unwrap();
     let wrong = format!("{{uri: '{}', database: carfery}}", road.uri);
     let (checks, _) = doctor("miner", &road.import_yaml_on(&wrong, &["f01000"]).unwrap());
-    has(&checks, "market f01000", "warn", &["lists 1 deals of f01000, and the database carfery none"]);
+    has(&checks, "market f01000", "warn", &["lists 1 deal of f01000, and the database carfery none"]);
     let (checks, code) = doctor("client", &client_yaml(&road, road.db.name(), "[f0999999]"));
     assert_eq!(code, Some(1), "{checks:#?}");
     has(&checks, "miner", "fail", &["f0999999 is no miner of this node's chain"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_indexes_of_data_sets_are_looked_at_where_data_sets_are_packed() {
+    let road = Road::open().await.unwrap();
+    let config = client_yaml(&road, road.db.name(), "[f01000]");
+    let doctor = |more: &[&str]| {
+        let mut command = client_agent_command().unwrap();
+        let ended = command.args(["doctor", "--json"]).args(more).arg("-c").arg(&config).output().unwrap();
+        let text = String::from_utf8(ended.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    has(&doctor(&["--create-indexes"]), "indexes", "ok", &["all there"]);
+    has(&doctor(&["--layout", "pack"]), "indexes", "ok", &["3 will be made"]);
+    has(&doctor(&["--layout", "pack", "--create-indexes"]), "indexes", "ok", &["all there, 3 made now"]);
+    for (collection, index) in
+        [("packplans", "carferry_key"), ("packpieces", "carferry_open"), ("packfiles", "carferry_piece")]
+    {
+        let names = road.db.collection::<bson::Document>(collection).list_index_names().await.unwrap();
+        assert!(names.iter().any(|name| name == index), "{collection}: {names:?}");
+    }
 }

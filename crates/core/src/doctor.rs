@@ -10,6 +10,7 @@ use crate::lotus::LotusError;
 use crate::lotus::endpoint::Endpoint;
 use crate::runtime::clock;
 use crate::store::{IndexUser, MADE_AT_START, Store, StoreError};
+use crate::words::counted;
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -124,6 +125,16 @@ pub enum Indexes {
 
 /// The checks of the shared database.
 pub async fn database(store: &Store, user: IndexUser, then: Indexes) -> Vec<Check> {
+    database_with(store, user, user, then).await
+}
+
+/// The same, with the indexes of a user that has more of them.
+pub async fn database_with(
+    store: &Store,
+    user: IndexUser,
+    indexes_of: IndexUser,
+    then: Indexes,
+) -> Vec<Check> {
     const MONGODB: &str = "mongodb";
     let set = match store.check_replica_set().await {
         Ok(set) => set,
@@ -134,7 +145,11 @@ pub async fn database(store: &Store, user: IndexUser, then: Indexes) -> Vec<Chec
     match store.document_counts().await {
         Ok((cars, deals)) => checks.push(Check::ok(
             MONGODB,
-            format!("database {name} on replica set {set}: {cars} CARs and {deals} deals"),
+            format!(
+                "database {name} on replica set {set}: {} and {}",
+                counted(cars, "CAR"),
+                counted(deals, "deal")
+            ),
         )),
         Err(error) => {
             checks.push(Check::ok(MONGODB, format!("database {name} on replica set {set}")));
@@ -148,7 +163,7 @@ pub async fn database(store: &Store, user: IndexUser, then: Indexes) -> Vec<Chec
         }
         Err(error) => Check::database("db roles", &error),
     });
-    checks.push(indexes(store, user, then).await);
+    checks.push(indexes(store, indexes_of, then).await);
     checks.push(skew(store).await);
     checks
 }
@@ -174,7 +189,10 @@ fn judge_indexes(user: IndexUser, created: usize, missing: &[(String, String)]) 
         (None, 0) => Check::ok(NAME, format!("all there, {created} made now")),
         (None, count) if user == IndexUser::MinerAgent => Check::warn(
             NAME,
-            format!("{count} are missing: everything works, slower"),
+            format!(
+                "{} missing: everything works, slower",
+                if count == 1 { "1 is".to_owned() } else { format!("{count} are") }
+            ),
             "start client-agent once: it makes them",
         ),
         (None, count) => Check::ok(NAME, format!("{count} will be made at the first start")),
@@ -227,7 +245,10 @@ pub fn deals_are_elsewhere(
     (market > 0 && recorded == 0).then(|| {
         Check::warn(
             name,
-            format!("the node lists {market} deals of {whose}, and the database {database} none"),
+            format!(
+                "the node lists {} of {whose}, and the database {database} none",
+                counted(market, "deal")
+            ),
             "is mongodb.database the name that both agents use? A new database has none, either",
         )
     })

@@ -9,6 +9,7 @@ use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::clock;
 use carferry_core::store::{IndexUser, Store};
+use carferry_core::words::counted;
 
 use crate::cli::DoctorArgs;
 use crate::config::{Config, Layout};
@@ -47,10 +48,10 @@ async fn open(config: &Config) -> Result<Store, Check> {
 
 async fn database(store: &Store, config: &Config, create_indexes: bool) -> Vec<Check> {
     let then = if create_indexes { Indexes::Create } else { Indexes::Look };
-    let mut checks = doctor::database(store, IndexUser::ClientAgent, then).await;
-    if config.setting.layout != Layout::File
-        && let Err(error) = store.check_rights(IndexUser::Planner).await
-    {
+    let packs_data_sets = config.setting.layout != Layout::File;
+    let indexes_of = if packs_data_sets { IndexUser::Planner } else { IndexUser::ClientAgent };
+    let mut checks = doctor::database_with(store, IndexUser::ClientAgent, indexes_of, then).await;
+    if packs_data_sets && let Err(error) = store.check_rights(IndexUser::Planner).await {
         checks.push(Check::database("db roles", &error));
     }
     checks
@@ -61,8 +62,7 @@ fn configuration(config: &Config) -> Check {
     match config.deal_terms() {
         Ok(terms) => {
             let (miners, duration) = (terms.miners.len(), terms.duration);
-            let plural = if miners == 1 { "" } else { "s" };
-            Check::ok(NAME, format!("deals of {duration} with {miners} miner{plural}"))
+            Check::ok(NAME, format!("deals of {duration} with {}", counted(miners, "miner")))
         }
         Err(error) => Check::warn(
             NAME,
