@@ -315,3 +315,77 @@ async fn makedeals_says_at_ctrl_c_how_many_are_left() -> anyhow::Result<()> {
     assert_eq!(open_intents(&road).await?, 3);
     Ok(())
 }
+
+/// What `retry` needs is the database alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_says_what_it_would_forget_and_forgets_it_without_a_wallet() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    write_cars(&road, 1).await?;
+    road.sim.reject_next(MINER, "miner is not accepting offline storage deals");
+    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    assert_eq!(client.pass().await?.count(DealState::Refused), 1);
+    let config = road.new_path("database-only.yaml");
+    fs::write(&config, format!("mongodb: {{uri: '{}', database: '{}'}}\n", road.uri, road.db.name()))?;
+    let retry = |words: &[&str]| -> anyhow::Result<String> {
+        let mut command = road::client_agent_command()?;
+        let ended = command.args(["retry", "--all"]).args(words).arg("-c").arg(&config).output()?;
+        anyhow::ensure!(ended.status.success(), "{}", String::from_utf8(ended.stderr)?);
+        Ok(String::from_utf8(ended.stdout)?)
+    };
+    let json = |words: &[&str]| -> anyhow::Result<Value> { Ok(serde_json::from_str(&retry(words)?)?) };
+    let counts = json!({ "failures": 1, "cars": 1, "miners": { MINER: 1 }, "dryrun": true });
+    // Twice: nothing is forgotten by looking.
+    assert_eq!(json(&["--json", "--dry-run"])?, counts);
+    assert_eq!(json(&["--json", "--dry-run"])?, counts);
+    let said = retry(&["--dry-run"])?;
+    let words = "1 refusal, failed deal or postponed proposal of 1 CAR would be forgotten";
+    assert!(said.contains(words), "{said}");
+    assert_eq!(
+        json(&["--json"])?,
+        json!({ "failures": 1, "cars": 1, "miners": { MINER: 1 }, "dryrun": false })
+    );
+    assert_eq!(json(&["--json"])?, json!({ "failures": 0, "cars": 0, "miners": {}, "dryrun": false }));
+    assert_eq!(client.pass().await?.count(DealState::Published), 1, "it is proposed again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_import_that_hangs_keeps_no_other_root_waiting() -> anyhow::Result<()> {
+    let road = Road::open_with(crate::deals::two_miners()).await?;
+    let cars = write_cars(&road, 2).await?;
+    let [hanging, other] = cars.as_slice() else { anyhow::bail!("two CARs") };
+    let mut client = DataPrep::of(&road, START).await?;
+    // One deal a CAR and a provider: each CAR is in a queue of its own.
+    (client.limits.replicas_max, client.limits.open_deals_per_miner_max) = (1, Some(1));
+    let mut hang = Fault::on(IMPORT, FaultKind::Hang);
+    hang.params_contain = Some(hanging.path.display().to_string());
+    road.sim.inject(hang);
+    let mut proposer = client.proposer();
+    let total =
+        |car: &Car| road.sim.miners().iter().map(|m| road.sim.proposals_for(&car.payload_cid, m)).sum();
+    eventually!(
+        {
+            proposer.pass(Mode::Publish).await?;
+            let (of_hanging, of_other): (usize, usize) = (total(hanging), total(other));
+            anyhow::ensure!((of_hanging, of_other) == (0, 1), "{of_hanging} and {of_other}");
+            anyhow::Ok(())
+        },
+        "the other CAR is imported and proposed"
+    );
+    assert_eq!((road.sim.count(IMPORT), open_intents(&road).await?), (2, 1), "the first import still hangs");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn makedeals_says_how_far_it_is() -> anyhow::Result<()> {
+    let road = Road::open().await?;
+    write_cars(&road, 3).await?;
+    let mut hanging = Fault::on("Filecoin.ClientStatelessDeal", FaultKind::Hang);
+    // The probe has no parameters.
+    hanging.params_contain = Some(WalletConfig::default().address);
+    road.sim.inject(hanging);
+    let agent =
+        road::spawn(command(&road, &["makedeals"], "minerMaxDeals: 1")?, &road.new_path("makedeals.log"))?;
+    eventually!(within Duration::from_secs(40), agent.has_logged("0 of 3 proposals").unwrap_or(false), "a line every ten seconds");
+    Ok(())
+}

@@ -10,6 +10,7 @@ use carferry_core::{
     printer::{ExitStatus, Printer},
     runtime::{Backoff, BackoffPolicy, Shutdown, Supervisor, SupervisorError},
     store::{IndexUser, Store},
+    words::counted,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -86,8 +87,8 @@ pub async fn track(
             out.json(&done)?;
         } else {
             out.line(format_args!(
-                "{} deals followed, {} changed, {} unknown to this node, {} not looked up, {} put back, {} restored",
-                done.followed, done.changed, done.unknown, done.failed, done.put_back, done.restored
+                "{} followed, {} changed, {} unknown to this node, {} not looked up, {} put back, {} restored",
+                counted(done.followed, "deal"), done.changed, done.unknown, done.failed, done.put_back, done.restored
             ))?;
         }
         return Ok(ExitStatus::Success);

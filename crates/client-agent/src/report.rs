@@ -6,6 +6,7 @@ use carferry_core::{
     model::{AttoFil, OfflineDealDoc},
     printer::{ExitStatus, Printer},
     store::{DealCounts, Store},
+    words::counted,
 };
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -55,9 +56,9 @@ pub(crate) fn plan_text(report: &Report, mode: Mode) -> String {
             line(
                 &mut text,
                 format!(
-                    "dry run: {} deals would be published for {} CARs: {} of pieces, {} at most",
-                    count(DealState::Planned),
-                    report.cars,
+                    "dry run: {} would be published for {}: {} of pieces, {} at most",
+                    counted(count(DealState::Planned), "deal"),
+                    counted(report.cars, "CAR"),
                     bytes(all.bytes),
                     AttoFil::new(all.price_atto)
                 ),
@@ -66,13 +67,13 @@ pub(crate) fn plan_text(report: &Report, mode: Mode) -> String {
         Mode::Publish => line(
             &mut text,
             format!(
-                "{} deals published, {} found from earlier runs, {} refused, {} not confirmed yet, {} given up; {} CARs looked at",
-                count(DealState::Published),
+                "{} published, {} found from earlier runs, {} refused, {} not confirmed yet, {} given up; {} looked at",
+                counted(count(DealState::Published), "deal"),
                 count(DealState::Settled),
                 count(DealState::Refused),
                 count(DealState::Unsettled),
                 count(DealState::Abandoned),
-                report.cars
+                counted(report.cars, "CAR")
             ),
         ),
     }
@@ -108,7 +109,7 @@ pub(crate) fn plan_text(report: &Report, mode: Mode) -> String {
     }
     // Those two are what `coverage` says.
     for (reason, count) in report.held_without(&[Held::EnoughReplicas, Held::EnoughWithMiner]) {
-        line(&mut text, format!("  held back {count} times: {reason}"));
+        line(&mut text, format!("  held back {}: {reason}", counted(count, "time")));
     }
     text
 }
@@ -229,7 +230,7 @@ fn troubled(deal: &OfflineDealDoc) -> Troubled {
 fn status_text(status: &Status) -> String {
     let mut text = String::new();
     let piece_bytes = u64::try_from(status.car_piece_bytes).unwrap_or(0);
-    line(&mut text, format!("{} CARs, {} of pieces", status.cars, bytes(piece_bytes)));
+    line(&mut text, format!("{}, {} of pieces", counted(status.cars, "CAR"), bytes(piece_bytes)));
     if status.deals.is_empty() {
         line(&mut text, "no deals yet");
     } else {
@@ -250,13 +251,20 @@ fn status_text(status: &Status) -> String {
         line(
             &mut text,
             format!(
-                "{under_way} proposals are under way; an agent that runs, or the next makedeals, settles them"
+                "{} under way; an agent that runs, or the next makedeals, settles {}",
+                if under_way == 1 {
+                    "1 proposal is".to_owned()
+                } else {
+                    format!("{under_way} proposals are")
+                },
+                if under_way == 1 { "it" } else { "them" }
             ),
         );
     }
     if status.postponed_intents > 0 {
-        let postponed = status.postponed_intents;
-        line(&mut text, format!("{postponed} proposals could not be made so far and are tried again"));
+        let postponed = counted(status.postponed_intents, "proposal");
+        let verb = if status.postponed_intents == 1 { "is" } else { "are" };
+        line(&mut text, format!("{postponed} could not be made so far and {verb} tried again"));
     }
     if !status.troubled.is_empty() {
         line(&mut text, "stuck:");
@@ -268,8 +276,8 @@ fn status_text(status: &Status) -> String {
         line(
             &mut text,
             format!(
-                "{} records are no deals and count for nothing: their `dealcid` is no proposal CID, but for example:",
-                status.no_deals.count
+                "{} not counted as a deal: `dealcid` is no proposal CID there, but for example:",
+                counted(status.no_deals.count, "record")
             ),
         );
         for words in &status.no_deals.samples {

@@ -8,6 +8,7 @@ use std::{
 use carferry_core::{
     printer::{ExitStatus, Printer},
     store::{Failure, FailuresOf, Store},
+    words::counted,
 };
 use serde::Serialize;
 
@@ -68,10 +69,11 @@ fn text(forgotten: &Forgotten) -> String {
         return "no refusals, failed deals or postponed proposals stand against these\n".to_owned();
     }
     let verb = if forgotten.dry_run { "would be forgotten" } else { "forgotten" };
-    let mut text = format!(
-        "{} refusals, failed deals and postponed proposals of {} CARs {verb}",
-        forgotten.failures, forgotten.cars
-    );
+    let what = match forgotten.failures {
+        1 => "1 refusal, failed deal or postponed proposal".to_owned(),
+        many => format!("{many} refusals, failed deals and postponed proposals"),
+    };
+    let mut text = format!("{what} of {} {verb}", counted(forgotten.cars, "CAR"));
     text.push_str(if forgotten.dry_run { "\n" } else { ": the next pass proposes them again\n" });
     for (miner, failures) in &forgotten.miners {
         let _infallible = writeln!(text, "  {miner}: {failures}");
