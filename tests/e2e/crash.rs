@@ -44,6 +44,16 @@ async fn import_of_a_killed_agent_is_finished_by_the_next_without_a_second_call(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn call_of_a_killed_agent_gets_the_time_its_signed_size_needs_before_any_other() {
+    a_call_outlives_its_agent(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn call_of_a_killed_agent_is_not_repeated_where_another_call_may_go_out() {
+    a_call_outlives_its_agent(2).await;
+}
+
+/// An agent is killed while its call is under way; the next one has so many calls at a time.
+async fn a_call_outlives_its_agent(imports_per_miner: usize) {
     let road = Road::open_with(slow_node(Duration::from_secs(3))).await.unwrap();
     // A piece of 128 MiB: thirteen seconds at 10 MiB a second.
     let lines: Vec<String> = (0..10_000_000).map(|number| number.to_string()).collect();
@@ -65,15 +75,21 @@ async fn call_of_a_killed_agent_gets_the_time_its_signed_size_needs_before_any_o
 
     // Without regard to the size the next call would go out within a second. A small deal's call counts as unanswered
     // after four times this, and the node takes three seconds.
-    let settings =
-        [("setting.confirmTimeout", "1s"), ("setting.importTimeout", "60s"), ("setting.lease", "1s")];
+    let at_once = imports_per_miner.to_string();
+    let settings = [
+        ("setting.confirmTimeout", "1s"),
+        ("setting.importTimeout", "60s"),
+        ("setting.lease", "1s"),
+        ("setting.importsPerMiner", at_once.as_str()),
+    ];
     let next = road.miner_agent_with(&settings).unwrap();
     eventually!(within Duration::from_secs(30), road.is_imported(&deal).await.unwrap(), "the next agent closes the deal");
     eventually!(within Duration::from_secs(30), road.is_imported(&second).await.unwrap(), "and the other deal");
     next.end().await.unwrap();
     let counts = road.sim.import_counts(&deal);
     assert_eq!((counts.started, counts.effective), (1, 1), "{counts:?}");
-    assert_eq!(road.sim.max_concurrent_imports_seen(MINER), 1, "as many as setting.importsPerMiner allows");
+    let at_once = road.sim.max_concurrent_imports_seen(MINER);
+    assert_eq!(at_once, imports_per_miner, "as many as setting.importsPerMiner allows");
 }
 
 #[tokio::test(flavor = "multi_thread")]

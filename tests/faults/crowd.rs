@@ -12,8 +12,9 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_agents_does_everything_once() {
     let mut dice = Dice::of("crowd");
-    let mut scene =
-        Scene::open(Stage { import_setting: &[("importsPerMiner", "2")], ..Stage::default() }).await;
+    // Nobody dies here, so a lease is lost only to an agent that takes what another one has.
+    let import_setting = &[("importsPerMiner", "2"), ("lease", "60s")];
+    let mut scene = Scene::open(Stage { import_setting, ..Stage::default() }).await;
     let clients = [scene.client("one", None), scene.client("two", None)];
     let miners = [(); 4].map(|()| scene.miner(None));
     let count = rounds(4, 60);
@@ -24,6 +25,9 @@ async fn a_crowd_of_agents_does_everything_once() {
     scene.settled(Duration::from_secs(180)).await;
     let counts = scene.check().await;
     assert_eq!(counts.imports_started, counts.deals, "nobody died, so nobody called twice");
+    for miner in &miners {
+        assert!(!miner.has_logged("the lease was lost").unwrap(), "a deal is in the hands of one agent");
+    }
     dice.tell(count, &format!("{counts:?}"));
     drop((clients, miners));
 }
