@@ -27,6 +27,8 @@ enum Trouble {
     Nothing,
     DatabaseAway,
     NodeAway,
+    /// The node does not know the token.
+    TokenRefused,
     BadConfiguration,
 }
 
@@ -63,6 +65,10 @@ impl Setup {
             _ => self.road.uri.clone(),
         };
         let sim = &self.road.sim;
+        let token = match trouble {
+            Trouble::TokenRefused => "not.a.token".to_owned(),
+            _ => sim.token(Permission::Admin),
+        };
         let node = match (trouble, program) {
             (Trouble::NodeAway, _) => format!("http://{NOWHERE}"),
             (_, Program::Client) => sim.full_node_url(),
@@ -70,9 +76,8 @@ impl Setup {
         };
         let mut text = format!(
             "miners: [{{miner: f01000}}]\nmongodb: {{uri: '{uri}', database: '{}'}}\n\
-             lotus: {{endpoint: '{node}', token: '{}'}}\n",
-            self.road.db.name(),
-            sim.token(Permission::Admin)
+             lotus: {{endpoint: '{node}', token: '{token}'}}\n",
+            self.road.db.name()
         );
         let of_program = match program {
             Program::Client => {
@@ -120,9 +125,10 @@ type Row = (Program, String, Vec<(Trouble, ExitStatus)>);
 /// `--dry-run` or `--once`.
 fn table() -> Vec<Row> {
     use Program::{Client, Miner};
-    use Trouble::{BadConfiguration, DatabaseAway, NodeAway, Nothing};
+    use Trouble::{BadConfiguration, DatabaseAway, NodeAway, Nothing, TokenRefused};
     let all =
         vec![(BadConfiguration, UserError), (DatabaseAway, Failure), (NodeAway, Failure), (Nothing, Success)];
+    let market: Vec<_> = all.iter().copied().chain([(TokenRefused, UserError)]).collect();
     let database = vec![(BadConfiguration, UserError), (DatabaseAway, Failure), (Nothing, Success)];
     let alone = |status| vec![(Nothing, status)];
     let row =
@@ -151,9 +157,9 @@ fn table() -> Vec<Row> {
         row(Client, "verify-car {in}/a.tar", &alone(UserError)),
         row(Client, "extract {folder}/made.car --output {folder}/back", &alone(Success)),
         row(Client, "extract {in}/a.tar --output {folder}/back", &alone(UserError)),
-        row(Miner, "import --dry-run", &all),
-        row(Miner, "import", &all),
-        row(Miner, "run --dry-run", &all),
+        row(Miner, "import --dry-run", &market),
+        row(Miner, "import", &market),
+        row(Miner, "run --dry-run", &market),
         row(Miner, "status", &database),
         row(Miner, "retry --all", &database),
         row(
@@ -161,7 +167,7 @@ fn table() -> Vec<Row> {
             "retry bafyrei-unknown",
             &[(BadConfiguration, UserError), (DatabaseAway, Failure), (Nothing, UserError)],
         ),
-        row(Miner, "doctor", &all),
+        row(Miner, "doctor", &market),
         row(Miner, "check-config", &[(BadConfiguration, UserError), (Nothing, Success)]),
     ]
 }
@@ -216,4 +222,17 @@ async fn what_is_done_in_part_says_so() {
     fs::write(input.join::<&std::ffi::OsStr>(odd), "odd").unwrap();
     let ended = setup.run(Program::Client, "makecars --input {in} --output {out} --no-database", None);
     assert_eq!(ended.status.code(), Some(i32::from(Partly.code())), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_the_token_does_not_allow_is_for_the_user_to_fix() {
+    let setup = Setup::new().await;
+    setup.road.recorded("a deal that could be imported").await.unwrap();
+    let config = setup.config(Program::Miner, Trouble::Nothing);
+    // It may read whom the node works for and what it lists.
+    let text = fs::read_to_string(&config).unwrap();
+    let sim = &setup.road.sim;
+    fs::write(&config, text.replace(&sim.token(Permission::Admin), &sim.token(Permission::Read))).unwrap();
+    let ended = setup.run(Program::Miner, "import", Some(&config));
+    assert_eq!(ended.status.code(), Some(i32::from(UserError.code())), "{ended:?}");
 }

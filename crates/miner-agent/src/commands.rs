@@ -26,6 +26,7 @@ use crate::{
     explain,
     import::Importer,
     pass::{self, DealLine, PassEnd},
+    policy::Remedy,
     status,
 };
 
@@ -232,10 +233,13 @@ where
         if let Some(trouble) = end?.trouble {
             warn!(
                 { fields::MINER } = importer.market.miner(),
-                reason = trouble,
+                reason = trouble.reason,
                 "the market node cannot be worked with"
             );
-            status = status.max(ExitStatus::Failure);
+            status = status.max(match trouble.remedy {
+                Remedy::Operator => ExitStatus::UserError,
+                Remedy::Time => ExitStatus::Failure,
+            });
         }
     }
     written?;

@@ -38,7 +38,7 @@ use crate::{
     market::Market,
     patience::Patience,
     piece_check::PieceChecker,
-    policy::{self, AfterError, Before, RetryPauses},
+    policy::{self, AfterError, Before, Remedy, RetryPauses},
     standing::Standing,
     under_way::{self, CallEnd},
 };
@@ -76,7 +76,7 @@ pub enum Verdict {
     /// To be written into the deal.
     Settled(Settled),
     /// The node, not the deal, is the trouble; the outcome says so, and no other deal should be tried now.
-    NodeTrouble(Settled),
+    NodeTrouble(Settled, Remedy),
     /// The lease was lost: whoever has it writes the outcome.
     LeaseLost,
     /// The database takes nothing that is to be written into the deal.
@@ -103,7 +103,7 @@ pub enum Assessment {
         proposal_cid: ProposalCid,
     },
     /// The node, or a disk, does not tell.
-    NodeTrouble(ImportOutcome),
+    NodeTrouble(ImportOutcome, Remedy),
 }
 
 /// First pause between looks at a deal's state after a call; it grows to [`LOOK_PAUSE_MAX`].
@@ -150,7 +150,7 @@ impl Importer {
         };
         let listing = match self.market.recent_listing().await {
             Ok(listing) => listing,
-            Err(error) => return Ok(Assessment::NodeTrouble(node_trouble(&error))),
+            Err(error) => return Ok(Assessment::NodeTrouble(node_trouble(&error), Remedy::of_call(&error))),
         };
         let seen = listing.deal(proposal_cid.as_str());
         let with_view = |outcome| {
@@ -268,7 +268,7 @@ impl Importer {
                 drop(seat);
                 return self.look_again(&claim.deal, &proposal_cid).await;
             }
-            Ok(Assessment::NodeTrouble(outcome)) => return trouble(outcome, false),
+            Ok(Assessment::NodeTrouble(outcome, remedy)) => return trouble(outcome, remedy, false),
             // The database's trouble, and no failure of the deal.
             Err(error) => return settled(self.waiting(ErrorChain(&error).to_string())),
         };
@@ -367,7 +367,7 @@ impl Importer {
             Seen::StillWaiting => None,
             Seen::Moved(at_provider) => Some(self.moved(&at_provider, None)),
             Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
-            Seen::Unseen(error) => Some(trouble(node_trouble(&error), false)),
+            Seen::Unseen(error) => Some(trouble(node_trouble(&error), Remedy::of_call(&error), false)),
         }
     }
 
@@ -382,7 +382,7 @@ impl Importer {
                 let reason = "the provider does not know the proposal yet".to_owned();
                 settled(self.waiting_by_age(deal, reason, Vec::new()))
             }
-            Err(error) => trouble(node_trouble(&error), false),
+            Err(error) => trouble(node_trouble(&error), Remedy::of_call(&error), false),
         }
     }
 
@@ -435,7 +435,9 @@ impl Importer {
                     return Verdict::Settled(Settled { is_other_piece: true, ..without_view(outcome, true) });
                 }
                 AfterError::NotYet(reason) => return answered(self.waiting(reason)),
-                AfterError::NodeTrouble(reason) => return trouble(self.waiting(reason), true),
+                AfterError::NodeTrouble(reason, remedy) => {
+                    return trouble(self.waiting(reason), remedy, true);
+                }
             },
         };
         let patience = self.setting.confirm_timeout;
@@ -447,9 +449,8 @@ impl Importer {
             Seen::Unseen(error) => {
                 let reason =
                     unclear.unwrap_or_else(|| "whether the import took effect is unknown".to_owned());
-                let error = ErrorChain(&error);
-                let reason = format!("{reason}; and the deal's state cannot be read: {error}");
-                trouble(self.waiting(reason), false)
+                let reason = format!("{reason}; and the deal's state cannot be read: {}", ErrorChain(&error));
+                trouble(self.waiting(reason), Remedy::of_call(&error), false)
             }
         }
     }
@@ -569,8 +570,8 @@ fn settled(outcome: ImportOutcome) -> Verdict {
     Verdict::Settled(without_view(outcome, false))
 }
 
-fn trouble(outcome: ImportOutcome, is_answered: bool) -> Verdict {
-    Verdict::NodeTrouble(without_view(outcome, is_answered))
+fn trouble(outcome: ImportOutcome, remedy: Remedy, is_answered: bool) -> Verdict {
+    Verdict::NodeTrouble(without_view(outcome, is_answered), remedy)
 }
 
 /// After a call that the market has answered.

@@ -20,6 +20,8 @@ use tracing::{Instrument, error, warn};
 use crate::{
     calls::Calls,
     import::{Assessment, Importer},
+    market::IdentityError,
+    policy::{Remedy, with_hint},
     worker::{self, Finished, IN_HAND_MAX},
 };
 
@@ -50,7 +52,29 @@ pub struct DealLine {
 #[derive(Clone, Debug, Default)]
 pub struct PassEnd {
     /// Why the pass ended before everything due was tried.
-    pub trouble: Option<String>,
+    pub trouble: Option<Trouble>,
+}
+
+/// Why a market node cannot be worked with, and what ends that.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// In words.
+    pub reason: String,
+    /// What ends it.
+    pub remedy: Remedy,
+}
+
+impl Trouble {
+    fn of_identity(error: &IdentityError) -> Self {
+        let reason = with_hint(ErrorChain(error).to_string(), error.hint());
+        Self { reason, remedy: Remedy::of(error.is_permanent()) }
+    }
+}
+
+impl From<Trouble> for PassEnd {
+    fn from(trouble: Trouble) -> Self {
+        Self { trouble: Some(trouble) }
+    }
 }
 
 impl DealLine {
@@ -101,7 +125,7 @@ pub async fn import_due(
     mut tell: impl FnMut(DealLine),
 ) -> Result<PassEnd, StoreError> {
     if let Err(error) = importer.market.identify().await {
-        return Ok(PassEnd { trouble: Some(with_hint(ErrorChain(&error).to_string(), error.hint())) });
+        return Ok(Trouble::of_identity(&error).into());
     }
     let (miner, setting) = (importer.market.miner(), &importer.setting);
     // What is tried gets its next try after this moment, so nothing is tried twice, but for what is due at once: a deal
@@ -114,9 +138,9 @@ pub async fn import_due(
     let _unlisted = importer.market.recent_listing().await;
     calls.leave_to_others(importer.calls_of_others(&owner).await?);
     if calls.are_others_only() {
-        let trouble = "import calls of other processes may still be under way, as many as setting.importsPerMiner \
+        let reason = "import calls of other processes may still be under way, as many as setting.importsPerMiner \
                        allows: try again later";
-        return Ok(PassEnd { trouble: Some(trouble.to_owned()) });
+        return Ok(Trouble { reason: reason.to_owned(), remedy: Remedy::Time }.into());
     }
     let mut running = JoinSet::<(OfflineDealDoc, Finished)>::new();
     let mut due = VecDeque::<Bson>::new();
@@ -142,7 +166,7 @@ pub async fn import_due(
             if !importer.market.is_identified()
                 && let Err(error) = importer.market.identify().await
             {
-                end.trouble = Some(with_hint(ErrorChain(&error).to_string(), error.hint()));
+                end.trouble = Some(Trouble::of_identity(&error));
                 break;
             }
             let owner = worker::next_owner(&owner);
@@ -175,8 +199,8 @@ pub async fn import_due(
                     Some(outcome) => DealLine::of_outcome(&deal, miner, outcome),
                     None => DealLine::new(&deal, miner, "lost"),
                 };
-                if finished.node_trouble {
-                    end.trouble = Some(line.reason.clone().unwrap_or_default());
+                if let Some(remedy) = finished.node_trouble {
+                    end.trouble = Some(Trouble { reason: line.reason.clone().unwrap_or_default(), remedy });
                 }
                 tell(DealLine { elapsed_ms: Some(millis(finished.elapsed)), ..line });
             }
@@ -192,7 +216,7 @@ pub async fn import_due(
 /// When the database does not answer.
 pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Result<PassEnd, StoreError> {
     if let Err(error) = importer.market.identify().await {
-        return Ok(PassEnd { trouble: Some(with_hint(ErrorChain(&error).to_string(), error.hint())) });
+        return Ok(Trouble::of_identity(&error).into());
     }
     let miner = importer.market.miner();
     let due = importer.store.due_deals(&[miner.to_owned()], PLANNED_MAX).await?;
@@ -213,9 +237,9 @@ pub async fn plan_due(importer: &Importer, mut tell: impl FnMut(DealLine)) -> Re
                 let reason = Some("the provider does not know the proposal yet".to_owned());
                 tell(DealLine { reason, ..DealLine::new(&deal, miner, "waiting") });
             }
-            Assessment::NodeTrouble(outcome) => {
-                let line = DealLine::of_outcome(&deal, miner, &outcome);
-                return Ok(PassEnd { trouble: line.reason });
+            Assessment::NodeTrouble(outcome, remedy) => {
+                let reason = outcome.reason().unwrap_or_default().to_owned();
+                return Ok(Trouble { reason, remedy }.into());
             }
         }
     }
@@ -228,10 +252,6 @@ const TRIES_MAX: u32 = 3;
 const DUE_PAGE: i64 = 256;
 /// Deals a plan looks at, per miner.
 const PLANNED_MAX: i64 = 100_000;
-
-fn with_hint(text: String, hint: Option<String>) -> String {
-    crate::policy::with_hint(text, hint)
-}
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

@@ -64,7 +64,28 @@ pub enum AfterError {
     /// The provider does not know the deal (any more, or yet).
     NotYet(String),
     /// The node is the trouble, every other deal would fail alike.
-    NodeTrouble(String),
+    NodeTrouble(String, Remedy),
+}
+
+/// What ends a trouble with a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nothing that is configured here: the node is away, busy, or in trouble itself.
+    Time,
+    /// The operator: another token, another address.
+    Operator,
+}
+
+impl Remedy {
+    /// Of a trouble that is permanent, or is not.
+    pub const fn of(is_permanent: bool) -> Self {
+        if is_permanent { Self::Operator } else { Self::Time }
+    }
+
+    /// Of a call that failed.
+    pub fn of_call(error: &LotusError) -> Self {
+        Self::of(error.is_permanent())
+    }
 }
 
 /// What the words of a failed import call mean.
@@ -126,7 +147,7 @@ pub fn after_error(error: &LotusError, node_path: &str) -> AfterError {
         return AfterError::LookAtState(chain);
     }
     if error.is_about_the_node() {
-        return AfterError::NodeTrouble(with_hint(chain, error.hint()));
+        return AfterError::NodeTrouble(with_hint(chain, error.hint()), Remedy::of_call(error));
     }
     let words = error.message().unwrap_or(&chain);
     let known = IMPORT_ERRORS.iter().find(|(text, _, _)| words.contains(text));
@@ -137,7 +158,7 @@ pub fn after_error(error: &LotusError, node_path: &str) -> AfterError {
         Meaning::Retry => AfterError::Retry(advised),
         Meaning::NotYet => AfterError::NotYet(format!("the provider does not know the proposal: {words}")),
         Meaning::LookAtState => AfterError::LookAtState(advised),
-        Meaning::NodeTrouble => AfterError::NodeTrouble(advised),
+        Meaning::NodeTrouble => AfterError::NodeTrouble(advised, Remedy::Time),
     }
 }
 
@@ -307,7 +328,7 @@ mod tests {
                 AfterError::Retry(_) => "retry",
                 AfterError::WrongFile(_) => "wrong",
                 AfterError::NotYet(_) => "not yet",
-                AfterError::NodeTrouble(_) => "node",
+                AfterError::NodeTrouble(..) => "node",
             };
             assert_eq!(seen, expected, "{error}");
         }
@@ -344,7 +365,7 @@ mod tests {
             ("failed to open file: open /x: permission denied", "nodePaths"),
             ("write fstmp: no space left on device", "deal-staging"),
         ] {
-            let (AfterError::Retry(reason) | AfterError::NodeTrouble(reason)) =
+            let (AfterError::Retry(reason) | AfterError::NodeTrouble(reason, _)) =
                 after_error(&refused(words), "/x")
             else {
                 panic!("neither: {words}")

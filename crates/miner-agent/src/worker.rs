@@ -36,7 +36,7 @@ use crate::{
     import::{Importer, Verdict},
     leases::Leases,
     pause::{BREAKER, Claims, Pause},
-    policy::with_hint,
+    policy::{Remedy, with_hint},
     queue::Queue,
 };
 
@@ -77,8 +77,8 @@ pub struct Finished {
     pub outcome: Option<ImportOutcome>,
     /// Why nothing could be written; without it the lease was lost.
     pub unwritten: Option<StoreError>,
-    /// Whether the node was the trouble.
-    pub node_trouble: bool,
+    /// What ends the node's trouble, where that was what kept the deal from being imported.
+    pub node_trouble: Option<Remedy>,
     /// Whether the deal is due again at once.
     pub is_due: bool,
     /// When the work on it began.
@@ -382,7 +382,7 @@ impl Worker {
             return;
         }
         match finished.outcome {
-            outcome if finished.node_trouble => {
+            outcome if finished.node_trouble.is_some() => {
                 let reason = outcome.as_ref().and_then(ImportOutcome::reason).unwrap_or_default();
                 self.importer.market.forget_identity();
                 self.pause_for_node(&format!("the market node is in trouble, pausing: {reason}"));
@@ -492,15 +492,15 @@ async fn have_files_come(importer: &Importer, outcome: &ImportOutcome, since: In
 /// What was written of a verdict.
 struct Written {
     outcome: Option<ImportOutcome>,
-    node_trouble: bool,
+    node_trouble: Option<Remedy>,
     unwritten: Option<StoreError>,
 }
 
 async fn write_verdict(importer: &Importer, claim: &Claim, verdict: Verdict) -> Written {
-    let nothing = |unwritten| Written { outcome: None, node_trouble: false, unwritten };
+    let nothing = |unwritten| Written { outcome: None, node_trouble: None, unwritten };
     let (settled, node_trouble) = match verdict {
-        Verdict::Settled(settled) => (settled, false),
-        Verdict::NodeTrouble(settled) => (settled, true),
+        Verdict::Settled(settled) => (settled, None),
+        Verdict::NodeTrouble(settled, remedy) => (settled, Some(remedy)),
         Verdict::LeaseLost => return nothing(None),
         Verdict::Unwritten(error) => return nothing(Some(error)),
     };
@@ -576,7 +576,7 @@ fn log(claim: &Claim, finished: &Finished) {
             info!({ fields::ELAPSED_MS } = elapsed, "the provider has the data already");
         }
         // The worker says it once for all.
-        Some(outcome) if finished.node_trouble => {
+        Some(outcome) if finished.node_trouble.is_some() => {
             debug!(reason = outcome.reason(), "waiting for the market node");
         }
         Some(ImportOutcome::Waiting { reason, after, .. }) if last_reason == Some(reason) => {
