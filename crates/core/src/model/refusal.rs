@@ -10,6 +10,8 @@ pub enum Refusal {
     Deal,
     /// The moment: a provider that is busy or away, a node in trouble, a wallet without money, data that came late.
     Moment,
+    /// The provider's own trouble, which passes soon and says nothing of any deal: a program of its failed.
+    Trouble,
     /// The client's own settings: the time from proposal to start, the duration, the collateral.
     Settings,
     /// Written by a newer agent.
@@ -33,6 +35,11 @@ const MOMENT: [&str; 5] = [
     "clientMarketBalance.Available too small",
     "verified deal DataCap too small",
 ];
+
+/// Words of providers about a failure of their own: the filter of deals, a program of the provider, could not be run or
+/// did not decide (go-fil-markets v1.28.3 `storagemarket/impl/providerstates/provider_states.go`,
+/// `DecideOnProposal`; a provider of mainnet gave "too many open files" as the reason).
+const TROUBLE: [&str; 1] = ["custom deal decision logic failed"];
 
 /// Words of providers about start, length and collateral of a deal, which are the client's settings for all its deals.
 const SETTINGS: [&str; 6] = [
@@ -64,7 +71,10 @@ impl Refusal {
         let reason = words.split_once(REJECTED).map(|(_, reason)| reason);
         let rejected_for =
             |table: &[&str]| reason.is_some_and(|reason| table.iter().any(|known| reason.contains(known)));
-        if rejected_for(&MOMENT) || OF_THE_CLIENT.iter().any(|known| words.contains(known)) {
+        if rejected_for(&TROUBLE) {
+            // Before the others: behind these words stands whatever the program said.
+            Self::Trouble
+        } else if rejected_for(&MOMENT) || OF_THE_CLIENT.iter().any(|known| words.contains(known)) {
             Self::Moment
         } else if rejected_for(&SETTINGS) {
             Self::Settings
@@ -78,6 +88,7 @@ impl Refusal {
         match self {
             Self::Deal => "deal",
             Self::Moment => "moment",
+            Self::Trouble => "trouble",
             Self::Settings => "settings",
             Self::Unknown => "unknown",
         }
@@ -88,6 +99,7 @@ impl Refusal {
         match text {
             "deal" => Self::Deal,
             "moment" => Self::Moment,
+            "trouble" => Self::Trouble,
             "settings" => Self::Settings,
             _ => Self::Unknown,
         }
@@ -105,13 +117,19 @@ mod tests {
 
     #[test]
     fn only_what_is_wrong_with_the_deal_counts() {
-        use Refusal::{Deal, Moment, Settings};
+        use Refusal::{Deal, Moment, Settings, Trouble};
         for (words, about) in [
             (
                 "provider returned unexpected state 11 for proposal bafy, with message: deal rejected: cannot accept deal \
                  as miner is overloaded at the moment - there are too many staging deals being processed",
                 Moment,
             ),
+            (
+                "provider returned unexpected state 11 for proposal bafy, with message: deal rejected: custom deal decision \
+                 logic failed: open /mnt/config.toml: too many open files",
+                Trouble,
+            ),
+            ("deal rejected: custom deal decision logic failed: node error", Trouble),
             ("StorageDealError: deal rejected: miner is not accepting offline storage deals", Moment),
             ("deal rejected: node error getting client market balance failed: timeout", Moment),
             ("deal rejected: clientMarketBalance.Available too small: 1 < 2", Moment),
@@ -136,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_stored_class_is_read_as_it_was_written_and_a_newer_one_never_counts() {
-        for class in [Refusal::Deal, Refusal::Moment, Refusal::Settings, Refusal::Unknown] {
+        for class in [Refusal::Deal, Refusal::Moment, Refusal::Trouble, Refusal::Settings, Refusal::Unknown] {
             assert_eq!(Refusal::from_stored(class.as_str()), class);
             let json = serde_json::to_string(&class).unwrap();
             assert_eq!(serde_json::from_str::<Refusal>(&json).unwrap(), class);

@@ -12,6 +12,9 @@ use super::{Held, Picture, Situation, is_live};
 
 /// First pause after a refusal; doubles with each further one.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(600);
+/// First pause after a refusal that a failure of the provider's own programs gave. The provider keeps the refused proposal
+/// for ever: the next one needs a later start, so this is longer than an epoch.
+const PAUSE_AFTER_TROUBLE: Duration = Duration::from_secs(60);
 const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What deals are proposed with, apart from the provider's price. A refusal of other terms says nothing of these.
@@ -74,13 +77,14 @@ pub(super) fn pause_of(
         .filter_map(|deal| of_deal(picture, deal, price, situation));
     let failures: Vec<Failure> =
         refused.chain(failed).filter(|failure| is_recent(failure, situation)).collect();
-    let last = failures.iter().map(|failure| failure.when).max()?;
+    let last = failures.iter().max_by_key(|failure| failure.when)?;
     if failures.iter().filter(|failure| failure.about.counts()).count() >= situation.limits.failures_max {
         return Some(Held::GivenUp);
     }
     let doublings = u32::try_from(failures.len().saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    let pause = PAUSE_AFTER_FAILURE.saturating_mul(1 << doublings).min(PAUSE_MAX);
-    (situation.now < last + pause).then_some(Held::Pausing)
+    let first = if last.about == Refusal::Trouble { PAUSE_AFTER_TROUBLE } else { PAUSE_AFTER_FAILURE };
+    let pause = first.saturating_mul(1 << doublings).min(PAUSE_MAX);
+    (situation.now < last.when + pause).then_some(Held::Pausing)
 }
 
 fn is_recent(failure: &Failure, situation: &Situation<'_>) -> bool {

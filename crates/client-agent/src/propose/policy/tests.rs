@@ -399,6 +399,21 @@ fn the_stored_class_of_a_refusal_decides_and_not_its_words() {
 }
 
 #[test]
+fn a_provider_whose_filter_of_deals_fails_is_asked_again_soon_and_ever_less_often() {
+    let words = "provider returned unexpected state 11 for proposal bafy, with message: deal rejected: custom deal \
+                 decision logic failed: open /mnt/config.toml: too many open files";
+    let failed = |times| {
+        let refused = IntentDoc { reason: Some(words.into()), ..intent("a", IntentState::Refused, 1000) };
+        Picture { deals: vec![], intents: vec![refused; times] }
+    };
+    for (times, pause_seconds) in [(1, 60), (2, 120), (3, 240), (8, 7680), (40, 24 * 3600)] {
+        let picture = failed(times);
+        assert_eq!(pause(&picture, "a", at(1000 + pause_seconds - 1)), Some(Held::Pausing), "{times}");
+        assert_eq!(pause(&picture, "a", at(1000 + pause_seconds)), None, "{times}");
+    }
+}
+
+#[test]
 fn data_that_came_too_late_gives_no_provider_up() {
     let missed = StoredDeal { missed: true, start_epoch: Some(1), ..deal("a", 18) };
     let picture = Picture { deals: vec![missed; 3], intents: vec![] };
