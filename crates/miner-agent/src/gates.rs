@@ -24,7 +24,7 @@ use tokio::{
 };
 
 /// Searches inside of one folder at a time: so many threads a folder can hold. Source: ours.
-const INSIDE_MAX: usize = 4;
+pub(crate) const INSIDE_MAX: usize = 4;
 
 /// Who is inside of which folder, and since when.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use carferry_core::{error_chain::ErrorChain, model::CarDoc};
 use tracing::debug;
 
 use crate::{
-    gates::{Gates, Pulse},
+    gates::{Gates, Inside, Pulse},
     paths::{PathMapping, map_longest},
     piece_check::{PieceChecker, PieceVerdict},
     policy::NOT_THE_PIECE,
@@ -275,64 +275,76 @@ impl Search<'_> {
     }
 
     fn examine_file(&self, candidate: &Candidate, wanted: &Wanted) -> io::Result<Examined> {
-        let folder = self.places.folder_of(&candidate.path);
-        let Some(inside) = self.gates.enter(folder) else {
-            return Ok(Examined::Silent(folder.to_owned()));
+        let own = self.places.folder_of(&candidate.path);
+        let Some(mut inside) = self.gates.enter(own) else {
+            return Ok(Examined::Silent(own.to_owned()));
         };
         // Before opening: the open of a pipe would wait for its other end.
         if !candidate.path.metadata()?.is_file() {
             return Ok(Examined::Wrong("is not a regular file".to_owned()));
         }
-        match self.confined(folder, &candidate.path)? {
-            Confined::Inside => {}
-            Confined::Outside => {
-                return Ok(Examined::Outside);
-            }
-            Confined::Unknown(silent) => return Ok(Examined::Silent(silent)),
+        let mut path = candidate.path.clone();
+        if let Some(real) = self.way_out(own, &path)? {
+            // Whoever waits at a gate is inside of no folder: two folders of links into each other would be full of
+            // searches that wait for the other.
+            drop(inside);
+            inside = match self.enter_holder(own, &real) {
+                Holder::Entered(there) => there,
+                Holder::None => return Ok(Examined::Outside),
+                Holder::Silent(folder) => return Ok(Examined::Silent(folder)),
+            };
+            path = real;
         }
-        let file = File::open(&candidate.path)?;
+        let file = File::open(&path)?;
         let metadata = file.metadata()?;
-        debug!(path = %candidate.path.display(), size = metadata.len(), "examining");
-        let looked_at = look(candidate, &metadata, wanted);
+        debug!(path = %path.display(), size = metadata.len(), "examining");
+        let looked_at = look(&Candidate { path: path.clone(), ..candidate.clone() }, &metadata, wanted);
         // Reading a whole CAR takes minutes, and says itself how far it is.
         drop(inside);
         match (looked_at, self.checker, wanted.piece_cid) {
             (None, Some(checker), Some(deal)) => {
-                check_piece(checker, self.pulse, &candidate.path, &metadata, deal, wanted)
+                check_piece(checker, self.pulse, &path, &metadata, deal, wanted)
             }
             (None, ..) => Ok(Examined::Good(PayloadSize::new(metadata.len()))),
             (Some(verdict), ..) => Ok(verdict),
         }
     }
 
-    /// Whether the file, with every link on its way followed, lies in one of the configured folders. Without
-    /// any, only the recorded path as it is comes in question, and nothing confines it.
-    fn confined(&self, own: &Path, path: &Path) -> io::Result<Confined> {
+    /// Where a file really lies, every link on its way followed, if that is not in the folder it was looked for in; `None`
+    /// if it is. Without any configured folder, only the recorded path as it is comes in question, and nothing confines it.
+    fn way_out(&self, own: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
         if self.places.confines().next().is_none() {
-            return Ok(Confined::Inside);
+            return Ok(None);
         }
         let real = path.canonicalize()?;
-        let holds = |folder: &Path| folder.canonicalize().is_ok_and(|folder| real.starts_with(folder));
-        if self.places.confines().any(|folder| folder == own) && holds(own) {
-            return Ok(Confined::Inside);
-        }
-        let mut answer = Confined::Outside;
+        let is_inside = self.places.confines().any(|folder| folder == own) && holds(own, &real);
+        Ok((!is_inside).then_some(real))
+    }
+
+    /// Enters the configured folder that this file lies in; the one it was looked for in is not it.
+    fn enter_holder<'a>(&'a self, own: &Path, real: &Path) -> Holder<'a> {
+        let mut answer = Holder::None;
         for folder in self.places.confines().filter(|folder| *folder != own) {
             match self.gates.enter(folder) {
-                Some(_inside) if holds(folder) => return Ok(Confined::Inside),
+                Some(inside) if holds(folder, real) => return Holder::Entered(inside),
                 Some(_inside) => {}
-                None => answer = Confined::Unknown(folder.to_owned()),
+                None => answer = Holder::Silent(folder.to_owned()),
             }
         }
-        Ok(answer)
+        answer
     }
 }
 
-enum Confined {
-    Inside,
-    Outside,
-    /// It may lie in this folder, which does not answer.
-    Unknown(PathBuf),
+fn holds(folder: &Path, real: &Path) -> bool {
+    folder.canonicalize().is_ok_and(|folder| real.starts_with(folder))
+}
+
+/// Which of the configured folders a file lies in.
+enum Holder<'a> {
+    Entered(Inside<'a>),
+    None,
+    /// It may be this one, which does not answer.
+    Silent(PathBuf),
 }
 
 /// How long a file without a recorded size must have been left alone. Source: an estimate; tools that copy write at

@@ -1,6 +1,7 @@
 use std::{fs, time::Duration};
 
 use super::*;
+use crate::gates;
 
 const PIECE: &str = "baga6ea4seaqdomn3tgwgrh3g532zopskstnbrd2n3sxfqbze7rxt7vqn7veigmy";
 
@@ -310,6 +311,36 @@ fn a_folder_that_does_not_answer_is_passed_over_and_named() {
     drop(stuck);
     let found = locate(&search, &wanted(&good.root), &[recorded("/x/a.car", None)]);
     assert!(matches!(found, Located::Wrong { .. }), "{found:?}");
+}
+
+#[test]
+fn a_search_that_waits_at_one_gate_is_behind_no_other() {
+    let good = built(b"good");
+    let (links, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    put(&files.path().join("real.car"), &good.bytes);
+    std::os::unix::fs::symlink(files.path().join("real.car"), links.path().join("a.car")).unwrap();
+    let places =
+        Places { roots: vec![links.path().to_owned(), files.path().to_owned()], ..Places::default() };
+    let gates = Gates::new(Duration::from_secs(10));
+    let everybody =
+        |folder| -> Vec<_> { (0..gates::INSIDE_MAX).map(|_| gates.enter(folder).unwrap()).collect() };
+    let full = everybody(files.path());
+    std::thread::scope(|scope| {
+        let search = scope.spawn(|| {
+            let search = Search { places: &places, gates: &gates, pulse: &Pulse::default(), checker: None };
+            locate(&search, &wanted(&good.root), &[recorded("/a.car", None)])
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        let waited = std::time::Instant::now();
+        drop(everybody(links.path()));
+        assert!(waited.elapsed() < Duration::from_secs(5), "the search is not in the folder of links");
+        drop(full);
+        let found = search.join().unwrap();
+        assert!(
+            matches!(&found, Located::Found(car) if car.local_path == links.path().join("a.car")),
+            "{found:?}"
+        );
+    });
 }
 
 #[test]
