@@ -11,12 +11,14 @@ use carferry_core::{
 use futures::TryStreamExt as _;
 use harness::{
     eventually, eventually_eq,
-    road::{MINER, Road},
+    road::{MINER, Road, miner_agent_command, spawn},
 };
-use lotus_sim::{DealState, LotusVersion, MinerConfig, SimConfig, Timings};
+use lotus_sim::{DealState, Fault, FaultKind, LotusVersion, MinerConfig, SimConfig, Timings};
 use miner_agent::leases::{Lease, Leases};
+use tokio::time::sleep;
 
 const IMPORT: &str = "Filecoin.MarketImportDealData";
+const LIST: &str = "Filecoin.MarketListIncompleteDeals";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_agents_racing_for_200_deals_import_each_once() {
@@ -263,7 +265,7 @@ async fn import_counts_when_the_deal_has_moved_not_when_the_call_is_answered() {
         assert!(!is_imported, "closed while the provider waits for the data");
         assert_ne!(import.get_str("state").ok(), Some("retrying"), "a failure while the event is under way");
         looks += 1;
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(10)).await;
     }
     assert!(looks > 0, "the deal moved before anybody could look");
     eventually!(road.is_imported(&deal).await.unwrap(), "it is closed when it has moved");
@@ -286,6 +288,66 @@ async fn deal_that_is_accepted_late_is_imported_without_its_pause() {
     eventually!(within Duration::from_secs(20), road.is_imported(&deal).await.unwrap(), "it is imported");
     assert_eq!(road.sim.imports_for(&deal), 1);
     agent.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn deal_that_the_client_gives_up_before_its_call_goes_back_and_is_told_as_that() {
+    let road = Road::open().await.unwrap();
+    let (_, deal) = road.recorded("given up").await.unwrap();
+    // The time in which the client gives it up: it is claimed, and the market has not told its state.
+    road.sim.inject(Fault::on(LIST, FaultKind::Delay(SECOND * 2)));
+    let agent = road.miner_agent_process().unwrap();
+    let given_up = doc! { "$set": { "status": 26 } };
+    let claimed = doc! { "dealcid": &deal, "claim": { "$exists": true } };
+    eventually!(
+        road.deals().update_one(claimed.clone(), given_up.clone()).await.unwrap().matched_count == 1,
+        "the client gives a deal up that the agent holds"
+    );
+    eventually_eq!(
+        road.import_field(&deal, "reason").await.unwrap(),
+        "the client has given the deal up",
+        "the deal says so"
+    );
+    assert_eq!(road.deals().count_documents(claimed).await.unwrap(), 0, "the lease is given back");
+    eventually!(agent.has_logged("the client has given the deal up").unwrap(), "the log says so");
+    assert!(!agent.has_logged("the lease was lost").unwrap());
+    assert_eq!(road.sim.imports_for(&deal), 0);
+}
+
+#[tokio::test]
+async fn folder_that_cannot_be_watched_is_told_of() {
+    let road = Road::open().await.unwrap();
+    let yaml = road.import_yaml(&[MINER]).unwrap();
+    let absent = road.folder().join("not-mounted");
+    let text = format!("{}roots: ['{}']\n", fs::read_to_string(&yaml).unwrap(), absent.display());
+    fs::write(&yaml, text).unwrap();
+    let agent = road.miner_agent_process_of(&yaml).unwrap();
+    let told = || {
+        let log = fs::read_to_string(&agent.log).unwrap();
+        log.lines().find(|line| line.contains("cannot be watched")).map(str::to_owned)
+    };
+    let line = eventually!(told(), "the agent tells");
+    assert!(line.contains("WARN") && line.contains(absent.to_str().unwrap()), "{line}");
+}
+
+#[tokio::test]
+async fn one_pass_imports_what_becomes_due_while_it_runs() {
+    let road = Road::open().await.unwrap();
+    // The market's list that the pass begins with is of the time before the deal.
+    road.sim.inject(Fault::on(LIST, FaultKind::DelayAnswer(SECOND * 3)).times(1));
+    let yaml = road.import_yaml(&[MINER]).unwrap();
+    let text = fs::read_to_string(&yaml).unwrap();
+    // With one place for calls the queue is not found empty while the deal is looked at.
+    fs::write(&yaml, text.replace("setting: {", "setting: {importsPerMiner: 2, ")).unwrap();
+    let mut command = miner_agent_command().unwrap();
+    command.arg("import").arg("-c").arg(yaml);
+    let mut pass = spawn(command, &road.new_path("import.log")).unwrap();
+    eventually!(road.sim.count(LIST) == 1, "the pass has begun");
+    sleep(SECOND / 2).await;
+    let (_, deal) = road.recorded("late").await.unwrap();
+    eventually!(!pass.is_running(), "the pass ends");
+    assert!(road.is_imported(&deal).await.unwrap(), "{:?}", road.import_of(&deal).await.unwrap());
+    assert!(road.sim.count(LIST) >= 2, "the first list did not have the deal");
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod database_trouble;
+#[cfg(test)]
 mod dataset;
 #[cfg(test)]
 mod deals;

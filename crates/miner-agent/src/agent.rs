@@ -39,6 +39,7 @@ pub struct Agent {
     pub importers: Vec<Importer>,
     /// The head of the chain.
     pub head: Arc<Head>,
+    patience: Patience,
     setting: Arc<Setting>,
     pieces: Arc<PieceChecker>,
     places: Arc<Places>,
@@ -89,7 +90,7 @@ impl Agent {
                 setting: Arc::clone(&setting),
             });
         }
-        Ok(Self { store, importers, head, setting, pieces, places, arrivals })
+        Ok(Self { store, importers, head, patience, setting, pieces, places, arrivals })
     }
 
     /// The miners' addresses, as deals name them.
@@ -109,7 +110,9 @@ impl Agent {
         let mut supervisor = Supervisor::new();
         let wakes: Arc<Vec<Arc<Notify>>> = Arc::new(self.importers.iter().map(|_| Arc::default()).collect());
 
-        supervisor.spawn("indexes", prepare_database(self.store.clone(), shutdown.token().clone()));
+        let patience = self.patience.beside();
+        let prepare = prepare_database(self.store.clone(), patience, shutdown.token().clone());
+        supervisor.spawn("indexes", prepare);
         let (store, stop, places) = (self.store.clone(), shutdown.token().clone(), Arc::clone(&self.places));
         let arrivals = Arc::clone(&self.arrivals);
         let (incoming_for, to_wake) = (miners.clone(), Arc::clone(&wakes));
@@ -183,8 +186,11 @@ pub async fn open_store(config: &Config) -> Result<Store, AgentError> {
 }
 
 /// Replica set and indexes, as soon as the database answers. Nothing here is needed for imports to begin.
-async fn prepare_database(store: Store, stop: CancellationToken) -> Result<(), AgentError> {
-    let patience = Patience::new(store.clone());
+async fn prepare_database(
+    store: Store,
+    patience: Patience,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
     let prepare = async {
         let set = patience.until_answered("replica set", || store.check_replica_set()).await?;
         debug!(set, "replica set");

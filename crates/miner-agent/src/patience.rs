@@ -1,6 +1,13 @@
 //! Database calls that must not be given up: repeated until the database answers.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use carferry_core::{
     error_chain::ErrorChain,
@@ -16,6 +23,9 @@ use tracing::{info, warn};
 pub struct Patience {
     store: Store,
     breaker: Arc<Breaker>,
+    /// Whether the last that was heard of the database is that it does not answer. Of the whole process: one outage ends
+    /// once, whoever notices.
+    is_missed: Arc<AtomicBool>,
 }
 
 const PAUSES: BackoffPolicy = BackoffPolicy {
@@ -32,7 +42,24 @@ const FAILURES_MAX: u32 = 12;
 impl Patience {
     /// For this database.
     pub fn new(store: Store) -> Self {
-        Self { store, breaker: Arc::new(Breaker::new(PAUSES)) }
+        Self { store, breaker: Arc::new(Breaker::new(PAUSES)), is_missed: Arc::default() }
+    }
+
+    /// For calls that take long: nobody else waits for what they find out.
+    pub fn beside(&self) -> Self {
+        Self { breaker: Arc::new(Breaker::new(PAUSES)), ..self.clone() }
+    }
+
+    /// The database did not answer somebody: whoever has the next answer tells.
+    pub fn missed(&self) {
+        self.is_missed.store(true, Ordering::Relaxed);
+    }
+
+    /// The database answered somebody.
+    pub fn answered(&self) {
+        if self.is_missed.swap(false, Ordering::Relaxed) {
+            info!("the database answers again");
+        }
     }
 
     /// Repeats a call until it succeeds, or fails for another reason than that the database is away.
@@ -57,9 +84,7 @@ impl Patience {
             let leave = self.breaker.leave().await;
             let error = match call().await {
                 Ok(answer) => {
-                    if leave.is_try() {
-                        info!("the database answers again");
-                    }
+                    self.answered();
                     leave.answered();
                     return Ok(answer);
                 }
@@ -71,6 +96,7 @@ impl Patience {
             }
             let hint = error.hint().unwrap_or_default();
             if self.is_away(&error).await {
+                self.missed();
                 if leave.trouble() {
                     warn!(what, reason = %ErrorChain(&error), hint, "the database does not answer, trying again");
                 }

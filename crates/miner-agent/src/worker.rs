@@ -62,8 +62,6 @@ pub struct Worker {
     others_looked: Option<Instant>,
     /// Deals whose outcome the database does not take: not claimed before this.
     shelved: HashMap<String, Instant>,
-    /// Whether the last claim failed for the database.
-    is_database_away: bool,
     node_pauses: Backoff,
     database_pauses: Backoff,
 }
@@ -159,7 +157,6 @@ impl Worker {
             paused_at: None,
             others_looked: None,
             shelved: HashMap::new(),
-            is_database_away: false,
             node_pauses: Backoff::new(NODE_PAUSES),
             database_pauses: Backoff::new(BackoffPolicy::default()),
         }
@@ -250,7 +247,7 @@ impl Worker {
                     let pause = self.database_pauses.next_delay();
                     let hint = error.hint().unwrap_or_default();
                     warn!(error = %ErrorChain(&error), hint, { fields::RETRY_IN_MS } = millis(pause), "no deal can be claimed");
-                    self.is_database_away = true;
+                    self.importer.patience.missed();
                     return self.pause.begin(pause);
                 }
             }
@@ -285,9 +282,7 @@ impl Worker {
                 let began = Instant::now();
                 let due = store.due_ids(market.miner(), None, DUE_PAGE).await?;
                 self.due.read(due, began.elapsed());
-                if std::mem::take(&mut self.is_database_away) {
-                    info!({ fields::MINER } = market.miner(), "the database answers again");
-                }
+                self.importer.patience.answered();
             }
             if !self.due.is_empty() && self.others_looked.is_none_or(|last| last.elapsed() >= OTHERS_EVERY) {
                 self.look_at_others().await?;
