@@ -49,7 +49,8 @@ async fn call_of_a_killed_agent_gets_the_time_its_signed_size_needs_before_any_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn call_of_a_killed_agent_is_not_repeated_where_another_call_may_go_out() {
-    a_call_outlives_its_agent(2).await;
+    // One for the call that is under way, one for the other deal, and one to spare.
+    a_call_outlives_its_agent(3).await;
 }
 
 /// An agent is killed while its call is under way; the next one has so many calls at a time.
@@ -89,7 +90,7 @@ async fn a_call_outlives_its_agent(imports_per_miner: usize) {
     let counts = road.sim.import_counts(&deal);
     assert_eq!((counts.started, counts.effective), (1, 1), "{counts:?}");
     let at_once = road.sim.max_concurrent_imports_seen(MINER);
-    assert_eq!(at_once, imports_per_miner, "as many as setting.importsPerMiner allows");
+    assert_eq!(at_once, imports_per_miner.min(2), "as many as setting.importsPerMiner allows");
 }
 
 #[tokio::test(flavor = "multi_thread")]
