@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::{Document, doc};
 use futures::TryStreamExt as _;
 use harness::{Members, eventually, road::move_file};
-use lotus_sim::WalletConfig;
+use lotus_sim::{DealState, Fault, FaultKind, WalletConfig};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -17,6 +17,8 @@ use crate::{
 const MINER: &str = "f01000";
 const IMPORT: &str = "Filecoin.MarketImportDealData";
 const LIST: &str = "Filecoin.MarketListIncompleteDeals";
+/// Deals that an agent may have in hand for one miner.
+const IN_HAND_MAX: usize = 2048;
 /// Deals that are drained for each list of the market, at least.
 const DEALS_A_LIST: usize = 10;
 /// Commands of the database for each deal that is drained, at most.
@@ -132,6 +134,56 @@ async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
     );
     assert!(per_deal <= COMMANDS_A_LOOK, "{counted}");
     assert!(peak <= 100 + all / DEALS_A_MIB, "{counted}");
+}
+
+/// More deals than an agent may have in hand, at a market that goes on listing what was imported as waiting for its data.
+async fn more_than_may_be_in_hand(name: &'static str, command: &str) {
+    let dice = Dice::of(name);
+    let import_setting = &[
+        ("confirmTimeout", "600s"),
+        ("importsPerMiner", "8"),
+        ("importTimeout", "120s"),
+        ("lease", "60s"),
+        ("listTimeout", "60s"),
+        ("providerPollInterval", "60s"),
+        ("scanInterval", "30s"),
+    ];
+    let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
+    let scene = Scene::open(stage).await;
+    make_indexes(&scene).await;
+    let count = IN_HAND_MAX + 100;
+    backlog(&scene, count, false).await;
+    scene.road.sim.inject(Fault::on(LIST, FaultKind::WrongState(DealState::WaitingForData)));
+    let started = Instant::now();
+    let mut agent = scene.miner_with(command);
+    let called = || scene.road.sim.count(IMPORT);
+    eventually!(within Duration::from_secs(600), called() >= IN_HAND_MAX, "as many as may be in hand are called");
+    let full = started.elapsed();
+    sleep(Duration::from_secs(5)).await;
+    let claimed = doc! { "claim": { "$exists": true } };
+    let claimed = scene.road.deals().count_documents(claimed).await.unwrap();
+    assert_eq!((called(), claimed), (IN_HAND_MAX, u64::try_from(IN_HAND_MAX).unwrap()));
+    scene.road.sim.clear_faults();
+    let all = u64::try_from(count).unwrap();
+    eventually!(within Duration::from_secs(600), scene.road.imported_count().await.unwrap() == all, "all are imported");
+    assert_eq!(called(), count);
+    if command == "import" {
+        eventually!(!agent.is_running(), "the pass ends");
+    }
+    dice.tell(
+        1,
+        &format!("{count} deals, hands full after {full:?}, all imported after {:?}", started.elapsed()),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_hands_are_full_takes_nothing_more_and_loses_nothing() {
+    more_than_may_be_in_hand("in-hand-run", "run").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_whose_hands_are_full_takes_nothing_more_and_loses_nothing() {
+    more_than_may_be_in_hand("in-hand-import", "import").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

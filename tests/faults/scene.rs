@@ -225,8 +225,17 @@ impl Scene {
 
     /// `miner-agent run` for all miners, which ends at a fail point if one is named.
     pub(crate) fn miner(&self, fail_point: Option<&str>) -> Process {
+        self.miner_command("run", fail_point)
+    }
+
+    /// Another command of miner-agent for all miners, as a process of its own.
+    pub(crate) fn miner_with(&self, command: &str) -> Process {
+        self.miner_command(command, None)
+    }
+
+    fn miner_command(&self, subcommand: &str, fail_point: Option<&str>) -> Process {
         let mut command = road::miner_agent_command().unwrap();
-        command.arg("run").arg("-c").arg(self.import_yaml());
+        command.arg(subcommand).arg("-c").arg(self.import_yaml());
         command.envs(fail_point.map(|point| ("FAIL_POINT", point)));
         road::spawn(command, &self.road.new_path("miner-agent.log")).unwrap()
     }

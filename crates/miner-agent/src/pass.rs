@@ -148,7 +148,7 @@ pub async fn import_due(
     let mut tried = HashMap::new();
     loop {
         while end.trouble.is_none() && !stop.is_cancelled() {
-            let Some(seat) = calls.seat() else { break };
+            let Some(mut seat) = calls.seat() else { break };
             if running.len() >= IN_HAND_MAX {
                 break;
             }
@@ -172,6 +172,7 @@ pub async fn import_due(
             let owner = worker::next_owner(&owner);
             match importer.store.claim(&id, miner, &owner, setting.lease).await {
                 Ok(Some(claim)) => {
+                    seat.take();
                     let span = worker::deal_span(&claim, miner);
                     let importer = importer.clone();
                     let work = async move {
@@ -184,11 +185,22 @@ pub async fn import_due(
                 Err(error) => return Err(error),
             }
         }
-        let joined = if let Some(joined) = stop.run_until_cancelled(running.join_next()).await {
-            joined
-        } else {
-            let rest = async { running.join_next().await };
-            tokio::time::timeout(setting.grace_period, rest).await.unwrap_or_default()
+        let has_any = !running.is_empty();
+        let next = async {
+            // A call was answered: the next may go out, long before a list shows what came of it.
+            // Cancel safety: `join_next` loses no result, and that a seat is free is seen in the next round.
+            tokio::select! {
+                joined = running.join_next() => Some(joined),
+                () = calls.freed(), if has_any => None,
+            }
+        };
+        let joined = match stop.run_until_cancelled(next).await {
+            Some(Some(joined)) => joined,
+            Some(None) => continue,
+            None => {
+                let rest = async { running.join_next().await };
+                tokio::time::timeout(setting.grace_period, rest).await.unwrap_or_default()
+            }
         };
         match joined {
             None => return Ok(end),
