@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use carferry_core::{
+    config::Secret,
+    store::{IndexUser, Store, StoreOptions},
+};
 use harness::{
     Members, Options, ReplicaSet, eventually,
+    faults::{FailPoint, FailWith, Times},
     road::{MINER, Road},
 };
 use lotus_sim::SimConfig;
@@ -77,4 +82,36 @@ async fn deals_that_arrive_while_primaries_are_killed_are_imported_once() {
     for agent in agents {
         agent.end().await.unwrap();
     }
+}
+
+/// On a large old collection an index takes longer to make than any call may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_takes_long_stops_nobody_and_is_there_in_the_end() {
+    let set = ReplicaSet::start(Members::One, Options::default()).await.unwrap();
+    let options = StoreOptions {
+        uri: Secret::new(set.uri()),
+        database: "indexes".to_owned(),
+        app_name: "client-agent test".to_owned(),
+        call_timeout: Duration::from_secs(1),
+    };
+    let store = Store::open(&options).await.unwrap();
+    let slow = FailWith::Delay { milliseconds: 3000 };
+    let point = FailPoint::on(&set, 0, &["createIndexes"], slow, Times::Always).unwrap();
+    let report = store.ensure_indexes(IndexUser::ClientAgent).await.unwrap();
+    // The first of each collection; the others would take as long.
+    let waited: Vec<_> = report.missing.iter().filter(|(_, why)| why.starts_with("not there yet")).collect();
+    assert_eq!((waited.len(), report.missing.len()), (3, 3), "{report:?}");
+    assert!(report.is_to_be_tried_again && report.created.is_empty(), "{report:?}");
+    point.off().unwrap();
+    eventually!(
+        within Duration::from_secs(30),
+        {
+            let report = store.ensure_indexes(IndexUser::ClientAgent).await.unwrap();
+            anyhow::ensure!(report.missing.is_empty() && !report.is_to_be_tried_again, "{report:?}");
+            anyhow::Ok(())
+        },
+        "all are there"
+    );
+    let report = store.check_indexes(IndexUser::ClientAgent).await.unwrap();
+    assert!(report.missing.is_empty(), "{report:?}");
 }
