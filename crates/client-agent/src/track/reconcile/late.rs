@@ -8,7 +8,7 @@ use carferry_core::{
     store::NumberChange,
 };
 
-use super::{FollowedDeal, NodeWord, OnChain, Word, has_data, words};
+use super::{FollowedDeal, NodeWord, OUT_OF_SIGHT, OnChain, Word, has_data, words};
 
 /// Epochs past the start after which a view of the provider cannot be merely old.
 const VIEW_MARGIN: i64 = 60;
@@ -51,7 +51,8 @@ pub(super) fn end(followed: &FollowedDeal, on_chain: &OnChain, head: ChainEpoch)
         // The provider would wait for ever, and could not publish the deal any more.
         "the start epoch has passed without the data".to_owned()
     } else if late_by > margin(followed, on_chain, lacks_data) {
-        format!("not active by its start epoch {start} (head {head}), and not found on chain")
+        let why = if followed.is_out_of_sight(head) { OUT_OF_SIGHT } else { "not found on chain" };
+        format!("not active by its start epoch {start} (head {head}): {why}")
     } else {
         return None;
     };

@@ -19,6 +19,10 @@ use carferry_core::{
 /// Published, and not sealed yet.
 const AWAITING_PRE_COMMIT: DealStatus = DealStatus::from_lotus(29);
 
+/// A provider's market tells a deal's number some hours after the import, when it has published the deal.
+const OUT_OF_SIGHT: &str = "the start epoch has passed and the deal's number on chain is not known (its provider has no \
+                            miner-agent that runs? `miner-agent import` does not follow deals)";
+
 /// A recorded deal, with the word of the client's node.
 #[derive(Clone, Debug)]
 pub(super) struct FollowedDeal {
@@ -123,6 +127,11 @@ impl FollowedDeal {
 
     fn has_started(&self, head: ChainEpoch) -> bool {
         self.deal.startepoch.is_some_and(|start| head > ChainEpoch::new(start))
+    }
+
+    /// Whether it should be active or over by now, and its number on chain is known to nobody.
+    fn is_out_of_sight(&self, head: ChainEpoch) -> bool {
+        matches!(self.node, NodeWord::NotFollowed) && self.has_started(head) && self.numbers().is_empty()
     }
 
     /// Who calls the deal failed, in words, for a message that overrules them.
@@ -257,12 +266,13 @@ fn provider_word(followed: &FollowedDeal, on_chain: &OnChain, head: ChainEpoch) 
             let said = "the provider says that the deal is active; it is not found on chain";
             (AWAITING_PRE_COMMIT, words(AWAITING_PRE_COMMIT, said))
         }
+        Some(status) if has_data(status) && status.is_live() && followed.is_out_of_sight(head) => {
+            (status, words(status, OUT_OF_SIGHT))
+        }
         Some(status) => (status, words(status, followed.provider_message())),
         None if followed.has_started(head) => {
             let status = followed.recorded_status().unwrap_or(DealStatus::UNKNOWN);
-            let message = "the start epoch has passed and the deal's number on chain is not known (its provider runs \
-                           no miner-agent?)";
-            (status, words(status, message))
+            (status, words(status, OUT_OF_SIGHT))
         }
         None => return None,
     };

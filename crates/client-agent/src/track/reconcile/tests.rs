@@ -224,6 +224,22 @@ fn an_unknown_number_is_taken_for_a_failure_only_after_a_long_silence() {
     assert_eq!(judged(&late, &OnChain::Unknown, 1000 + 7 * 2880 + 1), Some((26, StatusSource::Provider)));
 }
 
+/// A single `miner-agent import` leaves such a view behind, and nobody renews it.
+#[test]
+fn a_deal_whose_number_nobody_tells_says_so_from_its_start_on() {
+    let unseen = stateless(OfflineDealDoc { isdeal: Some(1), ..with_view(4, 24, 0) });
+    for (head, status, is_said) in [(900, 24, false), (1001, 24, true), (1000 + 7 * 2880 + 1, 26, true)] {
+        assert_eq!(
+            judged(&unseen, &OnChain::Unknown, head),
+            Some((status, StatusSource::Provider)),
+            "{head}"
+        );
+        let message = message(&unseen, &OnChain::Unknown, head);
+        assert_eq!(message.contains("number on chain is not known"), is_said, "{head}: {message}");
+        assert!(!message.contains("not found on chain"), "nobody could look: {message}");
+    }
+}
+
 /// One rule for every method, with and without a provider's word.
 #[test]
 fn a_deal_that_can_never_become_active_ends() {
