@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lotus_sim::{Fault, FaultKind};
 use tokio::time::sleep;
 
 use crate::{
@@ -15,6 +16,9 @@ async fn a_crowd_of_agents_does_everything_once() {
     // Nobody dies here, so a lease is lost only to an agent that takes what another one has.
     let import_setting = &[("importsPerMiner", "2"), ("lease", "60s")];
     let mut scene = Scene::open(Stage { import_setting, ..Stage::default() }).await;
+    // Proposals take long enough for the other agent to plan the same CARs meanwhile.
+    let kind = FaultKind::Delay(Duration::from_millis(150));
+    scene.road.sim.inject(Fault::on("Filecoin.ClientStatelessDeal", kind));
     let clients = [scene.client("one", None), scene.client("two", None)];
     let miners = [(); 4].map(|()| scene.miner(None));
     let count = rounds(4, 60);
