@@ -10,7 +10,7 @@ use std::{
 use bson::{Document, doc};
 use futures::TryStreamExt as _;
 use harness::road::Road;
-use lotus_sim::{DealState, DealView};
+use lotus_sim::{DealState, DealView, ImportRun};
 
 /// What was looked at.
 #[derive(Debug, Clone, Copy)]
@@ -24,8 +24,9 @@ pub(crate) struct Counts {
 /// # Panics
 ///
 /// With everything that is wrong.
-pub(crate) async fn check(road: &Road, outputs: &Path, replicas: usize) -> Counts {
+pub(crate) async fn check(road: &Road, outputs: &Path, replicas: usize, at_once: usize) -> Counts {
     let mut wrong = Vec::new();
+    imports_at_once(&road.sim.import_runs(), at_once, &mut wrong);
     proposals(&road.sim.deals(), replicas, &mut wrong);
     left_behind(outputs, &mut wrong);
     let leaked = road.sim.temp_files_leaked();
@@ -149,6 +150,31 @@ fn intents_of(intents: &[Document], documents: &[Document], wrong: &mut Vec<Stri
     }
 }
 
+/// Bytes of a piece a second at which an import is taken to be under way; one that takes longer counts no more.
+const SLOWEST: f64 = 10_485_760.0;
+/// The agents' clock of a call begins before the market's work does.
+const MARGIN_SECONDS: f64 = 0.5;
+
+/// No import begins at a miner while as many are under way as `setting.importsPerMiner` allows, whoever called for them.
+/// Those of small pieces count for no time at all.
+fn imports_at_once(runs: &[ImportRun], at_once: usize, wrong: &mut Vec<String>) {
+    let mut under_way = BTreeMap::<&str, Vec<&ImportRun>>::new();
+    for run in runs {
+        let others = under_way.entry(&run.miner).or_default();
+        others.retain(|other| {
+            let age = run.began.duration_since(other.began).as_secs_f64() + MARGIN_SECONDS;
+            let explained =
+                f64::from(u32::try_from(other.piece_bytes >> 10).unwrap_or(u32::MAX)) * 1024.0 / SLOWEST;
+            other.ended.is_none_or(|ended| ended > run.began) && age < explained
+        });
+        if others.len() >= at_once {
+            let others: Vec<_> = others.iter().map(|other| &other.proposal_cid).collect();
+            wrong.push(format!("{}: {} begins beside {others:?}", run.miner, run.proposal_cid));
+        }
+        others.push(run);
+    }
+}
+
 /// Every deal imported once, with effect, and `isdeal` says what is true.
 fn imports(deals: &[DealView], documents: &[Document], wrong: &mut Vec<String>) {
     let documents: BTreeMap<_, _> =
@@ -185,5 +211,30 @@ fn import(deal: &DealView, document: Option<&Document>, wrong: &mut Vec<String>)
     }
     if document.contains_key("claim") {
         wrong.push(format!("{cid}: a lease that nobody gave back"));
+    }
+}
+
+#[test]
+fn an_import_that_begins_beside_another_is_found_while_the_size_of_that_explains_it() {
+    let start = std::time::Instant::now();
+    let run = |miner: &str, piece_mib: u64, from: f64, to: Option<f64>| ImportRun {
+        miner: miner.to_owned(),
+        proposal_cid: format!("bafy{from}"),
+        piece_bytes: piece_mib << 20,
+        began: start + std::time::Duration::from_secs_f64(from),
+        ended: to.map(|to| start + std::time::Duration::from_secs_f64(to)),
+    };
+    let large = || run("a", 64, 0.0, Some(20.0));
+    for (runs, at_once, found) in [
+        (vec![large(), run("a", 1, 5.0, None)], 1, 1),
+        (vec![large(), run("a", 1, 5.0, None)], 2, 0),
+        (vec![large(), run("b", 1, 5.0, None)], 1, 0),
+        (vec![large(), run("a", 1, 6.0, None)], 1, 0),
+        (vec![run("a", 64, 0.0, Some(4.0)), run("a", 1, 5.0, None)], 1, 0),
+        (vec![run("a", 64, 0.0, None), run("a", 1, 3.0, None), run("a", 1, 4.0, None)], 1, 2),
+    ] {
+        let mut wrong = Vec::new();
+        imports_at_once(&runs, at_once, &mut wrong);
+        assert_eq!(wrong.len(), found, "{runs:?}: {wrong:?}");
     }
 }

@@ -288,6 +288,8 @@ impl Scene {
 
     /// The checker's word, or a panic with everything it found.
     pub(crate) async fn check(&self) -> checker::Counts {
-        checker::check(&self.road, &self.outputs, REPLICAS).await
+        let setting = self.import_setting.iter().find(|(key, _)| *key == "importsPerMiner");
+        let at_once = setting.map_or(1, |(_, value)| value.parse().unwrap());
+        checker::check(&self.road, &self.outputs, REPLICAS, at_once).await
     }
 }

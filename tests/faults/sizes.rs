@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bson::doc;
 use harness::eventually;
 use lotus_sim::{Fault, FaultKind, SimConfig, Timings};
 use rustix::process::Signal;
@@ -9,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::{
     rounds::{Dice, rounds},
-    scene::{Scene, Stage, sim, timings},
+    scene::{REPLICAS, Scene, Stage, sim, timings},
 };
 
 const MIB: u64 = 1 << 20;
@@ -53,5 +54,41 @@ async fn cars_of_every_size_are_imported_once_whatever_happens_to_the_agent() {
     scene.road.sim.clear_faults();
     let counts = scene.check().await;
     dice.tell(sizes.len(), &format!("up to {} MiB, {counts:?}", sizes.iter().max().unwrap() / MIB));
+    drop((client, miner));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imports_per_miner_holds_when_the_agent_is_killed_and_started_anew() {
+    let mut dice = Dice::of("imports-per-miner");
+    // The market is busy with a large piece for longer than a new agent needs to begin, and for less than the size explains.
+    let timings = Timings { import_commp: Duration::from_millis(2500), ..timings() };
+    let import_setting = &[("importTimeout", "300s"), ("confirmTimeout", "3s"), ("listTimeout", "30s")];
+    let sim = SimConfig { timings, ..sim(2) };
+    let mut scene = Scene::open(Stage { sim, import_setting, ..Stage::default() }).await;
+    let client = scene.client("client", None);
+    let mut miner = scene.miner(None);
+    let count = rounds(1, 40);
+    for round in 0..count {
+        // Files with holes of one size are one CAR.
+        let bytes = 16 * MIB + u64::try_from(round).unwrap();
+        let (called, deals) = (scene.road.sim.count(IMPORT), scene.road.sim.deals().len());
+        scene.add_car_of_bytes(bytes).await;
+        eventually!(within Duration::from_secs(120), scene.road.sim.count(IMPORT) > called, "an import begins");
+        // What can be imported at once by an agent that knows of no other call.
+        scene.add_cars(1).await;
+        let recorded = doc! { "isdeal": 0, "import": { "$exists": false } };
+        eventually!(
+            within Duration::from_secs(30),
+            scene.road.sim.deals().len() >= deals + 2 * REPLICAS
+                && scene.road.deals().count_documents(recorded.clone()).await.unwrap() > 0,
+            "small deals wait"
+        );
+        sleep(Duration::from_millis(dice.rng.u64(0..300))).await;
+        miner.kill9().unwrap();
+        miner = scene.miner(None);
+        scene.settled(Duration::from_secs(120)).await;
+    }
+    let counts = scene.check().await;
+    dice.tell(count, &format!("{counts:?}"));
     drop((client, miner));
 }

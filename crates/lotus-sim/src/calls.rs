@@ -3,7 +3,7 @@
 //! What lives here: calls, counters, times per deal. What does not: anything that changes an answer.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -113,12 +113,28 @@ pub struct ImportCounts {
     pub beside: usize,
 }
 
+/// One import's work at a miner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportRun {
+    /// Whose market does it.
+    pub miner: String,
+    /// The deal.
+    pub proposal_cid: String,
+    /// PADDED size of the deal's piece.
+    pub piece_bytes: u64,
+    /// When it began.
+    pub began: Instant,
+    /// When it ended, in whatever way; `None` while it runs.
+    pub ended: Option<Instant>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct CallLog {
     calls: VecDeque<Call>,
     next: u64,
     methods: HashMap<String, usize>,
     imports: HashMap<String, ImportCounts>,
+    runs: Vec<ImportRun>,
     proposals: HashMap<(String, String), usize>,
     activated: HashMap<String, SystemTime>,
     imported: HashMap<String, SystemTime>,
@@ -176,6 +192,28 @@ impl CallLog {
 
     pub(crate) fn imports_mut(&mut self, cid: &str) -> &mut ImportCounts {
         self.imports.entry(cid.to_owned()).or_default()
+    }
+
+    /// An import's work begins; answers with its number.
+    pub(crate) fn import_begins(&mut self, miner: &str, proposal_cid: &str, piece_bytes: u64) -> usize {
+        self.runs.push(ImportRun {
+            miner: miner.to_owned(),
+            proposal_cid: proposal_cid.to_owned(),
+            piece_bytes,
+            began: Instant::now(),
+            ended: None,
+        });
+        self.runs.len() - 1
+    }
+
+    pub(crate) fn import_ends(&mut self, number: usize) {
+        if let Some(run) = self.runs.get_mut(number) {
+            run.ended = Some(Instant::now());
+        }
+    }
+
+    pub(crate) fn import_runs(&self) -> Vec<ImportRun> {
+        self.runs.clone()
     }
 
     pub(crate) fn proposed(&mut self, root: String, miner: String) {

@@ -64,7 +64,7 @@ pub(crate) async fn import_data(
     let file = opened.map_err(|error| {
         RpcError::application(format!("failed to open {what}: {}", go_open_error(&source, &error)))
     })?;
-    let job = inner.with(|world| {
+    let (job, number) = inner.with(|world| {
         let found = world
             .deals
             .get(cid)
@@ -82,6 +82,7 @@ pub(crate) async fn import_data(
         }
         state.importing.push(cid.to_owned());
         state.imports_running_max = state.imports_running_max.max(state.importing.len());
+        let run = world.log.import_begins(miner, cid, padded_piece_size);
         let crowd = u32::try_from(state.importing.len()).unwrap_or(u32::MAX);
         let job = Job {
             inner: inner.clone(),
@@ -98,7 +99,7 @@ pub(crate) async fn import_data(
         if state.config.crash_at_imports.is_some_and(|limit| state.importing.len() >= limit) {
             world.restart_miner(miner);
         }
-        Ok::<_, RpcError>(job)
+        Ok::<_, RpcError>((job, run))
     })?;
     let life = job.life.clone();
     let work = inner.tasks.spawn(async move {
@@ -106,6 +107,7 @@ pub(crate) async fn import_data(
         let (inner, life) = (job.inner.clone(), job.life.clone());
         let result = run(job, file, source).await;
         inner.with(|world| {
+            world.log.import_ends(number);
             // A restart has forgotten it already.
             if let Some(state) = world.miners.get_mut(&miner).filter(|_miner| !life.is_cancelled())
                 && let Some(index) = state.importing.iter().position(|other| *other == cid)

@@ -43,7 +43,7 @@ mod wire;
 mod world;
 mod ws;
 
-pub use calls::{Call, ImportCounts, NodeName, Outcome, Transport};
+pub use calls::{Call, ImportCounts, ImportRun, NodeName, Outcome, Transport};
 pub use config::{Ask, LotusVersion, MinerConfig, SimConfig, TimeScale, Timings, WalletConfig};
 pub use faults::{Fault, FaultKind};
 pub use ids::ATTO_PER_FIL;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::calls::{Call, ImportCounts, NodeName};
+use crate::calls::{Call, ImportCounts, ImportRun, NodeName};
 use crate::config::SimConfig;
 use crate::faults::Fault;
 use crate::ids::{Address, random_u64};
@@ -125,6 +125,11 @@ impl Sim {
     /// How often a method (`Filecoin.ClientStartDeal`) was called, on all nodes.
     pub fn count(&self, method: &str) -> usize {
         self.inner.with(|world| world.log.count(method))
+    }
+
+    /// The work of every import so far, in the order in which it began.
+    pub fn import_runs(&self) -> Vec<ImportRun> {
+        self.inner.with(|world| world.log.import_runs())
     }
 
     /// How many import calls for a deal began their work.
