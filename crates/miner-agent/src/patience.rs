@@ -46,6 +46,7 @@ impl Patience {
     }
 
     /// For calls that take long: nobody else waits for what they find out.
+    #[must_use]
     pub fn beside(&self) -> Self {
         Self { breaker: Arc::new(Breaker::new(PAUSES)), ..self.clone() }
     }
