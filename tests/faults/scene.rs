@@ -152,8 +152,10 @@ impl Scene {
     pub(crate) fn client_yaml(&self, agent: &str) -> PathBuf {
         let miners: Vec<_> =
             self.miner_urls.iter().map(|(miner, _)| format!("{{miner: {miner}, price: 0}}")).collect();
+        // Agents that plan at the same moment would otherwise make the same proposal, which a node takes for one.
+        let start_delay = if agent == "two" { "8d" } else { "7d" };
         let text = format!(
-            "miners: [{}]\nsetting: {{wallet: {}, duration: 366, maxDealNums: {REPLICAS}, minerMaxDeals: 1, \
+            "miners: [{}]\nsetting: {{wallet: {}, startDelay: {start_delay}, duration: 366, maxDealNums: {REPLICAS}, minerMaxDeals: 1, \
              dealTimeout: 500ms, planInterval: 500ms, publishMethod: {}, databaseTimeout: 5s, gracePeriod: 3s, \
              publishTimeout: 5s, listTimeout: 5s, agentName: {agent}, ownCarsOnly: false}}\nlotus: {{endpoint: '{}', token: '{}', \
              requestTimeout: 5s}}\nmongodb: {{uri: '{}', database: '{}'}}\n",
