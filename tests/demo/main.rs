@@ -16,14 +16,18 @@ macro_rules! say {
 mod configs;
 mod processes;
 mod programs;
-mod road;
 mod sample;
+mod steps;
 mod summary;
 mod watching;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
-use carferry_core::{config::human, printer::ExitStatus, runtime::Shutdown};
+use carferry_core::config::human;
+use carferry_core::printer::ExitStatus;
+use carferry_core::runtime::Shutdown;
 use clap::{Parser, ValueEnum};
 
 /// Carries real files from a folder to active deals, on servers that it starts itself.
@@ -113,7 +117,7 @@ async fn run(arguments: &Arguments) -> ExitStatus {
             return ExitStatus::Failure;
         }
     };
-    match road::travel(arguments, shutdown.token()).await {
+    match steps::travel(arguments, shutdown.token()).await {
         Ok(status) => status,
         Err(error) => {
             say!("\nerror: {error:#}");

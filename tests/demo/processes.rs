@@ -1,18 +1,16 @@
 //! Processes whose output goes to files, and that end with this one.
 
-use std::{
-    fs::{self, File},
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::{Child, ExitStatus, Stdio},
-    time::Duration,
-};
+use std::fs;
+use std::fs::File;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use harness::child_guard;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
-
-use harness::tied;
 
 const POLL: Duration = Duration::from_millis(20);
 const TAIL_LINES: usize = 15;
@@ -45,7 +43,7 @@ impl Process {
         errors: Errors,
     ) -> anyhow::Result<Self> {
         let log = folder.join(format!("{name}.log"));
-        let mut command = tied::command(program)?;
+        let mut command = child_guard::command(program)?;
         command
             .args(arguments)
             // What is set in this shell is meant for other agents than these.
@@ -60,7 +58,7 @@ impl Process {
             Errors::ToLog => Stdio::from(File::create(&log)?),
             Errors::Shown => Stdio::inherit(),
         });
-        let child = tied::spawn(command).with_context(|| format!("cannot start {name}"))?;
+        let child = child_guard::spawn(command).with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name: name.to_owned(), child })
     }
 

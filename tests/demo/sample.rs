@@ -3,13 +3,11 @@
 //! Files are copied as they are where one of about the wanted size exists; larger ones are several
 //! files one after another. The same disk gives the same sample.
 
-use std::{
-    collections::BTreeSet,
-    env,
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
 
 use anyhow::{Context as _, ensure};
 use tokio_util::sync::CancellationToken;

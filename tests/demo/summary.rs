@@ -1,6 +1,8 @@
 //! What came of it, for people and as JSON.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 
 use carferry_core::model::{CarDoc, OfflineDealDoc};
 use comfy_table::{Cell, CellAlignment, Table, presets};

@@ -1,16 +1,13 @@
 //! How far the deals are, read from the database as an operator would.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::{self, IsTerminal as _},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use carferry_core::{
-    model::{CarDoc, DealPhase, DealStatus, ImportState, IntentState, OfflineDealDoc},
-    store::Store,
-};
+use carferry_core::model::{CarDoc, DealPhase, DealStatus, ImportState, IntentState, OfflineDealDoc};
+use carferry_core::store::Store;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 

@@ -1,5 +1,5 @@
-//! `makecars --layout pack` and `tree`: plans that are followed through kills, changes, full disks and by several
-//! boxes; and the CARs checked, restored and made again.
+//! `makecars --layout pack` and `tree`: plans that are followed through kills, changes, full disks and by
+//! several boxes; and the CARs checked, restored and made again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bson::{Document, doc};
 use futures::TryStreamExt as _;
 use harness::machine::{Need, not_run};
-use harness::{database, road};
+use harness::{database, test_env};
 use mongodb::{Collection, Database};
 
 use crate::pack::{Pack, touch};
@@ -67,7 +67,7 @@ pub(crate) fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 }
 
 fn agent(arguments: &[&str], files: &[PathBuf]) -> Output {
-    let mut command = road::client_agent_command().unwrap();
+    let mut command = test_env::client_agent_command().unwrap();
     command.args(arguments).args(files).output().unwrap()
 }
 
@@ -274,7 +274,7 @@ async fn a_plan_stops_while_its_input_is_not_mounted() {
     fill(&pack);
     assert_eq!(pack.start_to(&pack.output, &PACK, Some("piece.made")).end().code, None);
     let away = pack.input.with_file_name("away");
-    road::move_file(&pack.input, &away).unwrap();
+    test_env::move_file(&pack.input, &away).unwrap();
     fs::create_dir(&pack.input).unwrap();
     let second = pack.run(&PACK);
     assert!(
@@ -283,7 +283,7 @@ async fn a_plan_stops_while_its_input_is_not_mounted() {
         second.stderr
     );
     fs::remove_dir(&pack.input).unwrap();
-    road::move_file(&away, &pack.input).unwrap();
+    test_env::move_file(&away, &pack.input).unwrap();
     assert_eq!(pack.run(&PACK).code, Some(0));
     check_cars(&pack.input, &[&pack.output]);
     assert_eq!(all(db.db.collection("packplans")).await.len(), 1);
@@ -359,7 +359,8 @@ fn touch_all(pack: &Pack) -> usize {
     are_files.inspect(|path| touch(&pack.input.join(path))).count()
 }
 
-/// In a mount namespace of its own: the output is a small file system, then that is made larger. `$0`: the output.
+/// In a mount namespace of its own: the output is a small file system, then that is made larger. `$0`: the
+/// output.
 const SMALL_DISK: &str = r#"
 set -u
 mkdir -p "$0" && mount -t tmpfs -o size=7m tmpfs "$0" || exit 77
@@ -380,7 +381,7 @@ async fn a_full_disk_leaves_whole_pieces_and_the_next_run_goes_on() {
         .args(["--map-root-user", "--mount", "sh", "-c", SMALL_DISK])
         .arg(&pack.output)
         .env("KEPT", kept.path());
-    script.args(road::client_agent_words().unwrap()).arg("makecars").args(PACK);
+    script.args(test_env::client_agent_words().unwrap()).arg("makecars").args(PACK);
     script.args(["--mongodb-uri", &pack.uri(), "--mongodb-database", db.db.name()]);
     script.arg("--input").arg(&pack.input).arg("--output").arg(&pack.output);
     let ended = script.stdin(Stdio::null()).output().unwrap();

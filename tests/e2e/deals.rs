@@ -4,25 +4,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bson::{Document, doc};
-use carferry_core::{
-    config::Secret,
-    lotus::{CallTimeouts, Client, FullNode},
-    model::{AttoFil, PublishMethod},
-    store::{IndexUser, Store, StoreOptions},
-};
-use client_agent::{
-    config::StartDelay,
-    propose::{
-        DealState, Mode, ProposeError, Proposer, Report, Terms,
-        policy::{Limits, Target},
-        preflight::{MethodChoice, PreflightError, SyncRule},
-    },
-    track::Tracker,
-};
-use harness::{
-    eventually,
-    road::{Car, MINER, Road},
-};
+use carferry_core::config::Secret;
+use carferry_core::lotus::FullNode;
+use carferry_core::model::{AttoFil, PublishMethod};
+use carferry_core::rpc::{CallTimeouts, Client};
+use carferry_core::store::{IndexUser, Store, StoreOptions};
+use client_agent::config::StartDelay;
+use client_agent::propose::lotus::preflight::{MethodChoice, PreflightError, SyncRule};
+use client_agent::propose::policy::{Limits, Target};
+use client_agent::propose::{DealState, Mode, ProposeError, Proposer, Report, Terms};
+use client_agent::track::Tracker;
+use harness::eventually;
+use harness::test_env::{Car, MINER, TestEnv};
 use lotus_sim::{Fault, FaultKind, LotusVersion, MinerConfig, Permission, SimConfig, WalletConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -55,17 +48,17 @@ pub(crate) struct DataPrep {
 }
 
 impl DataPrep {
-    pub(crate) async fn of(road: &Road, method: MethodChoice) -> anyhow::Result<Self> {
+    pub(crate) async fn of(env: &TestEnv, method: MethodChoice) -> anyhow::Result<Self> {
         let options = StoreOptions {
-            uri: Secret::new(road.uri.clone()),
-            database: road.db.name().to_owned(),
+            uri: Secret::new(env.uri.clone()),
+            database: env.db.name().to_owned(),
             app_name: "client-agent test".to_owned(),
             call_timeout: Duration::from_secs(10),
         };
         let store = Store::open(&options).await?;
         store.ensure_indexes(IndexUser::ClientAgent).await?;
-        let token = road.sim.token(Permission::Admin);
-        let client = Client::new(&road.sim.full_node_url(), Some(&token), CallTimeouts::default())?;
+        let token = env.sim.token(Permission::Admin);
+        let client = Client::new(&env.sim.full_node_url(), Some(&token), CallTimeouts::default())?;
         let terms = Terms {
             wallet: WalletConfig::default().address,
             duration: "200 days".parse()?,
@@ -81,7 +74,7 @@ impl DataPrep {
             owner: "box-1".to_owned(),
         };
         let targets =
-            road.sim.miners().into_iter().map(|miner| Target { miner, price: AttoFil::ZERO }).collect();
+            env.sim.miners().into_iter().map(|miner| Target { miner, price: AttoFil::ZERO }).collect();
         Ok(Self { store, node: FullNode::new(client), terms, targets, limits: LIMITS })
     }
 
@@ -113,34 +106,34 @@ impl DataPrep {
     }
 }
 
-pub(crate) async fn write_cars(road: &Road, count: usize) -> anyhow::Result<Vec<Car>> {
+pub(crate) async fn write_cars(env: &TestEnv, count: usize) -> anyhow::Result<Vec<Car>> {
     let mut cars = Vec::new();
     for number in 0..count {
-        let car = road.car(&format!("payload {number} "))?;
-        road.cars().insert_one(car.document()).await?;
+        let car = env.car(&format!("payload {number} "))?;
+        env.cars().insert_one(car.document()).await?;
         cars.push(car);
     }
     Ok(cars)
 }
 
-pub(crate) async fn deals(road: &Road) -> anyhow::Result<Vec<Document>> {
+pub(crate) async fn deals(env: &TestEnv) -> anyhow::Result<Vec<Document>> {
     use futures::TryStreamExt as _;
-    Ok(road.deals().find(doc! {}).sort(doc! { "_id": 1 }).await?.try_collect().await?)
+    Ok(env.deals().find(doc! {}).sort(doc! { "_id": 1 }).await?.try_collect().await?)
 }
 
-pub(crate) async fn open_intents(road: &Road) -> anyhow::Result<u64> {
-    let intents = road.db.collection::<Document>("dealintents");
+pub(crate) async fn open_intents(env: &TestEnv) -> anyhow::Result<u64> {
+    let intents = env.db.collection::<Document>("dealintents");
     Ok(intents.count_documents(doc! { "state": "intended" }).await?)
 }
 
 /// Every deal of the database is one that the simulator knows, with these terms.
-async fn assert_one_deal_each(road: &Road, cars: &[Car], method: &str) -> anyhow::Result<()> {
-    let recorded = deals(road).await?;
-    assert_eq!(recorded.len(), cars.len() * road.sim.miners().len());
+async fn assert_one_deal_each(env: &TestEnv, cars: &[Car], method: &str) -> anyhow::Result<()> {
+    let recorded = deals(env).await?;
+    assert_eq!(recorded.len(), cars.len() * env.sim.miners().len());
     for car in cars {
-        for miner in road.sim.miners() {
+        for miner in env.sim.miners() {
             assert_eq!(
-                road.sim.proposals_for(&car.payload_cid, &miner),
+                env.sim.proposals_for(&car.payload_cid, &miner),
                 1,
                 "{} with {miner}",
                 car.payload_cid
@@ -153,69 +146,69 @@ async fn assert_one_deal_each(road: &Road, cars: &[Car], method: &str) -> anyhow
                 })
                 .context("no document for this CAR and miner")?;
             let known =
-                road.sim.deal(document.get_str("dealcid")?).context("the simulator knows no such deal")?;
+                env.sim.deal(document.get_str("dealcid")?).context("the simulator knows no such deal")?;
             assert_eq!(document.get_i64("startepoch")?, known.start_epoch);
             assert_eq!(document.get_i32("isdeal")?, 0);
             assert_eq!(document.get_str("method")?, method);
             assert_eq!(document.get_i64("duration")?, 200 * 2880);
         }
     }
-    assert_eq!(open_intents(road).await?, 0);
+    assert_eq!(open_intents(env).await?, 0);
     Ok(())
 }
 
 #[tokio::test]
 async fn price_zero_goes_stateless_and_a_second_pass_adds_nothing() -> anyhow::Result<()> {
-    let road = Road::open_with(two_miners()).await?;
-    let cars = write_cars(&road, 3).await?;
-    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let env = TestEnv::open_with(two_miners()).await?;
+    let cars = write_cars(&env, 3).await?;
+    let client = DataPrep::of(&env, MethodChoice::Auto).await?;
     let report = client.pass().await?;
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(report.count(DealState::Published), 6);
-    assert_one_deal_each(&road, &cars, "stateless").await?;
+    assert_one_deal_each(&env, &cars, "stateless").await?;
     let again = client.pass().await?;
-    assert_eq!((again.deals.len(), road.sim.count("Filecoin.ClientStatelessDeal")), (0, 6 + 2), "two probes");
+    assert_eq!((again.deals.len(), env.sim.count("Filecoin.ClientStatelessDeal")), (0, 6 + 2), "two probes");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_node_that_demands_imports_gets_each_root_once() -> anyhow::Result<()> {
-    let road = Road::open_with(two_miners()).await?;
-    let cars = write_cars(&road, 3).await?;
-    let report = DataPrep::of(&road, START).await?.pass().await?;
+    let env = TestEnv::open_with(two_miners()).await?;
+    let cars = write_cars(&env, 3).await?;
+    let report = DataPrep::of(&env, START).await?.pass().await?;
     assert!(report.is_clean(), "{report:?}");
-    assert_one_deal_each(&road, &cars, "start").await?;
-    assert_eq!(road.sim.count("Filecoin.ClientImport"), 3);
+    assert_one_deal_each(&env, &cars, "start").await?;
+    assert_eq!(env.sim.count("Filecoin.ClientImport"), 3);
     Ok(())
 }
 
 #[tokio::test]
 async fn an_old_node_has_no_stateless_deals_and_needs_no_imports() -> anyhow::Result<()> {
-    let road = Road::open_with(of_version(LotusVersion::V1_5)).await?;
-    let cars = write_cars(&road, 2).await?;
-    let report = DataPrep::of(&road, MethodChoice::Auto).await?.pass().await?;
+    let env = TestEnv::open_with(of_version(LotusVersion::V1_5)).await?;
+    let cars = write_cars(&env, 2).await?;
+    let report = DataPrep::of(&env, MethodChoice::Auto).await?.pass().await?;
     assert!(report.is_clean(), "{report:?}");
-    assert_one_deal_each(&road, &cars, "start").await?;
-    assert_eq!(road.sim.count("Filecoin.ClientImport"), 0);
+    assert_one_deal_each(&env, &cars, "start").await?;
+    assert_eq!(env.sim.count("Filecoin.ClientImport"), 0);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_lotus_without_a_market_is_named() -> anyhow::Result<()> {
-    let road = Road::open_with(of_version(LotusVersion::V1_27_1)).await?;
-    write_cars(&road, 1).await?;
-    let error = DataPrep::of(&road, MethodChoice::Auto).await?.pass().await.err().context("it published")?;
+    let env = TestEnv::open_with(of_version(LotusVersion::V1_27_1)).await?;
+    write_cars(&env, 1).await?;
+    let error = DataPrep::of(&env, MethodChoice::Auto).await?.pass().await.err().context("it published")?;
     assert!(matches!(error, ProposeError::Preflight(PreflightError::NoMarket { .. })), "{error}");
     assert!(error.hint().context("no hint")?.contains("v1.27.1"));
-    assert_eq!(deals(&road).await?.len(), 0);
+    assert_eq!(deals(&env).await?.len(), 0);
     Ok(())
 }
 
 /// The node makes the deal and the agent never hears of it: the next agent finds it and makes no second.
 async fn lost_answer(method: MethodChoice, name: &str, settled: DealState) -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    let cars = write_cars(&road, 1).await?;
-    let client = DataPrep::of(&road, method).await?;
+    let env = TestEnv::open().await?;
+    let cars = write_cars(&env, 1).await?;
+    let client = DataPrep::of(&env, method).await?;
     // The first call of the method with parameters; the probe has none.
     let mut fault = Fault::on(name, FaultKind::DropAfterWork).times(1);
     fault.params_contain = Some(cars.first().context("one")?.payload_cid.clone());
@@ -223,18 +216,18 @@ async fn lost_answer(method: MethodChoice, name: &str, settled: DealState) -> an
         // Otherwise the first call only learns that the root must be imported.
         client.node.import_car(&cars.first().context("one")?.path.display().to_string()).await?;
     }
-    road.sim.inject(fault);
+    env.sim.inject(fault);
     let first = client.pass().await?;
     assert_eq!(first.count(DealState::Unsettled), 1, "{first:?}");
-    assert_eq!(deals(&road).await?.len(), 0, "no document without a proposal CID");
-    assert_eq!(open_intents(&road).await?, 1);
+    assert_eq!(deals(&env).await?.len(), 0, "no document without a proposal CID");
+    assert_eq!(open_intents(&env).await?, 1);
 
     let second = client.pass().await?;
     assert_eq!(second.count(settled), 1, "{second:?}");
-    assert_eq!(open_intents(&road).await?, 0);
-    let recorded = deals(&road).await?;
-    assert_eq!((recorded.len(), road.sim.deals().len()), (1, 1));
-    assert!(road.sim.deal(recorded.first().context("one")?.get_str("dealcid")?).is_some());
+    assert_eq!(open_intents(&env).await?, 0);
+    let recorded = deals(&env).await?;
+    assert_eq!((recorded.len(), env.sim.deals().len()), (1, 1));
+    assert!(env.sim.deal(recorded.first().context("one")?.get_str("dealcid")?).is_some());
     Ok(())
 }
 
@@ -250,23 +243,23 @@ async fn a_lost_answer_of_stateless_deal_is_the_same_deal_when_repeated() -> any
 
 #[tokio::test]
 async fn a_node_that_lists_nothing_keeps_only_its_own_open_proposals_waiting() -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    let cars = write_cars(&road, 1).await?;
-    let client = DataPrep::of(&road, START).await?;
+    let env = TestEnv::open().await?;
+    let cars = write_cars(&env, 1).await?;
+    let client = DataPrep::of(&env, START).await?;
     let path = cars.first().context("one")?.path.display().to_string();
     client.node.import_car(&path).await?;
     let mut lost = Fault::on("Filecoin.ClientStartDeal", FaultKind::DropAfterWork).times(1);
     lost.params_contain = Some(cars.first().context("one")?.payload_cid.clone());
-    road.sim.inject(lost);
+    env.sim.inject(lost);
     client.pass().await?;
     let failing = FaultKind::ApplicationError("datastore closed".to_owned());
-    road.sim.inject(Fault::on("Filecoin.ClientListDeals", failing));
-    road.cars().insert_one(road.car("another payload ")?.document()).await?;
+    env.sim.inject(Fault::on("Filecoin.ClientListDeals", failing));
+    env.cars().insert_one(env.car("another payload ")?.document()).await?;
     let report = client.pass().await?;
     assert_eq!((report.count(DealState::Unsettled), report.count(DealState::Published)), (1, 1));
-    road.sim.clear_faults();
+    env.sim.clear_faults();
     assert_eq!(client.pass().await?.count(DealState::Settled), 1);
-    assert_eq!((deals(&road).await?.len(), road.sim.deals().len()), (2, 2));
+    assert_eq!((deals(&env).await?.len(), env.sim.deals().len()), (2, 2));
     Ok(())
 }
 
@@ -282,28 +275,28 @@ async fn two_processes_of_one_name_that_plan_at_once_keep_to_the_limits() -> any
 }
 
 async fn plan_at_once(other_owner: &str) -> anyhow::Result<()> {
-    let road = Road::open_with(two_miners()).await?;
-    let cars = write_cars(&road, 25).await?;
-    let one = DataPrep::of(&road, MethodChoice::Auto).await?;
-    let mut other = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let env = TestEnv::open_with(two_miners()).await?;
+    let cars = write_cars(&env, 25).await?;
+    let one = DataPrep::of(&env, MethodChoice::Auto).await?;
+    let mut other = DataPrep::of(&env, MethodChoice::Auto).await?;
     other.terms.owner = other_owner.to_owned();
     let (first, second) = tokio::join!(one.pass(), other.pass());
     let (first, second) = (first?, second?);
     one.pass().await?;
-    assert_one_deal_each(&road, &cars, "stateless").await?;
+    assert_one_deal_each(&env, &cars, "stateless").await?;
     assert!(first.count(DealState::Refused) + second.count(DealState::Refused) == 0);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_dry_run_plans_and_touches_nothing() -> anyhow::Result<()> {
-    let road = Road::open_with(two_miners()).await?;
-    write_cars(&road, 2).await?;
-    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let env = TestEnv::open_with(two_miners()).await?;
+    write_cars(&env, 2).await?;
+    let client = DataPrep::of(&env, MethodChoice::Auto).await?;
     let plan = client.proposer().pass(Mode::DryRun).await?;
     assert_eq!(plan.count(DealState::Planned), 4);
     assert_eq!(plan.miners.get(OTHER).context("no total")?.deals, 2);
-    assert_eq!((deals(&road).await?.len(), open_intents(&road).await?, road.sim.deals().len()), (0, 0, 0));
+    assert_eq!((deals(&env).await?.len(), open_intents(&env).await?, env.sim.deals().len()), (0, 0, 0));
     Ok(())
 }
 
@@ -313,14 +306,14 @@ async fn a_miner_that_cannot_be_asked_and_a_bad_car_stop_nothing_else() -> anyho
     if let Some(miner) = config.miners.first_mut() {
         miner.peer_id = None;
     }
-    let road = Road::open_with(config).await?;
-    let cars = write_cars(&road, 2).await?;
-    road.cars().insert_one(doc! { "outputpath": "/prototype.car", "filecid": "stderr text" }).await?;
-    let report = DataPrep::of(&road, MethodChoice::Auto).await?.pass().await?;
+    let env = TestEnv::open_with(config).await?;
+    let cars = write_cars(&env, 2).await?;
+    env.cars().insert_one(doc! { "outputpath": "/prototype.car", "filecid": "stderr text" }).await?;
+    let report = DataPrep::of(&env, MethodChoice::Auto).await?.pass().await?;
     assert!(report.miner_problems.get(MINER).context("no problem")?.contains("peer id"));
     assert!(report.car_problems.iter().any(|problem| problem.contains("/prototype.car")), "{report:?}");
     for car in &cars {
-        assert_eq!(road.sim.proposals_for(&car.payload_cid, OTHER), 1);
+        assert_eq!(env.sim.proposals_for(&car.payload_cid, OTHER), 1);
     }
     Ok(())
 }
@@ -328,11 +321,11 @@ async fn a_miner_that_cannot_be_asked_and_a_bad_car_stop_nothing_else() -> anyho
 /// More CARs than a lane holds, after a page of documents that cannot be read.
 #[tokio::test]
 async fn a_pass_goes_on_where_lanes_were_full_and_misses_no_car() -> anyhow::Result<()> {
-    let road = Road::open().await?;
+    let env = TestEnv::open().await?;
     let unreadable = (0..200).map(|number| doc! { "outputpath": number, "dealsizebytes": "many" });
-    road.cars().insert_many(unreadable).await?;
-    let cars = write_cars(&road, 150).await?;
-    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    env.cars().insert_many(unreadable).await?;
+    let cars = write_cars(&env, 150).await?;
+    let client = DataPrep::of(&env, MethodChoice::Auto).await?;
     let mut proposer = client.proposer();
     let mut passes = 0;
     loop {
@@ -350,7 +343,7 @@ async fn a_pass_goes_on_where_lanes_were_full_and_misses_no_car() -> anyhow::Res
     }
     assert!(passes > 1, "{passes}");
     for car in &cars {
-        assert_eq!(road.sim.proposals_for(&car.payload_cid, MINER), 1);
+        assert_eq!(env.sim.proposals_for(&car.payload_cid, MINER), 1);
     }
     // From the first again.
     let report = proposer.pass(Mode::Publish).await?;
@@ -360,42 +353,42 @@ async fn a_pass_goes_on_where_lanes_were_full_and_misses_no_car() -> anyhow::Res
 
 #[tokio::test]
 async fn a_stop_writes_no_further_intents() -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    write_cars(&road, 3).await?;
-    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let env = TestEnv::open().await?;
+    write_cars(&env, 3).await?;
+    let client = DataPrep::of(&env, MethodChoice::Auto).await?;
     let stop = CancellationToken::new();
     let mut proposer = client.proposer_until(stop.clone());
     stop.cancel();
     let report = proposer.pass(Mode::Publish).await?;
-    assert_eq!((report.cars, open_intents(&road).await?, road.sim.deals().len()), (0, 0, 0));
+    assert_eq!((report.cars, open_intents(&env).await?, env.sim.deals().len()), (0, 0, 0));
     Ok(())
 }
 
 #[tokio::test]
 async fn a_collateral_is_asked_for_once_and_costs_nothing_where_there_is_none() -> anyhow::Result<()> {
     const METHOD: &str = "Filecoin.StateDealProviderCollateralBounds";
-    let road = Road::open_with(two_miners()).await?;
-    write_cars(&road, 3).await?;
-    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
-    road.sim.inject(Fault::on(METHOD, FaultKind::ApplicationError("no such bounds".to_owned())));
+    let env = TestEnv::open_with(two_miners()).await?;
+    write_cars(&env, 3).await?;
+    let client = DataPrep::of(&env, MethodChoice::Auto).await?;
+    env.sim.inject(Fault::on(METHOD, FaultKind::ApplicationError("no such bounds".to_owned())));
     let report = client.pass().await?;
-    assert_eq!((report.car_problems.len(), road.sim.count(METHOD)), (3, 1), "{report:?}");
-    road.sim.clear_faults();
-    road.sim.inject(Fault::on(METHOD, FaultKind::DropBefore).times(1));
+    assert_eq!((report.car_problems.len(), env.sim.count(METHOD)), (3, 1), "{report:?}");
+    env.sim.clear_faults();
+    env.sim.inject(Fault::on(METHOD, FaultKind::DropBefore).times(1));
     let error = client.pass().await.err().context("it published")?;
     assert!(matches!(error, ProposeError::Preflight(PreflightError::Lotus(_))), "{error}");
-    assert_eq!((road.sim.count(METHOD), open_intents(&road).await?), (2, 0));
+    assert_eq!((env.sim.count(METHOD), open_intents(&env).await?), (2, 0));
     Ok(())
 }
 
 #[tokio::test]
 async fn money_is_counted_before_it_moves() -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    write_cars(&road, 3).await?;
-    let mut client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let env = TestEnv::open().await?;
+    write_cars(&env, 3).await?;
+    let mut client = DataPrep::of(&env, MethodChoice::Auto).await?;
     // 200 days and the alignment, 1 attoFIL each; enough for two deals.
     let cost = 200 * 2880 + 5758;
-    road.sim.set_wallet(&client.terms.wallet, 2 * cost + cost / 2, None);
+    env.sim.set_wallet(&client.terms.wallet, 2 * cost + cost / 2, None);
     if let Some(target) = client.targets.first_mut() {
         target.price = AttoFil::new(1);
     }
@@ -409,7 +402,7 @@ async fn money_is_counted_before_it_moves() -> anyhow::Result<()> {
     client.terms.wallet = "f1abjxfbp274xpdqcpuaykwkfb43omjotacm2p3za".to_owned();
     let error = client.pass().await.err().context("it published")?;
     assert!(matches!(error, ProposeError::Preflight(PreflightError::WalletUnknown { .. })), "{error}");
-    road.sim.set_sync_lag(Duration::from_secs(3600));
+    env.sim.set_sync_lag(Duration::from_secs(3600));
     let error = client.pass().await.err().context("it published")?;
     assert!(matches!(error, ProposeError::Preflight(PreflightError::NotSynced { .. })), "{error}");
     Ok(())
@@ -417,17 +410,17 @@ async fn money_is_counted_before_it_moves() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_rejected_deal_shows_the_providers_words_and_is_no_replica() -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    let cars = write_cars(&road, 1).await?;
+    let env = TestEnv::open().await?;
+    let cars = write_cars(&env, 1).await?;
     let car = cars.first().context("one")?;
-    road.sim.reject_next(MINER, "miner is not accepting offline storage deals");
-    let client = DataPrep::of(&road, START).await?;
+    env.sim.reject_next(MINER, "miner is not accepting offline storage deals");
+    let client = DataPrep::of(&env, START).await?;
     client.pass().await?;
     let mut tracker = client.tracker();
     eventually!(
         {
             tracker.pass().await?;
-            let recorded = deals(&road).await?;
+            let recorded = deals(&env).await?;
             let deal = recorded.first().context("one")?;
             let rejected = deal.get_i64("status").ok() == Some(26)
                 && deal
@@ -439,18 +432,18 @@ async fn a_rejected_deal_shows_the_providers_words_and_is_no_replica() -> anyhow
         "the rejection is recorded"
     );
     let paused = client.pass().await?;
-    assert_eq!(road.sim.proposals_for(&car.payload_cid, MINER), 1, "{paused:?}");
+    assert_eq!(env.sim.proposals_for(&car.payload_cid, MINER), 1, "{paused:?}");
     assert_eq!(paused.held.get("failed lately, tried again later"), Some(&1), "{paused:?}");
     Ok(())
 }
 
 /// Packed, published, imported by a real miner-agent, followed until the deal is active.
 async fn whole_road(method: MethodChoice) -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    write_cars(&road, 5).await?;
-    let client = DataPrep::of(&road, method).await?;
+    let env = TestEnv::open().await?;
+    write_cars(&env, 5).await?;
+    let client = DataPrep::of(&env, method).await?;
     assert!(client.pass().await?.is_clean());
-    let agent = road.miner_agent()?;
+    let agent = env.miner_agent()?;
     let mut tracker = client.tracker();
     eventually!(
         {
@@ -458,15 +451,15 @@ async fn whole_road(method: MethodChoice) -> anyhow::Result<()> {
             let active = doc! {
                 "isdeal": 1, "status": 7, "statusmsg": "StorageDealActive", "dealid": { "$gt": 0 }
             };
-            let active = road.deals().count_documents(active).await?;
+            let active = env.deals().count_documents(active).await?;
             anyhow::ensure!(active == 5, "{active} of 5");
             anyhow::Ok(())
         },
         "every deal is active"
     );
     agent.end().await?;
-    for deal in road.sim.deals() {
-        assert_eq!(road.sim.imports_for(&deal.proposal_cid), 1);
+    for deal in env.sim.deals() {
+        assert_eq!(env.sim.imports_for(&deal.proposal_cid), 1);
     }
     Ok(())
 }
@@ -483,23 +476,20 @@ async fn the_whole_road_with_stateless_deals() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_expired_deal_is_final_and_named() -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    write_cars(&road, 1).await?;
-    let client = DataPrep::of(&road, START).await?;
+    let env = TestEnv::open().await?;
+    write_cars(&env, 1).await?;
+    let client = DataPrep::of(&env, START).await?;
     client.pass().await?;
     eventually!(
-        road.sim
-            .deals()
-            .iter()
-            .any(|deal| deal.provider.as_ref().is_some_and(|side| side.state.code() == 18)),
+        env.sim.deals().iter().any(|deal| deal.provider.as_ref().is_some_and(|side| side.state.code() == 18)),
         "the provider waits for the data"
     );
-    road.sim.advance_epochs(6000);
+    env.sim.advance_epochs(6000);
     let mut tracker = client.tracker();
     eventually!(
         {
             tracker.pass().await?;
-            let recorded = deals(&road).await?;
+            let recorded = deals(&env).await?;
             let words = recorded.first().context("one")?.get_str("statusmsg");
             anyhow::ensure!(words.as_ref().is_ok_and(|words| words.contains("start epoch")), "{words:?}");
             anyhow::Ok(())

@@ -1,19 +1,16 @@
 //! Every command of both agents ends with the status that the README's table names.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
+use ExitStatus::{Failure, Partly, Success, UserError};
 use bson::doc;
 use carferry_core::exit_status::ExitStatus;
 use clap::CommandFactory as _;
-use harness::road::{Road, client_agent_command, miner_agent_command};
+use harness::test_env::{TestEnv, client_agent_command, miner_agent_command};
 use lotus_sim::{Permission, WalletConfig};
-
-use ExitStatus::{Failure, Partly, Success, UserError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Program {
@@ -36,14 +33,14 @@ enum Trouble {
 const NOWHERE: &str = "127.0.0.1:1";
 
 struct Setup {
-    road: Road,
+    env: TestEnv,
     folder: PathBuf,
 }
 
 impl Setup {
     async fn new() -> Self {
-        let road = Road::open().await.unwrap();
-        let folder = road.folder().to_owned();
+        let env = TestEnv::open().await.unwrap();
+        let folder = env.folder().to_owned();
         fs::create_dir(folder.join("in")).unwrap();
         fs::write(folder.join("in/a.tar"), [7; 5000]).unwrap();
         // Something to follow: without it the node is not asked.
@@ -51,8 +48,8 @@ impl Setup {
             "dealcid": "bafyreifb6bdckjoyblin6e4urbgnfvl5yykxoeo5odb5xmk53eo2xes4ta", "filecid": UNKNOWN_CID,
             "miner": "f01999", "wallet": WalletConfig::default().address, "isdeal": 0, "status": 18, "method": "start",
         };
-        road.deals().insert_one(deal).await.unwrap();
-        Self { road, folder }
+        env.deals().insert_one(deal).await.unwrap();
+        Self { env, folder }
     }
 
     fn path(&self, name: &str) -> String {
@@ -62,9 +59,9 @@ impl Setup {
     fn config(&self, program: Program, trouble: Trouble) -> PathBuf {
         let uri = match trouble {
             Trouble::DatabaseAway => format!("mongodb://{NOWHERE}/?serverSelectionTimeoutMS=300"),
-            _ => self.road.uri.clone(),
+            _ => self.env.uri.clone(),
         };
-        let sim = &self.road.sim;
+        let sim = &self.env.sim;
         let token = match trouble {
             Trouble::TokenRefused => "not.a.token".to_owned(),
             _ => sim.token(Permission::Admin),
@@ -77,7 +74,7 @@ impl Setup {
         let mut text = format!(
             "miners: [{{miner: f01000}}]\nmongodb: {{uri: '{uri}', database: '{}'}}\n\
              lotus: {{endpoint: '{node}', token: '{token}'}}\n",
-            self.road.db.name()
+            self.env.db.name()
         );
         let of_program = match program {
             Program::Client => {
@@ -121,8 +118,8 @@ const UNKNOWN_CID: &str = "bafykbzaceaj5kyurab6bohchm3ivyj27ixhpfg5nvrlrrwzlmvyt
 
 type Row = (Program, String, Vec<(Trouble, ExitStatus)>);
 
-/// What a command ends with under each trouble that can meet it. Commands that go on until a signal are met by
-/// `--dry-run` or `--once`.
+/// What a command ends with under each trouble that can meet it. Commands that go on until a signal are met
+/// by `--dry-run` or `--once`.
 fn table() -> Vec<Row> {
     use Program::{Client, Miner};
     use Trouble::{BadConfiguration, DatabaseAway, NodeAway, Nothing, TokenRefused};
@@ -227,11 +224,11 @@ async fn what_is_done_in_part_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_the_token_does_not_allow_is_for_the_user_to_fix() {
     let setup = Setup::new().await;
-    setup.road.recorded("a deal that could be imported").await.unwrap();
+    setup.env.recorded("a deal that could be imported").await.unwrap();
     let config = setup.config(Program::Miner, Trouble::Nothing);
     // It may read whom the node works for and what it lists.
     let text = fs::read_to_string(&config).unwrap();
-    let sim = &setup.road.sim;
+    let sim = &setup.env.sim;
     fs::write(&config, text.replace(&sim.token(Permission::Admin), &sim.token(Permission::Read))).unwrap();
     let ended = setup.run(Program::Miner, "import", Some(&config));
     assert_eq!(ended.status.code(), Some(i32::from(UserError.code())), "{ended:?}");

@@ -2,66 +2,62 @@
 
 use std::time::Duration;
 
-use carferry_core::{
-    config::Secret,
-    store::{IndexUser, Store, StoreOptions},
-};
-use harness::{
-    Members, Options, ReplicaSet, eventually,
-    faults::{FailPoint, FailWith, Times},
-    road::{MINER, Road},
-};
+use carferry_core::config::Secret;
+use carferry_core::store::{IndexUser, Store, StoreOptions};
+use harness::faults::{FailPoint, FailWith, Times};
+use harness::test_env::{MINER, TestEnv};
+use harness::{Members, Options, ReplicaSet, eventually};
 use lotus_sim::SimConfig;
 
 const DEALS: usize = 60;
 const IMPORT: &str = "Filecoin.MarketImportDealData";
 
-async fn road_on(set: &ReplicaSet) -> Road {
+async fn road_on(set: &ReplicaSet) -> TestEnv {
     let db = set.client().await.unwrap().database("failover");
-    Road::open_on(SimConfig::default(), db, set.uri()).await.unwrap()
+    TestEnv::open_on(SimConfig::default(), db, set.uri()).await.unwrap()
 }
 
 /// Lets deals arrive, one after the other, and has something done to the database after every twentieth.
-async fn deals_arrive_through(road: &Road, trouble: impl AsyncFn(usize)) -> Vec<String> {
-    let proposed = road.many_proposed(DEALS).await.unwrap();
+async fn deals_arrive_through(env: &TestEnv, trouble: impl AsyncFn(usize)) -> Vec<String> {
+    let proposed = env.many_proposed(DEALS).await.unwrap();
     for (number, (car, deal)) in proposed.iter().enumerate() {
         if number % 20 == 10 {
             trouble(number / 20).await;
         }
         // The writer repeats what it cannot be sure of, as client-agent does; the key keeps it from doubling.
-        eventually!(road.record_once(car, deal, MINER).await, "deal {number} is recorded");
+        eventually!(env.record_once(car, deal, MINER).await, "deal {number} is recorded");
     }
     proposed.into_iter().map(|(_, deal)| deal).collect()
 }
 
-async fn assert_each_imported_once(road: &Road, deals: &[String]) {
+async fn assert_each_imported_once(env: &TestEnv, deals: &[String]) {
     let deadline = Duration::from_secs(120);
     eventually!(
         within deadline,
-        match road.imported_count().await {
+        match env.imported_count().await {
             Ok(count) if count == u64::try_from(DEALS).unwrap() => Ok(()),
             other => Err(format!("{other:?}")),
         },
         "all deals are imported"
     );
     for deal in deals {
-        let counts = road.sim.import_counts(deal);
+        let counts = env.sim.import_counts(deal);
         assert_eq!((counts.started, counts.effective), (1, 1), "{deal}: {counts:?}");
-        assert!(road.is_imported(deal).await.unwrap(), "{deal}");
+        assert!(env.is_imported(deal).await.unwrap(), "{deal}");
     }
-    assert_eq!((road.sim.count(IMPORT), road.sim.temp_files_leaked()), (DEALS, 0));
+    assert_eq!((env.sim.count(IMPORT), env.sim.temp_files_leaked()), (DEALS, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deals_that_arrive_while_primaries_step_down_are_imported_once() {
     let set = ReplicaSet::start(Members::Three, Options::default()).await.unwrap();
-    let road = road_on(&set).await;
-    let agents = [road.miner_agent().unwrap(), road.miner_agent().unwrap()];
-    let deals = deals_arrive_through(&road, async |_| {
+    let env = road_on(&set).await;
+    let agents = [env.miner_agent().unwrap(), env.miner_agent().unwrap()];
+    let deals = deals_arrive_through(&env, async |_| {
         set.step_down().await.unwrap();
     });
     let deals = deals.await;
-    assert_each_imported_once(&road, &deals).await;
+    assert_each_imported_once(&env, &deals).await;
     for agent in agents {
         agent.end().await.unwrap();
     }
@@ -70,15 +66,15 @@ async fn deals_that_arrive_while_primaries_step_down_are_imported_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn deals_that_arrive_while_primaries_are_killed_are_imported_once() {
     let set = ReplicaSet::start(Members::Three, Options::default()).await.unwrap();
-    let road = road_on(&set).await;
-    let agents = [road.miner_agent().unwrap(), road.miner_agent().unwrap()];
-    let deals = deals_arrive_through(&road, async |_| {
+    let env = road_on(&set).await;
+    let agents = [env.miner_agent().unwrap(), env.miner_agent().unwrap()];
+    let deals = deals_arrive_through(&env, async |_| {
         let killed = set.kill9_primary().await.unwrap();
         set.wait_for_primary().await.unwrap();
         set.restart(killed).await.unwrap();
     });
     let deals = deals.await;
-    assert_each_imported_once(&road, &deals).await;
+    assert_each_imported_once(&env, &deals).await;
     for agent in agents {
         agent.end().await.unwrap();
     }

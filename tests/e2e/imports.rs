@@ -1,20 +1,19 @@
 //! Deals that wait in the database are imported, each once, whatever the order of things.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
 
-use bson::{Bson, Document, doc, oid::ObjectId};
-use carferry_core::{
-    config::Secret,
-    model::PublishMethod,
-    store::{Claim, Followed, IndexUser, Store, StoreOptions},
-};
+use bson::oid::ObjectId;
+use bson::{Bson, Document, doc};
+use carferry_core::config::Secret;
+use carferry_core::model::PublishMethod;
+use carferry_core::store::{Claim, IndexUser, PollScope, Store, StoreOptions};
 use futures::TryStreamExt as _;
-use harness::{
-    eventually, eventually_eq,
-    road::{MINER, Road, miner_agent_command, spawn},
-};
+use harness::test_env::{MINER, TestEnv, miner_agent_command, spawn};
+use harness::{eventually, eventually_eq};
 use lotus_sim::{DealState, Fault, FaultKind, LotusVersion, MinerConfig, SimConfig, Timings};
-use miner_agent::leases::{Lease, Leases};
+use miner_agent::dispatch::lease_renewal::{Lease, Leases};
 use tokio::time::sleep;
 
 const IMPORT: &str = "Filecoin.MarketImportDealData";
@@ -22,30 +21,30 @@ const LIST: &str = "Filecoin.MarketListIncompleteDeals";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_agents_racing_for_200_deals_import_each_once() {
-    let road = Road::open().await.unwrap();
-    let deals = road.many_proposed(200).await.unwrap();
+    let env = TestEnv::open().await.unwrap();
+    let deals = env.many_proposed(200).await.unwrap();
     let (before, while_running) = deals.split_at(100);
     for (car, deal) in before {
-        road.record(car, deal, MINER).await.unwrap();
+        env.record(car, deal, MINER).await.unwrap();
     }
-    let agents = [road.miner_agent().unwrap(), road.miner_agent().unwrap()];
+    let agents = [env.miner_agent().unwrap(), env.miner_agent().unwrap()];
     for (car, deal) in while_running {
-        road.record(car, deal, MINER).await.unwrap();
+        env.record(car, deal, MINER).await.unwrap();
     }
     eventually_eq!(
-        within Duration::from_secs(120), road.imported_count().await.unwrap(), 200, "all deals are imported"
+        within Duration::from_secs(120), env.imported_count().await.unwrap(), 200, "all deals are imported"
     );
     for agent in agents {
         agent.end().await.unwrap();
     }
 
     for (_, deal) in &deals {
-        let counts = road.sim.import_counts(deal);
+        let counts = env.sim.import_counts(deal);
         assert_eq!((counts.started, counts.succeeded, counts.effective), (1, 1, 1), "{deal}");
     }
-    assert_eq!((road.sim.count(IMPORT), road.sim.temp_files_leaked()), (200, 0));
-    assert!(road.sim.max_concurrent_imports_seen(MINER) <= 2, "one at a time for each agent");
-    let documents: Vec<Document> = road.deals().find(doc! {}).await.unwrap().try_collect().await.unwrap();
+    assert_eq!((env.sim.count(IMPORT), env.sim.temp_files_leaked()), (200, 0));
+    assert!(env.sim.max_concurrent_imports_seen(MINER) <= 2, "one at a time for each agent");
+    let documents: Vec<Document> = env.deals().find(doc! {}).await.unwrap().try_collect().await.unwrap();
     for document in &documents {
         let import = document.get_document("import").unwrap();
         assert_eq!(document.get_i32("isdeal").ok(), Some(1), "{document}");
@@ -59,7 +58,7 @@ async fn two_agents_racing_for_200_deals_import_each_once() {
 #[tokio::test]
 async fn leases_are_renewed_together_and_only_lost_ones_are_told() {
     const COUNT: usize = 620;
-    let road = Road::open().await.unwrap();
+    let env = TestEnv::open().await.unwrap();
     let ids: Vec<ObjectId> = (0..COUNT).map(|_| ObjectId::new()).collect();
     let documents = ids.iter().zip(0..).map(|(id, number): (_, i32)| {
         doc! {
@@ -67,8 +66,8 @@ async fn leases_are_renewed_together_and_only_lost_ones_are_told() {
             "startepoch": 9,
         }
     });
-    road.deals().insert_many(documents).await.unwrap();
-    let store = open_store(&road).await;
+    env.deals().insert_many(documents).await.unwrap();
+    let store = open_store(&env).await;
     let leases = Leases::default();
     let mut held = Vec::new();
     for (number, id) in ids.iter().enumerate() {
@@ -84,14 +83,15 @@ async fn leases_are_renewed_together_and_only_lost_ones_are_told() {
             .map(|(n, _)| n)
             .collect()
     };
-    // Somebody else's name, somebody else's number, given back; and one that is finished, and not in hand any more.
+    // Somebody else's name, somebody else's number, given back; and one that is finished, and not in hand any
+    // more.
     let changes = [doc! { "claim.owner": "other" }, doc! { "claim.n": 7_i64 }, doc! { "isdeal": 1 }];
     for (number, change) in [3, 300, 610].into_iter().zip(changes) {
         let mut change = change;
         change.insert("claim.until", bson::DateTime::from_millis(0));
-        road.deals().update_one(doc! { "_id": ids[number] }, doc! { "$set": change }).await.unwrap();
+        env.deals().update_one(doc! { "_id": ids[number] }, doc! { "$set": change }).await.unwrap();
     }
-    road.deals().update_one(doc! { "_id": ids[500] }, doc! { "$unset": { "claim": "" } }).await.unwrap();
+    env.deals().update_one(doc! { "_id": ids[500] }, doc! { "$unset": { "claim": "" } }).await.unwrap();
     drop(held.remove(500));
     leases.renew(&store, Duration::ZERO).await.unwrap();
     assert_eq!(is_lost(&held), [3, 300, 609]);
@@ -99,18 +99,18 @@ async fn leases_are_renewed_together_and_only_lost_ones_are_told() {
     let before = bson::DateTime::now().timestamp_millis();
     leases.renew(&store, SECOND * 600).await.unwrap();
     let longer = doc! { "claim.until": { "$gt": bson::DateTime::from_millis(before + 300_000) } };
-    assert_eq!(road.deals().count_documents(longer.clone()).await.unwrap(), 0, "it is not time yet");
+    assert_eq!(env.deals().count_documents(longer.clone()).await.unwrap(), 0, "it is not time yet");
     let kept = tokio::time::timeout(SECOND * 6, leases.keep(&store, SECOND * 12)).await;
     kept.unwrap_err();
     let soon = doc! { "claim.until": { "$gt": bson::DateTime::from_millis(before) } };
     let still = u64::try_from(COUNT - 4).unwrap();
-    assert_eq!(road.deals().count_documents(soon).await.unwrap(), still);
+    assert_eq!(env.deals().count_documents(soon).await.unwrap(), still);
     assert_eq!(is_lost(&held), [3, 300, 609]);
 }
 
 #[tokio::test]
 async fn deals_are_due_in_two_classes_each_in_its_order() {
-    let road = Road::open().await.unwrap();
+    let env = TestEnv::open().await.unwrap();
     let at =
         |seconds: i64| bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 1000 * seconds);
     let waiting = |next: i64| doc! { "state": "waiting", "nexttry": at(next) };
@@ -130,9 +130,9 @@ async fn deals_are_due_in_two_classes_each_in_its_order() {
         if !import.is_empty() {
             deal.insert("import", import);
         }
-        road.deals().insert_one(deal).await.unwrap();
+        env.deals().insert_one(deal).await.unwrap();
     }
-    let store = open_store(&road).await;
+    let store = open_store(&env).await;
     let due = store.due_ids(MINER, None, 100).await.unwrap();
     let names = |ids: &[Bson]| ids.iter().map(|id| id.as_str().unwrap().to_owned()).collect::<Vec<_>>();
     let first: Vec<Bson> = due.first.iter().map(|due| due.id.clone()).collect();
@@ -148,7 +148,7 @@ async fn deals_are_due_in_two_classes_each_in_its_order() {
 
 #[tokio::test]
 async fn deals_that_are_closed_and_active_are_not_read_with_every_poll() {
-    let road = Road::open().await.unwrap();
+    let env = TestEnv::open().await.unwrap();
     let deals = [
         ("new", doc! { "isdeal": 0 }),
         ("waits", doc! { "isdeal": 0, "status": 18, "provider": { "status": 18 } }),
@@ -164,9 +164,9 @@ async fn deals_that_are_closed_and_active_are_not_read_with_every_poll() {
     for (name, fields) in deals {
         let mut deal = doc! { "dealcid": name, "miner": MINER };
         deal.extend(fields);
-        road.deals().insert_one(deal).await.unwrap();
+        env.deals().insert_one(deal).await.unwrap();
     }
-    let store = open_store(&road).await;
+    let store = open_store(&env).await;
     store.ensure_indexes(IndexUser::MinerAgent).await.unwrap();
     let read = async |which| {
         let mut followed = store.provider_followed(MINER, which).await.unwrap();
@@ -187,17 +187,17 @@ async fn deals_that_are_closed_and_active_are_not_read_with_every_poll() {
         "sealing",
         "waits",
     ];
-    assert_eq!(read(Followed::All).await, all);
+    assert_eq!(read(PollScope::All).await, all);
     all.remove(0);
-    assert_eq!(read(Followed::Moving).await, all);
+    assert_eq!(read(PollScope::Changing).await, all);
 }
 
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn open_store(road: &Road) -> Store {
+async fn open_store(env: &TestEnv) -> Store {
     let options = StoreOptions {
-        uri: Secret::new(road.uri.clone()),
-        database: road.db.name().to_owned(),
+        uri: Secret::new(env.uri.clone()),
+        database: env.db.name().to_owned(),
         app_name: "miner-agent test".to_owned(),
         call_timeout: SECOND * 30,
     };
@@ -206,21 +206,21 @@ async fn open_store(road: &Road) -> Store {
 
 #[tokio::test]
 async fn deals_from_before_the_agent_are_imported_earliest_start_first() {
-    let road = Road::open().await.unwrap();
+    let env = TestEnv::open().await.unwrap();
     let mut recorded = Vec::new();
     for name in ["first", "second", "third"] {
-        recorded.push(road.recorded(name).await.unwrap());
-        road.sim.advance_epochs(20);
+        recorded.push(env.recorded(name).await.unwrap());
+        env.sim.advance_epochs(20);
     }
     // The first to be recorded starts last in the eyes of the database.
     let last = &recorded[0].1;
     let later = doc! { "$inc": { "startepoch": 1000_i64 } };
-    road.deals().update_one(doc! { "dealcid": last }, later).await.unwrap();
-    let agent = road.miner_agent().unwrap();
-    eventually_eq!(road.imported_count().await.unwrap(), 3, "all deals are imported");
+    env.deals().update_one(doc! { "dealcid": last }, later).await.unwrap();
+    let agent = env.miner_agent().unwrap();
+    eventually_eq!(env.imported_count().await.unwrap(), 3, "all deals are imported");
     agent.end().await.unwrap();
 
-    let imported: Vec<String> = road
+    let imported: Vec<String> = env
         .sim
         .calls()
         .into_iter()
@@ -232,33 +232,34 @@ async fn deals_from_before_the_agent_are_imported_earliest_start_first() {
 
 #[tokio::test]
 async fn deal_that_arrives_is_imported_by_its_event_not_by_the_scan() {
-    let road = Road::open().await.unwrap();
-    let (_, first) = road.recorded("first").await.unwrap();
+    let env = TestEnv::open().await.unwrap();
+    let (_, first) = env.recorded("first").await.unwrap();
     // Neither a scan nor a second look would come in time.
     let keys = [("setting.scanInterval", "1h"), ("setting.waitInterval", "1h")];
-    let agent = road.miner_agent_with(&keys).unwrap();
-    eventually!(road.is_imported(&first).await.unwrap(), "the agent works");
+    let agent = env.miner_agent_with(&keys).unwrap();
+    eventually!(env.is_imported(&first).await.unwrap(), "the agent works");
     for name in ["second", "third"] {
-        let (_, deal) = road.recorded(name).await.unwrap();
-        eventually!(within Duration::from_secs(10), road.is_imported(&deal).await.unwrap(), "{name} is imported");
-        assert_eq!(road.sim.imports_for(&deal), 1);
+        let (_, deal) = env.recorded(name).await.unwrap();
+        eventually!(within Duration::from_secs(10), env.is_imported(&deal).await.unwrap(), "{name} is imported");
+        assert_eq!(env.sim.imports_for(&deal), 1);
     }
     agent.end().await.unwrap();
 }
 
-/// In Lotus the call only enqueues: its answer says nothing, and the first look after it may still see the old state.
+/// In Lotus the call only enqueues: its answer says nothing, and the first look after it may still see the
+/// old state.
 #[tokio::test]
 async fn import_counts_when_the_deal_has_moved_not_when_the_call_is_answered() {
     let timings = Timings { event_lag: Duration::from_secs(3), ..Timings::default() };
-    let road = Road::open_with(SimConfig { timings, ..SimConfig::default() }).await.unwrap();
-    let (_, deal) = road.recorded("answered early").await.unwrap();
-    let agent = road.miner_agent_with(&[("setting.confirmTimeout", "20s")]).unwrap();
-    eventually!(road.sim.import_counts(&deal).succeeded == 1, "the call is answered");
-    let state = || road.sim.deal(&deal).unwrap().provider.unwrap().state;
+    let env = TestEnv::open_with(SimConfig { timings, ..SimConfig::default() }).await.unwrap();
+    let (_, deal) = env.recorded("answered early").await.unwrap();
+    let agent = env.miner_agent_with(&[("setting.confirmTimeout", "20s")]).unwrap();
+    eventually!(env.sim.import_counts(&deal).succeeded == 1, "the call is answered");
+    let state = || env.sim.deal(&deal).unwrap().provider.unwrap().state;
     let mut looks = 0;
     loop {
-        let is_imported = road.is_imported(&deal).await.unwrap();
-        let import = road.import_of(&deal).await.unwrap();
+        let is_imported = env.is_imported(&deal).await.unwrap();
+        let import = env.import_of(&deal).await.unwrap();
         if state() != DealState::WaitingForData {
             break;
         }
@@ -268,60 +269,60 @@ async fn import_counts_when_the_deal_has_moved_not_when_the_call_is_answered() {
         sleep(Duration::from_millis(10)).await;
     }
     assert!(looks > 0, "the deal moved before anybody could look");
-    eventually!(road.is_imported(&deal).await.unwrap(), "it is closed when it has moved");
+    eventually!(env.is_imported(&deal).await.unwrap(), "it is closed when it has moved");
     agent.end().await.unwrap();
-    assert_eq!(road.sim.imports_for(&deal), 1, "and was not called again meanwhile");
-    assert_eq!(road.sim.temp_files_leaked(), 0);
+    assert_eq!(env.sim.imports_for(&deal), 1, "and was not called again meanwhile");
+    assert_eq!(env.sim.temp_files_leaked(), 0);
 }
 
 #[tokio::test]
 async fn deal_that_is_accepted_late_is_imported_without_its_pause() {
     let timings = Timings { validate: Duration::from_secs(2), ..Timings::default() };
     let config = SimConfig { version: LotusVersion::V1_5, timings, ..SimConfig::default() };
-    let road = Road::open_with(config).await.unwrap();
+    let env = TestEnv::open_with(config).await.unwrap();
     let keys = [("setting.scanInterval", "1h"), ("setting.waitInterval", "1h")];
-    let agent = road.miner_agent_with(&keys).unwrap();
-    let car = road.car("late").unwrap();
-    let deal = road.propose_by(PublishMethod::Start, &car, MINER).await.unwrap();
-    road.record(&car, &deal, MINER).await.unwrap();
-    eventually_eq!(road.import_field(&deal, "state").await.unwrap(), "waiting", "it is not accepted yet");
-    eventually!(within Duration::from_secs(20), road.is_imported(&deal).await.unwrap(), "it is imported");
-    assert_eq!(road.sim.imports_for(&deal), 1);
+    let agent = env.miner_agent_with(&keys).unwrap();
+    let car = env.car("late").unwrap();
+    let deal = env.propose_by(PublishMethod::Start, &car, MINER).await.unwrap();
+    env.record(&car, &deal, MINER).await.unwrap();
+    eventually_eq!(env.import_field(&deal, "state").await.unwrap(), "waiting", "it is not accepted yet");
+    eventually!(within Duration::from_secs(20), env.is_imported(&deal).await.unwrap(), "it is imported");
+    assert_eq!(env.sim.imports_for(&deal), 1);
     agent.end().await.unwrap();
 }
 
 #[tokio::test]
 async fn deal_that_the_client_gives_up_before_its_call_goes_back_and_is_told_as_that() {
-    let road = Road::open().await.unwrap();
-    let (_, deal) = road.recorded("given up").await.unwrap();
+    let env = TestEnv::open().await.unwrap();
+    let (_, deal) = env.recorded("given up").await.unwrap();
     // The time in which the client gives it up: it is claimed, and the market has not told its state.
-    road.sim.inject(Fault::on(LIST, FaultKind::Delay(SECOND * 2)));
-    let agent = road.miner_agent_process().unwrap();
+    env.sim.inject(Fault::on(LIST, FaultKind::Delay(SECOND * 2)));
+    let agent = env.miner_agent_process().unwrap();
     let given_up = doc! { "$set": { "status": 26 } };
     let claimed = doc! { "dealcid": &deal, "claim": { "$exists": true } };
     eventually!(
-        road.deals().update_one(claimed.clone(), given_up.clone()).await.unwrap().matched_count == 1,
+        env.deals().update_one(claimed.clone(), given_up.clone()).await.unwrap().matched_count == 1,
         "the client gives a deal up that the agent holds"
     );
     eventually_eq!(
-        road.import_field(&deal, "reason").await.unwrap(),
+        env.import_field(&deal, "reason").await.unwrap(),
         "the client has given the deal up",
         "the deal says so"
     );
-    assert_eq!(road.deals().count_documents(claimed).await.unwrap(), 0, "the lease is given back");
+    assert_eq!(env.deals().count_documents(claimed).await.unwrap(), 0, "the lease is given back");
     eventually!(agent.has_logged("the client has given the deal up").unwrap(), "the log says so");
     assert!(!agent.has_logged("the lease was lost").unwrap());
-    assert_eq!(road.sim.imports_for(&deal), 0);
+    assert_eq!(env.sim.imports_for(&deal), 0);
 }
 
 #[tokio::test]
 async fn folder_that_cannot_be_watched_is_told_of() {
-    let road = Road::open().await.unwrap();
-    let yaml = road.import_yaml(&[MINER]).unwrap();
-    let absent = road.folder().join("not-mounted");
+    let env = TestEnv::open().await.unwrap();
+    let yaml = env.import_yaml(&[MINER]).unwrap();
+    let absent = env.folder().join("not-mounted");
     let text = format!("{}roots: ['{}']\n", fs::read_to_string(&yaml).unwrap(), absent.display());
     fs::write(&yaml, text).unwrap();
-    let agent = road.miner_agent_process_of(&yaml).unwrap();
+    let agent = env.miner_agent_process_of(&yaml).unwrap();
     let told = || {
         let log = fs::read_to_string(&agent.log).unwrap();
         log.lines().find(|line| line.contains("cannot be watched")).map(str::to_owned)
@@ -332,103 +333,104 @@ async fn folder_that_cannot_be_watched_is_told_of() {
 
 #[tokio::test]
 async fn one_pass_imports_what_becomes_due_while_it_runs() {
-    let road = Road::open().await.unwrap();
+    let env = TestEnv::open().await.unwrap();
     // The market's list that the pass begins with is of the time before the deal.
-    road.sim.inject(Fault::on(LIST, FaultKind::DelayAnswer(SECOND * 3)).times(1));
-    let yaml = road.import_yaml(&[MINER]).unwrap();
+    env.sim.inject(Fault::on(LIST, FaultKind::DelayAnswer(SECOND * 3)).times(1));
+    let yaml = env.import_yaml(&[MINER]).unwrap();
     let text = fs::read_to_string(&yaml).unwrap();
     // With one place for calls the queue is not found empty while the deal is looked at.
     fs::write(&yaml, text.replace("setting: {", "setting: {importsPerMiner: 2, ")).unwrap();
     let mut command = miner_agent_command().unwrap();
     command.arg("import").arg("-c").arg(yaml);
-    let mut pass = spawn(command, &road.new_path("import.log")).unwrap();
-    eventually!(road.sim.count(LIST) == 1, "the pass has begun");
+    let mut pass = spawn(command, &env.new_path("import.log")).unwrap();
+    eventually!(env.sim.count(LIST) == 1, "the pass has begun");
     sleep(SECOND / 2).await;
-    let (_, deal) = road.recorded("late").await.unwrap();
+    let (_, deal) = env.recorded("late").await.unwrap();
     eventually!(!pass.is_running(), "the pass ends");
-    assert!(road.is_imported(&deal).await.unwrap(), "{:?}", road.import_of(&deal).await.unwrap());
-    assert!(road.sim.count(LIST) >= 2, "the first list did not have the deal");
+    assert!(env.is_imported(&deal).await.unwrap(), "{:?}", env.import_of(&deal).await.unwrap());
+    assert!(env.sim.count(LIST) >= 2, "the first list did not have the deal");
 }
 
 #[tokio::test]
 async fn deal_that_the_provider_rejects_fails_with_its_reason() {
     // v1.5 sends a proposal off without the root at hand, and learns of the rejection later.
-    let road =
-        Road::open_with(SimConfig { version: LotusVersion::V1_5, ..SimConfig::default() }).await.unwrap();
-    let agent = road.miner_agent().unwrap();
-    let car = road.car("rejected").unwrap();
-    road.sim.reject_next(MINER, "no offline deals on sundays");
-    let rejected = road.propose_by(PublishMethod::Start, &car, MINER).await.unwrap();
-    road.record(&car, &rejected, MINER).await.unwrap();
-    eventually_eq!(road.import_field(&rejected, "state").await.unwrap(), "failed", "the deal fails");
-    let reason = road.import_field(&rejected, "reason").await.unwrap();
+    let env =
+        TestEnv::open_with(SimConfig { version: LotusVersion::V1_5, ..SimConfig::default() }).await.unwrap();
+    let agent = env.miner_agent().unwrap();
+    let car = env.car("rejected").unwrap();
+    env.sim.reject_next(MINER, "no offline deals on sundays");
+    let rejected = env.propose_by(PublishMethod::Start, &car, MINER).await.unwrap();
+    env.record(&car, &rejected, MINER).await.unwrap();
+    eventually_eq!(env.import_field(&rejected, "state").await.unwrap(), "failed", "the deal fails");
+    let reason = env.import_field(&rejected, "reason").await.unwrap();
     assert!(reason.contains("no offline deals on sundays"), "{reason}");
 
-    let fine = road.car("accepted").unwrap();
-    let accepted = road.propose_by(PublishMethod::Start, &fine, MINER).await.unwrap();
-    road.record(&fine, &accepted, MINER).await.unwrap();
-    eventually!(road.is_imported(&accepted).await.unwrap(), "the next deal is imported");
+    let fine = env.car("accepted").unwrap();
+    let accepted = env.propose_by(PublishMethod::Start, &fine, MINER).await.unwrap();
+    env.record(&fine, &accepted, MINER).await.unwrap();
+    eventually!(env.is_imported(&accepted).await.unwrap(), "the next deal is imported");
     agent.end().await.unwrap();
-    assert_eq!((road.sim.imports_for(&rejected), road.sim.imports_for(&accepted)), (0, 1));
-    let document = road.deal(&rejected).await.unwrap().unwrap();
+    assert_eq!((env.sim.imports_for(&rejected), env.sim.imports_for(&accepted)), (0, 1));
+    let document = env.deal(&rejected).await.unwrap().unwrap();
     assert_eq!(document.get_i32("isdeal").ok(), Some(0), "{document}");
     assert!(!document.contains_key("claim"), "{document}");
 }
 
 #[tokio::test]
 async fn deal_whose_start_cannot_be_met_is_not_imported() {
-    let road = Road::open().await.unwrap();
-    let (_, late) = road.recorded("late").await.unwrap();
+    let env = TestEnv::open().await.unwrap();
+    let (_, late) = env.recorded("late").await.unwrap();
     // 400 epochs are left, and sealing takes 480.
-    road.sim.advance_epochs(4600);
-    let (_, in_time) = road.recorded("in time").await.unwrap();
-    let agent = road.miner_agent().unwrap();
-    eventually_eq!(road.import_field(&late, "state").await.unwrap(), "missed", "the late deal is marked");
-    eventually!(road.is_imported(&in_time).await.unwrap(), "the other is imported");
+    env.sim.advance_epochs(4600);
+    let (_, in_time) = env.recorded("in time").await.unwrap();
+    let agent = env.miner_agent().unwrap();
+    eventually_eq!(env.import_field(&late, "state").await.unwrap(), "missed", "the late deal is marked");
+    eventually!(env.is_imported(&in_time).await.unwrap(), "the other is imported");
     agent.end().await.unwrap();
-    let reason = road.import_field(&late, "reason").await.unwrap();
+    let reason = env.import_field(&late, "reason").await.unwrap();
     assert!(reason.contains("start epoch") && reason.contains("480 needed"), "{reason}");
-    assert_eq!((road.sim.imports_for(&late), road.sim.imports_for(&in_time)), (0, 1));
-    assert!(!road.is_imported(&late).await.unwrap());
+    assert_eq!((env.sim.imports_for(&late), env.sim.imports_for(&in_time)), (0, 1));
+    assert!(!env.is_imported(&late).await.unwrap());
 }
 
 #[tokio::test]
 async fn deal_imported_by_hand_is_closed_without_a_call() {
-    let road = Road::open().await.unwrap();
-    let (car, deal) = road.recorded("by hand").await.unwrap();
-    road.import_by_hand(&deal, &car).await.unwrap();
-    let agent = road.miner_agent().unwrap();
-    eventually!(road.is_imported(&deal).await.unwrap(), "the deal is closed");
+    let env = TestEnv::open().await.unwrap();
+    let (car, deal) = env.recorded("by hand").await.unwrap();
+    env.import_by_hand(&deal, &car).await.unwrap();
+    let agent = env.miner_agent().unwrap();
+    eventually!(env.is_imported(&deal).await.unwrap(), "the deal is closed");
     agent.end().await.unwrap();
-    assert_eq!(road.sim.imports_for(&deal), 1, "the hand's own");
+    assert_eq!(env.sim.imports_for(&deal), 1, "the hand's own");
 }
 
 #[tokio::test]
 async fn agent_serves_all_its_miners_and_nobody_elses() {
     let miners: Vec<_> = ["f01000", "f01001", "f01002"].map(MinerConfig::new).into();
-    let road = Road::open_with(SimConfig { miners, ..SimConfig::default() }).await.unwrap();
-    let car = road.car("for three").unwrap();
-    road.cars().insert_one(car.document()).await.unwrap();
+    let env = TestEnv::open_with(SimConfig { miners, ..SimConfig::default() }).await.unwrap();
+    let car = env.car("for three").unwrap();
+    env.cars().insert_one(car.document()).await.unwrap();
     let mut deals = BTreeMap::new();
-    for miner in road.sim.miners() {
-        let deal = road.propose(&car, &miner).await.unwrap();
-        road.record_deal(&car, &deal, &miner).await.unwrap();
+    for miner in env.sim.miners() {
+        let deal = env.propose(&car, &miner).await.unwrap();
+        env.record_deal(&car, &deal, &miner).await.unwrap();
         deals.insert(miner, deal);
     }
-    let agent = road.miner_agent_for(&["f01000", "f01001"], &[]).unwrap();
-    eventually_eq!(road.imported_count().await.unwrap(), 2, "two miners' deals are imported");
+    let agent = env.miner_agent_for(&["f01000", "f01001"], &[]).unwrap();
+    eventually_eq!(env.imported_count().await.unwrap(), 2, "two miners' deals are imported");
     agent.end().await.unwrap();
-    let imports: Vec<_> = deals.values().map(|deal| road.sim.imports_for(deal)).collect();
+    let imports: Vec<_> = deals.values().map(|deal| env.sim.imports_for(deal)).collect();
     assert_eq!(imports, [1, 1, 0]);
-    let untouched = road.deal(&deals["f01002"]).await.unwrap().unwrap();
+    let untouched = env.deal(&deals["f01002"]).await.unwrap().unwrap();
     assert!(!untouched.contains_key("claim") && !untouched.contains_key("import"), "{untouched}");
     assert_eq!(untouched.get_i32("isdeal").ok(), Some(0));
 }
 
-/// What another user of the database may write into deals: none of it ends them, and none of it holds them for ever.
+/// What another user of the database may write into deals: none of it ends them, and none of it holds them
+/// for ever.
 #[tokio::test]
 async fn values_that_no_agent_writes_end_no_deal_and_hold_none() {
-    let road = Road::open().await.unwrap();
+    let env = TestEnv::open().await.unwrap();
     let beyond = || Bson::Timestamp(bson::Timestamp { time: u32::MAX, increment: 1 });
     let mut deals = Vec::new();
     for (what, fields) in [
@@ -443,25 +445,24 @@ async fn values_that_no_agent_writes_end_no_deal_and_hold_none() {
         ("another CAR", doc! { "filecid": "x" }),
         ("a CAR that cannot be read", doc! { "filecid": { "a": 1 } }),
     ] {
-        let (car, deal) = road.recorded(what).await.unwrap();
-        road.deals().update_one(doc! { "dealcid": &deal }, doc! { "$set": fields.clone() }).await.unwrap();
+        let (car, deal) = env.recorded(what).await.unwrap();
+        env.deals().update_one(doc! { "dealcid": &deal }, doc! { "$set": fields.clone() }).await.unwrap();
         let odd = doc! { "filecid": &car.payload_cid, "inputpath": what, "outputpath": what, "carsizebytes": { "a": 1 } };
-        road.cars().insert_one(odd).await.unwrap();
+        env.cars().insert_one(odd).await.unwrap();
         deals.push((what, car.payload_cid, deal, fields.contains_key("filecid")));
     }
-    let agent = road.miner_agent().unwrap();
+    let agent = env.miner_agent().unwrap();
     for (what, payload_cid, deal, lacks_its_car) in &deals {
         if *lacks_its_car {
-            let unusable = async || {
-                road.import_field(deal, "reason").await.unwrap().contains("`filecid` cannot be used")
-            };
+            let unusable =
+                async || env.import_field(deal, "reason").await.unwrap().contains("`filecid` cannot be used");
             eventually!(unusable().await, "{what}: told");
-            assert_eq!(road.import_field(deal, "state").await.unwrap(), "waiting", "{what}");
+            assert_eq!(env.import_field(deal, "state").await.unwrap(), "waiting", "{what}");
             // As the client's agent does.
             let restored = doc! { "$set": { "filecid": payload_cid } };
-            road.deals().update_one(doc! { "dealcid": deal }, restored).await.unwrap();
+            env.deals().update_one(doc! { "dealcid": deal }, restored).await.unwrap();
         }
-        eventually!(road.is_imported(deal).await.unwrap(), "{what}");
+        eventually!(env.is_imported(deal).await.unwrap(), "{what}");
     }
     agent.end().await.unwrap();
 }
@@ -470,18 +471,18 @@ async fn values_that_no_agent_writes_end_no_deal_and_hold_none() {
 /// text of a command where a proposal CID belongs, deals without a CAR.
 #[tokio::test]
 async fn database_of_the_prototype_is_read_without_loss() {
-    let road = Road::open().await.unwrap();
+    let env = TestEnv::open().await.unwrap();
     let unique = |keys: Document| {
         let options = mongodb::options::IndexOptions::builder().unique(true).build();
         mongodb::IndexModel::builder().keys(keys).options(options).build()
     };
     let car_keys = doc! { "inputpath": 1, "outputpath": 1, "filecid": 1 };
-    road.cars().create_index(unique(car_keys)).await.unwrap();
-    road.deals().create_index(unique(doc! { "dealcid": 1 })).await.unwrap();
+    env.cars().create_index(unique(car_keys)).await.unwrap();
+    env.deals().create_index(unique(doc! { "dealcid": 1 })).await.unwrap();
 
-    let (car, deal) = road.proposed("prototype").await.unwrap();
-    let (lost_car, without_car) = road.proposed("without a document in cars").await.unwrap();
-    let (_, done) = road.proposed("closed long ago").await.unwrap();
+    let (car, deal) = env.proposed("prototype").await.unwrap();
+    let (lost_car, without_car) = env.proposed("without a document in cars").await.unwrap();
+    let (_, done) = env.proposed("closed long ago").await.unwrap();
     // The prototype wrote its host's clock, here eight hours ahead of UTC.
     let local = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 8 * 3_600_000);
     let car_document = doc! {
@@ -502,38 +503,38 @@ async fn database_of_the_prototype_is_read_without_loss() {
         doc! { "miner": MINER, "isdeal": 0.0 },
         doc! { "filecid": &car.payload_cid, "dealcid": &done, "miner": MINER, "isdeal": 1.0, "status": 7.0 },
     ];
-    road.cars().insert_one(&car_document).await.unwrap();
-    road.deals().insert_one(&wanted).await.unwrap();
-    road.deals().insert_many(&others).await.unwrap();
+    env.cars().insert_one(&car_document).await.unwrap();
+    env.deals().insert_one(&wanted).await.unwrap();
+    env.deals().insert_many(&others).await.unwrap();
 
-    let agent = road.miner_agent().unwrap();
-    eventually!(road.is_imported(&deal).await.unwrap(), "the deal of the prototype is imported");
-    eventually_eq!(road.import_field(error_text, "state").await.unwrap(), "waiting", "error text is no deal");
-    eventually_eq!(road.import_field(&without_car, "state").await.unwrap(), "waiting", "no CAR, no failure");
+    let agent = env.miner_agent().unwrap();
+    eventually!(env.is_imported(&deal).await.unwrap(), "the deal of the prototype is imported");
+    eventually_eq!(env.import_field(error_text, "state").await.unwrap(), "waiting", "error text is no deal");
+    eventually_eq!(env.import_field(&without_car, "state").await.unwrap(), "waiting", "no CAR, no failure");
     let nameless = || async {
-        let found = road.deals().find_one(doc! { "dealcid": { "$exists": false } }).await.unwrap().unwrap();
+        let found = env.deals().find_one(doc! { "dealcid": { "$exists": false } }).await.unwrap().unwrap();
         found.get_document("import").is_ok_and(|import| import.get_str("state").ok() == Some("waiting"))
     };
     eventually!(nameless().await, "a deal without a CID waits for one");
-    assert!(road.import_field(&without_car, "reason").await.unwrap().contains("no document in `cars`"));
-    assert!(road.import_field(error_text, "reason").await.unwrap().contains("dealcid"));
+    assert!(env.import_field(&without_car, "reason").await.unwrap().contains("no document in `cars`"));
+    assert!(env.import_field(error_text, "reason").await.unwrap().contains("dealcid"));
 
     // Once its document is there, it is a deal like others.
-    road.cars().insert_one(lost_car.document()).await.unwrap();
-    eventually!(road.is_imported(&without_car).await.unwrap(), "the CAR is known now");
+    env.cars().insert_one(lost_car.document()).await.unwrap();
+    eventually!(env.is_imported(&without_car).await.unwrap(), "the CAR is known now");
     agent.end().await.unwrap();
-    let imports = [&deal, &without_car, &done].map(|deal| road.sim.imports_for(deal));
+    let imports = [&deal, &without_car, &done].map(|deal| env.sim.imports_for(deal));
     assert_eq!(imports, [1, 1, 0]);
 
     let written = ["isdeal", "updatedtime", "status", "statusmsg"];
-    let after = road.deal(&deal).await.unwrap().unwrap();
+    let after = env.deal(&deal).await.unwrap().unwrap();
     for (name, value) in wanted.iter().filter(|(name, _)| !written.contains(&name.as_str())) {
         assert_eq!(after.get(name), Some(value), "{name} of {after}");
     }
-    let mut car_after = road.cars().find_one(doc! { "group": "Fedora" }).await.unwrap().unwrap();
+    let mut car_after = env.cars().find_one(doc! { "group": "Fedora" }).await.unwrap().unwrap();
     car_after.remove("_id");
     assert_eq!(car_after, car_document, "the CAR's document is none of miner-agent's business");
-    let mut done_after = road.deal(&done).await.unwrap().unwrap();
+    let mut done_after = env.deal(&done).await.unwrap().unwrap();
     for own in ["_id", "provider"] {
         done_after.remove(own);
     }

@@ -15,7 +15,7 @@ mod exit_statuses;
 #[cfg(test)]
 mod failover;
 #[cfg(test)]
-mod harness_itself;
+mod harness_selftest;
 #[cfg(test)]
 mod import_trouble;
 #[cfg(test)]

@@ -1,58 +1,56 @@
 //! Which network a market is on, and which miner a record means: never decided by the spelling of an ID.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use bson::{DateTime, doc};
-use carferry_core::{
-    config::Secret,
-    model::ChainEpoch,
-    store::{Store, StoreOptions},
-};
-use harness::{
-    eventually, eventually_eq,
-    road::{MINER, Road},
-};
+use carferry_core::config::Secret;
+use carferry_core::model::ChainEpoch;
+use carferry_core::store::{Store, StoreOptions};
+use harness::test_env::{MINER, TestEnv};
+use harness::{eventually, eventually_eq};
 use lotus_sim::SimConfig;
 
 #[tokio::test]
 async fn without_a_full_node_the_databases_clock_tells_mainnets_height() {
-    let road = Road::open().await.unwrap();
+    let env = TestEnv::open().await.unwrap();
     let mainnet = ChainEpoch::mainnet_at(DateTime::now().timestamp_millis() / 1000).get();
     // Deals start 5000 epochs later: 400 are left, and sealing takes 480.
-    road.sim.set_epoch(mainnet - 4600);
-    let (_, late) = road.recorded("late on mainnet").await.unwrap();
-    road.sim.set_epoch(mainnet);
-    let (_, in_time) = road.recorded("in time on mainnet").await.unwrap();
-    let agent = road.miner_agent_process_of(&without_full_node(&road)).unwrap();
+    env.sim.set_epoch(mainnet - 4600);
+    let (_, late) = env.recorded("late on mainnet").await.unwrap();
+    env.sim.set_epoch(mainnet);
+    let (_, in_time) = env.recorded("in time on mainnet").await.unwrap();
+    let agent = env.miner_agent_process_of(&without_full_node(&env)).unwrap();
     eventually_eq!(
-        road.import_field(&late, "state").await.unwrap(),
+        env.import_field(&late, "state").await.unwrap(),
         "missed",
         "by mainnet's calendar it is late"
     );
-    eventually!(road.is_imported(&in_time).await.unwrap(), "the other is imported");
-    let reason = road.import_field(&late, "reason").await.unwrap();
+    eventually!(env.is_imported(&in_time).await.unwrap(), "the other is imported");
+    let reason = env.import_field(&late, "reason").await.unwrap();
     assert!(reason.contains("480 needed"), "{reason}");
-    assert_eq!(road.sim.imports_for(&late), 0);
+    assert_eq!(env.sim.imports_for(&late), 0);
     drop(agent);
 }
 
 #[tokio::test]
 async fn without_a_full_node_no_deal_of_another_network_is_missed() {
     for prefix in ['f', 't'] {
-        let road =
-            Road::open_with(SimConfig { network_prefix: prefix, ..SimConfig::default() }).await.unwrap();
+        let env =
+            TestEnv::open_with(SimConfig { network_prefix: prefix, ..SimConfig::default() }).await.unwrap();
         // Mainnet is past its start by millions of epochs.
-        let (_, deal) = road.recorded("on another network").await.unwrap();
-        let mut agent = road.miner_agent_process_of(&without_full_node(&road)).unwrap();
-        eventually!(road.is_imported(&deal).await.unwrap(), "the deal is imported ({prefix})");
+        let (_, deal) = env.recorded("on another network").await.unwrap();
+        let mut agent = env.miner_agent_process_of(&without_full_node(&env)).unwrap();
+        eventually!(env.is_imported(&deal).await.unwrap(), "the deal is imported ({prefix})");
         assert!(agent.has_logged("start epochs are not checked").unwrap());
         agent.kill9().unwrap();
     }
 }
 
 /// A configuration of miner-agent as short as it can be: nothing says which network it is.
-fn without_full_node(road: &Road) -> PathBuf {
-    let file = road.import_yaml(&[MINER]).unwrap();
+fn without_full_node(env: &TestEnv) -> PathBuf {
+    let file = env.import_yaml(&[MINER]).unwrap();
     let text = fs::read_to_string(&file).unwrap();
     let rest: Vec<_> = text.lines().filter(|line| !line.starts_with("fullNode")).collect();
     fs::write(&file, rest.join("\n")).unwrap();
@@ -61,19 +59,19 @@ fn without_full_node(road: &Road) -> PathBuf {
 
 #[tokio::test]
 async fn miner_is_the_same_however_records_and_configuration_spell_it() {
-    let road = Road::open().await.unwrap();
+    let env = TestEnv::open().await.unwrap();
     let mut count = 0;
     let mut record = async |spelling: &str| {
-        let (car, deal) = road.proposed(&format!("deal {count} of {spelling} ")).await.unwrap();
-        road.record(&car, &deal, spelling).await.unwrap();
+        let (car, deal) = env.proposed(&format!("deal {count} of {spelling} ")).await.unwrap();
+        env.record(&car, &deal, spelling).await.unwrap();
         count += 1;
     };
     for spelling in ["f01000", "t01000", "f001000"] {
         record(spelling).await;
     }
     let options = StoreOptions {
-        uri: Secret::new(road.uri.clone()),
-        database: road.db.name().to_owned(),
+        uri: Secret::new(env.uri.clone()),
+        database: env.db.name().to_owned(),
         app_name: "test".to_owned(),
         call_timeout: Duration::from_secs(10),
     };
@@ -84,14 +82,14 @@ async fn miner_is_the_same_however_records_and_configuration_spell_it() {
         counts.iter().map(|count| (count.miner.as_str(), count.deals)).collect::<Vec<_>>(),
         [(MINER, 3)]
     );
-    let agent = road.miner_agent_for(&["t01000"], &[]).unwrap();
-    eventually_eq!(road.imported_count().await.unwrap(), 3, "what was there is imported");
+    let agent = env.miner_agent_for(&["t01000"], &[]).unwrap();
+    eventually_eq!(env.imported_count().await.unwrap(), 3, "what was there is imported");
     // The scan comes too late for this one: the change stream's filter knows its spelling.
     record("t01000").await;
-    eventually_eq!(road.imported_count().await.unwrap(), 4, "what arrives is imported");
+    eventually_eq!(env.imported_count().await.unwrap(), 4, "what arrives is imported");
     let polled = doc! { "provider.status": { "$exists": true } };
     eventually_eq!(
-        road.deals().count_documents(polled.clone()).await.unwrap(),
+        env.deals().count_documents(polled.clone()).await.unwrap(),
         4,
         "the provider's view is recorded"
     );

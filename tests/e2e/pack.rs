@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
 use bson::{Document, doc};
-use harness::{Members, Options, ReplicaSet, database, eventually, road, tied};
+use harness::{Members, Options, ReplicaSet, child_guard, database, eventually, test_env};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -49,7 +49,7 @@ impl Pack {
     /// The same into another folder, perhaps ending at a fail point.
     pub(crate) fn start_to(&self, output: &Path, more: &[&str], fail_point: Option<&str>) -> Running {
         let log = tempfile::NamedTempFile::new().unwrap();
-        let mut command = road::client_agent_command().unwrap();
+        let mut command = test_env::client_agent_command().unwrap();
         command.args([
             "makecars",
             "--json",
@@ -61,7 +61,7 @@ impl Pack {
         command.arg("--input").arg(&self.input).arg("--output").arg(output).args(more);
         command.envs(fail_point.map(|point| ("FAIL_POINT", point)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.reopen().unwrap());
-        Running { child: tied::spawn(command).unwrap(), log }
+        Running { child: child_guard::spawn(command).unwrap(), log }
     }
 
     pub(crate) fn run(&self, more: &[&str]) -> Ended {
@@ -239,7 +239,8 @@ async fn a_run_that_is_killed_while_it_records_leaves_no_replaced_car_standing()
     assert_eq!(cars.count_documents(doc! { "replacedtime": { "$exists": true } }).await.unwrap(), 1);
 }
 
-/// Two boxes with the same paths and bytes: each finds its own record again, also beside the prototype's index.
+/// Two boxes with the same paths and bytes: each finds its own record again, also beside the prototype's
+/// index.
 #[tokio::test(flavor = "multi_thread")]
 async fn boxes_with_the_same_paths_keep_their_own_records() {
     let db = database().await.unwrap();

@@ -1,4 +1,5 @@
-//! `makecars --layout pack` where something is in the way of all pieces: no room, or plans of other boxes without end.
+//! `makecars --layout pack` where something is in the way of all pieces: no room, or plans of other boxes
+//! without end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use harness::machine::{Need, not_run};
-use harness::{database, eventually, road, tied};
+use harness::{child_guard, database, eventually, test_env};
 use mongodb::Database;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -31,8 +32,8 @@ fn cars(folder: &Path) -> Vec<PathBuf> {
     entries.filter(|path| path.extension().is_some_and(|found| found == "car")).collect()
 }
 
-/// In a mount namespace of its own: the output has room for some of the pieces. Whoever has finished CARs moved away
-/// asks for it by the file `$KEPT/move`. `$0`: the output.
+/// In a mount namespace of its own: the output has room for some of the pieces. Whoever has finished CARs
+/// moved away asks for it by the file `$KEPT/move`. `$0`: the output.
 const SMALL_DISK: &str = r#"
 mkdir -p "$0" && mount -t tmpfs -o size=8m tmpfs "$0" || exit 77
 : > "$KEPT/mounted"
@@ -62,11 +63,15 @@ impl Unattended {
         let mut script = Command::new("unshare");
         script.args(["--map-root-user", "--mount", "sh", "-c", SMALL_DISK]);
         script.arg(&pack.output).env("KEPT", kept.path());
-        script.args(road::client_agent_words().unwrap()).arg("makecars").args(PACK).arg("--wait-for-space");
+        script
+            .args(test_env::client_agent_words().unwrap())
+            .arg("makecars")
+            .args(PACK)
+            .arg("--wait-for-space");
         script.args(["--mongodb-uri", &pack.uri(), "--mongodb-database", database.name()]);
         script.arg("--input").arg(&pack.input).arg("--output").arg(&pack.output);
         script.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.reopen().unwrap());
-        let mut this = Self { shell: tied::spawn(script).unwrap(), kept, log };
+        let mut this = Self { shell: child_guard::spawn(script).unwrap(), kept, log };
         while !this.kept.path().join("mounted").exists() {
             if this.shell.try_wait().unwrap().is_some() {
                 not_run(Need::Mount, &this.logged());
@@ -113,7 +118,7 @@ async fn a_run_that_waits_for_room_goes_on_when_finished_cars_are_moved_away() {
     assert!(log.contains("there is room again"), "{log}");
     assert_eq!(cars(kept.path()).len(), PIECES, "{log}");
     assert_eq!(counts(&db.db, doc! { "state": "done" }).await, 12);
-    let mut verify = road::client_agent_command().unwrap();
+    let mut verify = test_env::client_agent_command().unwrap();
     verify.arg("verify-car").args(cars(kept.path()));
     let verified = verify.output().unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
@@ -186,8 +191,8 @@ async fn plan_without_end(database: Database, input: &str) {
     }
 }
 
-/// Plans of others that are there at any time: so many that following them takes longer than this process may be kept
-/// from making more.
+/// Plans of others that are there at any time: so many that following them takes longer than this process may
+/// be kept from making more.
 const STOCK: u64 = 40;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,17 +5,16 @@
 
 use std::time::{Duration, Instant};
 
-use carferry_core::lotus::{CallTimeouts, Client, LotusError, Moment, Provider, provider::ImportMethod};
-use harness::{
-    eventually,
-    road::{MINER, Road},
-};
-use jsonrpsee::{
-    core::{ClientError, client::ClientT},
-    http_client::{HttpClient, HttpClientBuilder, transport},
-    rpc_params,
-    ws_client::{PingConfig, WsClient, WsClientBuilder},
-};
+use carferry_core::lotus::Provider;
+use carferry_core::lotus::provider::ImportMethod;
+use carferry_core::rpc::{BootInstant, CallTimeouts, Client, RpcError};
+use harness::eventually;
+use harness::test_env::{MINER, TestEnv};
+use jsonrpsee::core::ClientError;
+use jsonrpsee::core::client::ClientT;
+use jsonrpsee::http_client::{HttpClient, HttpClientBuilder, transport};
+use jsonrpsee::rpc_params;
+use jsonrpsee::ws_client::{PingConfig, WsClient, WsClientBuilder};
 use lotus_sim::{Fault, FaultKind, LotusVersion, NodeName, Permission, Sim, SimConfig, Timings};
 use serde_json::{Value, json};
 
@@ -24,8 +23,8 @@ const VOID_METHOD: &str = "Filecoin.MarketPublishPendingDeals";
 const ANSWER_BYTES: usize = 11 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn soon() -> Moment {
-    Moment::now().plus(LIMIT)
+fn soon() -> BootInstant {
+    BootInstant::now().plus(LIMIT)
 }
 
 async fn sim(version: LotusVersion) -> Sim {
@@ -77,12 +76,12 @@ async fn void_answer_is_unreadable_to_a_plain_http_client_and_done_to_ours() {
 
 #[tokio::test]
 async fn void_answer_of_an_import_is_success_to_ours() {
-    let road = Road::open().await.unwrap();
-    let (car, deal) = road.proposed("void").await.unwrap();
-    let provider = Provider::new(ours(&road.sim, &miner()));
+    let env = TestEnv::open().await.unwrap();
+    let (car, deal) = env.proposed("void").await.unwrap();
+    let provider = Provider::new(ours(&env.sim, &miner()));
     let path = car.path.to_str().unwrap();
     provider.import(ImportMethod::default(), &deal.parse().unwrap(), path, soon()).await.unwrap();
-    let counts = road.sim.import_counts(&deal);
+    let counts = env.sim.import_counts(&deal);
     assert_eq!((counts.started, counts.effective), (1, 1), "{counts:?}");
 }
 
@@ -107,10 +106,10 @@ async fn reason_of_a_protocol_error_is_lost_to_a_plain_http_client_and_kept_by_o
 
     let own = ours(&sim, &NodeName::Full);
     let error = own.call::<Value>(method, vec![json!({})], LIMIT).await.unwrap_err();
-    assert!(matches!(error, LotusError::MethodNotFound { .. }), "{error:?}");
+    assert!(matches!(error, RpcError::MethodNotFound { .. }), "{error:?}");
     assert!(error.hint().unwrap().contains("v1.27.1"), "{error:?}");
     let error = own.call::<Value>("Filecoin.ChainHead", vec![json!(1)], LIMIT).await.unwrap_err();
-    let LotusError::Application { code, message, .. } = error else { panic!("{error:?}") };
+    let RpcError::Application { code, message, .. } = error else { panic!("{error:?}") };
     assert_eq!((code, message.contains("wrong param count")), (-32602, true), "{message}");
 }
 
@@ -124,7 +123,7 @@ async fn error_with_meta_is_unreadable_to_a_plain_client_and_read_by_ours() {
 
     let params = vec![json!("f0777"), json!([])];
     let error = ours(&sim, &NodeName::Full).call::<Value>(method, params, LIMIT).await.unwrap_err();
-    let LotusError::Application { code, message, .. } = error else { panic!("{error:?}") };
+    let RpcError::Application { code, message, .. } = error else { panic!("{error:?}") };
     assert_eq!((code, message.as_str()), (3, "actor not found"));
 
     let client = plain_websocket(&sim, &NodeName::Full).await;
@@ -208,17 +207,17 @@ async fn empty_list_is_null_on_the_wire_and_empty_to_ours() {
 
 #[tokio::test]
 async fn missing_permission_is_told_apart_with_the_token_to_make() {
-    let road = Road::open().await.unwrap();
-    let (car, deal) = road.proposed("no permission").await.unwrap();
-    let token = road.sim.token(Permission::Read);
-    let client = Client::new(&road.sim.miner_url(MINER), Some(&token), CallTimeouts::default()).unwrap();
+    let env = TestEnv::open().await.unwrap();
+    let (car, deal) = env.proposed("no permission").await.unwrap();
+    let token = env.sim.token(Permission::Read);
+    let client = Client::new(&env.sim.miner_url(MINER), Some(&token), CallTimeouts::default()).unwrap();
     let (provider, proposal) = (Provider::new(client), deal.parse().unwrap());
     let path = car.path.to_str().unwrap();
     let error = provider.import(ImportMethod::default(), &proposal, path, soon()).await.unwrap_err();
-    assert!(matches!(error, LotusError::Permission { .. }), "{error:?}");
+    assert!(matches!(error, RpcError::Permission { .. }), "{error:?}");
     assert!(error.hint().unwrap().contains("--perm write"), "{error:?}");
     assert!(!error.effect_is_unknown() && error.is_about_the_node());
-    assert_eq!(road.sim.imports_for(&deal), 0);
+    assert_eq!(env.sim.imports_for(&deal), 0);
 }
 
 #[tokio::test]
@@ -227,7 +226,7 @@ async fn refused_token_is_told_apart_and_never_shown() {
     let token = "eyJhbGciOiJIUzI1NiJ9.eyJBbGxvdyI6WyJyZWFkIl19.bm9uc2Vuc2U";
     let client = Client::new(&sim.full_node_url(), Some(token), CallTimeouts::default()).unwrap();
     let error = client.call::<Value>("Filecoin.Version", vec![], LIMIT).await.unwrap_err();
-    assert!(matches!(error, LotusError::Unauthorized { status: 401, .. }), "{error:?}");
+    assert!(matches!(error, RpcError::Unauthorized { status: 401, .. }), "{error:?}");
     assert!(error.hint().unwrap().contains("`lotus auth create-token --perm"), "{error:?}");
     assert!(!format!("{error:?} {error}").contains(token), "{error:?}");
 }

@@ -1,7 +1,7 @@
 //! `extract` and `verify --all`, killed with -9 at any instant, over and over, and then run to their end.
 //!
-//! How far a run has come is read from its own lines, and a kill counts if it left something to do: a machine that is
-//! faster or slower takes more rounds, and nothing else.
+//! How far a run has come is read from its own lines, and a kill counts if it left something to do: a machine
+//! that is faster or slower takes more rounds, and nothing else.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 use futures::TryStreamExt as _;
-use harness::{database, road, tied};
+use harness::{child_guard, database, test_env};
 use mongodb::Database;
 use serde_json::Value;
 
@@ -40,10 +40,10 @@ struct Run {
 /// Runs client-agent, and kills it once it has said so many lines, and then a moment later.
 fn run(arguments: &[&str], files: &[PathBuf], kill_after: Option<(usize, Duration)>) -> Run {
     let log = tempfile::NamedTempFile::new().unwrap();
-    let mut command = road::client_agent_command().unwrap();
+    let mut command = test_env::client_agent_command().unwrap();
     command.args(arguments).arg("--json").args(files);
     command.stdout(Stdio::piped()).stderr(log.reopen().unwrap());
-    let mut child = tied::spawn(command).unwrap();
+    let mut child = child_guard::spawn(command).unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut lines = Vec::new();
     while kill_after.is_none_or(|(count, _)| lines.len() < count) {
@@ -64,8 +64,8 @@ fn run(arguments: &[&str], files: &[PathBuf], kill_after: Option<(usize, Duratio
     Run { lines, code: status.code(), log: fs::read_to_string(&log).unwrap() }
 }
 
-/// What a run left: nothing that is not whole has its last name. Whether anything is unfinished, and whether all is
-/// there.
+/// What a run left: nothing that is not whole has its last name. Whether anything is unfinished, and whether
+/// all is there.
 fn check_left(output: &Path, wanted: &BTreeMap<PathBuf, (&'static str, Vec<u8>)>) -> (bool, bool) {
     let there = if output.exists() { tree(output) } else { BTreeMap::new() };
     let is_unfinished = |path: &Path| {
@@ -172,9 +172,9 @@ fn a_part_that_was_killed_is_never_taken_for_one_that_is_in() {
         let others: Vec<_> = others.iter().map(|(car, _)| car.clone()).collect();
         assert_eq!(run(&extract, &others, None).code, Some(3), "the file is not whole");
         // The last part's first bytes are on their way.
-        let mut command = road::client_agent_command().unwrap();
+        let mut command = test_env::client_agent_command().unwrap();
         command.args(extract).arg(&last.0).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = tied::spawn(command).unwrap();
+        let mut child = child_guard::spawn(command).unwrap();
         let has_begun = || {
             let mut bytes = [0; 16];
             let file = fs::File::open(&part);

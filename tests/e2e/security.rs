@@ -3,39 +3,34 @@
 mod certificates;
 mod database;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use anyhow::Context as _;
 use bson::{Document, doc};
+use database::{CLIENT, Grant, MINER, Secured, login_by_password};
 use futures::future::join_all;
-use harness::{
-    eventually,
-    mongod::secured::write_private,
-    road::{self, Process, Road, client_agent_command, miner_agent_command},
-};
+use harness::mongod::secured::write_private;
+use harness::test_env::{Process, TestEnv, client_agent_command, miner_agent_command};
+use harness::{eventually, test_env};
 use lotus_sim::{Permission, WalletConfig};
 use mongodb::{Database, IndexModel};
-
-use database::{CLIENT, Grant, MINER, Secured, login_by_password};
 
 const UNAUTHORIZED: i32 = 13;
 
 /// The configuration of a client-agent for this road.
-fn client_yaml(road: &Road, mongodb: &str) -> anyhow::Result<PathBuf> {
+fn client_yaml(env: &TestEnv, mongodb: &str) -> anyhow::Result<PathBuf> {
     let text = format!(
         "miners: [{{miner: {miner}, price: 0}}]\nmongodb: {mongodb}\nlotus: {{endpoint: '{url}', token: \
          '{token}'}}\nsetting: {{wallet: {wallet}, duration: 200, dealTimeout: 300ms, planInterval: 300ms, \
          gracePeriod: 3s}}\n",
-        miner = road::MINER,
-        url = road.sim.full_node_url(),
-        token = road.sim.token(Permission::Admin),
+        miner = test_env::MINER,
+        url = env.sim.full_node_url(),
+        token = env.sim.token(Permission::Admin),
         wallet = WalletConfig::default().address,
     );
-    let file = road.new_path("client.yaml");
+    let file = env.new_path("client.yaml");
     fs::write(&file, text)?;
     Ok(file)
 }
@@ -64,27 +59,27 @@ fn complaints(agent: &Process) -> anyhow::Result<Vec<String>> {
     Ok(log.lines().filter(is_complaint).map(str::to_owned).collect())
 }
 
-async fn imports_a_deal(road: &Road, mongodb: &str) -> anyhow::Result<Process> {
-    let (_car, first) = road.recorded("recorded before the agent comes ").await?;
-    let agent = road.miner_agent_process_of(&road.import_yaml_on(mongodb, &[road::MINER])?)?;
-    eventually!(road.is_imported(&first).await.unwrap(), "the deal that waits is imported");
+async fn imports_a_deal(env: &TestEnv, mongodb: &str) -> anyhow::Result<Process> {
+    let (_car, first) = env.recorded("recorded before the agent comes ").await?;
+    let agent = env.miner_agent_process_of(&env.import_yaml_on(mongodb, &[test_env::MINER])?)?;
+    eventually!(env.is_imported(&first).await.unwrap(), "the deal that waits is imported");
     // Longer than a test waits passes between two scans: only the change stream brings this one.
-    let (_car, second) = road.recorded("recorded while the agent watches ").await?;
+    let (_car, second) = env.recorded("recorded while the agent watches ").await?;
     eventually!(
         within std::time::Duration::from_secs(15),
-        road.is_imported(&second).await.unwrap(),
+        env.is_imported(&second).await.unwrap(),
         "the change stream wakes the agent"
     );
     eventually!(
-        road.deal(&second).await.unwrap().is_some_and(|deal| deal.get_document("provider").is_ok()),
+        env.deal(&second).await.unwrap().is_some_and(|deal| deal.get_document("provider").is_ok()),
         "the provider's view is recorded"
     );
     Ok(agent)
 }
 
-async fn create_indexes_as_client(secured: &Secured, road: &Road) -> anyhow::Result<()> {
+async fn create_indexes_as_client(secured: &Secured, env: &TestEnv) -> anyhow::Result<()> {
     let user = secured.user("client-index", CLIENT).await?;
-    let config = client_yaml(road, &secured.by_password(&user))?;
+    let config = client_yaml(env, &secured.by_password(&user))?;
     let output = run(client_agent_command()?, &["doctor", "--create-indexes"], &config).await?;
     anyhow::ensure!(output.status.success(), "{}", words(&output));
     Ok(())
@@ -93,14 +88,14 @@ async fn create_indexes_as_client(secured: &Secured, road: &Road) -> anyhow::Res
 #[tokio::test(flavor = "multi_thread")]
 async fn a_miner_agent_with_its_role_and_a_password_imports() -> anyhow::Result<()> {
     let secured = Secured::start().await?;
-    let road = secured.road().await?;
-    create_indexes_as_client(&secured, &road).await?;
+    let env = secured.env().await?;
+    create_indexes_as_client(&secured, &env).await?;
     let user = secured.user("miner-f01000", MINER).await?;
     let mongodb = secured.by_password(&user);
-    let config = road.import_yaml_on(&mongodb, &[road::MINER])?;
+    let config = env.import_yaml_on(&mongodb, &[test_env::MINER])?;
     let doctor = run(miner_agent_command()?, &["doctor"], &config).await?;
     assert!(words(&doctor).contains("all there"), "the role lets doctor see the indexes: {}", words(&doctor));
-    let agent = imports_a_deal(&road, &mongodb).await?;
+    let agent = imports_a_deal(&env, &mongodb).await?;
     assert_eq!(complaints(&agent)?, Vec::<String>::new());
     for text in [words(&doctor), log(&agent)?] {
         assert!(!text.contains(&user.secret), "{text}");
@@ -111,46 +106,46 @@ async fn a_miner_agent_with_its_role_and_a_password_imports() -> anyhow::Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn a_miner_agent_with_its_role_and_a_certificate_imports() -> anyhow::Result<()> {
     let secured = Secured::start().await?;
-    let road = secured.road().await?;
-    create_indexes_as_client(&secured, &road).await?;
+    let env = secured.env().await?;
+    create_indexes_as_client(&secured, &env).await?;
     let certificate = secured.certified_user("miner-f01000", MINER).await?;
-    let agent = imports_a_deal(&road, &secured.by_certificate(&certificate)).await?;
+    let agent = imports_a_deal(&env, &secured.by_certificate(&certificate)).await?;
     assert_eq!(complaints(&agent)?, Vec::<String>::new());
     Ok(())
 }
 
 /// Packs, makes indexes, publishes and follows deals until they are active; two at a time.
-async fn carries_deals(secured: &Secured, road: &Road, mongodb: &str) -> anyhow::Result<Process> {
-    let (input, output) = (road.new_path("input"), road.new_path("output"));
+async fn carries_deals(secured: &Secured, env: &TestEnv, mongodb: &str) -> anyhow::Result<Process> {
+    let (input, output) = (env.new_path("input"), env.new_path("output"));
     fs::create_dir_all(&input)?;
     for name in ["one", "two"] {
         fs::write(input.join(name), name.repeat(200))?;
     }
-    let config = client_yaml(road, mongodb)?;
+    let config = client_yaml(env, mongodb)?;
     let paths = [input.display().to_string(), output.display().to_string()];
     let arguments = ["makecars", "--input", &paths[0], "--output", &paths[1], "--no-progress"];
     let packed = run(client_agent_command()?, &arguments, &config).await?;
     anyhow::ensure!(packed.status.success(), "{}", words(&packed));
-    assert_eq!(road.cars().count_documents(doc! {}).await?, 2);
+    assert_eq!(env.cars().count_documents(doc! {}).await?, 2);
 
     let mut command = client_agent_command()?;
     command.arg("run").arg("-c").arg(&config);
-    let client = road::spawn(command, &road.new_path("client-agent.log"))?;
-    eventually!(road.deals().count_documents(doc! {}).await.unwrap() == 2, "both deals are published");
+    let client = test_env::spawn(command, &env.new_path("client-agent.log"))?;
+    eventually!(env.deals().count_documents(doc! {}).await.unwrap() == 2, "both deals are published");
     let user = secured.user("miner-f01000", MINER).await?;
-    let config = road.import_yaml_on(&secured.by_password(&user), &[road::MINER])?;
-    let _miner = road.miner_agent_process_of(&config)?;
+    let config = env.import_yaml_on(&secured.by_password(&user), &[test_env::MINER])?;
+    let _miner = env.miner_agent_process_of(&config)?;
     let active = doc! { "isdeal": 1, "status": 7 };
-    eventually!(road.deals().count_documents(active.clone()).await.unwrap() == 2, "both deals are active");
+    eventually!(env.deals().count_documents(active.clone()).await.unwrap() == 2, "both deals are active");
     Ok(client)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_agent_with_its_role_indexes_publishes_and_tracks() -> anyhow::Result<()> {
     let secured = Secured::start().await?;
-    let road = secured.road().await?;
+    let env = secured.env().await?;
     let user = secured.user("client-box1", CLIENT).await?;
-    let agent = carries_deals(&secured, &road, &secured.by_password(&user)).await?;
+    let agent = carries_deals(&secured, &env, &secured.by_password(&user)).await?;
     assert_eq!(complaints(&agent)?, Vec::<String>::new());
     for (collection, ours) in [("cars", 5), ("offlinedeals", 12), ("dealintents", 5)] {
         let names = secured.database().collection::<Document>(collection).list_index_names().await?;
@@ -173,20 +168,20 @@ async fn agents_whose_users_may_not_see_or_make_indexes_work_with_a_warning() ->
     let bare_miner = [grant("cars", &["find"]), grant("offlinedeals", &["find", "update", "changeStream"])];
     secured.create_role("bareMiner", &bare_miner).await?;
 
-    let road = secured.road().await?;
+    let env = secured.env().await?;
     let user = secured.user("bare-client", "bareClient").await?;
-    let client = carries_deals(&secured, &road, &secured.by_password(&user)).await?;
+    let client = carries_deals(&secured, &env, &secured.by_password(&user)).await?;
     assert_eq!(complaints(&client)?.len(), 3, "one warning a collection: {:?}", complaints(&client)?);
     // It would make deals for the CARs to come.
     drop(client);
 
     let user = secured.user("bare-miner", "bareMiner").await?;
     let mongodb = secured.by_password(&user);
-    let miner = imports_a_deal(&road, &mongodb).await?;
+    let miner = imports_a_deal(&env, &mongodb).await?;
     let told = complaints(&miner)?;
     assert_eq!(told.len(), 3, "one warning a collection that it may not write or index: {told:?}");
     let doctor =
-        run(miner_agent_command()?, &["doctor"], &road.import_yaml_on(&mongodb, &[road::MINER])?).await?;
+        run(miner_agent_command()?, &["doctor"], &env.import_yaml_on(&mongodb, &[test_env::MINER])?).await?;
     assert!(doctor.status.success(), "a warning is no failure: {}", words(&doctor));
     assert!(words(&doctor).contains("MongoDB refused `listIndexes`"), "{}", words(&doctor));
     Ok(())
@@ -195,7 +190,7 @@ async fn agents_whose_users_may_not_see_or_make_indexes_work_with_a_warning() ->
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_without_rights_is_told_so_once_and_nothing_is_tried_for_ever() -> anyhow::Result<()> {
     let secured = Secured::start().await?;
-    let road = secured.road().await?;
+    let env = secured.env().await?;
     let find =
         |collection: &str| Grant { collection: collection.to_owned(), actions: vec!["find".to_owned()] };
     let grants: Vec<_> =
@@ -203,8 +198,8 @@ async fn a_user_without_rights_is_told_so_once_and_nothing_is_tried_for_ever() -
     secured.create_role("reader", &grants).await?;
     let user = secured.user("reader", "reader").await?;
     let mongodb = secured.by_password(&user);
-    let (client, miner) = (client_yaml(&road, &mongodb)?, road.import_yaml_on(&mongodb, &[road::MINER])?);
-    let (input, output) = (road.new_path("in"), road.new_path("out"));
+    let (client, miner) = (client_yaml(&env, &mongodb)?, env.import_yaml_on(&mongodb, &[test_env::MINER])?);
+    let (input, output) = (env.new_path("in"), env.new_path("out"));
     fs::create_dir(&input)?;
     fs::write(input.join("a.tar"), [7; 5000])?;
     let folders = ["--input", input.to_str().unwrap(), "--output", output.to_str().unwrap()];
@@ -319,13 +314,13 @@ async fn a_clients_user_may_destroy_nothing() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_says_in_a_sentence_why_the_database_is_closed() -> anyhow::Result<()> {
     let secured = Secured::start().await?;
-    let road = secured.road().await?;
+    let env = secured.env().await?;
     let mut user = secured.user("miner-f01000", MINER).await?;
     let (_subject, stranger) = secured.authority.agent("stranger")?;
     let right = secured.by_password(&user);
     let right_login = login_by_password(&user);
 
-    let wrong_file = road.new_path("wrong.password");
+    let wrong_file = env.new_path("wrong.password");
     write_private(&wrong_file, &format!("{}x", user.password))?;
     user.password_file = wrong_file;
 
@@ -379,8 +374,8 @@ async fn doctor_says_in_a_sentence_why_the_database_is_closed() -> anyhow::Resul
     let mut doctors = Vec::new();
     for (case, mongodb, sentence, hint) in cases {
         for (command, config) in [
-            (miner_agent_command()?, road.import_yaml_on(&mongodb, &[road::MINER])?),
-            (client_agent_command()?, client_yaml(&road, &mongodb)?),
+            (miner_agent_command()?, env.import_yaml_on(&mongodb, &[test_env::MINER])?),
+            (client_agent_command()?, client_yaml(&env, &mongodb)?),
         ] {
             doctors.push(async move {
                 let output = run(command, &["doctor", "--json"], &config).await;
@@ -410,15 +405,15 @@ async fn doctor_says_in_a_sentence_why_the_database_is_closed() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_with_a_wrong_password_stays_and_says_so_without_showing_it() -> anyhow::Result<()> {
     let secured = Secured::start().await?;
-    let road = secured.road().await?;
+    let env = secured.env().await?;
     let mut user = secured.user("miner-f01000", MINER).await?;
     let wrong = format!("{}x", user.password);
-    user.password_file = road.new_path("wrong.password");
+    user.password_file = env.new_path("wrong.password");
     write_private(&user.password_file, &wrong)?;
-    let config = road.import_yaml_on(&secured.by_password(&user), &[road::MINER])?;
+    let config = env.import_yaml_on(&secured.by_password(&user), &[test_env::MINER])?;
     let mut command = miner_agent_command()?;
     command.arg("run").arg("-c").arg(&config).env("CARFERRY_LOG__FILTER", "trace");
-    let mut agent = road::spawn(command, &road.new_path("miner-agent.log"))?;
+    let mut agent = test_env::spawn(command, &env.new_path("miner-agent.log"))?;
     eventually!(agent.has_logged("SCRAM failure: Authentication failed").unwrap(), "the reason is logged");
     assert!(agent.is_running(), "the password may be mended at the server");
     let log = log(&agent)?;

@@ -1,38 +1,40 @@
 //! Who is believed about a deal's state: the chain before the client's node, and both before the provider.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bson::{DateTime, Document, doc};
-use carferry_core::{
-    model::{DealStatus, StatusSource},
-    store::{NumberChange, StatusChange},
-};
-use client_agent::{
-    node_deals::NodeDeals,
-    propose::{DealState as Proposed, Mode, policy::Limits, preflight::MethodChoice},
-    track::Tracker,
-};
-use harness::{
-    eventually,
-    road::{MINER, Road},
-};
+use carferry_core::model::{DealStatus, StatusSource};
+use carferry_core::store::{NumberChange, StatusChange};
+use client_agent::node_deals::NodeDeals;
+use client_agent::propose::lotus::preflight::MethodChoice;
+use client_agent::propose::policy::Limits;
+use client_agent::propose::{DealState as Proposed, Mode};
+use client_agent::track::Tracker;
+use harness::eventually;
+use harness::test_env::{MINER, TestEnv};
 use lotus_sim::{DealState, Fault, FaultKind, LostAt, LostSight, Watcher};
 use mongodb::Collection;
 
 use crate::deals::{DataPrep, START, deals, write_cars};
 
-fn intents(road: &Road) -> Collection<Document> {
-    road.db.collection("dealintents")
+fn intents(env: &TestEnv) -> Collection<Document> {
+    env.db.collection("dealintents")
 }
 
 /// Passes of tracking until so many records match.
-async fn tracked(road: &Road, tracker: &mut Tracker, expected: u64, filter: Document) -> anyhow::Result<()> {
+async fn tracked(
+    env: &TestEnv,
+    tracker: &mut Tracker,
+    expected: u64,
+    filter: Document,
+) -> anyhow::Result<()> {
     eventually!(
         {
             tracker.pass().await?;
-            let found = road.deals().count_documents(filter.clone()).await?;
-            anyhow::ensure!(found == expected, "{found} of {expected}: {:?}", deals(road).await?);
+            let found = env.deals().count_documents(filter.clone()).await?;
+            anyhow::ensure!(found == expected, "{found} of {expected}: {:?}", deals(env).await?);
             anyhow::Ok(())
         },
         "{expected} records match {filter}"
@@ -42,41 +44,41 @@ async fn tracked(road: &Road, tracker: &mut Tracker, expected: u64, filter: Docu
 
 /// The watchers of client and provider fail under load, and the chain publishes and seals all the same.
 async fn lost_watchers(method: MethodChoice) -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    let cars = write_cars(&road, 2).await?;
-    road.sim.lose_sight(LostSight::new(Watcher::Both, LostAt::Sealing));
-    road.sim.hold_at(MINER, Some(DealState::Sealing));
-    let client = DataPrep::of(&road, method).await?;
+    let env = TestEnv::open().await?;
+    let cars = write_cars(&env, 2).await?;
+    env.sim.lose_sight(LostSight::new(Watcher::Both, LostAt::Sealing));
+    env.sim.hold_at(MINER, Some(DealState::Sealing));
+    let client = DataPrep::of(&env, method).await?;
     assert!(client.pass().await?.is_clean());
     eventually!(
-        road.sim
+        env.sim
             .deals()
             .iter()
             .all(|deal| deal.provider.as_ref().is_some_and(|side| side.state == DealState::WaitingForData)),
         "the provider waits for the data"
     );
     // Past miner-agent: when it comes up, the market has failed already.
-    for deal in road.sim.deals() {
+    for deal in env.sim.deals() {
         let car = cars.iter().find(|car| car.payload_cid == deal.payload_cid).context("no CAR")?;
-        road.import_by_hand(&deal.proposal_cid, car).await?;
+        env.import_by_hand(&deal.proposal_cid, car).await?;
     }
     eventually!(
-        road.sim
+        env.sim
             .deals()
             .iter()
             .all(|deal| deal.provider.as_ref().is_some_and(|side| side.state == DealState::Error)),
         "the provider has given the deals up"
     );
-    let agent = road.miner_agent()?;
+    let agent = env.miner_agent()?;
     let mut tracker = client.tracker();
     let words = doc! { "$regex": "^StorageDealAwaitingPreCommit: .*StorageDealError" };
     let sealing = doc! {
         "isdeal": 1, "status": 29, "statusby": "chain", "statusmsg": words, "dealid": { "$gt": 0 }
     };
-    tracked(&road, &mut tracker, 2, sealing).await?;
-    road.sim.hold_at(MINER, None);
+    tracked(&env, &mut tracker, 2, sealing).await?;
+    env.sim.hold_at(MINER, None);
     let active = doc! { "isdeal": 1, "status": 7, "statusby": "chain" };
-    tracked(&road, &mut tracker, 2, active.clone()).await?;
+    tracked(&env, &mut tracker, 2, active.clone()).await?;
     assert_eq!(client.store.troubled_deals(20).await?.len(), 0, "nothing is stuck");
 
     // As an earlier version left them: believed to have failed.
@@ -85,16 +87,16 @@ async fn lost_watchers(method: MethodChoice) -> anyhow::Result<()> {
         doc! { "$set": { "import.state": "failed", "import.reason": "the deal failed at the provider" } },
         doc! { "$unset": "statusby" },
     ];
-    road.deals().update_many(doc! {}, given_up).await?;
+    env.deals().update_many(doc! {}, given_up).await?;
     let forgotten = vec![doc! { "$set": { "dealstatus": 26 } }, doc! { "$unset": "dealstatusby" }];
-    intents(&road).update_many(doc! {}, forgotten).await?;
-    tracked(&road, &mut client.tracker(), 2, active).await?;
-    assert_eq!(intents(&road).count_documents(doc! { "dealstatus": 7, "dealstatusby": "chain" }).await?, 2);
+    intents(&env).update_many(doc! {}, forgotten).await?;
+    tracked(&env, &mut client.tracker(), 2, active).await?;
+    assert_eq!(intents(&env).count_documents(doc! { "dealstatus": 7, "dealstatusby": "chain" }).await?, 2);
 
     assert_eq!(client.pass().await?.count(Proposed::Published), 0, "no deal is replaced");
     agent.end().await?;
-    for deal in road.sim.deals() {
-        assert_eq!(road.sim.imports_for(&deal.proposal_cid), 1);
+    for deal in env.sim.deals() {
+        assert_eq!(env.sim.imports_for(&deal.proposal_cid), 1);
     }
     Ok(())
 }
@@ -112,7 +114,7 @@ async fn stateless_deals_go_on_when_their_provider_loses_sight_of_them() -> anyh
 /// The market lost its records, and client-agent has found the deal on chain.
 #[tokio::test]
 async fn an_import_that_the_chain_proves_is_done_though_the_market_does_not_list_it() -> anyhow::Result<()> {
-    let road = Road::open().await?;
+    let env = TestEnv::open().await?;
     let unlisted = "bafyreifb6bdckjoyblin6e4urbgnfvl5yykxoeo5odb5xmk53eo2xes4ta";
     let record = |dealcid: &str, source: &str, import: &str| {
         doc! {
@@ -128,25 +130,25 @@ async fn an_import_that_the_chain_proves_is_done_though_the_market_does_not_list
         record(&rests, "chain", "missed"),
         record(&unproved, "node", "waiting"),
     ];
-    road.deals().insert_many(records).await?;
-    let agent = road.miner_agent()?;
+    env.deals().insert_many(records).await?;
+    let agent = env.miner_agent()?;
     eventually!(
-        road.is_imported(unlisted).await.unwrap() && road.is_imported(&rests).await.unwrap(),
+        env.is_imported(unlisted).await.unwrap() && env.is_imported(&rests).await.unwrap(),
         "the chain's word closes both"
     );
-    eventually!(road.import_field(&unproved, "state").await.unwrap() == "missed", "the node's word does not");
+    eventually!(env.import_field(&unproved, "state").await.unwrap() == "missed", "the node's word does not");
     agent.end().await?;
-    assert!(!road.is_imported(&unproved).await?);
+    assert!(!env.is_imported(&unproved).await?);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_final_state_yields_to_the_chain_alone() -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    write_cars(&road, 1).await?;
-    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let env = TestEnv::open().await?;
+    write_cars(&env, 1).await?;
+    let client = DataPrep::of(&env, MethodChoice::Auto).await?;
     client.pass().await?;
-    let record = deals(&road).await?.pop().context("one")?;
+    let record = deals(&env).await?.pop().context("one")?;
     let (proposal_cid, intent) = (record.get_str("dealcid")?, record.get_str("intent")?);
     for (source, before, status, happens) in [
         (StatusSource::Node, 5, 26, false),
@@ -168,23 +170,23 @@ async fn a_final_state_yields_to_the_chain_alone() -> anyhow::Result<()> {
         assert_eq!(client.store.record_status(&change).await?, happens, "{source:?} {before} {status}");
     }
     let known = doc! { "dealstatus": 26, "dealstatusby": "chain" };
-    assert_eq!(intents(&road).count_documents(known).await?, 1);
+    assert_eq!(intents(&env).count_documents(known).await?, 1);
     Ok(())
 }
 
 #[tokio::test]
 async fn an_end_that_a_provider_alone_says_stands_over_restarts() -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    write_cars(&road, 1).await?;
-    let client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let env = TestEnv::open().await?;
+    write_cars(&env, 1).await?;
+    let client = DataPrep::of(&env, MethodChoice::Auto).await?;
     client.pass().await?;
     let view = async |status: i64| {
         let view = doc! { "$set": { "provider": { "status": status, "statusname": "x", "message": "" } } };
-        road.deals().update_one(doc! {}, view).await
+        env.deals().update_one(doc! {}, view).await
     };
     let counts = async || {
-        let ended = road.deals().count_documents(doc! { "status": 26, "statusby": "provider" }).await?;
-        let seen = intents(&road).count_documents(doc! { "endseen": { "$type": "date" } }).await?;
+        let ended = env.deals().count_documents(doc! { "status": 26, "statusby": "provider" }).await?;
+        let seen = intents(&env).count_documents(doc! { "endseen": { "$type": "date" } }).await?;
         anyhow::Ok((ended, seen))
     };
     view(26).await?;
@@ -196,30 +198,31 @@ async fn an_end_that_a_provider_alone_says_stands_over_restarts() -> anyhow::Res
     view(26).await?;
     client.tracker().pass().await?;
     let earlier = DateTime::from_millis(DateTime::now().timestamp_millis() - 11 * 60 * 1000);
-    intents(&road).update_one(doc! {}, doc! { "$set": { "endseen": earlier } }).await?;
+    intents(&env).update_one(doc! {}, doc! { "$set": { "endseen": earlier } }).await?;
     client.tracker().pass().await?;
     assert_eq!(counts().await?.0, 1);
     Ok(())
 }
 
-/// A list that fails, a wallet that is not configured any more: neither keeps other deals from being followed.
+/// A list that fails, a wallet that is not configured any more: neither keeps other deals from being
+/// followed.
 #[tokio::test]
 async fn every_deal_is_followed_that_can_be() -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    write_cars(&road, 1).await?;
-    DataPrep::of(&road, MethodChoice::Auto).await?.pass().await?;
-    road.cars().insert_one(road.car("another payload ")?.document()).await?;
-    let client = DataPrep::of(&road, START).await?;
+    let env = TestEnv::open().await?;
+    write_cars(&env, 1).await?;
+    DataPrep::of(&env, MethodChoice::Auto).await?.pass().await?;
+    env.cars().insert_one(env.car("another payload ")?.document()).await?;
+    let client = DataPrep::of(&env, START).await?;
     client.pass().await?;
     let failing = FaultKind::ApplicationError("datastore closed".to_owned());
-    road.sim.inject(Fault::on("Filecoin.ClientListDeals", failing));
+    env.sim.inject(Fault::on("Filecoin.ClientListDeals", failing));
     let view = doc! { "provider": { "status": 24, "statusname": "StorageDealPublish", "message": "" } };
-    road.deals().update_one(doc! { "method": "stateless" }, doc! { "$set": view }).await?;
+    env.deals().update_one(doc! { "method": "stateless" }, doc! { "$set": view }).await?;
     let other = "f1abjxfbp274xpdqcpuaykwkfb43omjotacm2p3za".to_owned();
     let mut tracker = Tracker::new(client.store.clone(), client.node.clone(), other);
     assert!(tracker.pass().await.is_err(), "the operator hears of the list");
-    assert_eq!(road.deals().count_documents(doc! { "method": "stateless", "status": 24 }).await?, 1);
-    road.sim.clear_faults();
+    assert_eq!(env.deals().count_documents(doc! { "method": "stateless", "status": 24 }).await?, 1);
+    env.sim.clear_faults();
     let report = tracker.pass().await?;
     assert_eq!((report.followed, report.failed, report.unknown), (2, 0, 0), "{report:?}");
     Ok(())
@@ -227,9 +230,9 @@ async fn every_deal_is_followed_that_can_be() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn failed_records_of_the_prototype_are_shown_and_count_for_nothing() -> anyhow::Result<()> {
-    let road = Road::open().await?;
-    let cars = write_cars(&road, 1).await?;
-    let mut client = DataPrep::of(&road, MethodChoice::Auto).await?;
+    let env = TestEnv::open().await?;
+    let cars = write_cars(&env, 1).await?;
+    let mut client = DataPrep::of(&env, MethodChoice::Auto).await?;
     client.limits = Limits { replicas_max: 1, open_deals_per_miner_max: Some(2), ..client.limits };
     let payload_cid = &cars.first().context("one")?.payload_cid;
     let failed = |words: &str| {
@@ -239,7 +242,7 @@ async fn failed_records_of_the_prototype_are_shown_and_count_for_nothing() -> an
         }
     };
     let words = ["ERROR: failed to start deal: actor not found", "", "bafkqaaa"].map(failed);
-    road.deals().insert_many(words).await?;
+    env.deals().insert_many(words).await?;
     let report = client.pass().await?;
     assert_eq!(report.count(Proposed::Published), 1, "{report:?}");
     assert_eq!(client.tracker().pass().await?.followed, 1);
@@ -254,43 +257,43 @@ async fn failed_records_of_the_prototype_are_shown_and_count_for_nothing() -> an
 #[tokio::test]
 async fn proposer_and_tracker_share_a_list() -> anyhow::Result<()> {
     const LIST: &str = "Filecoin.ClientListDeals";
-    let road = Road::open().await?;
-    write_cars(&road, 1).await?;
-    let client = DataPrep::of(&road, START).await?;
+    let env = TestEnv::open().await?;
+    write_cars(&env, 1).await?;
+    let client = DataPrep::of(&env, START).await?;
     client.pass().await?;
-    let open = road.car("a payload of which nothing is known ")?;
-    road.cars().insert_one(open.document()).await?;
+    let open = env.car("a payload of which nothing is known ")?;
+    env.cars().insert_one(open.document()).await?;
     let mut unclear =
         Fault::on("Filecoin.ClientStartDeal", FaultKind::ApplicationError("datastore closed".to_owned()));
     unclear.params_contain = Some(open.payload_cid.clone());
-    road.sim.inject(unclear);
+    env.sim.inject(unclear);
     client.pass().await?;
     let due = || async {
         let now = doc! { "$set": { "nexttry": DateTime::from_millis(0) } };
-        intents(&road).update_many(doc! { "state": "intended" }, now).await
+        intents(&env).update_many(doc! { "state": "intended" }, now).await
     };
     let list = Arc::new(NodeDeals::shared(client.node.clone(), Duration::from_secs(60)));
     let mut proposer = client.proposer().with_node_deals(Arc::clone(&list));
     let mut tracker = client.tracker().with_node_deals(list);
-    assert_eq!(road.sim.count(LIST), 0, "a first proposal is looked for nowhere");
+    assert_eq!(env.sim.count(LIST), 0, "a first proposal is looked for nowhere");
 
     for lists in 1..=2 {
         due().await?;
         proposer.pass(Mode::Publish).await?;
         eventually!(within Duration::from_secs(30), proposer.is_idle(), "the proposal has been repeated");
-        assert_eq!(road.sim.count(LIST), lists);
+        assert_eq!(env.sim.count(LIST), lists);
         let report = tracker.pass().await?;
         assert_eq!((report.followed, report.unknown, report.failed), (1, 0, 0), "{report:?}");
-        assert_eq!(road.sim.count(LIST), lists, "the proposer's list serves tracking");
+        assert_eq!(env.sim.count(LIST), lists, "the proposer's list serves tracking");
     }
     // Its list is taken by now, and what it lists serves the proposer.
     tracker.pass().await?;
-    assert_eq!(road.sim.count(LIST), 3);
+    assert_eq!(env.sim.count(LIST), 3);
     due().await?;
-    road.sim.clear_faults();
+    env.sim.clear_faults();
     proposer.pass(Mode::Publish).await?;
-    assert_eq!(road.sim.count(LIST), 3, "the list of tracking serves the proposer");
+    assert_eq!(env.sim.count(LIST), 3, "the list of tracking serves the proposer");
     eventually!(within Duration::from_secs(30), proposer.is_idle(), "the proposal has been repeated");
-    assert_eq!(deals(&road).await?.len(), 2);
+    assert_eq!(deals(&env).await?.len(), 2);
     Ok(())
 }

@@ -5,10 +5,8 @@ use std::time::Duration;
 use lotus_sim::{Fault, FaultKind};
 use tokio::time::sleep;
 
-use crate::{
-    rounds::{Dice, rounds},
-    scene::{Scene, Stage},
-};
+use crate::fault_cluster::{FaultCluster, FaultConfig};
+use crate::iterations::{SeededRng, iterations};
 
 const CALLS: [&str; 7] = [
     "Filecoin.MarketImportDealData",
@@ -22,9 +20,9 @@ const CALLS: [&str; 7] = [
 /// Larger than any client's default limit.
 const HUGE: usize = 80 << 20;
 
-fn kind(dice: &mut Dice) -> FaultKind {
-    let while_ms = Duration::from_millis(dice.rng.u64(100..3000));
-    match dice.rng.u8(0..10) {
+fn kind(seeded: &mut SeededRng) -> FaultKind {
+    let while_ms = Duration::from_millis(seeded.rng.u64(100..3000));
+    match seeded.rng.u8(0..10) {
         0 => FaultKind::DropBefore,
         1 | 2 => FaultKind::DropAfterWork,
         3 => FaultKind::Http500,
@@ -37,30 +35,30 @@ fn kind(dice: &mut Dice) -> FaultKind {
 }
 
 async fn answer_badly(name: &'static str, method: &'static str) {
-    let mut dice = Dice::of(name);
-    let mut scene = Scene::open(Stage { method, ..Stage::default() }).await;
-    let agents = (scene.client("client", None), scene.miner(None));
-    let count = rounds(12, 200);
+    let mut seeded = SeededRng::of(name);
+    let mut cluster = FaultCluster::open(FaultConfig { method, ..FaultConfig::default() }).await;
+    let agents = (cluster.client("client", None), cluster.miner(None));
+    let count = iterations(12, 200);
     for round in 0..count {
-        scene.add_cars(2).await;
-        for _ in 0..dice.rng.usize(1..4) {
-            let call = *dice.pick(&CALLS);
-            let kind = kind(&mut dice);
-            scene.road.sim.inject(Fault::on(call, kind).times(dice.rng.usize(1..3)));
+        cluster.add_cars(2).await;
+        for _ in 0..seeded.rng.usize(1..4) {
+            let call = *seeded.pick(&CALLS);
+            let kind = kind(&mut seeded);
+            cluster.env.sim.inject(Fault::on(call, kind).times(seeded.rng.usize(1..3)));
         }
         if round == count / 2 {
-            scene.road.sim.pad_lists(HUGE);
+            cluster.env.sim.pad_lists(HUGE);
         }
-        sleep(Duration::from_millis(dice.rng.u64(100..800))).await;
+        sleep(Duration::from_millis(seeded.rng.u64(100..800))).await;
         if round == count / 2 {
             sleep(Duration::from_secs(2)).await;
-            scene.road.sim.pad_lists(0);
+            cluster.env.sim.pad_lists(0);
         }
     }
-    scene.road.sim.clear_faults();
-    scene.settled(Duration::from_secs(180)).await;
-    let counts = scene.check().await;
-    dice.tell(count, &format!("{counts:?}"));
+    cluster.env.sim.clear_faults();
+    cluster.settled(Duration::from_secs(180)).await;
+    let counts = cluster.check().await;
+    seeded.tell(count, &format!("{counts:?}"));
     drop(agents);
 }
 

@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use futures::TryStreamExt as _;
-use harness::{Members, eventually, road::move_file};
+use harness::test_env::move_file;
+use harness::{Members, eventually};
 use lotus_sim::{DealState, Fault, FaultKind, WalletConfig};
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    costs::{commands, make_indexes, note_commands, peak_mib},
-    rounds::{Dice, rounds},
-    scene::{LARGE, Scene, Stage, instant},
-};
+use crate::costs::{commands, make_indexes, note_commands, peak_mib};
+use crate::fault_cluster::{FaultCluster, FaultConfig, LARGE, instant};
+use crate::iterations::{SeededRng, iterations};
 
 const MINER: &str = "f01000";
 const IMPORT: &str = "Filecoin.MarketImportDealData";
@@ -29,13 +28,13 @@ const COMMANDS_A_LOOK: u64 = 10;
 const DEALS_A_MIB: u64 = 100;
 
 /// So many deals over one CAR that wait for their data; the CAR is renamed away if `is_missing`.
-async fn backlog(scene: &Scene, count: usize, is_missing: bool) -> std::path::PathBuf {
-    let car = scene.road.car("backlog").unwrap();
-    let first = scene.road.propose(&car, MINER).await.unwrap();
-    scene.road.record(&car, &first, MINER).await.unwrap();
-    let record = scene.road.deal(&first).await.unwrap().unwrap();
+async fn backlog(cluster: &FaultCluster, count: usize, is_missing: bool) -> std::path::PathBuf {
+    let car = cluster.env.car("backlog").unwrap();
+    let first = cluster.env.propose(&car, MINER).await.unwrap();
+    cluster.env.record(&car, &first, MINER).await.unwrap();
+    let record = cluster.env.deal(&first).await.unwrap().unwrap();
     let start = record.get_i64("startepoch").unwrap();
-    let more = scene.road.sim.copy_deal(&first, i64::try_from(count - 1).unwrap());
+    let more = cluster.env.sim.copy_deal(&first, i64::try_from(count - 1).unwrap());
     for (page, cids) in (0_i64..).zip(more.chunks(1000)) {
         let documents: Vec<Document> = (0_i64..)
             .zip(cids)
@@ -47,7 +46,7 @@ async fn backlog(scene: &Scene, count: usize, is_missing: bool) -> std::path::Pa
                 document
             })
             .collect();
-        scene.road.deals().insert_many(documents).await.unwrap();
+        cluster.env.deals().insert_many(documents).await.unwrap();
     }
     let away = car.path.with_extension("away");
     if is_missing {
@@ -58,31 +57,37 @@ async fn backlog(scene: &Scene, count: usize, is_missing: bool) -> std::path::Pa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_backlog_drains() {
-    let dice = Dice::of("backlog-drain");
-    let stage = Stage { members: Members::One, sim: instant(), import_setting: LARGE, ..Stage::default() };
-    let scene = Scene::open(stage).await;
-    make_indexes(&scene).await;
-    let count = rounds(1_000, 100_000);
-    backlog(&scene, count, false).await;
-    note_commands(&scene).await;
+    let seeded = SeededRng::of("backlog-drain");
+    let stage = FaultConfig {
+        members: Members::One,
+        sim: instant(),
+        import_setting: LARGE,
+        ..FaultConfig::default()
+    };
+    let cluster = FaultCluster::open(stage).await;
+    make_indexes(&cluster).await;
+    let count = iterations(1_000, 100_000);
+    backlog(&cluster, count, false).await;
+    note_commands(&cluster).await;
     let started = Instant::now();
-    let miner = scene.miner(None);
+    let miner = cluster.miner(None);
     // Counting in the database reads the whole collection, and is not to be what it is busy with.
-    let called = || scene.road.sim.count(IMPORT);
+    let called = || cluster.env.sim.count(IMPORT);
     eventually!(within Duration::from_secs(600), called() > 0, "the first deal is imported");
     let first = started.elapsed();
     let all = u64::try_from(count).unwrap();
     eventually!(within Duration::from_secs(3600), called() == count, "all are called");
-    eventually!(within Duration::from_secs(600), scene.road.imported_count().await.unwrap() == all, "all are imported");
+    eventually!(within Duration::from_secs(600), cluster.env.imported_count().await.unwrap() == all, "all are imported");
     let seconds = started.elapsed().as_secs_f64();
-    assert_eq!(scene.road.sim.count(IMPORT), count);
+    assert_eq!(cluster.env.sim.count(IMPORT), count);
     let rate = f64::from(u32::try_from(count).unwrap()) / seconds;
-    let (lists, peak, streams) = (scene.road.sim.count(LIST), peak_mib(&miner), scene.streams_opened().await);
-    let asked = commands(&scene).await;
+    let (lists, peak, streams) =
+        (cluster.env.sim.count(LIST), peak_mib(&miner), cluster.streams_opened().await);
+    let asked = commands(&cluster).await;
     let per_deal = asked.values().sum::<u64>().div_ceil(all);
     let counted =
         format!("{lists} lists, {per_deal} commands a deal, peak {peak} MiB, {streams} streams: {asked:?}");
-    dice.tell(1, &format!("{count} deals, first after {first:?}, {rate:.0} deals/s, {counted}"));
+    seeded.tell(1, &format!("{count} deals, first after {first:?}, {rate:.0} deals/s, {counted}"));
     assert!(lists <= 10 + count / DEALS_A_LIST, "{counted}");
     assert!(per_deal <= COMMANDS_A_DEAL, "{counted}");
     assert!(peak <= 100 + all / DEALS_A_MIB, "{counted}");
@@ -91,7 +96,7 @@ async fn a_large_backlog_drains() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
-    let dice = Dice::of("backlog-waits");
+    let seeded = SeededRng::of("backlog-waits");
     let import_setting = &[
         ("importsPerMiner", "8"),
         ("listTimeout", "60s"),
@@ -101,34 +106,35 @@ async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
         ("providerPollInterval", "60s"),
         ("importTimeout", "120s"),
     ];
-    let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
-    let scene = Scene::open(stage).await;
-    make_indexes(&scene).await;
-    let count = rounds(1_000, 100_000);
-    backlog(&scene, count, true).await;
-    note_commands(&scene).await;
+    let stage =
+        FaultConfig { members: Members::One, sim: instant(), import_setting, ..FaultConfig::default() };
+    let cluster = FaultCluster::open(stage).await;
+    make_indexes(&cluster).await;
+    let count = iterations(1_000, 100_000);
+    backlog(&cluster, count, true).await;
+    note_commands(&cluster).await;
     let started = Instant::now();
-    let miner = scene.miner(None);
+    let miner = cluster.miner(None);
     let waiting =
-        async || scene.road.deals().count_documents(doc! { "import.state": "waiting" }).await.unwrap();
+        async || cluster.env.deals().count_documents(doc! { "import.state": "waiting" }).await.unwrap();
     let all = u64::try_from(count).unwrap();
     eventually!(within Duration::from_secs(3600), waiting().await == all, "all were looked at");
     let looked_at = started.elapsed();
     // From here on the agent has nothing to do, and does nothing.
     sleep(Duration::from_secs(1)).await;
-    let lists = scene.road.sim.count(LIST);
+    let lists = cluster.env.sim.count(LIST);
     sleep(Duration::from_secs(5)).await;
     // One is the poll of the provider's view.
-    let lists = scene.road.sim.count(LIST) - lists;
+    let lists = cluster.env.sim.count(LIST) - lists;
     assert!(lists <= 2, "{lists} lists in 5 s");
-    let (_, deal) = scene.road.recorded("a deal whose CAR is here").await.unwrap();
+    let (_, deal) = cluster.env.recorded("a deal whose CAR is here").await.unwrap();
     let arrived = Instant::now();
-    eventually!(within Duration::from_secs(300), scene.road.is_imported(&deal).await.unwrap(), "the new deal is imported");
+    eventually!(within Duration::from_secs(300), cluster.env.is_imported(&deal).await.unwrap(), "the new deal is imported");
     let passed = arrived.elapsed();
-    assert_eq!(scene.road.sim.count(IMPORT), 1);
-    let (peak, per_deal) = (peak_mib(&miner), commands(&scene).await.values().sum::<u64>().div_ceil(all));
+    assert_eq!(cluster.env.sim.count(IMPORT), 1);
+    let (peak, per_deal) = (peak_mib(&miner), commands(&cluster).await.values().sum::<u64>().div_ceil(all));
     let counted = format!("{per_deal} commands a deal, peak {peak} MiB");
-    dice.tell(
+    seeded.tell(
         1,
         &format!("{count} deals looked at in {looked_at:?}, a new one imported in {passed:?}, {counted}"),
     );
@@ -136,9 +142,10 @@ async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
     assert!(peak <= 100 + all / DEALS_A_MIB, "{counted}");
 }
 
-/// More deals than an agent may have in hand, at a market that goes on listing what was imported as waiting for its data.
+/// More deals than an agent may have in hand, at a market that goes on listing what was imported as waiting
+/// for its data.
 async fn more_than_may_be_in_hand(name: &'static str, command: &str) {
-    let dice = Dice::of(name);
+    let seeded = SeededRng::of(name);
     let import_setting = &[
         ("confirmTimeout", "600s"),
         ("importsPerMiner", "8"),
@@ -148,29 +155,30 @@ async fn more_than_may_be_in_hand(name: &'static str, command: &str) {
         ("providerPollInterval", "60s"),
         ("scanInterval", "30s"),
     ];
-    let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
-    let scene = Scene::open(stage).await;
-    make_indexes(&scene).await;
+    let stage =
+        FaultConfig { members: Members::One, sim: instant(), import_setting, ..FaultConfig::default() };
+    let cluster = FaultCluster::open(stage).await;
+    make_indexes(&cluster).await;
     let count = IN_HAND_MAX + 100;
-    backlog(&scene, count, false).await;
-    scene.road.sim.inject(Fault::on(LIST, FaultKind::WrongState(DealState::WaitingForData)));
+    backlog(&cluster, count, false).await;
+    cluster.env.sim.inject(Fault::on(LIST, FaultKind::WrongState(DealState::WaitingForData)));
     let started = Instant::now();
-    let mut agent = scene.miner_with(command);
-    let called = || scene.road.sim.count(IMPORT);
+    let mut agent = cluster.miner_with(command);
+    let called = || cluster.env.sim.count(IMPORT);
     eventually!(within Duration::from_secs(600), called() >= IN_HAND_MAX, "as many as may be in hand are called");
     let full = started.elapsed();
     sleep(Duration::from_secs(5)).await;
     let claimed = doc! { "claim": { "$exists": true } };
-    let claimed = scene.road.deals().count_documents(claimed).await.unwrap();
+    let claimed = cluster.env.deals().count_documents(claimed).await.unwrap();
     assert_eq!((called(), claimed), (IN_HAND_MAX, u64::try_from(IN_HAND_MAX).unwrap()));
-    scene.road.sim.clear_faults();
+    cluster.env.sim.clear_faults();
     let all = u64::try_from(count).unwrap();
-    eventually!(within Duration::from_secs(600), scene.road.imported_count().await.unwrap() == all, "all are imported");
+    eventually!(within Duration::from_secs(600), cluster.env.imported_count().await.unwrap() == all, "all are imported");
     assert_eq!(called(), count);
     if command == "import" {
         eventually!(!agent.is_running(), "the pass ends");
     }
-    dice.tell(
+    seeded.tell(
         1,
         &format!("{count} deals, hands full after {full:?}, all imported after {:?}", started.elapsed()),
     );
@@ -188,34 +196,35 @@ async fn a_pass_whose_hands_are_full_takes_nothing_more_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn looks_at_deals_without_a_car_keep_none_that_could_be_imported_waiting() {
-    let dice = Dice::of("backlog-looks");
+    let seeded = SeededRng::of("backlog-looks");
     // Looking at all takes longer than any of them waits: there is always one that is due and starts earlier.
     let import_setting =
         &[("importsPerMiner", "1"), ("listTimeout", "60s"), ("waitInterval", "200ms"), ("retryMax", "200ms")];
-    let stage = Stage { members: Members::One, sim: instant(), import_setting, ..Stage::default() };
-    let scene = Scene::open(stage).await;
-    make_indexes(&scene).await;
-    let count = rounds(600, 20_000);
-    backlog(&scene, count, true).await;
-    let miner = scene.miner(None);
+    let stage =
+        FaultConfig { members: Members::One, sim: instant(), import_setting, ..FaultConfig::default() };
+    let cluster = FaultCluster::open(stage).await;
+    make_indexes(&cluster).await;
+    let count = iterations(600, 20_000);
+    backlog(&cluster, count, true).await;
+    let miner = cluster.miner(None);
     let pending = doc! { "import.state": { "$exists": false } };
     eventually!(
         within Duration::from_secs(600),
-        scene.road.deals().count_documents(pending.clone()).await.unwrap() == 0,
+        cluster.env.deals().count_documents(pending.clone()).await.unwrap() == 0,
         "all were looked at"
     );
     // Nobody tells of this one's CAR: it is there before the deal is.
-    let car = scene.road.car("a deal whose CAR is here").unwrap();
-    let deal = scene.road.propose(&car, MINER).await.unwrap();
-    scene.record(&car).await;
+    let car = cluster.env.car("a deal whose CAR is here").unwrap();
+    let deal = cluster.env.propose(&car, MINER).await.unwrap();
+    cluster.record(&car).await;
     let last = doc! {
         "filecid": &car.payload_cid, "dealcid": &deal, "miner": MINER, "isdeal": 0, "status": 18,
         "startepoch": 9_000_000_i64, "createdtime": bson::DateTime::now(),
     };
-    scene.road.deals().insert_one(last).await.unwrap();
+    cluster.env.deals().insert_one(last).await.unwrap();
     let begun = Instant::now();
-    eventually!(within Duration::from_secs(10), scene.road.is_imported(&deal).await.unwrap(), "it is imported");
-    dice.tell(
+    eventually!(within Duration::from_secs(10), cluster.env.is_imported(&deal).await.unwrap(), "it is imported");
+    seeded.tell(
         1,
         &format!("{count} deals looked at all the time, a ready one imported in {:?}", begun.elapsed()),
     );
@@ -224,9 +233,10 @@ async fn looks_at_deals_without_a_car_keep_none_that_could_be_imported_waiting()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_about_one_deal_reads_the_others() {
-    let dice = Dice::of("index-use");
-    let mut scene = Scene::open(Stage { members: Members::One, ..Stage::default() }).await;
-    make_indexes(&scene).await;
+    let seeded = SeededRng::of("index-use");
+    let mut cluster =
+        FaultCluster::open(FaultConfig { members: Members::One, ..FaultConfig::default() }).await;
+    make_indexes(&cluster).await;
     // Deals that are over, and their intents, beside some that wait for their data.
     let over = |number: i32| {
         doc! {
@@ -236,23 +246,23 @@ async fn no_call_about_one_deal_reads_the_others() {
         }
     };
     let over: Vec<Document> = (0..2000).map(over).collect();
-    scene.road.deals().insert_many(&over).await.unwrap();
-    scene.road.db.collection::<Document>("dealintents").insert_many(&over).await.unwrap();
-    backlog(&scene, 200, true).await;
+    cluster.env.deals().insert_many(&over).await.unwrap();
+    cluster.env.db.collection::<Document>("dealintents").insert_many(&over).await.unwrap();
+    backlog(&cluster, 200, true).await;
     let costly = doc! { "appName": { "$regex": "^carferry" }, "$or": [
         { "op": { "$ne": "getmore" }, "planSummary": { "$regex": "COLLSCAN" } },
         { "op": { "$nin": ["query", "getmore"] }, "docsExamined": { "$gt": 500 } },
     ] };
-    scene.road.db.run_command(doc! { "profile": 1, "filter": costly }).await.unwrap();
-    let agents = (scene.client("client", None), scene.miner(None));
-    scene.add_cars(3).await;
+    cluster.env.db.run_command(doc! { "profile": 1, "filter": costly }).await.unwrap();
+    let agents = (cluster.client("client", None), cluster.miner(None));
+    cluster.add_cars(3).await;
     let imported = doc! { "isdeal": 1, "status": 7, "dealid": { "$exists": true } };
     eventually!(
         within Duration::from_secs(60),
-        scene.road.deals().count_documents(imported.clone()).await.unwrap() == 6,
+        cluster.env.deals().count_documents(imported.clone()).await.unwrap() == 6,
         "deals go all the way"
     );
-    let seen = scene.road.db.collection::<Document>("system.profile").find(doc! {}).await.unwrap();
+    let seen = cluster.env.db.collection::<Document>("system.profile").find(doc! {}).await.unwrap();
     let seen: Vec<Document> = seen.try_collect().await.unwrap();
     // What counts everything reads everything: reports and limits, once a pass.
     let command =
@@ -261,6 +271,6 @@ async fn no_call_about_one_deal_reads_the_others() {
     seen.sort_unstable();
     seen.dedup_by_key(|command| command.chars().take(60).collect::<String>());
     assert!(seen.is_empty(), "{} costly calls: {seen:#?}", seen.len());
-    dice.tell(1, "no costly call");
+    seeded.tell(1, "no costly call");
     drop(agents);
 }

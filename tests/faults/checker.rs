@@ -1,15 +1,14 @@
 //! The independent judge: what the simulator saw of every deal against what the database says.
 //!
-//! It reads the simulator's own record and raw documents; it uses no type, no query and no rule of the agents.
+//! It reads the simulator's own record and raw documents; it uses no type, no query and no rule of the
+//! agents.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use bson::{Document, doc};
 use futures::TryStreamExt as _;
-use harness::road::Road;
+use harness::test_env::TestEnv;
 use lotus_sim::{DealState, DealView, ImportRun};
 
 /// What was looked at.
@@ -24,28 +23,28 @@ pub(crate) struct Counts {
 /// # Panics
 ///
 /// With everything that is wrong.
-pub(crate) async fn check(road: &Road, outputs: &Path, replicas: usize, at_once: usize) -> Counts {
+pub(crate) async fn check(env: &TestEnv, outputs: &Path, replicas: usize, at_once: usize) -> Counts {
     let mut wrong = Vec::new();
-    imports_at_once(&road.sim.import_runs(), at_once, &mut wrong);
-    proposals(&road.sim.deals(), replicas, &mut wrong);
+    imports_at_once(&env.sim.import_runs(), at_once, &mut wrong);
+    proposals(&env.sim.deals(), replicas, &mut wrong);
     left_behind(outputs, &mut wrong);
-    let leaked = road.sim.temp_files_leaked();
+    let leaked = env.sim.temp_files_leaked();
     if leaked > 0 {
         wrong.push(format!("{leaked} copies leaked: imports of data that was there already"));
     }
-    judge(road, wrong).await
+    judge(env, wrong).await
 }
 
-/// The same without a look at how many deals a CAR has, which the test has made itself, and at the copies that nodes left
-/// when they went away in the middle of imports.
-pub(crate) async fn check_copies(road: &Road) -> Counts {
-    judge(road, Vec::new()).await
+/// The same without a look at how many deals a CAR has, which the test has made itself, and at the copies
+/// that nodes left when they went away in the middle of imports.
+pub(crate) async fn check_copies(env: &TestEnv) -> Counts {
+    judge(env, Vec::new()).await
 }
 
-async fn judge(road: &Road, mut wrong: Vec<String>) -> Counts {
-    let deals = road.sim.deals();
-    let documents = all(road, "offlinedeals").await;
-    let intents = all(road, "dealintents").await;
+async fn judge(env: &TestEnv, mut wrong: Vec<String>) -> Counts {
+    let deals = env.sim.deals();
+    let documents = all(env, "offlinedeals").await;
+    let intents = all(env, "dealintents").await;
     records(&deals, &documents, &mut wrong);
     intents_of(&intents, &documents, &mut wrong);
     imports(&deals, &documents, &mut wrong);
@@ -63,8 +62,8 @@ fn left_behind(outputs: &Path, wrong: &mut Vec<String>) {
     }
 }
 
-async fn all(road: &Road, collection: &str) -> Vec<Document> {
-    let cursor = road.db.collection::<Document>(collection).find(doc! {}).await.unwrap();
+async fn all(env: &TestEnv, collection: &str) -> Vec<Document> {
+    let cursor = env.db.collection::<Document>(collection).find(doc! {}).await.unwrap();
     cursor.try_collect().await.unwrap()
 }
 
@@ -150,13 +149,14 @@ fn intents_of(intents: &[Document], documents: &[Document], wrong: &mut Vec<Stri
     }
 }
 
-/// Bytes of a piece a second at which an import is taken to be under way; one that takes longer counts no more.
+/// Bytes of a piece a second at which an import is taken to be under way; one that takes longer counts no
+/// more.
 const SLOWEST: f64 = 10_485_760.0;
 /// The agents' clock of a call begins before the market's work does.
 const MARGIN_SECONDS: f64 = 0.5;
 
-/// No import begins at a miner while as many are under way as `setting.importsPerMiner` allows, whoever called for them.
-/// Those of small pieces count for no time at all.
+/// No import begins at a miner while as many are under way as `setting.importsPerMiner` allows, whoever
+/// called for them. Those of small pieces count for no time at all.
 fn imports_at_once(runs: &[ImportRun], at_once: usize, wrong: &mut Vec<String>) {
     let mut under_way = BTreeMap::<&str, Vec<&ImportRun>>::new();
     for run in runs {

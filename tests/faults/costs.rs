@@ -1,12 +1,14 @@
 //! What agents cost: commands of the database, lists of the market, memory. Counted, not timed.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
+use std::fs;
 
 use bson::{Document, doc};
 use futures::TryStreamExt as _;
-use harness::{eventually, road::Process};
+use harness::eventually;
+use harness::test_env::Process;
 
-use crate::scene::Scene;
+use crate::fault_cluster::FaultCluster;
 
 /// Room for what a server notes of every command.
 const PROFILE_BYTES: i64 = 64 << 20;
@@ -18,17 +20,17 @@ pub(crate) fn peak_mib(process: &Process) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-pub(crate) async fn make_indexes(scene: &Scene) {
+pub(crate) async fn make_indexes(cluster: &FaultCluster) {
     // As client-agent does at its start; a miner's user may not.
-    let mut client = scene.client("indexes", None);
-    let deals = scene.road.deals();
+    let mut client = cluster.client("indexes", None);
+    let deals = cluster.env.deals();
     eventually!(deals.list_index_names().await.is_ok_and(|names| names.len() > 6), "indexes are made");
     client.kill9().unwrap();
 }
 
 /// From now on the server notes every command of miner-agent, but for the waits of its change stream.
-pub(crate) async fn note_commands(scene: &Scene) {
-    let db = &scene.road.db;
+pub(crate) async fn note_commands(cluster: &FaultCluster) {
+    let db = &cluster.env.db;
     let create = doc! { "create": "system.profile", "capped": true, "size": PROFILE_BYTES };
     db.run_command(create).await.unwrap();
     let filter = doc! { "appName": "carferry-miner-agent", "op": { "$ne": "getmore" } };
@@ -36,10 +38,10 @@ pub(crate) async fn note_commands(scene: &Scene) {
 }
 
 /// How many of each were noted.
-pub(crate) async fn commands(scene: &Scene) -> BTreeMap<String, u64> {
+pub(crate) async fn commands(cluster: &FaultCluster) -> BTreeMap<String, u64> {
     let name = doc! { "$first": { "$map": { "input": { "$objectToArray": "$command" }, "in": "$$this.k" } } };
     let group = doc! { "$group": { "_id": { "$concat": ["$op", " ", name] }, "count": { "$sum": 1_i64 } } };
-    let noted = scene.road.db.collection::<Document>("system.profile").aggregate([group]).await.unwrap();
+    let noted = cluster.env.db.collection::<Document>("system.profile").aggregate([group]).await.unwrap();
     let noted: Vec<Document> = noted.try_collect().await.unwrap();
     noted
         .iter()

@@ -1,7 +1,8 @@
-//! Everything that can break, broken on purpose, with real processes, a real replica set and real sockets; and
-//! afterwards each deal's whole history looked at by a checker that shares nothing with the agents.
+//! Everything that can break, broken on purpose, with real processes, a real replica set and real sockets;
+//! and afterwards each deal's whole history looked at by a checker that shares nothing with the agents.
 //!
-//! `cargo test` runs the short form. `.ci/faults SEED` runs the long form; the same seed makes the same choices.
+//! `cargo test` runs the short form. `.ci/faults SEED` runs the long form; the same seed makes the same
+//! choices.
 
 #[cfg(test)]
 mod answers;
@@ -10,19 +11,21 @@ mod backlog;
 #[cfg(test)]
 mod checker;
 #[cfg(test)]
+mod concurrent_agents;
+#[cfg(test)]
 mod costs;
 #[cfg(test)]
-mod crowd;
+mod crash_points;
 #[cfg(test)]
 mod deadlines;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
-mod frozen;
+mod fault_cluster;
 #[cfg(test)]
-mod hung;
+mod hung_mount;
 #[cfg(test)]
-mod killed;
+mod iterations;
 #[cfg(test)]
 mod latency;
 #[cfg(test)]
@@ -34,16 +37,14 @@ mod primaries;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
-mod rounds;
-#[cfg(test)]
-mod scene;
-#[cfg(test)]
 mod short_runs;
 #[cfg(test)]
 mod sight;
+#[cfg(test)]
+mod sigstop;
 #[cfg(test)]
 mod sizes;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
-mod vandal;
+mod tampering;

@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use harness::{
-    Members, Options,
-    faults::{Link, Proxy},
-};
+use harness::faults::{Link, Proxy};
+use harness::{Members, Options};
 use tokio::time::sleep;
 
-use crate::{
-    rounds::{Dice, rounds},
-    scene::{BY_EVENTS, Scene, Stage},
-};
+use crate::fault_cluster::{BY_EVENTS, FaultCluster, FaultConfig};
+use crate::iterations::{SeededRng, iterations};
 
 const LINKS: [Link; 4] = [Link::Refuse, Link::Blackhole, Link::Drop, Link::Slow];
 
@@ -20,9 +16,9 @@ fn port_of(url: &str) -> u16 {
 }
 
 /// Puts every way to Lotus behind a proxy.
-async fn lotus_behind_proxies(scene: &mut Scene) -> Vec<Proxy> {
+async fn lotus_behind_proxies(cluster: &mut FaultCluster) -> Vec<Proxy> {
     let mut lotus = Vec::new();
-    let urls = scene.miner_urls.iter_mut().map(|(_, url)| url).chain([&mut scene.full_node]);
+    let urls = cluster.miner_urls.iter_mut().map(|(_, url)| url).chain([&mut cluster.full_node]);
     for url in urls {
         let port = port_of(url);
         let proxy = tokio::task::spawn_blocking(move || Proxy::start(port)).await.unwrap().unwrap();
@@ -34,51 +30,51 @@ async fn lotus_behind_proxies(scene: &mut Scene) -> Vec<Proxy> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_cut_from_everything_is_survived() {
-    let dice = Dice::of("network-long");
+    let seeded = SeededRng::of("network-long");
     let options = Options { behind_proxies: true, ..Options::default() };
-    let mut scene = Scene::open(Stage {
+    let mut cluster = FaultCluster::open(FaultConfig {
         members: Members::Three,
         options,
         import_setting: &[BY_EVENTS],
-        ..Stage::default()
+        ..FaultConfig::default()
     })
     .await;
-    let lotus = lotus_behind_proxies(&mut scene).await;
-    let agents = (scene.client("client", None), scene.miner(None));
-    scene.add_cars(6).await;
-    scene.settled(Duration::from_secs(60)).await;
-    scene.add_cars(12).await;
+    let lotus = lotus_behind_proxies(&mut cluster).await;
+    let agents = (cluster.client("client", None), cluster.miner(None));
+    cluster.add_cars(6).await;
+    cluster.settled(Duration::from_secs(60)).await;
+    cluster.add_cars(12).await;
     // Some are published, some imported, some under way.
     sleep(Duration::from_millis(1500)).await;
-    let cut = Duration::from_secs(u64::try_from(rounds(6, 3600)).unwrap());
-    let set = |link| scene.set.proxies().iter().chain(&lotus).for_each(|proxy| proxy.set(link));
+    let cut = Duration::from_secs(u64::try_from(iterations(6, 3600)).unwrap());
+    let set = |link| cluster.set.proxies().iter().chain(&lotus).for_each(|proxy| proxy.set(link));
     set(Link::Blackhole);
     sleep(cut).await;
     set(Link::Pass);
     // The longest pause of either agent is a minute.
-    scene.settled_and_watched(Duration::from_secs(180)).await;
-    let counts = scene.check().await;
-    dice.tell(1, &format!("cut for {} s, {counts:?}", cut.as_secs()));
+    cluster.settled_and_watched(Duration::from_secs(180)).await;
+    let counts = cluster.check().await;
+    seeded.tell(1, &format!("cut for {} s, {counts:?}", cut.as_secs()));
     drop(agents);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deals_pass_a_network_that_fails_in_every_way() {
-    let mut dice = Dice::of("network");
+    let mut seeded = SeededRng::of("network");
     let options = Options { behind_proxies: true, ..Options::default() };
-    let mut scene = Scene::open(Stage {
+    let mut cluster = FaultCluster::open(FaultConfig {
         members: Members::Three,
         options,
         import_setting: &[BY_EVENTS],
-        ..Stage::default()
+        ..FaultConfig::default()
     })
     .await;
-    let lotus = lotus_behind_proxies(&mut scene).await;
-    let agents = (scene.client("client", None), scene.miner(None), scene.miner(None));
-    let count = rounds(8, 80);
+    let lotus = lotus_behind_proxies(&mut cluster).await;
+    let agents = (cluster.client("client", None), cluster.miner(None), cluster.miner(None));
+    let count = iterations(8, 80);
     for round in 0..count {
         // Prepared while the network is well; the agents are what is on trial.
-        scene.add_cars(4).await;
+        cluster.add_cars(4).await;
         let link = *LINKS.get(round % 4).unwrap();
         let (to_mongodb, to_lotus) = match round / 4 % 3 {
             0 => (true, false),
@@ -87,7 +83,7 @@ async fn deals_pass_a_network_that_fails_in_every_way() {
         };
         let set = |link: Link, rng: &mut fastrand::Rng| {
             if to_mongodb {
-                scene.set.proxies().iter().for_each(|proxy| proxy.set(link));
+                cluster.set.proxies().iter().for_each(|proxy| proxy.set(link));
             }
             if to_lotus {
                 lotus
@@ -96,19 +92,19 @@ async fn deals_pass_a_network_that_fails_in_every_way() {
                     .for_each(|proxy| proxy.set(link));
             }
         };
-        sleep(Duration::from_millis(dice.rng.u64(0..500))).await;
-        set(link, &mut dice.rng);
-        sleep(Duration::from_millis(dice.rng.u64(500..4000))).await;
-        set(Link::Pass, &mut dice.rng);
+        sleep(Duration::from_millis(seeded.rng.u64(0..500))).await;
+        set(link, &mut seeded.rng);
+        sleep(Duration::from_millis(seeded.rng.u64(500..4000))).await;
+        set(Link::Pass, &mut seeded.rng);
         // Cuts in bursts, as a flapping switch makes them.
-        for _ in 0..dice.rng.usize(0..6) {
-            sleep(Duration::from_millis(dice.rng.u64(0..200))).await;
-            scene.set.proxies().iter().chain(&lotus).for_each(Proxy::cut);
+        for _ in 0..seeded.rng.usize(0..6) {
+            sleep(Duration::from_millis(seeded.rng.u64(0..200))).await;
+            cluster.set.proxies().iter().chain(&lotus).for_each(Proxy::cut);
         }
         sleep(Duration::from_secs(1)).await;
     }
-    scene.settled_and_watched(Duration::from_secs(180)).await;
-    let counts = scene.check().await;
-    dice.tell(count, &format!("{counts:?}"));
+    cluster.settled_and_watched(Duration::from_secs(180)).await;
+    let counts = cluster.check().await;
+    seeded.tell(count, &format!("{counts:?}"));
     drop(agents);
 }

@@ -1,17 +1,18 @@
 //! (i) Deals that can never succeed, and records that nobody can read, among good ones.
 
-use std::{fs, path::Path, time::Duration};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 use bson::{Bson, doc};
-use harness::{eventually, eventually_eq, road::move_file};
+use harness::test_env::move_file;
+use harness::{eventually, eventually_eq};
 use lotus_sim::{Fault, FaultKind};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::{
-    rounds::Dice,
-    scene::{Scene, Stage},
-};
+use crate::fault_cluster::{FaultCluster, FaultConfig};
+use crate::iterations::SeededRng;
 
 const MINER: &str = "f01000";
 const IMPORT: &str = "Filecoin.MarketImportDealData";
@@ -29,17 +30,17 @@ fn flip_last_byte(path: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_is_set_aside_and_good_deals_pass() {
-    let dice = Dice::of("poison");
+    let seeded = SeededRng::of("poison");
     // Nothing is found by waiting: what a test waits for here comes by itself.
     let import_setting =
         &[("maxTries", "3"), ("scanInterval", "300s"), ("waitInterval", "300s"), ("retryMin", "100ms")];
-    let mut scene = Scene::open(Stage { import_setting, ..Stage::default() }).await;
-    let road = &scene.road;
-    let (damaged, damaged_deal) = road.recorded("damaged").await.unwrap();
+    let mut cluster = FaultCluster::open(FaultConfig { import_setting, ..FaultConfig::default() }).await;
+    let env = &cluster.env;
+    let (damaged, damaged_deal) = env.recorded("damaged").await.unwrap();
     flip_last_byte(&damaged.path);
-    let (_, hopeless) = road.recorded("hopeless").await.unwrap();
+    let (_, hopeless) = env.recorded("hopeless").await.unwrap();
     let unheard_of = FaultKind::ApplicationError("something unheard of".to_owned());
-    road.sim.inject(Fault { params_contain: Some(hopeless.clone()), ..Fault::on(IMPORT, unheard_of) });
+    env.sim.inject(Fault { params_contain: Some(hopeless.clone()), ..Fault::on(IMPORT, unheard_of) });
 
     let unknown = "bafyreifb6bdckjoyblin6e4urbgnfvl5yykxoeo5odb5xmk53eo2xes4ta";
     let payload = &damaged.payload_cid;
@@ -63,9 +64,9 @@ async fn poison_is_set_aside_and_good_deals_pass() {
         records.push(record);
     }
     let poisonous = records.len();
-    road.deals().insert_many(records).await.unwrap();
+    env.deals().insert_many(records).await.unwrap();
     for path in ["/etc/passwd", "../../etc/passwd", "/../etc/passwd", "\u{0}", ""] {
-        road.cars()
+        env.cars()
             .insert_one(doc! { "filecid": payload, "outputpath": path, "inputpath": path })
             .await
             .unwrap();
@@ -84,62 +85,63 @@ async fn poison_is_set_aside_and_good_deals_pass() {
     ];
     let mut odd = Vec::new();
     for (number, fields) in nonsense.iter().enumerate() {
-        let (_, deal) = road.recorded(&format!("odd {number}")).await.unwrap();
-        road.deals().update_one(doc! { "dealcid": &deal }, doc! { "$set": fields.clone() }).await.unwrap();
+        let (_, deal) = env.recorded(&format!("odd {number}")).await.unwrap();
+        env.deals().update_one(doc! { "dealcid": &deal }, doc! { "$set": fields.clone() }).await.unwrap();
         odd.push(deal);
     }
 
-    let agents = (scene.client("client", None), scene.miner(None));
-    scene.add_cars(10).await;
+    let agents = (cluster.client("client", None), cluster.miner(None));
+    cluster.add_cars(10).await;
     let imported = async || {
         let good = doc! { "isdeal": 1, "status": 7, "intent": { "$exists": true } };
-        scene.road.deals().count_documents(good).await.unwrap()
+        cluster.env.deals().count_documents(good).await.unwrap()
     };
     eventually!(within Duration::from_secs(60), imported().await >= 20, "good deals are active");
 
     for (deal, fields) in odd.iter().zip(&nonsense) {
-        eventually!(scene.road.is_imported(deal).await.unwrap(), "imported in spite of {fields}");
+        eventually!(cluster.env.is_imported(deal).await.unwrap(), "imported in spite of {fields}");
     }
 
     // Set aside after so many calls, and shown with the reason.
-    let road = &scene.road;
-    eventually_eq!(road.import_field(&hopeless, "state").await.unwrap(), "setaside", "the hopeless deal");
+    let env = &cluster.env;
+    eventually_eq!(env.import_field(&hopeless, "state").await.unwrap(), "setaside", "the hopeless deal");
     let calls = || {
-        let all = road.sim.calls();
+        let all = env.sim.calls();
         all.iter().filter(|call| call.method == IMPORT && call.params.to_string().contains(&hopeless)).count()
     };
     assert_eq!(calls(), TRIES);
-    let status: Value = serde_json::from_str(&scene.ask_miner(&["status", "--json"])).unwrap();
+    let status: Value = serde_json::from_str(&cluster.ask_miner(&["status", "--json"])).unwrap();
     let shown =
         status["deals"].as_array().unwrap().iter().find(|deal| deal["deal"] == hopeless.as_str()).unwrap();
     assert_eq!(shown["state"], "set aside", "{shown}");
     assert!(shown["reason"].as_str().unwrap().contains("something unheard of"), "{shown}");
     let marked = doc! { "import.state": "waiting", "import.reason": { "$regex": "cannot be used" } };
-    assert!(road.deals().count_documents(marked).await.unwrap() >= 3, "unreadable records are marked");
+    assert!(env.deals().count_documents(marked).await.unwrap() >= 3, "unreadable records are marked");
 
-    // The damaged CAR: named with both piece CIDs, not sent again, and imported as soon as the right one is there.
+    // The damaged CAR: named with both piece CIDs, not sent again, and imported as soon as the right one is
+    // there.
     let reason = eventually!(
-        Some(road.import_field(&damaged_deal, "reason").await.unwrap()).filter(|reason| !reason.is_empty()),
+        Some(env.import_field(&damaged_deal, "reason").await.unwrap()).filter(|reason| !reason.is_empty()),
         "the damaged CAR is named"
     );
     assert!(
         reason.contains(&*damaged.path.to_string_lossy()) && reason.contains(&damaged.piece_cid),
         "{reason}"
     );
-    assert_eq!(road.sim.imports_for(&damaged_deal), 1, "what is known to be wrong is not copied again");
+    assert_eq!(env.sim.imports_for(&damaged_deal), 1, "what is known to be wrong is not copied again");
     flip_last_byte(&damaged.path);
     let arrived = Instant::now();
-    eventually!(road.is_imported(&damaged_deal).await.unwrap(), "the right CAR is imported");
+    eventually!(env.is_imported(&damaged_deal).await.unwrap(), "the right CAR is imported");
     let by_watch = arrived.elapsed();
 
     // A person's word.
-    road.sim.clear_faults();
-    scene.ask_miner(&["retry", &hopeless]);
+    env.sim.clear_faults();
+    cluster.ask_miner(&["retry", &hopeless]);
     let mut miner = agents.1;
     miner.kill9().unwrap();
-    let miner = scene.miner(None);
-    eventually!(road.is_imported(&hopeless).await.unwrap(), "another try was asked for");
-    dice.tell(
+    let miner = cluster.miner(None);
+    eventually!(env.is_imported(&hopeless).await.unwrap(), "another try was asked for");
+    seeded.tell(
         1,
         &format!("{poisonous} unreadable or hopeless records; right CAR imported {by_watch:?} after it came"),
     );

@@ -5,48 +5,47 @@ use std::time::Duration;
 use harness::eventually;
 use tokio::time::sleep;
 
-use crate::{
-    rounds::{Dice, rounds},
-    scene::{BY_EVENTS, Scene, Stage, sim},
-};
+use crate::fault_cluster::{BY_EVENTS, FaultCluster, FaultConfig, sim};
+use crate::iterations::{SeededRng, iterations};
 
 /// Deals between two changes of the primary, at two per CAR.
 const CARS_A_ROUND: usize = 25;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deals_flow_through_changing_primaries() {
-    let mut dice = Dice::of("primaries");
+    let mut seeded = SeededRng::of("primaries");
     let import_setting = &[BY_EVENTS, ("importsPerMiner", "4")];
-    let mut scene = Scene::open(Stage { sim: sim(8), import_setting, ..Stage::default() }).await;
-    let count = rounds(3, 40);
-    let agents = (scene.client("client", None), scene.miner(None), scene.miner(None));
+    let mut cluster =
+        FaultCluster::open(FaultConfig { sim: sim(8), import_setting, ..FaultConfig::default() }).await;
+    let count = iterations(3, 40);
+    let agents = (cluster.client("client", None), cluster.miner(None), cluster.miner(None));
     for round in 0..count {
-        scene.add_cars(CARS_A_ROUND).await;
+        cluster.add_cars(CARS_A_ROUND).await;
         match round % 3 {
             0 => {
-                scene.set.step_down().await.unwrap();
+                cluster.set.step_down().await.unwrap();
             }
             1 => {
-                let killed = scene.set.kill9_primary().await.unwrap();
-                scene.set.wait_for_primary().await.unwrap();
-                sleep(Duration::from_millis(dice.rng.u64(0..2000))).await;
-                scene.set.restart(killed).await.unwrap();
+                let killed = cluster.set.kill9_primary().await.unwrap();
+                cluster.set.wait_for_primary().await.unwrap();
+                sleep(Duration::from_millis(seeded.rng.u64(0..2000))).await;
+                cluster.set.restart(killed).await.unwrap();
             }
             _ => {
                 // Everybody hears of it; whoever reads a change stream must not wait for the old address.
-                let primary = scene.set.wait_for_primary().await.unwrap();
-                scene.set.end(primary).unwrap();
-                eventually!(scene.set.wait_for_primary().await.unwrap() != primary, "another primary");
-                sleep(Duration::from_millis(dice.rng.u64(0..2000))).await;
-                scene.set.restart(primary).await.unwrap();
+                let primary = cluster.set.wait_for_primary().await.unwrap();
+                cluster.set.end(primary).unwrap();
+                eventually!(cluster.set.wait_for_primary().await.unwrap() != primary, "another primary");
+                sleep(Duration::from_millis(seeded.rng.u64(0..2000))).await;
+                cluster.set.restart(primary).await.unwrap();
             }
         }
     }
-    scene.settled_and_watched(Duration::from_secs(300)).await;
-    let counts = scene.check().await;
+    cluster.settled_and_watched(Duration::from_secs(300)).await;
+    let counts = cluster.check().await;
     // Both watches have followed to the last primary.
-    let opened = scene.streams_opened().await;
+    let opened = cluster.streams_opened().await;
     assert!(opened >= 2, "{opened} streams at the last primary");
-    dice.tell(count, &format!("{opened} streams at the last primary, {counts:?}"));
+    seeded.tell(count, &format!("{opened} streams at the last primary, {counts:?}"));
     drop(agents);
 }

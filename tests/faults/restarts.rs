@@ -1,18 +1,19 @@
-//! (j) Nodes that fail, no node at all, import calls cut, and MongoDB killed, each with tens of thousands of open deals in flight:
-//! nothing is lost, and nobody storms, neither while it is away nor when it is back.
+//! (j) Nodes that fail, no node at all, import calls cut, and MongoDB killed, each with tens of thousands of
+//! open deals in flight: nothing is lost, and nobody storms, neither while it is away nor when it is back.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
 
 use bson::{Document, doc};
-use harness::{Members, eventually, road::Process};
+use harness::test_env::Process;
+use harness::{Members, eventually};
 use lotus_sim::{Fault, FaultKind, NodeName};
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    checker,
-    rounds::{Dice, rounds},
-    scene::{LARGE, Scene, Stage, sim},
-};
+use crate::checker;
+use crate::fault_cluster::{FaultCluster, FaultConfig, LARGE, sim};
+use crate::iterations::{SeededRng, iterations};
 
 const IMPORT: &str = "Filecoin.MarketImportDealData";
 /// How long is counted once it is back.
@@ -21,12 +22,12 @@ const BACK: Duration = Duration::from_secs(3);
 const IN_HAND: usize = 2 * 2048;
 
 /// Copies of the deals that there are, with their intents: as many for each as are wanted.
-async fn multiply(scene: &Scene, count_each: usize) {
-    let intents = scene.road.db.collection::<Document>("dealintents");
-    for deal in scene.road.sim.deals() {
-        let record = scene.road.deal(&deal.proposal_cid).await.unwrap().unwrap();
+async fn multiply(cluster: &FaultCluster, count_each: usize) {
+    let intents = cluster.env.db.collection::<Document>("dealintents");
+    for deal in cluster.env.sim.deals() {
+        let record = cluster.env.deal(&deal.proposal_cid).await.unwrap().unwrap();
         let intent = intents.find_one(doc! { "dealcid": &deal.proposal_cid }).await.unwrap().unwrap();
-        let more = scene.road.sim.copy_deal(&deal.proposal_cid, i64::try_from(count_each - 1).unwrap());
+        let more = cluster.env.sim.copy_deal(&deal.proposal_cid, i64::try_from(count_each - 1).unwrap());
         let later: Vec<_> = (1_i64..).zip(&more).collect();
         for page in later.chunks(1000) {
             let copy = |original: &Document, id: &str| -> Vec<Document> {
@@ -41,7 +42,7 @@ async fn multiply(scene: &Scene, count_each: usize) {
                     })
                     .collect()
             };
-            scene.road.deals().insert_many(copy(&record, "intent")).await.unwrap();
+            cluster.env.deals().insert_many(copy(&record, "intent")).await.unwrap();
             intents.insert_many(copy(&intent, "_id")).await.unwrap();
         }
     }
@@ -59,11 +60,11 @@ struct Noise {
 }
 
 impl Noise {
-    async fn of(scene: &Scene, agents: &[&Process], span: Duration) -> Self {
-        let (before, said) = (scene.road.sim.calls().last().map_or(0, |call| call.number), warnings(agents));
+    async fn of(cluster: &FaultCluster, agents: &[&Process], span: Duration) -> Self {
+        let (before, said) = (cluster.env.sim.calls().last().map_or(0, |call| call.number), warnings(agents));
         sleep(span).await;
         let mut noise = Self { span, warnings: warnings(agents) - said, ..Self::default() };
-        for call in scene.road.sim.calls().iter().filter(|call| call.number > before) {
+        for call in cluster.env.sim.calls().iter().filter(|call| call.number > before) {
             *noise.calls.entry(call.method.clone()).or_default() += 1;
         }
         noise.imports = noise.calls.remove(IMPORT).unwrap_or(0);
@@ -98,8 +99,8 @@ fn warnings(agents: &[&Process]) -> usize {
 }
 
 /// Commands that a server has carried out since its start.
-async fn commands(scene: &Scene) -> i64 {
-    let status = scene.road.db.run_command(doc! { "serverStatus": 1 }).await.unwrap();
+async fn commands(cluster: &FaultCluster) -> i64 {
+    let status = cluster.env.db.run_command(doc! { "serverStatus": 1 }).await.unwrap();
     let count = status.get_document("opcounters").unwrap();
     let number = |name| count.get(name).and_then(|n: &bson::Bson| n.as_i64().or(n.as_i32().map(i64::from)));
     ["insert", "query", "update", "getmore", "command"].into_iter().filter_map(number).sum()
@@ -107,22 +108,23 @@ async fn commands(scene: &Scene) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_storms_when_nodes_or_the_database_are_away_under_a_large_backlog() {
-    let dice = Dice::of("restarts");
-    let stage = Stage { members: Members::One, sim: sim(2), import_setting: LARGE, ..Stage::default() };
-    let mut scene = Scene::open(stage).await;
-    let mut first = scene.client("first", None);
-    scene.add_cars(1).await;
+    let seeded = SeededRng::of("restarts");
+    let stage =
+        FaultConfig { members: Members::One, sim: sim(2), import_setting: LARGE, ..FaultConfig::default() };
+    let mut cluster = FaultCluster::open(stage).await;
+    let mut first = cluster.client("first", None);
+    cluster.add_cars(1).await;
     let confirmed = doc! { "state": "confirmed" };
-    let intents = scene.road.db.collection::<Document>("dealintents");
+    let intents = cluster.env.db.collection::<Document>("dealintents");
     eventually!(intents.count_documents(confirmed.clone()).await.unwrap() == 2, "two deals, to be copied");
     first.kill9().unwrap();
-    let count = rounds(1_200, 100_000);
-    multiply(&scene, count / 2).await;
+    let count = iterations(1_200, 100_000);
+    multiply(&cluster, count / 2).await;
 
-    let (client, miner) = (scene.client("client", None), scene.miner(None));
+    let (client, miner) = (cluster.client("client", None), cluster.miner(None));
     let agents = [&client, &miner];
     let started = Instant::now();
-    let called = || scene.road.sim.count(IMPORT);
+    let called = || cluster.env.sim.count(IMPORT);
     let until = async |percent: usize| {
         let share = count * percent / 100;
         eventually!(within Duration::from_secs(3600), called() > share, "{percent} percent are called");
@@ -134,9 +136,9 @@ async fn nobody_storms_when_nodes_or_the_database_are_away_under_a_large_backlog
         eventually!(within Duration::from_secs(180), called() > before + 20, "imports go on");
         back.elapsed()
     };
-    let away = Duration::from_secs(u64::try_from(rounds(4, 60)).unwrap());
+    let away = Duration::from_secs(u64::try_from(iterations(4, 60)).unwrap());
     let nodes: Vec<NodeName> =
-        scene.road.sim.miners().into_iter().map(NodeName::Miner).chain([NodeName::Full]).collect();
+        cluster.env.sim.miners().into_iter().map(NodeName::Miner).chain([NodeName::Full]).collect();
     let mut told = Vec::new();
     let mut tell = |line: String| {
         eprintln!("{line}");
@@ -146,46 +148,46 @@ async fn nobody_storms_when_nodes_or_the_database_are_away_under_a_large_backlog
     until(5).await;
     for node in &nodes {
         let (node, kind) = (Some(node.clone()), FaultKind::Http500);
-        scene.road.sim.inject(Fault { node, method: None, params_contain: None, kind, times: None });
+        cluster.env.sim.inject(Fault { node, method: None, params_contain: None, kind, times: None });
     }
-    let failing = Noise::of(&scene, &agents, away).await;
+    let failing = Noise::of(&cluster, &agents, away).await;
     failing.is_quiet("nodes answer with errors");
-    scene.road.sim.clear_faults();
+    cluster.env.sim.clear_faults();
     let went_on = recovered().await;
-    Noise::of(&scene, &agents, BACK).await.is_orderly("nodes answer again");
+    Noise::of(&cluster, &agents, BACK).await.is_orderly("nodes answer again");
     tell(format!("failing nodes {failing:?}, imports {went_on:?} after it"));
 
     until(15).await;
     for node in &nodes {
-        scene.road.sim.take_down(node);
+        cluster.env.sim.take_down(node);
     }
-    let down = Noise::of(&scene, &agents, away).await;
+    let down = Noise::of(&cluster, &agents, away).await;
     down.is_quiet("nodes are down");
     for node in &nodes {
-        scene.road.sim.bring_up(node);
+        cluster.env.sim.bring_up(node);
     }
     let went_on = recovered().await;
-    Noise::of(&scene, &agents, BACK).await.is_orderly("nodes are up again");
+    Noise::of(&cluster, &agents, BACK).await.is_orderly("nodes are up again");
     tell(format!("no node {down:?}, imports {went_on:?} after it"));
 
     until(25).await;
-    scene.road.sim.inject(Fault::on(IMPORT, FaultKind::DropBefore));
-    let cut = Noise::of(&scene, &agents, away).await;
+    cluster.env.sim.inject(Fault::on(IMPORT, FaultKind::DropBefore));
+    let cut = Noise::of(&cluster, &agents, away).await;
     cut.is_quiet("import calls are cut");
-    scene.road.sim.clear_faults();
+    cluster.env.sim.clear_faults();
     let went_on = recovered().await;
     tell(format!("imports cut {cut:?}, imports {went_on:?} after it"));
 
     until(35).await;
-    let primary = scene.set.kill9_primary().await.unwrap();
-    let dead = Noise::of(&scene, &agents, away).await;
+    let primary = cluster.set.kill9_primary().await.unwrap();
+    let dead = Noise::of(&cluster, &agents, away).await;
     dead.is_quiet("mongod is dead");
-    scene.set.restart(primary).await.unwrap();
-    scene.set.wait_for_primary().await.unwrap();
-    let (since, imports) = (commands(&scene).await, called());
+    cluster.set.restart(primary).await.unwrap();
+    cluster.set.wait_for_primary().await.unwrap();
+    let (since, imports) = (commands(&cluster).await, called());
     let went_on = recovered().await;
-    Noise::of(&scene, &agents, BACK).await.is_orderly("mongod is back");
-    let (carried_out, imports) = (commands(&scene).await - since, called() - imports);
+    Noise::of(&cluster, &agents, BACK).await.is_orderly("mongod is back");
+    let (carried_out, imports) = (commands(&cluster).await - since, called() - imports);
     // Each import has its claim, note and end; what was called before the death is written down now.
     let due = i64::try_from(10 * imports + 2 * IN_HAND.min(count) + count / 10 + 1000).unwrap();
     assert!(carried_out <= due, "{carried_out} commands for {imports} imports");
@@ -194,12 +196,12 @@ async fn nobody_storms_when_nodes_or_the_database_are_away_under_a_large_backlog
     ));
 
     let all = u64::try_from(count).unwrap();
-    let imported = async || scene.road.imported_count().await.unwrap() == all;
+    let imported = async || cluster.env.imported_count().await.unwrap() == all;
     eventually!(within Duration::from_secs(3600), called() >= count, "all are called");
     eventually!(within Duration::from_secs(600), imported().await, "all are imported");
     let drained = started.elapsed();
-    let counts = checker::check_copies(&scene.road).await;
+    let counts = checker::check_copies(&cluster.env).await;
     assert_eq!(counts.deals, count);
-    dice.tell(4, &format!("{counts:?} in {drained:?}; {}", told.join("; ")));
+    seeded.tell(4, &format!("{counts:?} in {drained:?}; {}", told.join("; ")));
     drop((client, miner));
 }

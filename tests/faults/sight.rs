@@ -1,5 +1,5 @@
-//! (k) Watchers of the nodes that lose sight of deals while the chain goes on: whatever a node says, a deal that is on chain
-//! lives.
+//! (k) Watchers of the nodes that lose sight of deals while the chain goes on: whatever a node says, a deal
+//! that is on chain lives.
 
 use std::time::Duration;
 
@@ -8,38 +8,36 @@ use harness::eventually_eq;
 use lotus_sim::{DealState, LostAt, LostSight, Watcher};
 use tokio::time::sleep;
 
-use crate::{
-    rounds::{Dice, rounds},
-    scene::{REPLICAS, Scene, Stage},
-};
+use crate::fault_cluster::{FaultCluster, FaultConfig, REPLICAS};
+use crate::iterations::{SeededRng, iterations};
 
 /// States that mean the end of a deal which is not over: failing, error.
 const LOST: [i32; 2] = [11, 26];
 
 async fn chain_wins(name: &'static str, method: &'static str) {
-    let dice = Dice::of(name);
-    let mut scene = Scene::open(Stage { method, ..Stage::default() }).await;
-    scene.road.sim.lose_sight(LostSight::new(Watcher::Both, LostAt::Sealing));
-    let miners = scene.road.sim.miners();
+    let seeded = SeededRng::of(name);
+    let mut cluster = FaultCluster::open(FaultConfig { method, ..FaultConfig::default() }).await;
+    cluster.env.sim.lose_sight(LostSight::new(Watcher::Both, LostAt::Sealing));
+    let miners = cluster.env.sim.miners();
     // Published, and not sealed.
     for miner in &miners {
-        scene.road.sim.hold_at(miner, Some(DealState::Sealing));
+        cluster.env.sim.hold_at(miner, Some(DealState::Sealing));
     }
-    let client = scene.client("client", None);
+    let client = cluster.client("client", None);
     // Some imports lose their agent between the call and the look at the deal.
-    let mut miner = scene.miner(Some("import.called:2"));
-    let cars = rounds(6, 40);
-    scene.add_cars(cars).await;
+    let mut miner = cluster.miner(Some("import.called:2"));
+    let cars = iterations(6, 40);
+    cluster.add_cars(cars).await;
     let wanted = cars * REPLICAS;
     let lost = || {
-        let deals = scene.road.sim.deals();
+        let deals = cluster.env.sim.deals();
         let at_provider = deals.iter().filter(|deal| {
             deal.provider.as_ref().is_some_and(|side| side.state == DealState::Error)
                 && deal.deal_id.is_some()
         });
         at_provider.count()
     };
-    let deals = scene.road.deals();
+    let deals = cluster.env.deals();
     // The agent dies once, and the next finds deals whose provider has lost them.
     for _ in 0..200 {
         if !miner.is_running() {
@@ -48,7 +46,7 @@ async fn chain_wins(name: &'static str, method: &'static str) {
         sleep(Duration::from_millis(50)).await;
     }
     sleep(Duration::from_secs(1)).await;
-    miner = scene.miner(None);
+    miner = cluster.miner(None);
     eventually_eq!(within Duration::from_secs(60), lost(), wanted, "every provider has lost sight of every deal");
 
     let published = doc! { "isdeal": 1, "dealid": { "$gt": 0 }, "status": { "$nin": [LOST[0], LOST[1], 7] } };
@@ -58,15 +56,15 @@ async fn chain_wins(name: &'static str, method: &'static str) {
     // Several passes of tracking and planning.
     sleep(Duration::from_secs(3)).await;
     assert_eq!(count(published).await, all, "{method}: they stay so");
-    assert_eq!(scene.road.sim.deals().len(), wanted, "{method}: none is replaced");
+    assert_eq!(cluster.env.sim.deals().len(), wanted, "{method}: none is replaced");
 
     for miner in &miners {
-        scene.road.sim.hold_at(miner, None);
+        cluster.env.sim.hold_at(miner, None);
     }
-    scene.settled(Duration::from_secs(120)).await;
+    cluster.settled(Duration::from_secs(120)).await;
     assert_eq!(lost(), wanted, "the words of the providers stay");
-    let counts = scene.check().await;
-    dice.tell(1, &format!("{counts:?}"));
+    let counts = cluster.check().await;
+    seeded.tell(1, &format!("{counts:?}"));
     drop((client, miner));
 }
 

@@ -1,6 +1,7 @@
 //! Waiting for a condition instead of for a duration.
 
-use std::{fmt::Debug, time::Duration};
+use std::fmt::Debug;
+use std::time::Duration;
 
 /// How long a condition may take where nothing else is said: generous, since only a failing test
 /// ever waits for it.

@@ -4,17 +4,16 @@
 //! the step between `fork` and `exec` that ties a mongod to its starter's life. Cargo builds
 //! `testbin` for every test of this package; the demo, which is built alone, serves itself.
 
-use std::{
-    env,
-    ffi::OsString,
-    path::PathBuf,
-    process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 
-use crate::{mongod::keeper, tied};
+use crate::child_guard;
+use crate::mongod::daemon;
 
 /// The hidden subcommand that ties a program to its starter and becomes it.
 pub(crate) const EXEC_TIED: &str = "exec-tied";
@@ -32,8 +31,8 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let subcommand = args.next()?;
     let rest: Vec<OsString> = args.collect();
     let ended = match subcommand.to_str()? {
-        EXEC_TIED => tied::become_program(&rest),
-        KEEP_MONGOD => keeper::main(&rest),
+        EXEC_TIED => child_guard::become_program(&rest),
+        KEEP_MONGOD => daemon::main(&rest),
         _ => return None,
     };
     Some(match ended {

@@ -3,13 +3,13 @@
 //! A test takes [`database`] for a database of its own on the run's common mongod, a [`ReplicaSet`] when
 //! it wants to kill members or set fail points, and a [`road::Road`] when it is about deals.
 
+pub mod child_guard;
 pub mod eventually;
 pub mod faults;
 pub mod helper;
 pub mod machine;
 pub mod mongod;
-pub mod road;
-pub mod tied;
+pub mod test_env;
 
 pub use mongod::database::{TestDb, database};
 pub use mongod::replica_set::{Members, Options, ReplicaSet};

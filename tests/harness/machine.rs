@@ -1,6 +1,7 @@
 //! What a machine must allow for a test, and tests that cannot be run without it.
 
-use std::{env, fs, io::Write as _};
+use std::io::Write as _;
+use std::{env, fs};
 
 /// Set where a test that the machine could run must be run: by the gate.
 const MUST_RUN_VARIABLE: &str = "TESTS_MUST_RUN";

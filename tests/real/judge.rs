@@ -1,13 +1,14 @@
-//! The judge: what chain, provider and client's node say of every piece against the records. It uses no type, no query
-//! and no rule of the agents.
+//! The judge: what chain, provider and client's node say of every piece against the records. It uses no type,
+//! no query and no rule of the agents.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
+use std::fmt;
 
 use bson::{Document, doc};
 use futures::TryStreamExt as _;
 use serde_json::{Value, json};
 
-use crate::scene::{Car, Scene};
+use crate::setup::{Car, Setup};
 
 const ACTIVE: i64 = 7;
 const ERROR: u64 = 26;
@@ -48,29 +49,30 @@ impl fmt::Display for Counts {
 /// # Panics
 ///
 /// With everything that is wrong.
-pub(crate) async fn check(scene: &Scene, cars: &[Car]) -> Counts {
+pub(crate) async fn check(setup: &Setup, cars: &[Car]) -> Counts {
     let mut wrong = Vec::new();
-    let listed = scene.node.of_miner("Filecoin.MarketListIncompleteDeals", json!([])).await;
+    let listed = setup.node.of_miner("Filecoin.MarketListIncompleteDeals", json!([])).await;
     let mut listed = listed.as_array().cloned().unwrap_or_default();
-    // A market refuses a deal now and then for reasons of its own, before it has the data; another one is proposed then.
+    // A market refuses a deal now and then for reasons of its own, before it has the data; another one is
+    // proposed then.
     let proposed = listed.len();
     listed.retain(|deal| deal["State"] != ERROR || deal["DealID"].as_u64() > Some(0));
     let at_provider = by_piece(&listed, |deal| &deal["Proposal"]["PieceCID"]);
-    let on_chain = scene.node.of_full_node("Filecoin.StateMarketDeals", json!([[]])).await;
+    let on_chain = setup.node.of_full_node("Filecoin.StateMarketDeals", json!([[]])).await;
     let on_chain: Vec<Value> =
         on_chain.as_object().into_iter().flatten().map(|(_, deal)| deal.clone()).collect();
     let on_chain = by_piece(&on_chain, |deal| &deal["Proposal"]["PieceCID"]);
-    let followed = scene.node.of_full_node("Filecoin.ClientListDeals", json!([])).await;
+    let followed = setup.node.of_full_node("Filecoin.ClientListDeals", json!([])).await;
     let mut followed = followed.as_array().cloned().unwrap_or_default();
     followed.retain(|deal| deal["State"] != ERROR || deal["DealID"].as_u64() > Some(0));
     let followed = by_piece(&followed, |deal| &deal["PieceCID"]);
-    let cursor = scene.collection("offlinedeals").find(doc! {}).await.unwrap();
+    let cursor = setup.collection("offlinedeals").find(doc! {}).await.unwrap();
     let mut records: Vec<Document> = cursor.try_collect().await.unwrap();
     let is_refused = |record: &Document| {
         number(record, "status") == i64::try_from(ERROR).unwrap() && number(record, "dealid") <= 0
     };
     records.retain(|record| !is_refused(record));
-    let open = scene.collection("dealintents").count_documents(doc! { "state": "intended" }).await.unwrap();
+    let open = setup.collection("dealintents").count_documents(doc! { "state": "intended" }).await.unwrap();
 
     let mut counts = Counts {
         pieces: cars.len(),

@@ -1,24 +1,28 @@
-//! The whole flow against a real Lotus: real nodes, a real market, real chain rules; only sealing proofs are mocked.
+//! The whole flow against a real Lotus: real nodes, a real market, real chain rules; only sealing proofs are
+//! mocked.
 //!
-//! `.ci/real` runs it where `CARFERRY_LOTUS_ITEST` names the binary that README.md tells how to build. Elsewhere these
-//! tests count as ignored.
+//! `.ci/real` runs it where `CARFERRY_LOTUS_ITEST` names the binary that README.md tells how to build.
+//! Elsewhere these tests count as ignored.
 
 #[cfg(test)]
 mod judge;
 #[cfg(test)]
 mod node;
 #[cfg(test)]
-mod scene;
+mod setup;
 #[cfg(test)]
 mod wrong_cars;
 
 #[cfg(test)]
 mod flow {
-    use std::{env, time::Duration};
+    use std::env;
+    use std::time::Duration;
 
     use tokio::time::{Instant, sleep};
 
-    use crate::{judge, scene::Scene, wrong_cars::WrongCars};
+    use crate::judge;
+    use crate::setup::Setup;
+    use crate::wrong_cars::WrongCars;
 
     /// Sealing of all pieces on two processors that do other things too.
     const ALL_ACTIVE_WITHIN: Duration = Duration::from_secs(3000);
@@ -30,44 +34,44 @@ mod flow {
         env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
     }
 
-    /// Packs files, proposes a deal for each CAR, kills both agents again and again, lays four wrong CARs before the
-    /// provider and then the right ones; at last every piece has exactly one deal, which is active on chain and in the
-    /// records, whatever the nodes say of it.
+    /// Packs files, proposes a deal for each CAR, kills both agents again and again, lays four wrong CARs
+    /// before the provider and then the right ones; at last every piece has exactly one deal, which is
+    /// active on chain and in the records, whatever the nodes say of it.
     async fn every_piece_gets_one_active_deal(method: &'static str) {
         let (pieces, kills) = (number("REAL_PIECES", 150), number("REAL_KILLS", 30));
         let seed = number("REAL_SEED", fastrand::u64(0..1_000_000));
         eprintln!("real-{method}: seed {seed}; again with REAL_SEED={seed}");
         let mut rng = fastrand::Rng::with_seed(seed);
-        let scene = Scene::open(method).await;
+        let setup = Setup::open(method).await;
         let started = Instant::now();
-        let cars = scene.pack(usize::try_from(pieces).unwrap(), &mut rng).await;
+        let cars = setup.pack(usize::try_from(pieces).unwrap(), &mut rng).await;
         let packed = started.elapsed();
-        let wrong = WrongCars::lay(&scene, &cars, &mut rng);
+        let wrong = WrongCars::lay(&setup, &cars, &mut rng);
 
-        let (mut client, mut miner) = (scene.client(), scene.miner());
+        let (mut client, mut miner) = (setup.client(), setup.miner());
         for _ in 0..kills {
             sleep(Duration::from_millis(rng.u64(LIFE_MS))).await;
             let who = rng.u8(0..3);
             if who != 1 {
                 client.kill9().unwrap();
-                client = scene.client();
+                client = setup.client();
             }
             if who != 0 {
                 miner.kill9().unwrap();
-                miner = scene.miner();
+                miner = setup.miner();
             }
         }
         let killed = started.elapsed();
         let right_cars = cars.len() - wrong.count();
-        scene.wait_for(right_cars, ALL_ACTIVE_WITHIN).await;
+        setup.wait_for(right_cars, ALL_ACTIVE_WITHIN).await;
         let active = started.elapsed();
-        wrong.are_named(&scene, MENDED_WITHIN).await;
-        wrong.mend(&scene);
+        wrong.are_named(&setup, MENDED_WITHIN).await;
+        wrong.mend(&setup);
         let mended = Instant::now();
-        scene.wait_for_imports(cars.len(), MENDED_WITHIN).await;
+        setup.wait_for_imports(cars.len(), MENDED_WITHIN).await;
         let imported = mended.elapsed();
-        scene.wait_for(cars.len(), ALL_ACTIVE_WITHIN).await;
-        let counts = judge::check(&scene, &cars).await;
+        setup.wait_for(cars.len(), ALL_ACTIVE_WITHIN).await;
+        let counts = judge::check(&setup, &cars).await;
         let seconds = |duration: Duration| duration.as_secs_f64().round();
         eprintln!(
             "REAL {method} | seed {seed} | kills {kills} | {counts} | packed after {} s, last kill {} s, {right_cars} active \

@@ -1,14 +1,12 @@
 //! A real Lotus: a full node and a miner with its market, in a process of their own.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+use std::{env, fs};
 
-use carferry_core::lotus::{CallTimeouts, Client};
-use harness::{eventually, tied};
+use carferry_core::rpc::{CallTimeouts, Client};
+use harness::{child_guard, eventually};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -52,7 +50,7 @@ impl Node {
         }));
         let told = folder.join("info.json");
         let log = fs::File::create(folder.join("lotus.log")).unwrap();
-        let mut command = tied::command(&binary).unwrap();
+        let mut command = child_guard::command(&binary).unwrap();
         command
             .args(["-test.run", "TestCarferry$", "-test.timeout", "0"])
             // The sources of the tests are looked for where it runs.
@@ -62,7 +60,7 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        let mut process = tied::spawn(command).unwrap();
+        let mut process = child_guard::spawn(command).unwrap();
         eventually!(
             within READY_WITHIN,
             {

@@ -1,14 +1,16 @@
-//! Four CARs that are not what their deals are about: the provider's agent names each, and imports the right one once
-//! it is there.
+//! Four CARs that are not what their deals are about: the provider's agent names each, and imports the right
+//! one once it is there.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use harness::eventually;
 
-use crate::scene::{Car, Scene};
+use crate::setup::{Car, Setup};
 
-/// What is wrong, and the words of `import.reason` that say so. Client and provider share a machine here, so the CAR that
-/// is missing in the provider's folder is seen where it was made.
+/// What is wrong, and the words of `import.reason` that say so. Client and provider share a machine here, so
+/// the CAR that is missing in the provider's folder is seen where it was made.
 const FAULTS: [(Fault, &str); 4] = [
     (Fault::Missing, "lies outside of the folders"),
     (Fault::OtherRoot, "has the root"),
@@ -30,10 +32,10 @@ pub(crate) struct WrongCars {
 
 impl WrongCars {
     /// Puts them into the provider's folder in the place of the first CARs.
-    pub(crate) fn lay(scene: &Scene, cars: &[Car], rng: &mut fastrand::Rng) -> Self {
+    pub(crate) fn lay(setup: &Setup, cars: &[Car], rng: &mut fastrand::Rng) -> Self {
         let mut laid = Vec::new();
         for (car, (fault, words)) in cars.iter().zip(FAULTS) {
-            let path = scene.provider_folder.join(car.name());
+            let path = setup.provider_folder.join(car.name());
             let mut bytes = fs::read(&path).unwrap();
             match fault {
                 Fault::Missing => fs::remove_file(&path).unwrap(),
@@ -56,12 +58,12 @@ impl WrongCars {
     }
 
     /// Waits until each deal's record says what is wrong.
-    pub(crate) async fn are_named(&self, scene: &Scene, within: Duration) {
+    pub(crate) async fn are_named(&self, setup: &Setup, within: Duration) {
         for (car, words) in &self.cars {
             eventually!(
                 within within,
                 {
-                    let deal = scene.deal_of(car).await;
+                    let deal = setup.deal_of(car).await;
                     let import = deal.get_document("import").cloned().unwrap_or_default();
                     let reason = import.get_str("reason").unwrap_or_default().to_owned();
                     if reason.contains(words) { Ok(()) } else { Err(reason) }
@@ -72,11 +74,11 @@ impl WrongCars {
     }
 
     /// Brings the right ones, each whole at once.
-    pub(crate) fn mend(&self, scene: &Scene) {
+    pub(crate) fn mend(&self, setup: &Setup) {
         for (car, _) in &self.cars {
-            let arriving: PathBuf = scene.provider_folder.join(format!("{}.part", car.name()));
+            let arriving: PathBuf = setup.provider_folder.join(format!("{}.part", car.name()));
             fs::copy(&car.path, &arriving).unwrap();
-            harness::road::move_file(&arriving, &scene.provider_folder.join(car.name())).unwrap();
+            harness::test_env::move_file(&arriving, &setup.provider_folder.join(car.name())).unwrap();
         }
     }
 }

@@ -1,12 +1,15 @@
 //! How fast the engine is, part by part and as a whole. See `README.md` beside this file.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use carferry_car::bench::{WINDOW_RAW, engines, expand_fr32};
-use carferry_car::{BlockHash, BuildOptions, Commitment, Crew, NoProgress, Profile, build_car, verify_car};
+use carferry_car::{
+    BlockHash, BuildOptions, Commitment, NoProgress, Profile, ThreadBudget, build_car, verify_car,
+};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// Bytes that no processor can foresee.
@@ -108,7 +111,7 @@ fn pipeline(criterion: &mut Criterion) {
     for profile in [Profile::Lotus, Profile::UnixfsV1_2025] {
         for (name, output) in outputs(folder.path()) {
             for threads in [1, 2] {
-                let crew = Crew::new(threads.try_into().expect("not zero"));
+                let budget = ThreadBudget::new(threads.try_into().expect("not zero"));
                 let options = BuildOptions { params: profile.params(), ..BuildOptions::default() };
                 group.bench_function(format!("{profile}/{name}/{threads}"), |bencher| {
                     bencher.iter(|| {
@@ -118,7 +121,7 @@ fn pipeline(criterion: &mut Criterion) {
                             File::create(&output)
                         };
                         let file = file.expect("the output can be made");
-                        let car = build_car(&crew, &input, &file, &options, &NoProgress)
+                        let car = build_car(&budget, &input, &file, &options, &NoProgress)
                             .expect("the source is at rest");
                         if name != "nowhere" {
                             file.sync_data().expect("the output can be synced");
@@ -129,8 +132,9 @@ fn pipeline(criterion: &mut Criterion) {
             }
             if name == "disk" && output.exists() {
                 group.bench_function(format!("{profile}/verify"), |bencher| {
-                    bencher
-                        .iter(|| verify_car(&Crew::alone(), &output, &NoProgress).expect("the CAR is whole"));
+                    bencher.iter(|| {
+                        verify_car(&ThreadBudget::alone(), &output, &NoProgress).expect("the CAR is whole")
+                    });
                 });
             }
             if name != "nowhere" {

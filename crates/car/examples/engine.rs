@@ -11,13 +11,13 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use carferry_car::bench;
 use carferry_car::{
-    BuildOptions, Crew, NoProgress, build_car, check_kernel_choice, piece_of_file, verify_car,
+    BuildOptions, NoProgress, ThreadBudget, bench, build_car, check_kernel_choice, piece_of_file, verify_car,
 };
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (piece_cid, bytes) = match arguments[..] {
         ["commp", threads, file] => {
-            let piece = piece_of_file(&crew(threads)?, &File::open(file)?, &NoProgress)?;
+            let piece = piece_of_file(&budget(threads)?, &File::open(file)?, &NoProgress)?;
             (piece.piece_cid, piece.payload_size)
         }
         ["pack", threads, file, car] => {
@@ -37,12 +37,12 @@ fn main() -> Result<(), Box<dyn Error>> {
                 File::create_new(car)?
             };
             let options = BuildOptions::default();
-            let built = build_car(&crew(threads)?, Path::new(file), &output, &options, &NoProgress)?;
+            let built = build_car(&budget(threads)?, Path::new(file), &output, &options, &NoProgress)?;
             output.sync_data().or_else(|error| if car == "/dev/null" { Ok(()) } else { Err(error) })?;
             (built.piece_cid, built.payload_size)
         }
         ["verify", threads, car] => {
-            let verified = verify_car(&crew(threads)?, Path::new(car), &NoProgress)?;
+            let verified = verify_car(&budget(threads)?, Path::new(car), &NoProgress)?;
             (verified.piece_cid, verified.payload_size)
         }
         ["floor", what @ ("commp" | "pack"), file] => return floor(what == "pack", &File::open(file)?, None),
@@ -56,8 +56,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn crew(threads: &str) -> Result<Crew, Box<dyn Error>> {
-    Ok(Crew::new(threads.parse()?))
+fn budget(threads: &str) -> Result<ThreadBudget, Box<dyn Error>> {
+    Ok(ThreadBudget::new(threads.parse()?))
 }
 
 /// Takes as long as commP of a file or a CAR of it would take at best.
@@ -74,7 +74,8 @@ fn floor(with_blake2b: bool, file: &File, car: Option<&str>) -> Result<(), Box<d
         }
         let bytes = u64::try_from(count)?;
         at += bytes;
-        // 127 bytes become 128, which have a node for every 32 in their tree; four blocks share a compression.
+        // 127 bytes become 128, which have a node for every 32 in their tree; four blocks share a
+        // compression.
         let nodes = bytes * 128 / 127 / 32;
         let blake2b = if with_blake2b { bytes / 512 } else { 0 };
         if !bench::floor(nodes, blake2b) {

@@ -1,22 +1,27 @@
-//! How fast files come back from a CAR, beside a plain copy of the same files in the same run (`benches/README.md`):
+//! How fast files come back from a CAR, beside a plain copy of the same files in the same run
+//! (`benches/README.md`):
 //!
 //! ```text
 //! restore MIB MIB_A_FILE THREADS TURNS DIR
 //! ```
 //!
-//! A turn reads the files and writes them elsewhere, with one thread and a buffer of 1 MiB, and restores them from
-//! their CAR; the next turn does the two the other way round. Both end with one `syncfs`, when everything is on the
-//! disk. What they read was written just before: it comes from the page cache if it fits in there. CPU seconds are
-//! this process's, user and system; what the kernel's own threads write back is in neither.
+//! A turn reads the files and writes them elsewhere, with one thread and a buffer of 1 MiB, and restores them
+//! from their CAR; the next turn does the two the other way round. Both end with one `syncfs`, when
+//! everything is on the disk. What they read was written just before: it comes from the page cache if it fits
+//! in there. CPU seconds are this process's, user and system; what the kernel's own threads write back is in
+//! neither.
 
 use std::error::Error;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::slice::from_ref;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
-use carferry_car::{BuildOptions, Crew, ExtractOptions, NoProgress, build_car, check_kernel_choice, extract};
+use carferry_car::{
+    BuildOptions, ExtractOptions, NoProgress, ThreadBudget, build_car, check_kernel_choice, extract,
+};
 use rustix::fs::syncfs;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -28,11 +33,11 @@ fn main() -> Outcome<()> {
     let kernel = check_kernel_choice()?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [mib, mib_a_file, threads, turns, folder] = arguments[..] else {
+    let [mib, mib_a_file, threads, sequencer, folder] = arguments[..] else {
         return Err("usage: restore MIB MIB_A_FILE THREADS TURNS DIR".into());
     };
     let (mib, mib_a_file): (u64, u64) = (mib.parse()?, mib_a_file.parse()?);
-    let (crew, turns): (Crew, u32) = (Crew::new(threads.parse()?), turns.parse()?);
+    let (budget, sequencer): (ThreadBudget, u32) = (ThreadBudget::new(threads.parse()?), sequencer.parse()?);
     let folder = Path::new(folder);
     let [input, car, copied, restored] =
         ["restore-input", "restore.car", "restore-copied", "restore-restored"].map(|name| folder.join(name));
@@ -46,17 +51,17 @@ fn main() -> Outcome<()> {
         }
     }
     let output = File::create_new(&car)?;
-    build_car(&crew, &input, &output, &BuildOptions::default(), &NoProgress)?;
+    build_car(&budget, &input, &output, &BuildOptions::default(), &NoProgress)?;
     output.sync_data()?;
 
     let copy = || copy(&input, &copied);
     let restore = || -> Outcome<()> {
-        extract(&crew, from_ref(&car), ExtractOptions::new(&restored), &|_| {}, &NoProgress)?;
+        extract(&budget, from_ref(&car), ExtractOptions::new(&restored), &|_| {}, &NoProgress)?;
         Ok(())
     };
     let mut out = io::stdout();
     writeln!(out, "{mib} MiB in {files} files, {threads} threads, kernel {kernel}")?;
-    for turn in 0..turns {
+    for turn in 0..sequencer {
         let mut both: [(&str, &dyn Fn() -> Outcome<()>); 2] = [("copy", &copy), ("restore", &restore)];
         if turn % 2 == 1 {
             both.reverse();

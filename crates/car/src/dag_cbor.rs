@@ -1,5 +1,5 @@
-//! Links in dag-cbor blocks. Source: the DAG-CBOR specification of IPLD; only tag 42 is a link, on bytes that start
-//! with the identity multibase.
+//! Links in dag-cbor blocks. Source: the DAG-CBOR specification of IPLD; only tag 42 is a link, on bytes that
+//! start with the identity multibase.
 
 const BYTES: u8 = 2;
 const TEXT: u8 = 3;

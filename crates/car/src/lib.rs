@@ -6,19 +6,20 @@
 //!         1 MiB each        payload CID       payload size          piece CID
 //! ```
 //!
-//! What lives here: sizes and CIDs as types, the packing of a file or folder into a CAR with its commitment in
-//! one pass ([`build_car`], and [`build_tree`] for what a planner put together), the check of a CAR
-//! ([`verify_car`]), its way back to files ([`extract()`]), the commitment of any bytes ([`piece_of`]). What does not:
-//! networks, databases, asynchronous code, and names of CARs on disk: the caller opens the output, makes it durable
-//! and gives it its name.
+//! What lives here: sizes and CIDs as types, the packing of a file or folder into a CAR with its commitment
+//! in one pass ([`build_car`], and [`build_tree`] for what a planner put together), the check of a CAR
+//! ([`verify_car`]), its way back to files ([`extract()`]), the commitment of any bytes ([`piece_of`]). What
+//! does not: networks, databases, asynchronous code, and names of CARs on disk: the caller opens the output,
+//! makes it durable and gives it its name.
 
 mod assemble;
+mod build_error;
 mod carv1;
 mod cids;
-mod crew;
 mod dag_cbor;
+pub(crate) mod dag_pb;
 mod extract;
-mod holes;
+pub(crate) mod fr32;
 mod kernels;
 mod limits;
 mod piece;
@@ -26,34 +27,36 @@ mod profile;
 mod progress;
 mod readahead;
 mod regular;
-mod tree;
-mod turns;
+mod sequencer;
+mod source_tree;
+mod sparse;
+mod thread_budget;
 mod units;
 mod unixfs;
 mod verify;
 
-pub use assemble::{
+pub use crate::assemble::{
     BuildError, BuildOptions, BuiltCar, CarPlan, SourceChange, SourceIdentity, Unsupported, build_car,
     build_tree, plan_car,
 };
-pub use carv1::header::HeaderError;
-pub use cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
-pub use crew::Crew;
-pub use extract::{
+pub use crate::carv1::header::HeaderError;
+pub use crate::cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
+pub use crate::extract::{
     BadName, BadParts, Existing, ExtractError, ExtractOptions, ExtractPlan, Extracted, Extraction,
     OtherState, Outcome, Placement, Restored, RestoredKind, Symlinks, Unfinished, extract, is_reserved_name,
 };
 #[doc(hidden)]
-pub use kernels::bench;
-pub use kernels::{KernelUnavailable, check_kernel_choice, kernel_name};
-pub use piece::file::piece_of_file;
-pub use piece::{Commitment, PieceError, PieceInfo, piece_of};
-pub use profile::{BlockHash, CarOrder, DagParams, FolderRoot, Profile, ShardRule, UnknownProfile};
-pub use progress::{NoProgress, Progress};
-pub use regular::open_regular;
-pub use tree::{FilePart, SourceStamp, SourceTree, TreeError};
-pub use units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
-pub use unixfs::decode::NotUnixfs;
+pub use crate::kernels::bench;
+pub use crate::kernels::{KernelUnavailable, check_kernel_choice, kernel_name};
+pub use crate::piece::file::piece_of_file;
+pub use crate::piece::{Commitment, PieceError, PieceInfo, piece_of};
+pub use crate::profile::{BlockHash, CarOrder, DagParams, FolderRoot, Profile, ShardRule, UnknownProfile};
+pub use crate::progress::{NoProgress, Progress};
+pub use crate::regular::open_regular;
+pub use crate::source_tree::{FilePart, SourceStamp, SourceTree, TreeError};
+pub use crate::thread_budget::ThreadBudget;
+pub use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
+pub use crate::unixfs::decode::NotUnixfs;
 #[doc(hidden)]
-pub use verify::fuzz;
-pub use verify::{VerifiedCar, VerifyError, read_car_root, verify_car};
+pub use crate::verify::fuzz;
+pub use crate::verify::{VerifiedCar, VerifyError, read_car_root, verify_car};

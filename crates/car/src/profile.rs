@@ -22,7 +22,8 @@ pub struct DagParams {
     pub order: CarOrder,
 }
 
-/// What the CID of a root that is a folder may be. A root that is a file follows [`DagParams::inline_limit`] alone.
+/// What the CID of a root that is a folder may be. A root that is a file follows [`DagParams::inline_limit`]
+/// alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum FolderRoot {
     /// As that of every other block: what [`DagParams::inline_limit`] allows is inlined.
@@ -39,12 +40,13 @@ pub enum FolderRoot {
 pub enum CarOrder {
     /// One DAG from its root on: depth first, every node before its children, every block once.
     DepthFirst,
-    /// One file after the other, in the order of their places in the tree: its leaves, then the level above them, and
-    /// so on to its root. Blocks repeat where content does.
+    /// One file after the other, in the order of their places in the tree: its leaves, then the level above
+    /// them, and so on to its root. Blocks repeat where content does.
     ///
-    /// Links carry the bytes of *file content* below them as their size. The CAR's root is its first block, so that
-    /// other blocks cannot be reached from it; each file has its own CID, in
-    /// [`BuiltCar::file_cids`](crate::BuiltCar::file_cids). Folders have no blocks, symbolic links are left out.
+    /// Links carry the bytes of *file content* below them as their size. The CAR's root is its first block,
+    /// so that other blocks cannot be reached from it; each file has its own CID, in
+    /// [`BuiltCar::file_cids`](crate::BuiltCar::file_cids). Folders have no blocks, symbolic links are left
+    /// out.
     ///
     /// Source: singularity 1.0.0-RC1 pack/assembler.go, pack/packutil/util.go.
     LeavesFirst,
@@ -90,8 +92,8 @@ pub enum Profile {
     Ipfs1m174,
     /// kubo up to v0.39 `--cid-version=1`.
     Ipfs256k174,
-    /// Files as singularity packs them, without the directories that it keeps in a CAR of their own, and without the
-    /// zeros that it writes behind a small CAR.
+    /// Files as singularity packs them, without the directories that it keeps in a CAR of their own, and
+    /// without the zeros that it writes behind a small CAR.
     Singularity,
 }
 

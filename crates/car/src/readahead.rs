@@ -21,8 +21,8 @@ pub(crate) fn expect_sequential(file: &File) {
 
 /// Has the system read a part of a file while something else is worked on.
 ///
-/// Asks first whether its last byte is in memory: where all is, the advice alone costs nearly as much as reading
-/// (measured on Zen 3: 0.2 ms a MiB).
+/// Asks first whether its last byte is in memory: where all is, the advice alone costs nearly as much as
+/// reading (measured on Zen 3: 0.2 ms a MiB).
 pub(crate) fn read_ahead(file: &File, offset: u64, length: NonZeroU64) {
     let last = offset + length.get() - 1;
     let in_memory = preadv2(file, &mut [IoSliceMut::new(&mut [0])], last, ReadWriteFlags::NOWAIT);
@@ -33,8 +33,9 @@ pub(crate) fn read_ahead(file: &File, offset: u64, length: NonZeroU64) {
 
 /// Bytes in memory whose place can be chosen to agree with their place in a file.
 ///
-/// That is for direct writes, and for the copy out of the page cache: Zen 3 copies two and a half times slower to the
-/// first 32 bytes of a page, other than the very first, which is just where a large allocation starts.
+/// That is for direct writes, and for the copy out of the page cache: Zen 3 copies two and a half times
+/// slower to the first 32 bytes of a page, other than the very first, which is just where a large allocation
+/// starts.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
@@ -64,15 +65,16 @@ impl Buffer {
 
 /// Buffers that one CAR has done with, for the next.
 ///
-/// Not left to malloc: glibc keeps what a thread frees for that thread, and CARs come and go with their threads. Eighty
-/// CARs of 8 MiB, four at a time on two processors, came to 200 MiB that way, of which 50 were in use.
+/// Not left to malloc: glibc keeps what a thread frees for that thread, and CARs come and go with their
+/// threads. Eighty CARs of 8 MiB, four at a time on two processors, came to 200 MiB that way, of which 50
+/// were in use.
 #[derive(Debug)]
-pub(crate) struct Spares {
+pub(crate) struct BufferPool {
     count_max: usize,
     buffers: Mutex<Vec<Buffer>>,
 }
 
-impl Spares {
+impl BufferPool {
     /// Keeps so many at most.
     pub(crate) fn new(count_max: usize) -> Self {
         Self { count_max, buffers: Mutex::default() }

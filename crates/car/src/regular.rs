@@ -11,8 +11,8 @@ use rustix::fs::{Mode, OFlags, open};
 ///
 /// # Errors
 ///
-/// What the system said; [`io::ErrorKind::InvalidInput`] for folders, pipes, sockets and devices, without waiting for
-/// the other end of a pipe.
+/// What the system said; [`io::ErrorKind::InvalidInput`] for folders, pipes, sockets and devices, without
+/// waiting for the other end of a pipe.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let file = File::from(open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
     let kind = file.metadata()?.file_type();

@@ -45,7 +45,8 @@ pub enum Command {
     Track(TrackArgs),
     /// Publish deals as limits free up and track them, until stopped.
     Run(RunArgs),
-    /// Forget what keeps CARs from miners (refusals, failed deals, pauses): the next pass proposes them again.
+    /// Forget what keeps CARs from miners (refusals, failed deals, pauses): the next pass proposes them
+    /// again.
     Retry(RetryArgs),
     /// Show CARs, deals by miner and state, and what is stuck and why.
     Status(StatusArgs),
@@ -74,11 +75,12 @@ pub struct MakecarsArgs {
     /// File, or folder whose files are packed (hidden ones too; symbolic links are not followed).
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub input: PathBuf,
-    /// Folder for the CARs: `<relative path>.car`, or with --layout tree and pack `<group>-<plan>-<number>.car`.
-    /// Made if it does not exist.
+    /// Folder for the CARs: `<relative path>.car`, or with --layout tree and pack
+    /// `<group>-<plan>-<number>.car`. Made if it does not exist.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: PathBuf,
-    /// Name of the data set (default: the file's name before `_<digits>.<ext>`, else the input folder's name).
+    /// Name of the data set (default: the file's name before `_<digits>.<ext>`, else the input folder's
+    /// name).
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
     /// DAG parameters.
@@ -244,7 +246,8 @@ pub struct FilesArgs {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct ExtractArgs {
-    /// The CARs; all that the data lies in, where it was split. Manifests (`.jsonl`) beside them join split files.
+    /// The CARs; all that the data lies in, where it was split. Manifests (`.jsonl`) beside them join split
+    /// files.
     #[arg(required = true, value_name = "FILE.car", value_hint = ValueHint::FilePath)]
     pub cars: Vec<PathBuf>,
     /// Folder for what is restored. Made if it does not exist.
@@ -254,7 +257,7 @@ pub struct ExtractArgs {
     #[arg(long, value_enum, default_value_t = WhereThere::Refuse)]
     pub existing: WhereThere,
     /// Restore from this root instead of the one in the header; may be given several times.
-    #[arg(long, value_name = "CID", value_parser = crate::upkeep::extract::parse_root)]
+    #[arg(long, value_name = "CID", value_parser = crate::commands::extract::parse_root)]
     pub root: Vec<PayloadCid>,
     /// Leave symbolic links out.
     #[arg(long)]

@@ -6,22 +6,16 @@
 
 #![warn(clippy::indexing_slicing)]
 
+pub mod agent;
 pub mod cli;
+pub mod commands;
 pub mod config;
-pub mod dataset;
-pub mod deals;
-pub mod doctor;
-pub mod makedeals;
+pub mod exit;
+pub mod makecars;
 pub mod node_deals;
-pub mod pack;
+pub mod progress;
 pub mod propose;
-pub mod report;
-pub mod retry;
-mod start;
-mod stop;
-pub mod tools;
 pub mod track;
-pub mod upkeep;
 
-pub use start::main_entry;
-pub use stop::Stop;
+pub use crate::commands::main_entry;
+pub use crate::exit::CommandError;

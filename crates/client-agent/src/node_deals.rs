@@ -1,15 +1,17 @@
 //! The deals that the client's node follows: one list for all who look.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
-use carferry_core::lotus::{
-    FullNode, LotusError,
-    wire::{DealInfo, DealState},
-};
-use tokio::{sync::Mutex, time::Instant};
+use carferry_core::lotus::FullNode;
+use carferry_core::lotus::wire::{DealInfo, DealState};
+use carferry_core::rpc::RpcError;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-/// Lists the deals of a node. A list is everything that the node ever made: of most deals only the state is read, and of
-/// that nothing is kept that nobody waits for.
+/// Lists the deals of a node. A list is everything that the node ever made: of most deals only the state is
+/// read, and of that nothing is kept that nobody waits for.
 #[derive(Debug)]
 pub struct NodeDeals {
     node: FullNode,
@@ -54,7 +56,7 @@ impl NodeDeals {
     /// # Errors
     ///
     /// When the node does not list its deals.
-    pub(crate) async fn states(&self) -> Result<Vec<DealState>, LotusError> {
+    pub(crate) async fn states(&self) -> Result<Vec<DealState>, RpcError> {
         let mut kept = self.kept.lock().await;
         if let Some(states) = kept.states.take()
             && kept.is_within(self.window)
@@ -64,7 +66,8 @@ impl NodeDeals {
         self.list(&mut kept).await
     }
 
-    /// The deals of these payloads, from a list that was asked for after this moment and is at most a window old.
+    /// The deals of these payloads, from a list that was asked for after this moment and is at most a window
+    /// old.
     ///
     /// # Errors
     ///
@@ -73,7 +76,7 @@ impl NodeDeals {
         &self,
         payloads: &HashSet<&str>,
         made_after: Instant,
-    ) -> Result<Vec<DealInfo>, LotusError> {
+    ) -> Result<Vec<DealInfo>, RpcError> {
         let mut kept = self.kept.lock().await;
         let is_known = payloads.iter().all(|payload| kept.payloads.contains(*payload));
         let is_new = kept.begun.is_some_and(|begun| begun > made_after);
@@ -88,7 +91,7 @@ impl NodeDeals {
         Ok(kept.deals.iter().filter(is_asked_for).cloned().collect())
     }
 
-    async fn list(&self, kept: &mut Kept) -> Result<Vec<DealState>, LotusError> {
+    async fn list(&self, kept: &mut Kept) -> Result<Vec<DealState>, RpcError> {
         let payloads = Arc::clone(&kept.payloads);
         // A call that fails, or is given up, leaves no list.
         *kept = Kept { payloads: Arc::clone(&payloads), ..Kept::default() };

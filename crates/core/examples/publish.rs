@@ -5,9 +5,9 @@
 //! ```
 
 use std::error::Error;
-use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
+use std::{fs, io};
 
 use carferry_core::fsx;
 use tokio::time::Instant;

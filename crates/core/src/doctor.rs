@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::error_chain::{ErrorChain, below};
 use crate::exit_status::ExitStatus;
-use crate::lotus::LotusError;
-use crate::lotus::endpoint::Endpoint;
+use crate::rpc::RpcError;
+use crate::rpc::endpoint::Endpoint;
 use crate::runtime::clock;
 use crate::store::{IndexUser, MADE_AT_START, Store, StoreError};
 use crate::words::counted;
@@ -66,7 +66,7 @@ impl Check {
     }
 
     /// What kept a node from answering.
-    pub fn lotus(name: impl Into<String>, error: &LotusError) -> Self {
+    pub fn lotus(name: impl Into<String>, error: &RpcError) -> Self {
         Self::of_error(name, ErrorChain(error).to_string(), error.hint(), error.is_permanent())
     }
 
@@ -234,7 +234,8 @@ fn judge_skew(before: Duration, server: Duration, after: Duration) -> Check {
     }
 }
 
-/// Whether the market knows deals of which the database has none: most often the name of the database is wrong.
+/// Whether the market knows deals of which the database has none: most often the name of the database is
+/// wrong.
 pub fn deals_are_elsewhere(
     name: &str,
     database: &str,

@@ -1,11 +1,13 @@
-//! Text for terminals: what is shown may come from strangers, such as names of files and words of other programs.
+//! Text for terminals: what is shown may come from strangers, such as names of files and words of other
+//! programs.
 
 use std::fmt;
 
-/// Text of which no character works a terminal: names of files, and words of other programs, may hold escape sequences.
+/// Text of which no character works a terminal: names of files, and words of other programs, may hold escape
+/// sequences.
 ///
-/// Control characters become `\u{1b}` and the like, but for the ends of lines and tabs; so do the characters that turn
-/// the direction of a text, with which a name shows as another one.
+/// Control characters become `\u{1b}` and the like, but for the ends of lines and tabs; so do the characters
+/// that turn the direction of a text, with which a name shows as another one.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<T>(pub T);
 

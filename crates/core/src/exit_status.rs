@@ -2,7 +2,8 @@
 
 use std::process::{ExitCode, Termination};
 
-/// How a command of either agent ended. Ordered by gravity, so that `max` of several is what all of them come to.
+/// How a command of either agent ended. Ordered by gravity, so that `max` of several is what all of them come
+/// to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ExitStatus {
     /// Everything asked for was done.

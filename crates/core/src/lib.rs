@@ -1,6 +1,7 @@
 //! What both agents share: records, store, Lotus client, configuration, runtime.
 //!
-//! A room may use the rooms above it, in the order of the list below; nothing here knows which agent it is in.
+//! A room may use the rooms above it, in the order of the list below; nothing here knows which agent it is
+//! in.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -25,6 +26,8 @@ pub mod telemetry;
 pub mod printer;
 
 pub mod model;
+
+pub mod rpc;
 
 pub mod lotus;
 

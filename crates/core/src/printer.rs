@@ -3,8 +3,8 @@
 //! `println!` panics when the reader of a pipe has gone (`client-agent status | head`); a [`Printer`]
 //! falls silent instead. Errors, logs and progress go to stderr and are not printed here.
 
-use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
+use std::{fmt, io};
 
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! The client's side of a deal that the full node tracks.
 //!
-//! What lives here: funds, sending the proposal, asking the provider in every poll (§4.2). What does not: what
-//! the provider does, JSON.
+//! What lives here: funds, sending the proposal, asking the provider in every poll (§4.2). What does not:
+//! what the provider does, JSON.
 
 use std::time::{Duration, SystemTime};
 

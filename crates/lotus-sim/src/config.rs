@@ -55,7 +55,8 @@ impl LotusVersion {
 /// How long an epoch lasts in real time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeScale {
-    /// Real time per epoch; zero means that epochs pass only by [`Sim::advance_epochs`](crate::Sim::advance_epochs).
+    /// Real time per epoch; zero means that epochs pass only by
+    /// [`Sim::advance_epochs`](crate::Sim::advance_epochs).
     pub epoch: Duration,
 }
 
@@ -224,7 +225,8 @@ pub struct MinerConfig {
     pub timings: Option<Timings>,
     /// Whether its actor has control addresses and multiaddrs; without them both lists are `null`.
     pub has_addresses: bool,
-    /// The most collateral it puts up, as a multiple of the network's minimum (`MaxProviderCollateralMultiplier`).
+    /// The most collateral it puts up, as a multiple of the network's minimum
+    /// (`MaxProviderCollateralMultiplier`).
     pub collateral_multiplier_max: u32,
     /// Where it listens; `None` is any free port of 127.0.0.1.
     pub listen: Option<SocketAddr>,
@@ -307,7 +309,8 @@ pub struct SimConfig {
     pub timings: Timings,
     /// The wallets of the full node; the first is its default.
     pub wallets: Vec<WalletConfig>,
-    /// Whether `ClientStartDeal` wants the root imported; `None` is what the version does (v1.11.2 and later do).
+    /// Whether `ClientStartDeal` wants the root imported; `None` is what the version does (v1.11.2 and later
+    /// do).
     pub root_must_be_imported: Option<bool>,
     /// Whether tokens matter (`false` is Lotus' own `ThroughRPC` test kit: everyone may do everything).
     pub permissions: bool,
@@ -323,7 +326,8 @@ pub struct SimConfig {
     pub collateral_per_gib: u128,
     /// Where the full node listens; `None` is any free port of 127.0.0.1.
     pub listen: Option<SocketAddr>,
-    /// Where miners keep the copies of imported files; `None` is a folder of its own that goes with the simulator.
+    /// Where miners keep the copies of imported files; `None` is a folder of its own that goes with the
+    /// simulator.
     pub staging_dir: Option<PathBuf>,
 }
 

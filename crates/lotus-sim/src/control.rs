@@ -10,9 +10,8 @@ use crate::faults::{Fault, FaultKind};
 use crate::inner::Inner;
 use crate::json::Fields;
 use crate::sight::{LostAt, LostSight, Watcher};
-use crate::sim;
 use crate::states::DealState;
-use crate::view;
+use crate::{sim, view};
 
 type Refused = (u16, String);
 

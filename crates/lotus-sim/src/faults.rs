@@ -1,6 +1,7 @@
 //! Faults a test asks for.
 //!
-//! What lives here: what can go wrong on purpose and for which calls. What does not: the playing of it (`rpc`).
+//! What lives here: what can go wrong on purpose and for which calls. What does not: the playing of it
+//! (`rpc`).
 
 use std::time::Duration;
 

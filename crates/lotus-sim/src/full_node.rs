@@ -310,7 +310,8 @@ async fn stateless_deal(inner: &Arc<Inner>, param: &Value) -> Answer {
     }
 }
 
-/// Of a CAR only the header is read; of any other file a CAR is made, as the DAG of both calls is the same (§6.1).
+/// Of a CAR only the header is read; of any other file a CAR is made, as the DAG of both calls is the same
+/// (§6.1).
 async fn import(inner: &Arc<Inner>, param: &Value) -> Answer {
     let (path, is_car) = file_ref("ClientImport", param)?;
     let made = inner.own_path(&format!("imports/{:x}.car", crate::ids::random_u64()));

@@ -1,7 +1,7 @@
 //! Listeners and HTTP: one path for POST and WebSocket, answers as go-jsonrpc writes them.
 //!
-//! What lives here: accepting, authentication, status codes. What does not: WebSocket frames (`ws`), the calls
-//! themselves (`rpc`).
+//! What lives here: accepting, authentication, status codes. What does not: WebSocket frames (`ws`), the
+//! calls themselves (`rpc`).
 
 use std::io;
 use std::sync::Arc;
@@ -18,12 +18,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::calls::{NodeName, Transport};
-use crate::control;
 use crate::inner::Inner;
 use crate::jwt::Permission;
 use crate::rpc::{Api, Caller, Played, Request, RpcError, Unreadable, answer_text, play};
 use crate::world::Node;
-use crate::ws;
+use crate::{control, ws};
 
 /// Largest request. Source: lotus v1.23.3 `--api-max-req-size`.
 const REQUEST_BYTES_MAX: usize = 100 << 20;
@@ -200,7 +199,8 @@ async fn batch_answer(
     Ok(plain(StatusCode::OK, format!("[{}]\n", answers.join(","))))
 }
 
-/// An error frame with its status; without an id, the old go-jsonrpc sends no body and the young one `"id":null`.
+/// An error frame with its status; without an id, the old go-jsonrpc sends no body and the young one
+/// `"id":null`.
 fn frame(inner: &Inner, id: Option<&Value>, error: &RpcError) -> Response<Body> {
     let young = inner.config.version.has_young_jsonrpc();
     let status = if young {

@@ -10,8 +10,8 @@ use data_encoding::{BASE32_NOPAD, BASE64_NOPAD, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// A CID as go-cid takes it: the roots of files of two chunks are inlined, with digests of up to 126 bytes, where
-/// the `cid` crate's own type ends at 64.
+/// A CID as go-cid takes it: the roots of files of two chunks are inlined, with digests of up to 126 bytes,
+/// where the `cid` crate's own type ends at 64.
 pub(crate) type Cid = cid::CidGeneric<128>;
 
 /// attoFIL in a FIL.

@@ -2,17 +2,17 @@
 //!
 //! What lives here: one import from the open file to the event. What does not: what the event leads to.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
-use crate::ids::Cid;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LotusVersion;
-use crate::ids::random_u64;
+use crate::ids::{Cid, random_u64};
 use crate::inner::Inner;
 use crate::payload::{Piece, commp_of, go_error, go_open_error, pad_commitment};
 use crate::rpc::{Caller, Reply, RpcError};
@@ -270,8 +270,8 @@ fn finish(job: &Job, temp: PathBuf, piece: &Piece) -> Result<(), String> {
 }
 
 impl World {
-    /// The event of an import reaches its deal, or is dropped: only a deal that waits for its data takes it, and only in
-    /// the process that sent it. What is dropped leaves its copy behind.
+    /// The event of an import reaches its deal, or is dropped: only a deal that waits for its data takes it,
+    /// and only in the process that sent it. What is dropped leaves its copy behind.
     pub(crate) fn import_arrives(&mut self, imported: Imported) {
         let Imported { cid, copy, oversize, session } = imported;
         let Some(deal) = self.deals.get_mut(&cid) else { return };

@@ -3,10 +3,9 @@
 //! What lives here: fields by name in any case, missing ones zero, amounts as decimal strings. What does not:
 //! shapes of any one call.
 
-use crate::ids::Cid;
 use serde_json::{Map, Value};
 
-use crate::ids::cid_from_json;
+use crate::ids::{Cid, cid_from_json};
 
 /// The fields of an object.
 #[derive(Debug, Clone, Copy)]

@@ -94,8 +94,9 @@ impl Secret {
 
 #[cfg(test)]
 mod tests {
-    use super::{Permission, Secret};
     use data_encoding::HEXLOWER;
+
+    use super::{Permission, Secret};
 
     #[test]
     fn hmac_agrees_with_rfc_4231() {

@@ -1,8 +1,8 @@
 //! A stand-in for a Lotus full node and its miners, in one process, on real sockets.
 //!
 //! For rehearsals and for tests. It speaks the JSON-RPC of Lotus' legacy markets with the quirks of each
-//! release, walks deals through both state machines, and counts what its callers do. It is no node: there is no
-//! chain, no consensus, no proof and no signature; commitments of imported files are really computed.
+//! release, walks deals through both state machines, and counts what its callers do. It is no node: there is
+//! no chain, no consensus, no proof and no signature; commitments of imported files are really computed.
 //!
 //! ```text
 //!            HTTP, WebSocket                    HTTP, WebSocket
@@ -11,8 +11,8 @@
 //!                                   └──── World ────┘   one lock, one clock task
 //! ```
 //!
-//! What does not live here: the wire types of the agents. Its JSON is written by hand from the contract, so that
-//! a mistake in theirs cannot hide.
+//! What does not live here: the wire types of the agents. Its JSON is written by hand from the contract, so
+//! that a mistake in theirs cannot hide.
 
 mod calls;
 mod chain_state;
@@ -43,12 +43,12 @@ mod wire;
 mod world;
 mod ws;
 
-pub use calls::{Call, ImportCounts, ImportRun, NodeName, Outcome, Transport};
-pub use config::{Ask, LotusVersion, MinerConfig, SimConfig, TimeScale, Timings, WalletConfig};
-pub use faults::{Fault, FaultKind};
-pub use ids::ATTO_PER_FIL;
-pub use jwt::Permission;
-pub use sight::{LostAt, LostSight, Watcher};
-pub use sim::{Sim, start};
-pub use states::DealState;
-pub use view::{DealView, SideView};
+pub use crate::calls::{Call, ImportCounts, ImportRun, NodeName, Outcome, Transport};
+pub use crate::config::{Ask, LotusVersion, MinerConfig, SimConfig, TimeScale, Timings, WalletConfig};
+pub use crate::faults::{Fault, FaultKind};
+pub use crate::ids::ATTO_PER_FIL;
+pub use crate::jwt::Permission;
+pub use crate::sight::{LostAt, LostSight, Watcher};
+pub use crate::sim::{Sim, start};
+pub use crate::states::DealState;
+pub use crate::view::{DealView, SideView};

@@ -3,7 +3,8 @@
 //! What lives here: the permission table of §1.1 as data. What does not: what the methods do.
 
 use crate::config::LotusVersion;
-use crate::jwt::Permission::{self, Admin, Read, Sign, Write};
+use crate::jwt::Permission;
+use crate::jwt::Permission::{Admin, Read, Sign, Write};
 
 /// Which node has a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

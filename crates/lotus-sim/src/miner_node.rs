@@ -38,8 +38,8 @@ pub(crate) async fn answer(
     }
 }
 
-/// Every deal the provider ever saw; `null` when there is none, a nil slice in Go. A page at a time: a list of 100 000
-/// deals takes seconds to make, and other calls are answered meanwhile.
+/// Every deal the provider ever saw; `null` when there is none, a nil slice in Go. A page at a time: a list
+/// of 100 000 deals takes seconds to make, and other calls are answered meanwhile.
 async fn local_deals(inner: &Inner, id: &str) -> Value {
     let cids = inner.with(|world| world.miners.get(id).map(|miner| miner.deals.clone())).unwrap_or_default();
     let mut listed = Vec::with_capacity(cids.len());

@@ -3,13 +3,13 @@
 //! What lives here: reading. What does not: deals.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::ids::Cid;
-use carferry_car::{BuildOptions, Crew, NoProgress, build_car, piece_of_file};
+use carferry_car::{BuildOptions, NoProgress, ThreadBudget, build_car, piece_of_file};
 
-use crate::ids::sha256;
+use crate::ids::{Cid, sha256};
 
 /// Longest header that is read.
 const HEADER_MAX: u64 = 1 << 20;
@@ -33,7 +33,8 @@ impl Piece {
 
 /// Commitment of a file's bytes.
 pub(crate) fn commp_of(path: &Path) -> io::Result<Piece> {
-    let piece = piece_of_file(&Crew::alone(), &File::open(path)?, &NoProgress).map_err(io::Error::other)?;
+    let piece =
+        piece_of_file(&ThreadBudget::alone(), &File::open(path)?, &NoProgress).map_err(io::Error::other)?;
     let cid = Cid::try_from(piece.piece_cid.to_bytes()).map_err(io::Error::other)?;
     Ok(Piece { cid, payload_size: piece.payload_size.get(), padded_size: piece.padded_piece_size.get() })
 }
@@ -105,7 +106,7 @@ pub(crate) fn generate_car(source: &Path, output: &Path) -> Result<Cid, String> 
         File::create(output)
     };
     let out = create().map_err(|error| go_open_error(output, &error))?;
-    let built = build_car(&Crew::alone(), source, &out, &BuildOptions::default(), &NoProgress)
+    let built = build_car(&ThreadBudget::alone(), source, &out, &BuildOptions::default(), &NoProgress)
         .map_err(|error| error.to_string())?;
     Cid::try_from(built.payload_cid.to_bytes()).map_err(|error| error.to_string())
 }

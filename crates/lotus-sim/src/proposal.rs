@@ -3,12 +3,12 @@
 //! What lives here: reading the parameters, the client's checks of §2.4, the encoding whose hash is the
 //! proposal CID. What does not: the road of the deal afterwards.
 
-use crate::ids::Cid;
 use serde_json::{Value, json};
 
 use crate::config::LotusVersion;
-use crate::ids::{Address, cid_json, deal_label, sha256};
-use crate::json::{self, Fields};
+use crate::ids::{Address, Cid, cid_json, deal_label, sha256};
+use crate::json;
+use crate::json::Fields;
 use crate::states::DealState;
 use crate::world::{EPOCHS_PER_DAY, World};
 
@@ -75,7 +75,8 @@ impl From<String> for Refusal {
 }
 
 impl StartDeal {
-    /// Reads the parameters as Go would: names in any case, missing ones zero, `FastRetrieval` true if missing.
+    /// Reads the parameters as Go would: names in any case, missing ones zero, `FastRetrieval` true if
+    /// missing.
     pub(crate) fn read(value: &Value) -> Result<Self, String> {
         let fields = Fields::of(value)?;
         let no_data = json!({});

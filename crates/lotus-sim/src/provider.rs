@@ -296,7 +296,8 @@ impl World {
                 "invalid deal end epoch {end}: cannot be more than {DURATION_MAX} past current epoch {head}"
             ));
         }
-        // `DealProviderCollateralBounds` of lotus v1.23.3 `markets/storageadapter/provider.go`: not the network's maximum.
+        // `DealProviderCollateralBounds` of lotus v1.23.3 `markets/storageadapter/provider.go`: not the
+        // network's maximum.
         let min = self.collateral_min(padded);
         let max = min * i128::from(miner.config.collateral_multiplier_max);
         let collateral = deal.proposal.provider_collateral;

@@ -1,7 +1,7 @@
 //! Publishing: deals in batches on chain, with their money and their `DataCap`.
 //!
-//! What lives here: the batch queue, the publish message, deal IDs (§3.4). What does not: what comes before and after
-//! (`provider`).
+//! What lives here: the batch queue, the publish message, deal IDs (§3.4). What does not: what comes before
+//! and after (`provider`).
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;

@@ -324,8 +324,9 @@ fn say_state(value: &mut Value, state: DealState) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Request, Unreadable, print_id};
     use serde_json::json;
+
+    use super::{Request, Unreadable, print_id};
 
     #[test]
     fn ids_are_integers_until_strings_came() {

@@ -1,11 +1,13 @@
 //! Watchers that lose sight of a deal while the chain goes on.
 //!
-//! What lives here: the failure of a loaded Lotus whose event handlers do not find the publish message any more, and
-//! the chain's own way of such a deal from published to active. What does not: failures of calls (`faults`).
+//! What lives here: the failure of a loaded Lotus whose event handlers do not find the publish message any
+//! more, and the chain's own way of such a deal from published to active. What does not: failures of calls
+//! (`faults`).
 //!
-//! A deal like that reads `StorageDealError` at the node that lost sight of it, for ever, while the chain shows it published,
-//! then sealed. Source of the texts: go-fil-markets v1.28.3 `provider_fsm.go` and `client_fsm.go`, lotus v1.23.3
-//! `ondealsectorcommitted.go` and `current_deal_info.go`, and a real v1.23.3 under load.
+//! A deal like that reads `StorageDealError` at the node that lost sight of it, for ever, while the chain
+//! shows it published, then sealed. Source of the texts: go-fil-markets v1.28.3 `provider_fsm.go` and
+//! `client_fsm.go`, lotus v1.23.3 `ondealsectorcommitted.go` and `current_deal_info.go`, and a real v1.23.3
+//! under load.
 
 use crate::ids::made_up_cid;
 use crate::states::DealState;
@@ -120,8 +122,8 @@ impl World {
         format!("looking for publish deal message {message}: not found")
     }
 
-    /// Starts the timer after which the chain shows the sector of a deal that its provider lost sight of, unless the
-    /// miner is held before that.
+    /// Starts the timer after which the chain shows the sector of a deal that its provider lost sight of,
+    /// unless the miner is held before that.
     pub(crate) fn arm_chain(&mut self, cid: &str) {
         let Some(deal) = self.deals.get(cid) else { return };
         let Some(at) = deal.provider.as_ref().and_then(|side| side.lost_sight) else { return };

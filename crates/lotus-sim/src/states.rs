@@ -80,7 +80,8 @@ impl DealState {
         matches!(self, Self::Error | Self::Slashed | Self::Expired)
     }
 
-    /// Whether the client reads this provider state as an accepted deal (§4.2; Finalizing is not in Lotus' list).
+    /// Whether the client reads this provider state as an accepted deal (§4.2; Finalizing is not in Lotus'
+    /// list).
     pub(crate) fn means_accepted(self) -> bool {
         matches!(
             self,

@@ -1,7 +1,7 @@
 //! Deals as a test looks at them.
 //!
-//! What lives here: what the simulator itself knows of both sides of a deal, whatever they say. What does not: JSON of
-//! Lotus (`wire`).
+//! What lives here: what the simulator itself knows of both sides of a deal, whatever they say. What does
+//! not: JSON of Lotus (`wire`).
 
 use std::time::SystemTime;
 

@@ -1,7 +1,7 @@
 //! Shapes of the answers, name by name from the contract's §1.3.
 //!
-//! What lives here: `DealInfo`, `MinerDeal`, on-chain deals, asks, miner infos. What does not: which call gives
-//! which. Sizes: `PieceSize` inside a proposal is padded, `Size` and `DataRef.PieceSize` are not.
+//! What lives here: `DealInfo`, `MinerDeal`, on-chain deals, asks, miner infos. What does not: which call
+//! gives which. Sizes: `PieceSize` inside a proposal is padded, `Size` and `DataRef.PieceSize` are not.
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
 //! The state of everything, and the clock that moves it.
 //!
 //! What lives here: deals, miners, wallets, the chain's height, timers. What does not: what a step of a deal
-//! does (`provider`, `client`), what a call does (`full_node`, `miner_node`). Nothing here waits: time comes in
-//! through [`World::run_due`], which one task calls when the next timer is due, so a deal that waits costs
+//! does (`provider`, `client`), what a call does (`full_node`, `miner_node`). Nothing here waits: time comes
+//! in through [`World::run_due`], which one task calls when the next timer is due, so a deal that waits costs
 //! nothing.
 
 use std::cmp::Reverse;

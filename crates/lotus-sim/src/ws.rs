@@ -1,7 +1,7 @@
 //! WebSocket: frames, pings, channels (§5.4).
 //!
-//! What lives here: one connection. Calls run beside each other and answer in any order; a message above 4 KiB
-//! goes out in fragments, as gorilla writes them. What does not: what a call does (`rpc`).
+//! What lives here: one connection. Calls run beside each other and answer in any order; a message above 4
+//! KiB goes out in fragments, as gorilla writes them. What does not: what a call does (`rpc`).
 
 use std::collections::HashMap;
 use std::io;

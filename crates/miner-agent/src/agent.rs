@@ -1,34 +1,32 @@
 //! From a configuration to the parts that run: database, nodes, one importer per miner.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
-use carferry_core::{
-    config::Secret,
-    error_chain::ErrorChain,
-    lotus::{
-        CallTimeouts, Client, FullNode,
-        endpoint::{self, Endpoint, EndpointError},
-    },
-    runtime::{Shutdown, Supervisor},
-    store::{IndexUser, Store, StoreOptions, watch::Wake},
-};
+use carferry_core::config::Secret;
+use carferry_core::error_chain::ErrorChain;
+use carferry_core::lotus::FullNode;
+use carferry_core::rpc::endpoint::{Endpoint, EndpointError};
+use carferry_core::rpc::{CallTimeouts, Client, endpoint};
+use carferry_core::runtime::{Shutdown, Supervisor};
+use carferry_core::store::watch::Wake;
+use carferry_core::store::{IndexUser, Store, StoreOptions};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{
-    config::{Config, Setting},
-    error::AgentError,
-    gates::Gates,
-    head::Head,
-    import::Importer,
-    incoming,
-    locate::Places,
-    market::{Environment, Market, NodeAddress, NodeError},
-    patience::Patience,
-    piece_check::PieceChecker,
-    provider_view, standing, worker,
-};
+use crate::car_files::arrivals;
+use crate::car_files::folder_guard::FolderGuard;
+use crate::car_files::locate::Places;
+use crate::car_files::piece_check::PieceChecker;
+use crate::config::{Config, Setting};
+use crate::dispatch::worker;
+use crate::error::AgentError;
+use crate::import::ImportContext;
+use crate::market::chain_head::Head;
+use crate::market::{Environment, Market, NodeAddress, NodeError};
+use crate::patience::Patience;
+use crate::{miner_state, provider_sync};
 
 /// The parts of a running agent.
 #[derive(Debug)]
@@ -36,14 +34,14 @@ pub struct Agent {
     /// The database.
     pub store: Store,
     /// One per miner.
-    pub importers: Vec<Importer>,
+    pub importers: Vec<ImportContext>,
     /// The head of the chain.
     pub head: Arc<Head>,
     patience: Patience,
     setting: Arc<Setting>,
     pieces: Arc<PieceChecker>,
     places: Arc<Places>,
-    arrivals: Arc<incoming::Arrivals>,
+    arrivals: Arc<arrivals::Arrivals>,
 }
 
 /// Beyond the imports' own grace period: for the rest of the agent to end.
@@ -61,8 +59,8 @@ impl Agent {
         let head = Arc::new(Head::new(setting.head_source, full_node(config, env)?, store.clone()));
         let places = Arc::<Places>::new(config.places());
         let pieces = Arc::new(PieceChecker::default());
-        let arrivals = Arc::<incoming::Arrivals>::default();
-        let gates = Arc::new(Gates::new(setting.file_timeout));
+        let arrivals = Arc::<arrivals::Arrivals>::default();
+        let gates = Arc::new(FolderGuard::new(setting.file_timeout));
         let patience = Patience::new(store.clone());
         let mut importers = Vec::new();
         for entry in &config.miners {
@@ -76,7 +74,7 @@ impl Agent {
                 }
                 Err(NodeError::Lotus(error)) => return Err(error.into()),
             }
-            importers.push(Importer {
+            importers.push(ImportContext {
                 store: store.clone(),
                 market: Arc::new(Market::new(entry.miner.clone(), address, setting.import_method)),
                 head: Arc::clone(&head),
@@ -118,7 +116,7 @@ impl Agent {
         let (incoming_for, to_wake) = (miners.clone(), Arc::clone(&wakes));
         supervisor.spawn("incoming files", async move {
             let wake = || to_wake.iter().for_each(|worker| worker.notify_one());
-            incoming::watch(&store, &places, &arrivals, &incoming_for, &stop, wake).await;
+            arrivals::watch(&store, &places, &arrivals, &incoming_for, &stop, wake).await;
             Ok::<(), AgentError>(())
         });
         let (store, stop, to_wake) = (self.store.clone(), shutdown.token().clone(), Arc::clone(&wakes));
@@ -145,12 +143,12 @@ impl Agent {
             });
             let (reported, ending, agent) = (importer.clone(), shutdown.token().clone(), owner.clone());
             supervisor.spawn(format!("state of {miner}"), async move {
-                ending.run_until_cancelled(standing::report(&reported, &agent)).await;
+                ending.run_until_cancelled(miner_state::report(&reported, &agent)).await;
                 Ok::<(), AgentError>(())
             });
             let (importer, wake) = (importer.clone(), Arc::clone(wake));
             supervisor.spawn(format!("provider view of {miner}"), async move {
-                provider_view::follow(&importer, &wake, &stop).await;
+                provider_sync::follow(&importer, &wake, &stop).await;
                 Ok::<(), AgentError>(())
             });
         }

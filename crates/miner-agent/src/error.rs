@@ -1,15 +1,14 @@
 //! Why the agent, or one of its commands, did not end well.
 
 use carferry_car::KernelUnavailable;
-use carferry_core::{
-    config::ConfigError,
-    error_chain::Hint,
-    lotus::{LotusError, endpoint::EndpointError},
-    printer::ExitStatus,
-    runtime::SupervisorError,
-    store::StoreError,
-    telemetry::TelemetryError,
-};
+use carferry_core::config::ConfigError;
+use carferry_core::error_chain::Hint;
+use carferry_core::printer::ExitStatus;
+use carferry_core::rpc::RpcError;
+use carferry_core::rpc::endpoint::EndpointError;
+use carferry_core::runtime::SupervisorError;
+use carferry_core::store::StoreError;
+use carferry_core::telemetry::TelemetryError;
 
 /// Why the agent, or one of its commands, did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +32,7 @@ pub enum AgentError {
     Store(#[from] StoreError),
     /// A node's URL or token cannot be sent at all.
     #[error("the node cannot be called")]
-    Lotus(#[from] LotusError),
+    Lotus(#[from] RpcError),
     /// Inner loops were asked for that are not there.
     #[error("nothing can be hashed as asked for")]
     Kernel(#[from] KernelUnavailable),

@@ -12,35 +12,18 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod agent;
-pub mod calendar;
-pub mod calls;
+pub mod car_files;
 pub mod cli;
-mod commands;
+pub mod commands;
 pub mod config;
-pub mod doctor;
-pub mod endings;
+pub mod dispatch;
 pub mod error;
-pub mod explain;
-pub mod gates;
-pub mod head;
 pub mod import;
-pub mod incoming;
-pub mod leases;
-pub mod locate;
 pub mod market;
-pub mod pass;
-pub mod paths;
+pub mod miner_state;
 pub mod patience;
-pub mod pause;
-pub mod piece_check;
-pub mod policy;
-pub mod provider_view;
-pub mod queue;
-pub mod standing;
-pub mod status;
-pub mod under_way;
-pub mod worker;
+pub mod provider_sync;
 
-pub use commands::{main_entry, run_agent};
-pub use config::Config;
-pub use error::AgentError;
+pub use crate::commands::{main_entry, run_agent};
+pub use crate::config::Config;
+pub use crate::error::AgentError;

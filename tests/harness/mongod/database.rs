@@ -1,10 +1,7 @@
 //! A database of one's own for a test.
 
-use std::{
-    process,
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
-};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{process, thread};
 
 use tokio::task::spawn_blocking;
 

@@ -1,18 +1,16 @@
 //! One mongod process: its port, its folder, its life.
 
-use std::{
-    fs::{self, File},
-    net::{Ipv4Addr, TcpListener},
-    ops::Range,
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use anyhow::{Context as _, bail};
 
-use crate::tied;
+use crate::child_guard;
 
 /// Below the range that Linux hands out to outgoing connections (32768 and up), so that a member
 /// that was killed finds its port free when it comes back.
@@ -75,7 +73,7 @@ impl Member {
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         self.starts += 1;
         let log = File::create(self.log_path())?;
-        let mut command = tied::command(&self.launch.mongod)?;
+        let mut command = child_guard::command(&self.launch.mongod)?;
         command
             .args(["--replSet", &self.launch.replica_set])
             .args(["--bind_ip", "127.0.0.1", "--nounixsocket"])
@@ -92,7 +90,7 @@ impl Member {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        self.child = Some(tied::spawn(command)?);
+        self.child = Some(child_guard::spawn(command)?);
         Ok(())
     }
 

@@ -1,22 +1,18 @@
 //! A replica set of one's own, whose members can be killed, stopped and stepped down.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use bson::{Document, doc};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::spawn_blocking;
 
-use super::{
-    binary::binary,
-    member::{Launch, Member},
-    wire,
-};
+use super::binary::binary;
+use super::member::{Launch, Member};
+use super::wire;
 use crate::faults::Proxy;
 
 const PRIMARY_TIMEOUT: Duration = Duration::from_secs(60);

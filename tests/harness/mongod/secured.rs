@@ -1,22 +1,18 @@
 //! A replica set of one that takes nobody without a login, and nobody without TLS.
 
-use std::{
-    fs::OpenOptions,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bson::{Document, doc};
 use mongodb::options::{ClientOptions, Credential};
 use tokio::task::spawn_blocking;
 
-use super::{
-    binary::binary,
-    member::{Launch, Member},
-};
+use super::binary::binary;
+use super::member::{Launch, Member};
 use crate::eventually;
 
 const REPLICA_SET: &str = "secured";

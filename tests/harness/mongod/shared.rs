@@ -5,16 +5,13 @@
 //! however the process ends. A keeper process owns the mongod and ends it when, for a while, it
 //! could have had that lock for itself. Who finds no keeper starts one; `keeper.lock` lets one win.
 
-use std::{
-    env,
-    fs::{self, File},
-    io::{Seek as _, SeekFrom},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::OnceLock,
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
 use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};

@@ -3,11 +3,9 @@
 //! The driver discovers, pools and retries in the background of a runtime. Whoever starts, kills
 //! and inspects members wants none of that: just this member's answer, now, also from `Drop`.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bson::Document;

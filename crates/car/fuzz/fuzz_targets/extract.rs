@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use carferry_car::{Crew, Existing, ExtractOptions, NoProgress, extract};
+use carferry_car::{ThreadBudget, Existing, ExtractOptions, NoProgress, extract};
 use libfuzzer_sys::fuzz_target;
 
 /// A folder for this process, in memory where there is one.
@@ -38,7 +38,7 @@ fuzz_target!(|input: (bool, Vec<u8>, Vec<u8>)| {
         entries_max: 1000,
         ..ExtractOptions::new(&output)
     };
-    drop(extract(&Crew::alone(), &[car], options, &|_| {}, &NoProgress));
+    drop(extract(&ThreadBudget::alone(), &[car], options, &|_| {}, &NoProgress));
     let names = fs::read_dir(&*FOLDER).expect("the folder can be read");
     for entry in names {
         let name = entry.expect("the folder can be read").file_name();

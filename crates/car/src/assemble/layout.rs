@@ -2,11 +2,11 @@
 //!
 //! The length of every section is known before its content, so a node leaves a *hole* of its length and its
 //! children follow behind. A block that was there before is not written again: a leaf is left out; a node
-//! turns out to be a repetition only at its end, but then all below it was one too, nothing was laid behind its
-//! hole, and the hole is given back.
+//! turns out to be a repetition only at its end, but then all below it was one too, nothing was laid behind
+//! its hole, and the hole is given back.
 //!
-//! Where leaves come first, nothing is left out, and the nodes of a file have places of their own behind its leaves,
-//! which are known as well: a node is written as soon as its last child is there.
+//! Where leaves come first, nothing is left out, and the nodes of a file have places of their own behind its
+//! leaves, which are known as well: a node is written as soon as its last child is there.
 //!
 //! ```text
 //! |leaf|leaf|leaf|leaf|leaf|leaf|node|node|root|leaf|…
@@ -17,15 +17,16 @@ use std::collections::HashSet;
 use std::fs;
 use std::ops::Range;
 
-use super::BuildError;
-use super::source::check_stamp;
-use super::walk::{Group, Step};
+use crate::assemble::BuildError;
+use crate::assemble::source::check_stamp;
+use crate::assemble::walk::{Group, Step};
 use crate::carv1::{header, writer};
+use crate::dag_pb;
+use crate::dag_pb::Child;
 use crate::profile::{CarOrder, DagParams};
-use crate::tree::{Folder, Stamp};
+use crate::source_tree::{Folder, Stamp};
 use crate::units::len64;
 use crate::unixfs::dag::Codec;
-use crate::unixfs::pb::{self, Child};
 
 /// Bytes for a place in the CAR.
 #[derive(Debug)]
@@ -143,7 +144,7 @@ impl Layout {
                 }
                 Step::CloseFileNode => {
                     let node = self.open.pop().expect("a node is closed once");
-                    let block = pb::encode_file(&node.children);
+                    let block = dag_pb::encode_file(&node.children);
                     let file_size = node.children.iter().map(|child| child.file_size).sum();
                     let cid = self.params.cid(Codec::DagPb, &block);
                     self.close(&node, cid, &block, file_size, &mut extents);
@@ -279,7 +280,7 @@ impl Layout {
 
 fn encode_folder(folder: &Folder, children: &[Child]) -> Vec<u8> {
     debug_assert_eq!(folder.children.len(), children.len(), "every entry became a block");
-    pb::encode_directory(folder.children.iter().map(|child| &*child.name).zip(children))
+    dag_pb::encode_directory(folder.children.iter().map(|child| &*child.name).zip(children))
 }
 
 /// Adds a range of the buffer, as one extent with the one before if they touch on both sides.

@@ -9,12 +9,12 @@
 //! for the piece, and written from there once. Nodes and header are filled into their holes as soon as they
 //! are known. The bytes do not depend on the number of threads.
 //!
-//! What lives here: [`plan_car`], [`build_car`], [`build_tree`]. What does not: naming, syncing and publishing of the output.
+//! What lives here: [`plan_car`], [`build_car`], [`build_tree`]. What does not: naming, syncing and
+//! publishing of the output.
 
-mod error;
 mod layout;
-mod line;
 mod output;
+mod pipeline;
 mod source;
 mod walk;
 
@@ -23,21 +23,20 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-pub use error::{BuildError, SourceChange, Unsupported};
-
+use crate::assemble::layout::{LaidOut, Layout};
+use crate::assemble::output::{Output, WhenFull};
+use crate::assemble::pipeline::Pipeline;
+use crate::assemble::walk::Walk;
+pub use crate::build_error::{BuildError, SourceChange, Unsupported};
 use crate::carv1::header;
 use crate::cids::{PayloadCid, PieceCid};
-use crate::crew::Crew;
 use crate::profile::{CarOrder, DagParams};
 use crate::progress::Progress;
-use crate::tree::{Node, SourceTree, Totals, scan};
+use crate::source_tree::{Node, SourceTree, Totals, scan};
+use crate::thread_budget::ThreadBudget;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
 use crate::unixfs::dag::Shape;
 use crate::unixfs::folder::Shapes;
-use layout::{LaidOut, Layout};
-use line::Line;
-use output::{Output, WhenFull};
-use walk::Walk;
 
 /// How a CAR is built.
 #[derive(Debug, Clone, Copy)]
@@ -116,26 +115,26 @@ pub fn plan_car(input: &Path, params: &DagParams) -> Result<CarPlan, BuildError>
 ///
 /// [`BuildError`], the first that occurs. [`BuildError::TooLarge`] comes before anything is written.
 pub fn build_car(
-    crew: &Crew,
+    budget: &ThreadBudget,
     input: &Path,
     output: &File,
     options: &BuildOptions,
     progress: &dyn Progress,
 ) -> Result<BuiltCar, BuildError> {
-    build_tree(crew, &scan(input)?, output, options, progress)
+    build_tree(budget, &scan(input)?, output, options, progress)
 }
 
 /// Packs what a planner has put together into a CAR, as [`build_car`] does with a path.
 ///
-/// Every file is opened when its turn comes and compared with what was expected, and again when its part has been
-/// read. Room for the whole CAR is reserved first, as if no file had holes.
+/// Every file is opened when its turn comes and compared with what was expected, and again when its part has
+/// been read. Room for the whole CAR is reserved first, as if no file had holes.
 ///
 /// # Errors
 ///
 /// [`BuildError`], the first that occurs; [`BuildError::SourceChanged`] names a file that is not as expected.
 /// [`BuildError::TooLarge`] comes before anything is opened or written.
 pub fn build_tree(
-    crew: &Crew,
+    budget: &ThreadBudget,
     tree: &SourceTree,
     output: &File,
     options: &BuildOptions,
@@ -153,8 +152,9 @@ pub fn build_tree(
     let header_len = header::header_len(root_cid_len);
     let walk = Walk::new(tree, &shapes, options.params, header_len);
     let groups = plan.payload_size_max.get() / len64(walk.group_bytes()) + 1;
-    let line = Line::new(options.params, walk, Layout::new(options.params, root_cid_len), &output, progress);
-    line.run(crew, groups);
+    let line =
+        Pipeline::new(options.params, walk, Layout::new(options.params, root_cid_len), &output, progress);
+    line.run(budget, groups);
     let (layout, piece) = line.finish()?;
     let LaidOut { root, file_cids, length, blocks } = layout.finish();
     output.finish(length).map_err(output_error)?;
@@ -176,8 +176,8 @@ impl SourceTree {
     ///
     /// # Errors
     ///
-    /// [`BuildError::TooLarge`] where no piece holds it; [`BuildError::NotSupported`] for two names in one large
-    /// folder that no sharded folder can hold.
+    /// [`BuildError::TooLarge`] where no piece holds it; [`BuildError::NotSupported`] for two names in one
+    /// large folder that no sharded folder can hold.
     pub fn plan(&self, params: &DagParams) -> Result<CarPlan, BuildError> {
         plan(self, params, Shapes::new(self, params)?.of(&self.root))
     }

@@ -5,16 +5,18 @@
 //!            cached      direct         cached
 //! ```
 //!
-//! A direct write wants offset, length and address to be multiples of the block size. The buffers are placed so
-//! that a byte's address and its offset agree in that, so only the two edges of an extent go through the cache.
-//! Edges and direct parts never share a block, so the two ways never see each other's bytes.
+//! A direct write wants offset, length and address to be multiples of the block size. The buffers are placed
+//! so that a byte's address and its offset agree in that, so only the two edges of an extent go through the
+//! cache. Edges and direct parts never share a block, so the two ways never see each other's bytes.
 //!
 //! Where the file system takes no direct writes, large parts go through the page cache without staying there
-//! (`RWF_DONTCACHE`, Linux 6.14 and later); where it cannot do that either (tmpfs, some network file systems), they
-//! are synced and dropped every [`FLUSH_BYTES`], so that the last sync is short and other programs keep their cache.
+//! (`RWF_DONTCACHE`, Linux 6.14 and later); where it cannot do that either (tmpfs, some network file
+//! systems), they are synced and dropped every [`FLUSH_BYTES`], so that the last sync is short and other
+//! programs keep their cache.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice};
+use std::io;
+use std::io::IoSlice;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::{BuildError, SourceChange};
-use crate::holes::{is_hole, may_have_holes};
+use crate::assemble::{BuildError, SourceChange};
 use crate::readahead::{expect_sequential, read_ahead};
-use crate::tree::{SourceFile, Stamp};
+use crate::source_tree::{SourceFile, Stamp};
+use crate::sparse::{is_hole, may_have_holes};
 use crate::units::len64;
 
 /// Parts above this are read ahead as far as the system does.

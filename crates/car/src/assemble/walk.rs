@@ -1,38 +1,40 @@
 //! The order of a CAR as a list of steps: depth first, every node before its children.
 //!
 //! A step says what comes next in the CAR: a node whose content follows later, a leaf to read, the end of a
-//! node. Where a file's nodes stand behind its leaves, the steps are the same; only their places differ (`layout`).
-//! Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
+//! node. Where a file's nodes stand behind its leaves, the steps are the same; only their places differ
+//! (`layout`). Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::BuildError;
-use super::source::Source;
+use crate::assemble::BuildError;
+use crate::assemble::source::Source;
 use crate::kernels;
 use crate::profile::{CarOrder, DagParams};
-use crate::tree::{Folder, InOrder, Node, SourceTree, Stamp};
+use crate::source_tree::{Folder, InOrder, Node, SourceTree, Stamp};
 use crate::units::len64;
 use crate::unixfs::folder::{Shapes, ShardedFolder};
 use crate::unixfs::hamt::{Link, Links};
 
-/// Bytes of leaves in a group at least, where there are so many: fewer make the edges count, and small writes.
+/// Bytes of leaves in a group at least, where there are so many: fewer make the edges count, and small
+/// writes.
 const GROUP_BYTES_MIN: usize = 4 << 20;
-/// Bytes of leaves in a group at most, when it has more than one: all groups of all threads are in memory at once.
+/// Bytes of leaves in a group at most, when it has more than one: all groups of all threads are in memory at
+/// once.
 const GROUP_BYTES_MAX: usize = 16 << 20;
 /// What the sections of a group take beside its leaves.
 const GROUP_OVERHEAD: usize = 8 << 10;
 /// Leaves of a group at most: bounds what many tiny files keep in memory.
 const GROUP_LEAVES: usize = 1024;
-/// Files of a group at most, all of which are open at once: far below the usual limit of 1024 descriptors, even with
-/// a group for each of many threads.
+/// Files of a group at most, all of which are open at once: far below the usual limit of 1024 descriptors,
+/// even with a group for each of many threads.
 const GROUP_FILES: usize = 16;
 /// Steps of a group at most.
 const GROUP_STEPS: usize = 8 * GROUP_LEAVES;
 
-/// As many leaves as are hashed at once, within limits: what more there is falls out of the caches before it is used
-/// again. On Zen 3 two threads that pack groups of 4 MiB are 6 % faster than with 16.
+/// As many leaves as are hashed at once, within limits: what more there is falls out of the caches before it
+/// is used again. On Zen 3 two threads that pack groups of 4 MiB are 6 % faster than with 16.
 fn group_bytes(params: &DagParams) -> usize {
     let leaves = kernels::blocks_at_once().saturating_mul(in_memory(params.chunk_size.into()));
     leaves.clamp(GROUP_BYTES_MIN, GROUP_BYTES_MAX) + GROUP_OVERHEAD
@@ -118,7 +120,7 @@ pub(crate) struct Walk<'a> {
     shapes: &'a Shapes<'a>,
     /// What is to come, the next at the end.
     stack: Vec<Place<'a>>,
-    turns: u64,
+    sequencer: u64,
     offset: u64,
     group_bytes: usize,
 }
@@ -137,7 +139,8 @@ enum Place<'a> {
     },
     /// Back to a folder of which all has been dealt with.
     EndFolder(&'a Path, Stamp),
-    /// A node of a file: level above the leaves, and the bytes of its source's range that are still to come below it.
+    /// A node of a file: level above the leaves, and the bytes of its source's range that are still to come
+    /// below it.
     FileNode {
         source: Arc<Source>,
         level: u32,
@@ -151,7 +154,7 @@ impl<'a> Walk<'a> {
     /// A walk whose first section starts at `offset`.
     pub(crate) fn new(tree: &'a SourceTree, shapes: &'a Shapes<'a>, params: DagParams, offset: u64) -> Self {
         let stack = vec![Place::Entry(None, &tree.root)];
-        Self { params, tree, shapes, stack, turns: 0, offset, group_bytes: group_bytes(&params) }
+        Self { params, tree, shapes, stack, sequencer: 0, offset, group_bytes: group_bytes(&params) }
     }
 
     /// Bytes of a group's sections at most, when it has more than one leaf.
@@ -161,7 +164,7 @@ impl<'a> Walk<'a> {
 
     /// The next group, or `None` at the end.
     pub(crate) fn next_group(&mut self) -> Result<Option<Group<'a>>, BuildError> {
-        let mut group = Group { turn: self.turns, offset: self.offset, ..Group::default() };
+        let mut group = Group { turn: self.sequencer, offset: self.offset, ..Group::default() };
         while group.leaves.len() < GROUP_LEAVES
             && group.files < GROUP_FILES
             && group.steps.len() < GROUP_STEPS
@@ -180,7 +183,7 @@ impl<'a> Walk<'a> {
         if group.steps.is_empty() {
             return Ok(None);
         }
-        self.turns += 1;
+        self.sequencer += 1;
         self.offset += len64(group.bytes);
         Ok(Some(group))
     }

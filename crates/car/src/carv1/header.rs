@@ -4,7 +4,7 @@
 //! a2 65 "roots" 81 d8 2a 58 <length> 00 <cid> 67 "version" 01
 //! ```
 
-use super::varint;
+use crate::carv1::varint;
 use crate::cids::{CidError, PayloadCid};
 use crate::units::len64;
 

@@ -7,11 +7,12 @@
 //! batches  |<------- 0 ------->|<----- 1 ----->|<-- 2 --->|     every byte is in one of them
 //! ```
 
-use std::io::{self, Read};
+use std::io;
+use std::io::Read;
 use std::ops::Range;
 
-use super::header::{self, HeaderError};
-use super::varint;
+use crate::carv1::header::HeaderError;
+use crate::carv1::{header, varint};
 use crate::cids::{CidError, PayloadCid, split_cid};
 use crate::kernels::is_zero;
 use crate::limits::{HEADER_BYTES_MAX, SECTION_BYTES_MAX};
@@ -62,7 +63,8 @@ pub(crate) struct Batch {
     places: Vec<Place>,
     /// What comes after its sections, if that is nothing that can be read.
     pub(crate) failure: Option<ReadError>,
-    /// Where in the file the CAR ended and zeros began; after a failure, what follows there are not zeros alone.
+    /// Where in the file the CAR ended and zeros began; after a failure, what follows there are not zeros
+    /// alone.
     pub(crate) padding_from: Option<u64>,
 }
 

@@ -11,7 +11,8 @@ pub(crate) fn push(bytes: &mut Vec<u8>, number: u64) {
     bytes.extend_from_slice(unsigned_varint::encode::u64(number, &mut [0; 10]));
 }
 
-/// A number at the front of some bytes, and what follows it; `None` if it is cut short, overlong or too large.
+/// A number at the front of some bytes, and what follows it; `None` if it is cut short, overlong or too
+/// large.
 pub(crate) fn read(bytes: &[u8]) -> Option<(u64, &[u8])> {
     unsigned_varint::decode::u64(bytes).ok()
 }

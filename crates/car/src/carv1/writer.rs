@@ -1,6 +1,6 @@
 //! Sections as they are written.
 
-use super::varint;
+use crate::carv1::varint;
 use crate::units::len64;
 
 /// What precedes a block: frame length and CID.

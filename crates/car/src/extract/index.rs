@@ -10,10 +10,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::ExtractError;
-use crate::carv1::header::{self, HeaderError};
-use crate::carv1::varint;
+use crate::carv1::header::HeaderError;
+use crate::carv1::{header, varint};
 use crate::cids::{CidError, CidParts, HASH_IDENTITY, PayloadCid, split_cid};
+use crate::extract::ExtractError;
 use crate::limits::{CID_DIGEST_BYTES_MAX, HEADER_BYTES_MAX, SECTION_BYTES_MAX};
 use crate::progress::Progress;
 use crate::units::len64;
@@ -39,7 +39,8 @@ pub(super) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 24, "the index of a CAR has a known size");
 
-/// What blocks are looked up by: hash function and digest, and not the codec, which does not change their bytes.
+/// What blocks are looked up by: hash function and digest, and not the codec, which does not change their
+/// bytes.
 pub(super) fn key(parts: &CidParts<'_>) -> u64 {
     let mut end = [0; 8];
     for (to, from) in end.iter_mut().rev().zip(parts.digest.iter().rev()) {
@@ -88,8 +89,8 @@ pub(super) fn read(
         }
         sections += 1;
         let bytes = window.at(offset, PREFIX_BYTES_MAX).map_err(unreadable)?;
-        // Zeros behind the blocks: what is had back from a provider is a padded piece, and Singularity pads itself.
-        // Source: go-car v2 options.go, `ZeroLengthSectionAsEOF`.
+        // Zeros behind the blocks: what is had back from a provider is a padded piece, and Singularity pads
+        // itself. Source: go-car v2 options.go, `ZeroLengthSectionAsEOF`.
         if bytes.first() == Some(&0) {
             break;
         }

@@ -6,23 +6,24 @@
 //!          a block
 //! ```
 //!
-//! A block that is missing in one CAR is looked for in the others. Files are written beside their places under names
-//! of their own and moved when they are whole, so that a run that is stopped, or killed, leaves nothing half written
-//! under a last name. No link is followed on the way to a place. Nothing is synced file by file: one `syncfs` at the
-//! end makes all of it durable; only parts of files are made durable one by one, before they are listed.
+//! A block that is missing in one CAR is looked for in the others. Files are written beside their places
+//! under names of their own and moved when they are whole, so that a run that is stopped, or killed, leaves
+//! nothing half written under a last name. No link is followed on the way to a place. Nothing is synced file
+//! by file: one `syncfs` at the end makes all of it durable; only parts of files are made durable one by one,
+//! before they are listed.
 //!
-//! What lives here: [`Extraction`], [`extract`]. What does not: times and modes of files (UnixFS 1.5 has them, this
-//! crate writes none), CARs that are not on the disk.
+//! What lives here: [`Extraction`], [`extract`]. What does not: times and modes of files (UnixFS 1.5 has
+//! them, this crate writes none), CARs that are not on the disk.
 
 mod error;
 mod index;
 mod name;
+mod output_dir;
 mod parts;
 mod plan;
 mod run;
 mod store;
 mod target;
-mod tree;
 mod walk;
 
 use std::collections::HashSet;
@@ -33,20 +34,19 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{fstatvfs, syncfs};
 
-pub use error::{BadName, BadParts, ExtractError};
-pub use name::is_reserved_name;
-pub use plan::ExtractPlan;
-
 use crate::carv1::header::HeaderError;
 use crate::cids::PayloadCid;
-use crate::crew::Crew;
+pub use crate::extract::error::{BadName, BadParts, ExtractError};
+use crate::extract::name::check_name;
+pub use crate::extract::name::is_reserved_name;
+pub use crate::extract::plan::ExtractPlan;
+use crate::extract::plan::{Holes, Planner};
+use crate::extract::run::Run;
+use crate::extract::store::Store;
+use crate::extract::walk::Walk;
 use crate::limits::ENTRIES_MAX;
 use crate::progress::Progress;
-use name::check_name;
-use plan::{Holes, Planner};
-use run::Run;
-use store::Store;
-use walk::Walk;
+use crate::thread_budget::ThreadBudget;
 
 /// Bytes for which another thread is worth its while: a group's.
 const BYTES_OF_A_THREAD: u64 = 16 << 20;
@@ -56,8 +56,8 @@ const FILES_OF_A_THREAD: u64 = 16;
 /// What is restored, and how.
 #[derive(Debug, Clone)]
 pub struct ExtractOptions {
-    /// The folder that everything goes into; it is made if it is not there. What is below a root that is a folder
-    /// goes right into it.
+    /// The folder that everything goes into; it is made if it is not there. What is below a root that is a
+    /// folder goes right into it.
     pub output: PathBuf,
     /// What a root that is a file is called: by default as its CAR without `.car`, or by its payload CID.
     pub file_name: Option<OsString>,
@@ -77,8 +77,8 @@ pub struct ExtractOptions {
     pub entries_max: u64,
 }
 
-/// What is done where a file or link is already. A folder that is there is always used; a folder where a file goes,
-/// and whatever else is where a folder goes, is always an error.
+/// What is done where a file or link is already. A folder that is there is always used; a folder where a file
+/// goes, and whatever else is where a folder goes, is always an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Existing {
     /// It is an error.
@@ -104,8 +104,8 @@ pub enum Symlinks {
 /// A file inside of a CAR that is a part of another: its bytes go to `offset` of `file`.
 ///
 /// Parts may come in any order and in different runs. Until all are in, the file has the name
-/// `.<name>.carferry-part`. Those of one run are of one state of the file; what becomes of those that are of another
-/// state than what is there already, says [`OtherState`].
+/// `.<name>.carferry-part`. Those of one run are of one state of the file; what becomes of those that are of
+/// another state than what is there already, says [`OtherState`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
     /// Root of the DAG with the part.
@@ -118,8 +118,8 @@ pub struct Placement {
     pub offset: u64,
     /// Bytes of the whole file.
     pub file_size: u64,
-    /// When the file was changed last before it was split, in nanoseconds since 1970, where that is known. Parts are
-    /// joined only if they agree in that and in [`Placement::file_size`].
+    /// When the file was changed last before it was split, in nanoseconds since 1970, where that is known.
+    /// Parts are joined only if they agree in that and in [`Placement::file_size`].
     pub mtime_nanos: Option<i64>,
 }
 
@@ -260,7 +260,8 @@ impl fmt::Debug for Extraction {
 }
 
 impl Extraction {
-    /// Opens CARs and looks at their nodes. 24 bytes of memory for each of their blocks, and some for each node.
+    /// Opens CARs and looks at their nodes. 24 bytes of memory for each of their blocks, and some for each
+    /// node.
     ///
     /// # Errors
     ///
@@ -304,17 +305,19 @@ impl Extraction {
         &self.plan
     }
 
-    /// Restores everything. The crew's threads read, hash and write; the walk through the DAG is one at a time.
+    /// Restores everything. The crew's threads read, hash and write; the walk through the DAG is one at a
+    /// time.
     ///
     /// `restored` is told of every file, folder and link, from whichever thread dealt with it.
     ///
     /// # Errors
     ///
-    /// [`ExtractError`], the first that occurs. [`ExtractError::TooMuch`] and [`ExtractError::NoRoom`] come before
-    /// anything is written; the latter not with [`Existing::Keep`], where nobody knows how much is there already.
+    /// [`ExtractError`], the first that occurs. [`ExtractError::TooMuch`] and [`ExtractError::NoRoom`] come
+    /// before anything is written; the latter not with [`Existing::Keep`], where nobody knows how much is
+    /// there already.
     pub fn run(
         self,
-        crew: &Crew,
+        budget: &ThreadBudget,
         restored: &(dyn Fn(&Restored<'_>) + Sync),
         progress: &dyn Progress,
     ) -> Result<Extracted, ExtractError> {
@@ -335,26 +338,27 @@ impl Extraction {
         let threads_max = usize::try_from(threads).unwrap_or(usize::MAX);
         let run = Run::new(&store, walk, restored, progress);
         for root in &roots {
-            run.work(crew, threads_max, root)?;
+            run.work(budget, threads_max, root)?;
         }
         syncfs(&output.fd).map_err(|error| ExtractError::output(&options.output, error))?;
         Ok(run.finish())
     }
 }
 
-/// Restores everything below the root of each CAR into a folder: [`Extraction::open`] and [`Extraction::run`].
+/// Restores everything below the root of each CAR into a folder: [`Extraction::open`] and
+/// [`Extraction::run`].
 ///
 /// # Errors
 ///
 /// As these two.
 pub fn extract(
-    crew: &Crew,
+    budget: &ThreadBudget,
     cars: &[PathBuf],
     options: ExtractOptions,
     restored: &(dyn Fn(&Restored<'_>) + Sync),
     progress: &dyn Progress,
 ) -> Result<Extracted, ExtractError> {
-    Extraction::open(cars, options, progress)?.run(crew, restored, progress)
+    Extraction::open(cars, options, progress)?.run(budget, restored, progress)
 }
 
 /// What is counted besides bytes.
@@ -377,9 +381,9 @@ fn name_of(options: &ExtractOptions, car: &Path, cid: &PayloadCid) -> Result<Box
     Ok(name.into())
 }
 
-/// Compares what is going to be written with what there is room for. File systems without numbers of their own say
-/// zero, and have room for everything.
-fn check_room(path: &Path, output: &tree::Folder, plan: &ExtractPlan) -> Result<(), ExtractError> {
+/// Compares what is going to be written with what there is room for. File systems without numbers of their
+/// own say zero, and have room for everything.
+fn check_room(path: &Path, output: &output_dir::Folder, plan: &ExtractPlan) -> Result<(), ExtractError> {
     let disk = fstatvfs(&output.fd).map_err(|error| ExtractError::output(path, error))?;
     let no_room = |what, wanted, free| ExtractError::NoRoom { output: path.to_owned(), what, wanted, free };
     let (bytes, free) = (plan.bytes - plan.hole_bytes, disk.f_bavail.saturating_mul(disk.f_frsize));

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use super::BadName;
+use crate::extract::BadName;
 use crate::kernels::hash_blocks;
 use crate::profile::BlockHash;
 
@@ -18,8 +18,8 @@ const NAME_BYTES_MAX: usize = 255;
 pub(super) enum Beside {
     /// The file itself.
     New,
-    /// The file itself, where it is joined from parts. A name of its own: what is joined outlives a run, and a state of
-    /// the file that is whole must not be written over it.
+    /// The file itself, where it is joined from parts. A name of its own: what is joined outlives a run, and
+    /// a state of the file that is whole must not be written over it.
     Part,
     /// Which ranges of it are there.
     Ranges,

@@ -7,9 +7,9 @@
 //! name                     when every part is in
 //! ```
 //!
-//! A range is listed only after it is on disk, so a list never says more than there is, whatever was killed. One list
-//! is of one state: a newer one begins the file anew, and parts of any other are not joined. Where nobody knows when
-//! the file was changed, the first line ends with its bytes, as all did once.
+//! A range is listed only after it is on disk, so a list never says more than there is, whatever was killed.
+//! One list is of one state: a newer one begins the file anew, and parts of any other are not joined. Where
+//! nobody knows when the file was changed, the first line ends with its bytes, as all did once.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,10 +21,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fsync, openat, renameat};
 use rustix::io::Errno;
 
-use super::name::{Beside, beside, is_inside};
-use super::target::{Purpose, Replace, Started, Target, look_at_existing, move_to_place, remove};
-use super::tree::{Folder, Tree};
-use super::{BadParts, Existing, ExtractError, OtherState, Outcome, Placement};
+use crate::extract::name::{Beside, beside, is_inside};
+use crate::extract::output_dir::{Folder, Tree};
+use crate::extract::target::{Purpose, Replace, Started, Target, look_at_existing, move_to_place, remove};
+use crate::extract::{BadParts, Existing, ExtractError, OtherState, Outcome, Placement};
 
 /// Longest list that is read. Source: ours; a hundred thousand parts.
 const LIST_BYTES_MAX: u64 = 4 << 20;
@@ -185,8 +185,8 @@ fn open_part(folder: &Folder, name: &[u8], state: State) -> Result<Opened, Extra
             Age::Unknown => return Ok(Opened::Left(OtherState::Unknown)),
         },
     };
-    // The list goes first: it must never say of new bytes that they are old ones. And it is there from the start, so
-    // that a second part of this run does not empty the file again.
+    // The list goes first: it must never say of new bytes that they are old ones. And it is there from the
+    // start, so that a second part of this run does not empty the file again.
     let list = List::new(state);
     list.write(folder, name)?;
     sync(folder)?;
@@ -201,8 +201,8 @@ fn remove_lists(folder: &Folder, name: &[u8]) -> Result<(), ExtractError> {
     remove(folder, &beside(name, Beside::NewRanges))
 }
 
-/// Makes the names in a folder durable. Without that, power that fails could bring an older list back, which says of
-/// ranges that they are in that have been emptied since.
+/// Makes the names in a folder durable. Without that, power that fails could bring an older list back, which
+/// says of ranges that they are in that have been emptied since.
 fn sync(folder: &Folder) -> Result<(), ExtractError> {
     // The folder's own descriptor is one for paths alone.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

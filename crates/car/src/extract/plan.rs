@@ -1,18 +1,18 @@
 //! What there is to restore, counted before anything is written, from nodes alone.
 //!
-//! Every node is looked at once, however often it is linked to, so that a few blocks that link to each other a
-//! million times are seen for what they are. Whatever can be wrong with folders, names and sizes is found here;
-//! what is left for later is the hash of each leaf.
+//! Every node is looked at once, however often it is linked to, so that a few blocks that link to each other
+//! a million times are seen for what they are. Whatever can be wrong with folders, names and sizes is found
+//! here; what is left for later is the hash of each leaf.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::vec;
 
-use super::name::{self, check_name, check_target};
-use super::store::{Store, whole};
-use super::{BadName, ExtractError};
 use crate::cids::{CODEC_DAG_PB, CODEC_RAW, HASH_IDENTITY};
+use crate::extract::name::{check_name, check_target};
+use crate::extract::store::{Store, whole};
+use crate::extract::{BadName, ExtractError, name};
 use crate::limits::{DIRECTORY_DEPTH_MAX, FILE_DEPTH_MAX};
 use crate::progress::Progress;
 use crate::units::len64;
@@ -236,8 +236,8 @@ impl<'a> Planner<'a> {
                 let is_zero = self.store.is_known_zero(cid);
                 Ok(Some(Known::file(len, if is_zero { len } else { 0 })))
             }
-            // A node as long as its content has it inside. Older kubo makes all leaves so; to read them all would
-            // be to read the CAR twice.
+            // A node as long as its content has it inside. Older kubo makes all leaves so; to read them all
+            // would be to read the CAR twice.
             (CODEC_DAG_PB, Role::Part(bytes)) if len >= *bytes => Ok(Some(Known::file(*bytes, 0))),
             (CODEC_DAG_PB, _) => Ok(None),
             (codec, _) => Err(self.not_unixfs(cid, NotUnixfs::Codec(codec))),
@@ -300,7 +300,8 @@ impl<'a> Planner<'a> {
         let mut names = self.names.pop().expect("a shard has the names of its folder");
         let child = |link: &ShardLink<'_>| match link {
             ShardLink::Entry(link) => self.entry(&mut names, *link),
-            // No name has a slash, so none is taken for a shard. One that is there twice would repeat its names.
+            // No name has a slash, so none is taken for a shard. One that is there twice would repeat its
+            // names.
             ShardLink::Shard(further) if names.insert(&[b"/", *further].concat()) => {
                 Ok(((*further).into(), Role::Shard(shard.fanout)))
             }

@@ -11,16 +11,17 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::parts;
-use super::store::{BlockError, Place, Store, whole};
-use super::target::{Purpose, Target};
-use super::walk::{Bytes, Event, Group, Leaf, Walk};
-use super::{ExtractError, Extracted, OtherState, Outcome, Restored, RestoredKind, Root, Unfinished};
 use crate::cids::HASH_IDENTITY;
-use crate::crew::Crew;
+use crate::extract::store::{BlockError, Place, Store, whole};
+use crate::extract::target::{Purpose, Target};
+use crate::extract::walk::{Bytes, Event, Group, Leaf, Walk};
+use crate::extract::{
+    ExtractError, Extracted, OtherState, Outcome, Restored, RestoredKind, Root, Unfinished, parts,
+};
 use crate::kernels::{hash_blocks, is_zero};
 use crate::profile::BlockHash;
 use crate::progress::Progress;
+use crate::thread_budget::ThreadBudget;
 use crate::verify::block_hash;
 
 /// Zeros shorter than this are written: a hole is whole blocks of the disk.
@@ -37,7 +38,8 @@ pub(super) struct Run<'a> {
     failure: Mutex<Option<ExtractError>>,
     has_failed: AtomicBool,
     counts: Counts,
-    /// Files that are joined from parts; `None`: whole. A thread may note a part after another one has noted the last.
+    /// Files that are joined from parts; `None`: whole. A thread may note a part after another one has noted
+    /// the last.
     joined: Mutex<BTreeMap<PathBuf, Option<Unfinished>>>,
 }
 
@@ -69,10 +71,15 @@ impl<'a> Run<'a> {
     /// Works until all of a root is done, or something fails.
     ///
     /// Two roots may have the same names below them, so one is done before the next begins.
-    pub(super) fn work(&self, crew: &Crew, threads_max: usize, root: &Root) -> Result<(), ExtractError> {
+    pub(super) fn work(
+        &self,
+        budget: &ThreadBudget,
+        threads_max: usize,
+        root: &Root,
+    ) -> Result<(), ExtractError> {
         let first = self.walk().enter_root(root)?;
         self.deal(first, &mut Vec::new())?;
-        crew.work(threads_max, Vec::new, |buffer| self.step(buffer));
+        budget.work(threads_max, Vec::new, |buffer| self.step(buffer));
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 

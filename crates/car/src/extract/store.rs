@@ -9,10 +9,10 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Advice, fadvise};
 
-use super::ExtractError;
-use super::index::{self, Entry};
 use crate::carv1::header::HeaderError;
 use crate::cids::{CidError, CidParts, HASH_IDENTITY, PayloadCid, split_cid};
+use crate::extract::index::Entry;
+use crate::extract::{ExtractError, index};
 use crate::kernels::{hash_blocks, is_zero};
 use crate::limits::BLOCK_COPIES_MAX;
 use crate::progress::Progress;

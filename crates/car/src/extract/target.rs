@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
-use super::name::{Beside, beside};
-use super::parts::State;
-use super::tree::{Folder, is_file, is_folder, size_of};
-use super::{Existing, ExtractError, OtherState, Outcome};
-use crate::holes::is_hole;
+use crate::extract::name::{Beside, beside};
+use crate::extract::output_dir::{Folder, is_file, is_folder, size_of};
+use crate::extract::parts::State;
+use crate::extract::{Existing, ExtractError, OtherState, Outcome};
 use crate::kernels::is_zero;
+use crate::sparse::is_hole;
 use crate::units::len64;
 
 /// Bytes of a file that are compared at a time. Source: ours; a leaf of most files.
@@ -257,7 +257,8 @@ pub(super) enum Replace {
     No,
 }
 
-/// Gives something its last name. Neither the file nor its name is durable yet: the run syncs once, at its end.
+/// Gives something its last name. Neither the file nor its name is durable yet: the run syncs once, at its
+/// end.
 pub(super) fn move_to_place(
     folder: &Folder,
     from: &[u8],

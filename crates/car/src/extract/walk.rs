@@ -1,7 +1,8 @@
 //! The way through the DAG: folders are made, files begun, and their leaves cut into groups.
 //!
-//! A group is the work of one thread. Nodes are read and checked here, one at a time; so are leaves that are nodes
-//! themselves, as older kubo made them. Raw leaves, which nearly all bytes are in, are read by whoever has the group.
+//! A group is the work of one thread. Nodes are read and checked here, one at a time; so are leaves that are
+//! nodes themselves, as older kubo made them. Raw leaves, which nearly all bytes are in, are read by whoever
+//! has the group.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,14 +12,14 @@ use std::vec;
 use rustix::fs::{readlinkat, symlinkat};
 use rustix::io::Errno;
 
-use super::name::{self, Beside, beside};
-use super::parts::{Begun, Parts};
-use super::plan::Holes;
-use super::store::{Place, Store, whole};
-use super::target::{Replace, Started, Target, move_to_place, remove, start_whole};
-use super::tree::{Folder, Tree, is_folder, is_symlink};
-use super::{Existing, ExtractError, ExtractOptions, Outcome, Placement, Root, Symlinks};
 use crate::cids::CODEC_RAW;
+use crate::extract::name::{Beside, beside};
+use crate::extract::output_dir::{Folder, Tree, is_folder, is_symlink};
+use crate::extract::parts::{Begun, Parts};
+use crate::extract::plan::Holes;
+use crate::extract::store::{Place, Store, whole};
+use crate::extract::target::{Replace, Started, Target, move_to_place, remove, start_whole};
+use crate::extract::{Existing, ExtractError, ExtractOptions, Outcome, Placement, Root, Symlinks, name};
 use crate::limits::FILE_DEPTH_MAX;
 use crate::units::len64;
 use crate::unixfs::decode::{FileNode, Node, NotUnixfs, ShardLink, decode};

@@ -5,8 +5,8 @@ use std::arch::aarch64::{
     vsha256h2q_u32, vsha256hq_u32, vsha256su0q_u32, vsha256su1q_u32, vst1q_u8,
 };
 
-use super::constants::{PADDING_ROUND, ROUND, START};
-use super::{DIGEST, Kernel, NODE, Rows, portable};
+use crate::kernels::constants::{PADDING_ROUND, ROUND, START};
+use crate::kernels::{DIGEST, Kernel, NODE, Rows, portable};
 
 static KERNEL: Kernel = Kernel {
     name: "armsha2",

@@ -1,10 +1,10 @@
 //! The inner loops: many SHA-256 nodes, many windows of a piece, many blocks at once.
 //!
-//! What lives here: one set of functions for each kind of processor, each tested against the portable set, and
-//! the one safe door to them. The set is chosen once, by what the processor can do; `CARFERRY_KERNEL` set to
-//! `portable`, `avx2`, `shani`, `avx512` or `armsha2` chooses another for tests and bug reports
-//! ([`check_kernel_choice`] says whether that is one this processor can run). This is the only room with `unsafe`.
-//! What does not live here: trees, CIDs, files.
+//! What lives here: one set of functions for each kind of processor, each tested against the portable set,
+//! and the one safe door to them. The set is chosen once, by what the processor can do; `CARFERRY_KERNEL` set
+//! to `portable`, `avx2`, `shani`, `avx512` or `armsha2` chooses another for tests and bug reports
+//! ([`check_kernel_choice`] says whether that is one this processor can run). This is the only room with
+//! `unsafe`. What does not live here: trees, CIDs, files.
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 #[expect(unsafe_code, reason = "instructions that the compiler cannot know this processor to have")]
@@ -91,8 +91,8 @@ pub fn kernel_name() -> &'static str {
     CHOSEN.name
 }
 
-/// Hashes nodes: every 64 bytes of `input` give 32 bytes of `output`, the two top bits of the last one cleared
-/// (`sha2-256-trunc254-padded`).
+/// Hashes nodes: every 64 bytes of `input` give 32 bytes of `output`, the two top bits of the last one
+/// cleared (`sha2-256-trunc254-padded`).
 pub(crate) fn hash_nodes(output: &mut [u8], input: &[u8]) {
     assert_eq!(input.len() % NODE, 0, "nodes are 64 bytes");
     assert_eq!(output.len() * 2, input.len(), "two digests in, one out");
@@ -215,8 +215,8 @@ pub mod bench {
         }
     }
 
-    /// Does what the kernel `shani` cannot do without for so many nodes and so many chunks of 128 bytes in each of four
-    /// blocks, and hashes nothing: a floor for its time. Returns whether the processor can.
+    /// Does what the kernel `shani` cannot do without for so many nodes and so many chunks of 128 bytes in
+    /// each of four blocks, and hashes nothing: a floor for its time. Returns whether the processor can.
     pub fn floor(nodes: u64, blake2b: u64) -> bool {
         #[cfg(target_arch = "x86_64")]
         let can = super::x86::floor::nodes(nodes) && super::x86::floor::blake2b(blake2b);
@@ -227,7 +227,7 @@ pub mod bench {
 
     /// Expands quads, 127 bytes to 128.
     pub fn expand_fr32(output: &mut [u8], input: &[u8]) {
-        crate::piece::fr32::expand(output, input);
+        crate::fr32::expand(output, input);
     }
 }
 
@@ -246,7 +246,7 @@ fn available() -> Vec<&'static Kernel> {
 mod tests {
     use super::*;
 
-    fn painted(length: usize) -> Vec<u8> {
+    fn test_pattern(length: usize) -> Vec<u8> {
         (0..=250).cycle().take(length).collect()
     }
 
@@ -267,7 +267,7 @@ mod tests {
     fn every_kernel_hashes_nodes_as_the_portable_one_does() {
         for kernel in available() {
             for count in (0..=70).chain([512, 1000]).filter(|count| in_time(*count)) {
-                let input = painted(count * NODE);
+                let input = test_pattern(count * NODE);
                 let (mut output, mut wanted) = (vec![0; count * DIGEST], vec![0; count * DIGEST]);
                 (kernel.hash_nodes)(&mut output, &input);
                 (portable::KERNEL.hash_nodes)(&mut wanted, &input);
@@ -281,7 +281,7 @@ mod tests {
         let mut rows = Rows::default();
         for kernel in available() {
             for count in [0, 1, 2, 3, 31, 32, 33, 70].into_iter().filter(|count| !cfg!(miri) || *count < 2) {
-                let windows = painted(count * WINDOW_RAW);
+                let windows = test_pattern(count * WINDOW_RAW);
                 let (mut digests, mut wanted) = (vec![0; count * DIGEST], vec![0; count * DIGEST]);
                 (kernel.hash_windows)(&mut digests, &windows, &mut rows);
                 (portable::KERNEL.hash_windows)(&mut wanted, &windows, &mut rows);
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn every_kernel_hashes_blocks_as_the_portable_one_does() {
-        let bytes = painted(70 * 4096);
+        let bytes = test_pattern(70 * 4096);
         for kernel in available() {
             for hash in [BlockHash::Blake2b256, BlockHash::Sha2_256] {
                 for length in [0, 1, 63, 64, 65, 127, 128, 129, 256, 1000, 1024, 3968, 4096]
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn blocks_and_windows_of_zeros_are_like_all_others() {
-        let mut bytes = painted(8 * 5000);
+        let mut bytes = test_pattern(8 * 5000);
         bytes[5000..10_000].fill(0);
         bytes[15_000..25_000].fill(0);
         bytes[39_999] = 0;
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn blocks_of_all_lengths_keep_their_order() {
-        let bytes = painted(1000);
+        let bytes = test_pattern(1000);
         let blocks: Vec<&[u8]> =
             [5, 5, 128, 128, 128, 0, 5, 7].iter().map(|length| &bytes[*length..2 * length]).collect();
         let together = hash_blocks(BlockHash::Blake2b256, &blocks);

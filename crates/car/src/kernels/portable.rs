@@ -1,11 +1,12 @@
-//! The set for every processor: one node or block after the other, through crates that bring their own assembly.
+//! The set for every processor: one node or block after the other, through crates that bring their own
+//! assembly.
 
 use blake2::Blake2b;
 use blake2::digest::consts::U32;
 use sha2::{Digest, Sha256};
 
-use super::{DIGEST, Kernel, NODE, Rows, WINDOW_RAW};
-use crate::piece::fr32;
+use crate::fr32;
+use crate::kernels::{DIGEST, Kernel, NODE, Rows, WINDOW_RAW};
 use crate::profile::BlockHash;
 
 pub(super) static KERNEL: Kernel =
@@ -22,7 +23,8 @@ fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
     expand_and_fold(hash_nodes, digests, windows, rows);
 }
 
-/// Windows whose rows are folded together, so that few calls are for short rows; they stay in the second cache.
+/// Windows whose rows are folded together, so that few calls are for short rows; they stay in the second
+/// cache.
 const FOLDED: usize = 8;
 /// An expanded window.
 const PADDED: usize = WINDOW_RAW / fr32::QUAD_RAW * fr32::QUAD_PADDED;
@@ -46,7 +48,8 @@ pub(super) fn expand_and_fold(
     fold(first_rows, hash_nodes, digests, windows, rows);
 }
 
-/// Windows with any function for the first rows of some, which is given room for an expanded window, and any for nodes.
+/// Windows with any function for the first rows of some, which is given room for an expanded window, and any
+/// for nodes.
 pub(super) fn fold(
     first_rows: impl Fn(&mut [u8], &[u8], &mut [u8]),
     hash_nodes: fn(&mut [u8], &[u8]),

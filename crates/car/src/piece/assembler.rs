@@ -1,16 +1,16 @@
 //! The commitment of bytes that arrive in any order, from any thread, each once.
 //!
-//! A window that arrives whole is hashed where it lies. The bytes of a window that arrives in parts (it touches
-//! a hole or the edge of a group) are kept until the last of them is there. Digests of 32 neighbouring windows
-//! become one as soon as all are there, so a 64 GiB piece keeps 2 MiB of digests.
+//! A window that arrives whole is hashed where it lies. The bytes of a window that arrives in parts (it
+//! touches a hole or the edge of a group) are kept until the last of them is there. Digests of 32
+//! neighbouring windows become one as soon as all are there, so a 64 GiB piece keeps 2 MiB of digests.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::tree::{Digest, GrowingTree, fold_row, zero_digest};
-use super::{PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, level_of};
 use crate::cids::PieceCid;
 use crate::kernels::{DIGEST, WINDOWS_AT_ONCE};
+use crate::piece::merkle::{Digest, GrowingTree, fold_row, zero_digest};
+use crate::piece::{PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, level_of};
 use crate::units::{PayloadSize, PieceSizeError, len64};
 
 /// Windows whose digests are folded into one.

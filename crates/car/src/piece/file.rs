@@ -8,14 +8,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::assembler::PieceAssembler;
-use super::tree::zero_digest;
-use super::{PieceError, PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, piece_of};
-use crate::crew::Crew;
-use crate::holes::{is_hole, may_have_holes};
 use crate::kernels::WINDOWS_AT_ONCE;
+use crate::piece::assembler::PieceAssembler;
+use crate::piece::merkle::zero_digest;
+use crate::piece::{PieceError, PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, piece_of};
 use crate::progress::Progress;
 use crate::readahead::{Buffer, expect_sequential, read_ahead};
+use crate::sparse::{is_hole, may_have_holes};
+use crate::thread_budget::ThreadBudget;
 use crate::units::{PayloadSize, len64};
 
 /// Bytes that a thread reads and hashes at a time: as many windows as are hashed together.
@@ -28,7 +28,11 @@ const AHEAD: u64 = 8 << 20;
 /// # Errors
 ///
 /// [`PieceError`]; [`PieceError::Changed`] if the file has another length at the end than at the start.
-pub fn piece_of_file(crew: &Crew, file: &File, progress: &dyn Progress) -> Result<PieceInfo, PieceError> {
+pub fn piece_of_file(
+    budget: &ThreadBudget,
+    file: &File,
+    progress: &dyn Progress,
+) -> Result<PieceInfo, PieceError> {
     let metadata = file.metadata().map_err(PieceError::Read)?;
     if !metadata.is_file() {
         return piece_of(file, progress);
@@ -45,7 +49,7 @@ pub fn piece_of_file(crew: &Crew, file: &File, progress: &dyn Progress) -> Resul
         progress,
     };
     let spans = length.div_ceil(len64(SPAN));
-    crew.work(usize::try_from(spans).unwrap_or(usize::MAX), Hand::default, |hand| {
+    budget.work(usize::try_from(spans).unwrap_or(usize::MAX), ThreadState::default, |hand| {
         work.step(hand).unwrap_or_else(|error| {
             work.failure().get_or_insert(error);
             // Nothing is left for the others.
@@ -76,13 +80,13 @@ struct Work<'a> {
 
 /// What one thread keeps between spans.
 #[derive(Default)]
-struct Hand {
+struct ThreadState {
     buffer: Buffer,
     scratch: Scratch,
 }
 
 impl Work<'_> {
-    fn step(&self, hand: &mut Hand) -> Result<ControlFlow<()>, PieceError> {
+    fn step(&self, hand: &mut ThreadState) -> Result<ControlFlow<()>, PieceError> {
         if self.progress.is_cancelled() {
             return Err(PieceError::Cancelled);
         }

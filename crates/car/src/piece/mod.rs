@@ -7,25 +7,26 @@
 //! tree            \__ ... _____/                      zero subtrees come from a table
 //! ```
 //!
-//! What lives here: the commitment of a stream ([`Commitment`]), of a file ([`file::piece_of_file`]) and of bytes
-//! that arrive in any order ([`assembler::PieceAssembler`]). What does not: CIDs of blocks, CARs.
+//! What lives here: the commitment of a stream ([`Commitment`]), of a file ([`file::piece_of_file`]) and of
+//! bytes that arrive in any order ([`assembler::PieceAssembler`]). What does not: CIDs of blocks, CARs.
 
 pub(crate) mod assembler;
 pub(crate) mod file;
-pub(crate) mod fr32;
+pub(crate) mod merkle;
 #[cfg(test)]
 pub(crate) mod reference;
-pub(crate) mod tree;
 
-use std::io::{self, Read};
+use std::io;
+use std::io::Read;
 
 use crate::cids::PieceCid;
-use crate::kernels::{self, DIGEST, Rows};
+use crate::fr32::{QUAD_PADDED, QUAD_RAW};
+use crate::kernels::{DIGEST, Rows};
+use crate::piece::merkle::{Digest, GrowingTree, fold_row, parent, zero_digest};
 use crate::progress::Progress;
 use crate::readahead::Buffer;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, len64};
-use fr32::{QUAD_PADDED, QUAD_RAW};
-use tree::{Digest, GrowingTree, fold_row, parent, zero_digest};
+use crate::{fr32, kernels};
 
 /// Level of a window's digest: 32 KiB of padded bytes.
 pub(crate) const WINDOW_LEVEL: usize = 10;
@@ -47,8 +48,8 @@ pub struct PieceInfo {
 }
 
 impl PieceInfo {
-    /// The commitment of the same bytes, extended by zeros to fill a larger piece; that of a piece no larger than
-    /// its own is its own.
+    /// The commitment of the same bytes, extended by zeros to fill a larger piece; that of a piece no larger
+    /// than its own is its own.
     pub fn piece_cid_in(&self, padded_piece_size: PaddedPieceSize) -> PieceCid {
         let mut commitment = *self.piece_cid.commitment();
         for level in level_of(self.padded_piece_size)..level_of(padded_piece_size) {
@@ -239,7 +240,7 @@ mod tests {
     use super::*;
 
     /// Every byte differs from its neighbours and from its like in other chunks.
-    fn painted(length: usize) -> Vec<u8> {
+    fn test_pattern(length: usize) -> Vec<u8> {
         (0..251).cycle().take(length).collect()
     }
 
@@ -275,7 +276,7 @@ mod tests {
             sizes.extend([quads * QUAD_RAW - 1, quads * QUAD_RAW, quads * QUAD_RAW + 1]);
         }
         for size in sizes {
-            check(&painted(size), &[]);
+            check(&test_pattern(size), &[]);
         }
     }
 
@@ -283,7 +284,7 @@ mod tests {
     #[test]
     fn all_small_sizes_agree_with_the_reference() {
         for size in (0..4096).chain((4096..65_536).step_by(61)) {
-            check(&painted(size), &[size / 3]);
+            check(&test_pattern(size), &[size / 3]);
         }
     }
 
@@ -291,13 +292,13 @@ mod tests {
     fn pieces_of_several_spans_agree_with_the_reference() {
         for windows in [31, 32, 33, 63, 65] {
             let length = windows * WINDOW_RAW - 5;
-            check(&painted(length), &[1, WINDOW_RAW, 3 * WINDOW_RAW + 7]);
+            check(&test_pattern(length), &[1, WINDOW_RAW, 3 * WINDOW_RAW + 7]);
         }
     }
 
     #[test]
     fn a_payload_can_be_cut_anywhere() {
-        let payload = painted(127);
+        let payload = test_pattern(127);
         for at in 0..=127 {
             check(&payload, &[at]);
         }
@@ -312,7 +313,7 @@ mod tests {
             seed in any::<u8>(),
             cuts in proptest::collection::vec(0.0f64..1.0, 0..8),
         ) {
-            let payload: Vec<u8> = painted(length).iter().map(|byte| byte ^ seed).collect();
+            let payload: Vec<u8> = test_pattern(length).iter().map(|byte| byte ^ seed).collect();
             #[expect(
                 clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
                 reason = "a share of a length is a smaller length"

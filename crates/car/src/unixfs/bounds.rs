@@ -6,15 +6,15 @@
 //!
 //! Folders and links take nothing in an order that has files alone.
 
-use super::dag::Shape;
-use super::pb;
 use crate::carv1::{header, varint};
+use crate::dag_pb;
 use crate::limits::SECTION_BYTES_MAX;
 use crate::profile::{CarOrder, DagParams};
 use crate::units::len64;
+use crate::unixfs::dag::Shape;
 
-/// Shards below the root that an entry can cause, twice: each has two entries or more in or below it, and there are
-/// seven levels of them.
+/// Shards below the root that an entry can cause, twice: each has two entries or more in or below it, and
+/// there are seven levels of them.
 const SHARDS_FOR_TWO_ENTRIES: u64 = 7;
 /// The last of 256 places, for which a shard's bits are longest.
 const LAST_SLOT: u8 = u8::MAX;
@@ -27,23 +27,24 @@ impl DagParams {
 
     /// Bytes of the section of a symbolic link.
     pub fn symlink_bytes(&self, target: &[u8]) -> u64 {
-        self.unless_files_alone(|| self.section_len(len64(pb::encode_symlink(target).len())))
+        self.unless_files_alone(|| self.section_len(len64(dag_pb::encode_symlink(target).len())))
     }
 
     /// Bytes of the section of a folder without entries.
     pub fn empty_folder_bytes(&self) -> u64 {
-        self.unless_files_alone(|| self.section_len(pb::DIRECTORY_DATA_LEN))
+        self.unless_files_alone(|| self.section_len(dag_pb::DIRECTORY_DATA_LEN))
     }
 
     /// Bytes at most of a folder's section without its links, however many there are.
     pub fn folder_bytes_max(&self) -> u64 {
-        self.unless_files_alone(|| self.section_prefix_len_max() + pb::shard_data_len(LAST_SLOT))
+        self.unless_files_alone(|| self.section_prefix_len_max() + dag_pb::shard_data_len(LAST_SLOT))
     }
 
-    /// Bytes of the link to a file of so many bytes, in a folder that is not sharded, under a name of so many bytes.
+    /// Bytes of the link to a file of so many bytes, in a folder that is not sharded, under a name of so many
+    /// bytes.
     pub fn file_link_bytes(&self, name_len: usize, file_size: u64) -> u64 {
         let Shape { block_len, tsize, .. } = self.file_shape(file_size);
-        self.unless_files_alone(|| pb::link_len(self.cid_len(block_len), len64(name_len), tsize))
+        self.unless_files_alone(|| dag_pb::link_len(self.cid_len(block_len), len64(name_len), tsize))
     }
 
     /// Bytes at most of a link to anything, in a folder that is not sharded, under a name of so many bytes.
@@ -53,8 +54,9 @@ impl DagParams {
 
     /// Bytes at most that a link adds to a folder that is sharded, shards and their links included.
     ///
-    /// Names would have to be chosen for their hashes to come near: among others, a link adds about a fifth more
-    /// than [`Self::link_bytes_max`]. [`SourceTree::plan`](crate::SourceTree::plan) knows the true number.
+    /// Names would have to be chosen for their hashes to come near: among others, a link adds about a fifth
+    /// more than [`Self::link_bytes_max`]. [`SourceTree::plan`](crate::SourceTree::plan) knows the true
+    /// number.
     pub fn sharded_link_bytes_max(&self, name_len: usize) -> u64 {
         let shard = self.folder_bytes_max() + self.link_len_max(2);
         self.unless_files_alone(|| {
@@ -75,7 +77,7 @@ impl DagParams {
     }
 
     fn link_len_max(&self, name_len: u64) -> u64 {
-        pb::link_len(self.cid_len_max(), name_len, u64::MAX)
+        dag_pb::link_len(self.cid_len_max(), name_len, u64::MAX)
     }
 
     /// Length of the longest CID: of a hash, or of the longest block that is inlined.
@@ -121,7 +123,7 @@ mod tests {
             for block_len in [0, 4, 125, 126, 127, 300, 1 << 20] {
                 assert!(params.header_bytes_max() >= header::header_len(params.cid_len(block_len)));
                 for (name_len, tsize) in [(1, 1), (255, u64::MAX), (4096, 7)] {
-                    let link = pb::link_len(params.cid_len(block_len), len64(name_len), tsize);
+                    let link = dag_pb::link_len(params.cid_len(block_len), len64(name_len), tsize);
                     assert!(params.link_bytes_max(name_len) >= link, "{profile}, {block_len}, {name_len}");
                 }
             }

@@ -1,15 +1,14 @@
 //! Blocks and their CIDs, and the shape of a file's tree before a byte of it is read.
 //!
 //! The tree is balanced: leaves from left to right, `links_per_node` children a node, every leaf at the same
-//! depth (boxo `balanced.Layout`). All lengths follow from the size of the file: of blocks, because the lengths
-//! of CIDs do (a block is inlined or not by its length); of sections; of the whole CAR.
+//! depth (boxo `balanced.Layout`). All lengths follow from the size of the file: of blocks, because the
+//! lengths of CIDs do (a block is inlined or not by its length); of sections; of the whole CAR.
 
-use super::pb;
 use crate::carv1::varint;
 use crate::cids::{CODEC_DAG_PB, CODEC_RAW, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, cid_bytes};
-use crate::kernels;
 use crate::profile::{BlockHash, CarOrder, DagParams, FolderRoot};
 use crate::units::len64;
+use crate::{dag_pb, kernels};
 
 /// What a block holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,12 +135,12 @@ impl DagParams {
         let mut block_sizes_len = 0;
         let mut below = Shape::NOTHING;
         for (count, child) in runs {
-            block_len += count * pb::link_len(self.cid_len(child.block_len), 0, child.tsize);
-            block_sizes_len += count * pb::block_size_len(child.file_size);
+            block_len += count * dag_pb::link_len(self.cid_len(child.block_len), 0, child.tsize);
+            block_sizes_len += count * dag_pb::block_size_len(child.file_size);
             below.tsize += count * child.tsize;
             below.car_len += count * child.car_len;
         }
-        block_len += pb::file_data_len(file_size, block_sizes_len);
+        block_len += dag_pb::file_data_len(file_size, block_sizes_len);
         let shape = self.block_shape(block_len, file_size).above(below);
         Shape { tsize: self.tsize_of_file_node(shape.tsize, file_size), ..shape }
     }
@@ -193,8 +192,8 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dag_pb::Child;
     use crate::profile::Profile;
-    use crate::unixfs::pb::Child;
 
     /// Builds the tree of a file of zeros block by block and returns what the shape must say.
     fn built(params: &DagParams, file_size: u64) -> Shape {
@@ -217,7 +216,7 @@ mod tests {
             row = row
                 .chunks(params.links_per_node)
                 .map(|children| {
-                    let block = pb::encode_file(children);
+                    let block = dag_pb::encode_file(children);
                     last_block_len = u64::try_from(block.len()).unwrap();
                     car_len += params.section_len(last_block_len);
                     Child {

@@ -6,12 +6,12 @@
 //! Data     08 <type>  12 <bytes>  18 <file size>  20 <block size>…  28 <hash>  30 <fanout>  …
 //! ```
 //!
-//! Sources: dag-pb specification; boxo v0.10.1 ipld/unixfs/pb/unixfs.proto. Fields that nobody here needs, such as
-//! the mode and time of UnixFS 1.5, are passed over. What is refused: everything that two readers could understand
-//! in two ways.
+//! Sources: dag-pb specification; boxo v0.10.1 ipld/unixfs/pb/unixfs.proto. Fields that nobody here needs,
+//! such as the mode and time of UnixFS 1.5, are passed over. What is refused: everything that two readers
+//! could understand in two ways.
 
-use super::pb::{DATA, LINK, LINK_HASH, LINK_NAME};
 use crate::carv1::varint;
+use crate::dag_pb::{DATA, LINK, LINK_HASH, LINK_NAME};
 use crate::units::len64;
 
 const TYPE_RAW: u64 = 0;
@@ -282,7 +282,7 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unixfs::pb::{Child, encode_directory, encode_file, encode_symlink};
+    use crate::dag_pb::{Child, encode_directory, encode_file, encode_symlink};
 
     fn child(cid: &[u8], file_size: u64) -> Child {
         Child { cid: cid.into(), tsize: file_size, file_size }

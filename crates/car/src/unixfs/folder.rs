@@ -1,16 +1,17 @@
 //! Lengths of folders' nodes, and which of them are sharded, from a tree alone.
 
-use super::dag::Shape;
-use super::hamt::{SameHash, Shards};
-use super::{murmur3, pb};
 use crate::assemble::{BuildError, Unsupported};
+use crate::dag_pb;
 use crate::limits::SHARDING_BYTES;
 use crate::profile::{CarOrder, DagParams, ShardRule};
-use crate::tree::{Child, Folder, Node, SourceTree};
+use crate::source_tree::{Child, Folder, Node, SourceTree};
 use crate::units::len64;
+use crate::unixfs::dag::Shape;
+use crate::unixfs::hamt::{SameHash, Shards};
+use crate::unixfs::murmur3;
 
-/// Lengths of everything in a tree with one set of parameters: those of folders are kept, those of files follow
-/// from their sizes at once.
+/// Lengths of everything in a tree with one set of parameters: those of folders are kept, those of files
+/// follow from their sizes at once.
 #[derive(Debug)]
 pub(crate) struct Shapes<'a> {
     params: DagParams,
@@ -68,8 +69,8 @@ impl<'a> Shapes<'a> {
         self.folders[index(folder)].sharded.as_deref()
     }
 
-    /// Finds the shape of a folder and those below it. An error leaves in `failed` what it is about, the last name
-    /// first.
+    /// Finds the shape of a folder and those below it. An error leaves in `failed` what it is about, the last
+    /// name first.
     fn add(&mut self, folder: &'a Folder, failed: &mut Vec<&'a str>) -> Result<(), ()> {
         for child in folder.children.iter() {
             if let Node::Folder(below) = &child.node {
@@ -93,11 +94,12 @@ impl<'a> Shapes<'a> {
 
     /// Lengths of a folder that is one block.
     fn plain(&self, folder: &Folder) -> Shape {
-        let mut block_len = pb::DIRECTORY_DATA_LEN;
+        let mut block_len = dag_pb::DIRECTORY_DATA_LEN;
         let mut below = Shape::NOTHING;
         for Child { name, node } in folder.children.iter() {
             let shape = self.of(node);
-            block_len += pb::link_len(self.params.cid_len(shape.block_len), len64(name.len()), shape.tsize);
+            block_len +=
+                dag_pb::link_len(self.params.cid_len(shape.block_len), len64(name.len()), shape.tsize);
             below = shape.above(below);
         }
         self.params.block_shape(block_len, 0).above(below)

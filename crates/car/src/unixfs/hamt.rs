@@ -6,15 +6,16 @@
 //!                     "9Cname" ──► file  one name alone: the entry itself
 //! ```
 //!
-//! Entries in the order of their hashes are in the order of links, depth first, so a shard is a range of them.
-//! Which shards there are follows from the names alone, and their lengths from those of the entries.
+//! Entries in the order of their hashes are in the order of links, depth first, so a shard is a range of
+//! them. Which shards there are follows from the names alone, and their lengths from those of the entries.
 //!
 //! Source: boxo v0.10.1 ipld/unixfs/hamt/hamt.go.
 
-use super::dag::Shape;
-use super::murmur3;
-use super::pb::{self, Child};
+use crate::dag_pb;
+use crate::dag_pb::Child;
 use crate::profile::DagParams;
+use crate::unixfs::dag::Shape;
+use crate::unixfs::murmur3;
 
 /// Levels of shards at most: bytes of a hash.
 const LEVELS_MAX: u32 = 8;
@@ -94,12 +95,13 @@ impl Shards {
                 1 => entry(at),
                 _ => (0, self.add(params, hashes, entry, at..at + run, level + 1)?),
             };
-            links_len += pb::link_len(params.cid_len(shape.block_len), PREFIX_LEN + name_len, shape.tsize);
+            links_len +=
+                dag_pb::link_len(params.cid_len(shape.block_len), PREFIX_LEN + name_len, shape.tsize);
             below = shape.above(below);
             at += run;
         }
         let last_slot = slot(hashes[entries.end - 1], level);
-        let block_len = links_len + pb::shard_data_len(last_slot);
+        let block_len = links_len + dag_pb::shard_data_len(last_slot);
         let after = self.0.len();
         let shard = &mut self.0[number];
         shard.block_len = block_len;
@@ -125,7 +127,7 @@ impl Shards {
             Link::Entry(entry) => (slot_of(entry), name(entry), child),
             Link::Shard(below) => (slot_of(self.0[below].first), "", child),
         });
-        pb::encode_shard(links)
+        dag_pb::encode_shard(links)
     }
 
     /// What a shard links to, in the order of its links.

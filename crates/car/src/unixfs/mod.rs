@@ -1,7 +1,8 @@
 //! UnixFS: how files and folders become blocks.
 //!
-//! What lives here: the encoding of nodes ([`pb`]) and their decoding ([`decode`]), the shape of a file's balanced
-//! tree ([`dag`]), folders ([`folder`]), also large ones ([`hamt`]). What does not: reading files, CARs.
+//! What lives here: the encoding of nodes ([`pb`]) and their decoding ([`decode`]), the shape of a file's
+//! balanced tree ([`dag`]), folders ([`folder`]), also large ones ([`hamt`]). What does not: reading files,
+//! CARs.
 
 mod bounds;
 pub(crate) mod dag;
@@ -9,4 +10,3 @@ pub(crate) mod decode;
 pub(crate) mod folder;
 pub(crate) mod hamt;
 pub(crate) mod murmur3;
-pub(crate) mod pb;

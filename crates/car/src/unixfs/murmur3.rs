@@ -1,7 +1,7 @@
 //! The hash of names that decides where in a sharded folder they stand.
 //!
-//! Sources: `MurmurHash3_x64_128` (`smhasher`, `MurmurHash3.cpp`), seed 0, of which the first half is used; boxo v0.10.1
-//! ipld/unixfs/hamt/util.go reads it from its most significant byte on.
+//! Sources: `MurmurHash3_x64_128` (`smhasher`, `MurmurHash3.cpp`), seed 0, of which the first half is used;
+//! boxo v0.10.1 ipld/unixfs/hamt/util.go reads it from its most significant byte on.
 
 use crate::units::len64;
 

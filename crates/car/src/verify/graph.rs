@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::{VerifyError, named};
 use crate::carv1::reader::Section;
 use crate::cids::{
     CODEC_CBOR, CODEC_DAG_CBOR, CODEC_DAG_PB, CODEC_JSON, CODEC_RAW, CidError, HASH_IDENTITY, PayloadCid,
     cid_bytes, split_cid,
 };
-use crate::dag_cbor;
 use crate::units::len64;
-use crate::unixfs::pb;
+use crate::verify::{VerifyError, named};
+use crate::{dag_cbor, dag_pb};
 
 /// Which blocks are there, which are linked to, and which can be reached from the root.
 #[derive(Debug, Default)]
@@ -95,7 +94,7 @@ impl Graph {
         offset: u64,
     ) -> Result<(), VerifyError> {
         let (links, format) = match codec {
-            CODEC_DAG_PB => (pb::links(block).ok(), "dag-pb"),
+            CODEC_DAG_PB => (dag_pb::links(block).ok(), "dag-pb"),
             CODEC_DAG_CBOR => (dag_cbor::links(block), "dag-cbor"),
             CODEC_RAW | CODEC_CBOR | CODEC_JSON => return Ok(()),
             _ => {

@@ -5,12 +5,13 @@
 //! one at a time           any thread               one at a time
 //! ```
 //!
-//! The bytes of a block are forgotten once they are hashed; what stays is the set of CIDs. Links are followed in dag-pb
-//! and dag-cbor blocks; blocks of other codecs that may have links are counted.
+//! The bytes of a block are forgotten once they are hashed; what stays is the set of CIDs. Links are followed
+//! in dag-pb and dag-cbor blocks; blocks of other codecs that may have links are counted.
 
 mod graph;
 
-use std::io::{self, Read};
+use std::io;
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +21,6 @@ use crate::carv1::reader::{Batch, READ_BYTES, ReadError, Reader, Section};
 use crate::cids::{
     CidError, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, PayloadCid, PieceCid, split_cid,
 };
-use crate::crew::Crew;
 use crate::kernels::hash_blocks;
 use crate::piece::Scratch;
 use crate::piece::assembler::PieceAssembler;
@@ -28,10 +28,10 @@ use crate::profile::BlockHash;
 use crate::progress::Progress;
 use crate::readahead::expect_sequential;
 use crate::regular::open_regular;
-use crate::turns::Turns;
+use crate::sequencer::Sequencer;
+use crate::thread_budget::ThreadBudget;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize, len64};
-use crate::unixfs::pb;
-use graph::Graph;
+use crate::verify::graph::Graph;
 
 /// A CAR in which everything is as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +48,13 @@ pub struct VerifiedCar {
     pub padded_piece_size: PaddedPieceSize,
     /// Sections of the CAR.
     pub block_count: u64,
-    /// Sections that cannot be reached from the root through the links that were followed: suspicious, but not wrong.
+    /// Sections that cannot be reached from the root through the links that were followed: suspicious, but
+    /// not wrong.
     pub unreachable_blocks: u64,
     /// Blocks of codecs that may have links, which were not followed.
     pub unfollowed_blocks: u64,
-    /// Linked blocks inside their CIDs that have no section: whole for every reader, but not how Lotus writes
-    /// a CAR, so perhaps one that lost its end.
+    /// Linked blocks inside their CIDs that have no section: whole for every reader, but not how Lotus
+    /// writes a CAR, so perhaps one that lost its end.
     pub inlined_without_section: u64,
 }
 
@@ -141,7 +142,8 @@ pub enum VerifyError {
         /// The root.
         cid: PayloadCid,
     },
-    /// The root is the CID of no bytes at all, and not a block of the CAR: the tool that wrote the CAR left its placeholder there.
+    /// The root is the CID of no bytes at all, and not a block of the CAR: the tool that wrote the CAR left
+    /// its placeholder there.
     #[error("the root {cid} is a placeholder: the CID of no bytes, which no block of the CAR has")]
     PlaceholderRoot {
         /// The root.
@@ -180,21 +182,26 @@ fn impossible_length(length: Option<u64>) -> String {
     }
 }
 
-/// Checks a CAR: one root which is there, every block's hash, every dag-pb and dag-cbor link; computes its commitment.
+/// Checks a CAR: one root which is there, every block's hash, every dag-pb and dag-cbor link; computes its
+/// commitment.
 ///
 /// Zeros behind the CAR up to the size of a piece belong to its piece, and are counted.
 ///
 /// # Errors
 ///
 /// [`VerifyError`]: the first thing wrong in the order of the file; what is missing only after all of it.
-pub fn verify_car(crew: &Crew, path: &Path, progress: &dyn Progress) -> Result<VerifiedCar, VerifyError> {
+pub fn verify_car(
+    budget: &ThreadBudget,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<VerifiedCar, VerifyError> {
     let unreadable = |source| VerifyError::Unreadable { path: path.to_owned(), source };
     let file = open_regular(path).map_err(unreadable)?;
     expect_sequential(&file);
     let length = file.metadata().map_err(unreadable)?.len();
     // More threads than batches would only wait; a length that grows later costs speed alone.
     let batches = usize::try_from(length.div_ceil(len64(READ_BYTES))).unwrap_or(usize::MAX);
-    verify(crew, batches, file, path, progress)
+    verify(budget, batches, file, path, progress)
 }
 
 /// The root of a CAR from its header alone; nothing else is checked.
@@ -213,7 +220,7 @@ pub fn read_car_root(path: &Path) -> Result<PayloadCid, VerifyError> {
 const HEADER_READ_BYTES: u64 = 64 << 10;
 
 fn verify(
-    crew: &Crew,
+    budget: &ThreadBudget,
     threads_max: usize,
     source: impl Read + Send,
     path: &Path,
@@ -227,11 +234,11 @@ fn verify(
         path,
         progress,
         reader: Mutex::new(reader),
-        turns: Turns::new(Found { graph, block_count: 0, file_bytes: 0, padding_from: None }),
+        sequencer: Sequencer::new(Found { graph, block_count: 0, file_bytes: 0, padding_from: None }),
         piece: PieceAssembler::default(),
     };
-    crew.work(threads_max, Hand::default, |hand| check.step(hand));
-    let Found { graph, block_count, file_bytes, padding_from } = check.turns.finish()?;
+    budget.work(threads_max, ThreadState::default, |hand| check.step(hand));
+    let Found { graph, block_count, file_bytes, padding_from } = check.sequencer.finish()?;
     let payload_bytes = padding_from.unwrap_or(file_bytes);
     if padding_from.is_some() && UnpaddedPieceSize::new(file_bytes).is_err() {
         return Err(VerifyError::EmptySection { offset: payload_bytes });
@@ -257,7 +264,7 @@ struct Check<'a, R> {
     path: &'a Path,
     progress: &'a dyn Progress,
     reader: Mutex<Reader<R>>,
-    turns: Turns<Found, VerifyError>,
+    sequencer: Sequencer<Found, VerifyError>,
     piece: PieceAssembler,
 }
 
@@ -273,23 +280,23 @@ struct Found {
 
 /// What one thread keeps between batches.
 #[derive(Default)]
-struct Hand {
+struct ThreadState {
     batch: Batch,
     scratch: Scratch,
 }
 
 impl<R: Read> Check<'_, R> {
     /// Checks the next batch.
-    fn step(&self, hand: &mut Hand) -> ControlFlow<()> {
-        let _end = self.turns.end_on_panic();
-        if self.turns.have_ended() {
+    fn step(&self, hand: &mut ThreadState) -> ControlFlow<()> {
+        let _end = self.sequencer.end_on_panic();
+        if self.sequencer.have_ended() {
             return ControlFlow::Break(());
         }
         if self.progress.is_cancelled() {
-            self.turns.fail(VerifyError::Cancelled);
+            self.sequencer.fail(VerifyError::Cancelled);
             return ControlFlow::Break(());
         }
-        let Hand { batch, scratch } = hand;
+        let ThreadState { batch, scratch } = hand;
         if !self.reader.lock().unwrap_or_else(PoisonError::into_inner).next(batch) {
             return ControlFlow::Break(());
         }
@@ -297,7 +304,7 @@ impl<R: Read> Check<'_, R> {
         self.piece.feed(batch.offset, batch.bytes(), scratch);
         self.progress.advance(len64(batch.bytes().len()));
         let failure = batch.failure.take();
-        let in_order = self.turns.take(batch.turn, |found| {
+        let in_order = self.sequencer.take(batch.turn, |found| {
             for (section, verdict) in batch.sections().zip(verdicts) {
                 verdict?;
                 found.graph.add(&section)?;
@@ -316,18 +323,19 @@ impl<R: Read> Check<'_, R> {
 pub mod fuzz {
     use std::path::Path;
 
-    use super::{Crew, VerifiedCar, VerifyError, pb};
+    use super::{ThreadBudget, VerifiedCar, VerifyError};
+    use crate::dag_pb;
     use crate::progress::NoProgress;
 
     /// Takes bytes for a CAR.
     #[expect(clippy::missing_errors_doc, reason = "for fuzzing alone")]
     pub fn verify(bytes: &[u8]) -> Result<VerifiedCar, VerifyError> {
-        super::verify(&Crew::alone(), 1, bytes, Path::new("the fuzzer's bytes"), &NoProgress)
+        super::verify(&ThreadBudget::alone(), 1, bytes, Path::new("the fuzzer's bytes"), &NoProgress)
     }
 
     /// Takes bytes for a dag-pb block and counts its links.
     pub fn links(bytes: &[u8]) -> Option<usize> {
-        pb::links(bytes).ok().map(|links| links.len())
+        dag_pb::links(bytes).ok().map(|links| links.len())
     }
 }
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use carferry_car::{
-    BlockHash, CarOrder, Crew, DagParams, FolderRoot, NoProgress, PayloadCid, PieceCid, PieceCidV2,
-    ShardRule, VerifiedCar, VerifyError, read_car_root, verify_car,
+    BlockHash, CarOrder, DagParams, FolderRoot, NoProgress, PayloadCid, PieceCid, PieceCidV2, ShardRule,
+    ThreadBudget, VerifiedCar, VerifyError, read_car_root, verify_car,
 };
 use proptest::prelude::*;
 
@@ -36,16 +36,16 @@ fn sample(folder: &Path, params: DagParams) -> (Vec<u8>, VerifiedCar) {
     fs::write(input.join("empty"), []).unwrap();
     std::os::unix::fs::symlink("a/short", input.join("link")).unwrap();
     pack(&input, &car, params, 1);
-    (fs::read(&car).unwrap(), verify_car(&Crew::alone(), &car, &NoProgress).unwrap())
+    (fs::read(&car).unwrap(), verify_car(&ThreadBudget::alone(), &car, &NoProgress).unwrap())
 }
 
 fn verdict(path: &Path, bytes: &[u8]) -> Result<VerifiedCar, VerifyError> {
     fs::write(path, bytes).unwrap();
-    verify_car(&Crew::alone(), path, &NoProgress)
+    verify_car(&ThreadBudget::alone(), path, &NoProgress)
 }
 
-/// Whether a damaged CAR is seen to be one: by an error with a place, or, where a block is whole inside its CID
-/// and only its section is gone or another one, by a count that is not zero.
+/// Whether a damaged CAR is seen to be one: by an error with a place, or, where a block is whole inside its
+/// CID and only its section is gone or another one, by a count that is not zero.
 fn is_found(verdict: &Result<VerifiedCar, VerifyError>) -> bool {
     match verdict {
         Err(error) => error.offset().is_some(),
@@ -185,7 +185,10 @@ fn the_root_is_read_without_the_rest() {
     let path = folder.path().join("header");
     fs::write(&path, &car[..=usize::from(car[0])]).unwrap();
     assert_eq!(read_car_root(&path).unwrap(), whole.payload_cid);
-    assert!(matches!(verify_car(&Crew::alone(), &path, &NoProgress), Err(VerifyError::MissingRoot { .. })));
+    assert!(matches!(
+        verify_car(&ThreadBudget::alone(), &path, &NoProgress),
+        Err(VerifyError::MissingRoot { .. })
+    ));
     assert!(matches!(read_car_root(&folder.path().join("none")), Err(VerifyError::Unreadable { .. })));
 }
 

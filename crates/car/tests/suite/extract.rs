@@ -1,7 +1,8 @@
 //! From files to CARs and back: the same tree, whatever it is made of.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
@@ -9,9 +10,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use carferry_car::{
-    BlockHash, CarOrder, Crew, DagParams, Existing, ExtractError, ExtractOptions, Extracted, Extraction,
+    BlockHash, CarOrder, DagParams, Existing, ExtractError, ExtractOptions, Extracted, Extraction,
     FolderRoot, NoProgress, Outcome, PayloadCid, Profile, Progress, Restored, RestoredKind, ShardRule,
-    Symlinks, extract,
+    Symlinks, ThreadBudget, extract,
 };
 use cid::multibase::Base;
 
@@ -50,8 +51,8 @@ pub(crate) fn restore(
     options: ExtractOptions,
     threads: usize,
 ) -> Result<Extracted, ExtractError> {
-    let crew = Crew::new(threads.try_into().unwrap());
-    extract(&crew, cars, options, &|_| {}, &NoProgress)
+    let budget = ThreadBudget::new(threads.try_into().unwrap());
+    extract(&budget, cars, options, &|_| {}, &NoProgress)
 }
 
 /// Restores a CAR of an input and compares: a folder as it is, a file by its own name.
@@ -207,7 +208,7 @@ fn holes_stay_holes_and_cost_nothing() {
     let plan = extraction.plan();
     assert_eq!((plan.files, plan.bytes, plan.bytes - plan.hole_bytes), (1, 40 << 30, 1 << 20));
     let watch = StopAfter { seen: AtomicU64::new(0), limit: u64::MAX };
-    let done = extraction.run(&Crew::alone(), &|_| {}, &watch).unwrap();
+    let done = extraction.run(&ThreadBudget::alone(), &|_| {}, &watch).unwrap();
     assert_eq!((done.files, done.bytes, watch.seen.into_inner()), (1, 40 << 30, 40 << 30));
     let restored = File::open(output.join("sparse")).unwrap();
     let metadata = restored.metadata().unwrap();
@@ -264,7 +265,8 @@ fn what_is_there_is_refused_replaced_or_kept() {
             outcomes.lock().unwrap().push((restored.inside.to_owned(), restored.outcome));
         }
     };
-    let done = extract(&Crew::alone(), from_ref(&car), with(Existing::Keep), &note, &NoProgress).unwrap();
+    let done =
+        extract(&ThreadBudget::alone(), from_ref(&car), with(Existing::Keep), &note, &NoProgress).unwrap();
     assert_eq!((done.files, done.symlinks, done.same, done.different, done.bytes), (1, 0, 0, 3, 1000));
     let mut outcomes = outcomes.into_inner().unwrap();
     outcomes.sort_unstable_by(|left, right| left.0.cmp(&right.0));
@@ -336,8 +338,8 @@ fn a_run_that_was_stopped_is_taken_up_again() {
     let options = ExtractOptions { existing: Existing::Keep, ..ExtractOptions::new(&output) };
     for threads in [1, 3] {
         let stop = StopAfter { seen: AtomicU64::new(0), limit: 50 << 20 };
-        let crew = Crew::new(threads.try_into().unwrap());
-        let error = extract(&crew, from_ref(&car), options.clone(), &|_| {}, &stop).unwrap_err();
+        let budget = ThreadBudget::new(threads.try_into().unwrap());
+        let error = extract(&budget, from_ref(&car), options.clone(), &|_| {}, &stop).unwrap_err();
         assert!(matches!(error, ExtractError::Cancelled), "{error:?}");
         let (whole, there) = (tree(&input), tree(&output));
         assert!(there.len() > 2 && there.len() < whole.len(), "{} of {}", there.len(), whole.len());

@@ -1,4 +1,5 @@
-//! CARs that are damaged, or made to do harm: an error that names what is wrong, and nothing outside of the output.
+//! CARs that are damaged, or made to do harm: an error that names what is wrong, and nothing outside of the
+//! output.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,11 +1,12 @@
 //! Inputs made from their rules, and helpers that every test needs.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use carferry_car::{BuildOptions, BuiltCar, Crew, DagParams, NoProgress, build_car};
+use carferry_car::{BuildOptions, BuiltCar, DagParams, NoProgress, ThreadBudget, build_car};
 use cid::multibase::Base;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -133,9 +134,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// Packs a path into a file, on so many threads.
 pub(crate) fn pack(input: &Path, output: &Path, params: DagParams, threads: usize) -> BuiltCar {
-    let crew = Crew::new(NonZeroUsize::new(threads).unwrap());
+    let budget = ThreadBudget::new(NonZeroUsize::new(threads).unwrap());
     let options = BuildOptions { params, ..BuildOptions::default() };
     let output = File::create(output).unwrap();
-    build_car(&crew, input, &output, &options, &NoProgress)
+    build_car(&budget, input, &output, &options, &NoProgress)
         .unwrap_or_else(|error| panic!("{}: {error}", input.display()))
 }

@@ -6,8 +6,8 @@ use std::slice::from_ref;
 use std::sync::Mutex;
 
 use carferry_car::{
-    BadParts, Crew, Existing, ExtractError, ExtractOptions, Extracted, NoProgress, OtherState, Outcome,
-    PayloadCid, Placement, Profile, RestoredKind, Unfinished, extract,
+    BadParts, Existing, ExtractError, ExtractOptions, Extracted, NoProgress, OtherState, Outcome, PayloadCid,
+    Placement, Profile, RestoredKind, ThreadBudget, Unfinished, extract,
 };
 
 use crate::extract::{restore, tree};
@@ -96,8 +96,8 @@ impl Split {
                 parts.lock().unwrap().push((restored.outcome, restored.other_state));
             }
         };
-        let crew = Crew::new(3.try_into().unwrap());
-        let done = extract(&crew, &cars, self.options(existing), &note, &NoProgress).unwrap();
+        let budget = ThreadBudget::new(3.try_into().unwrap());
+        let done = extract(&budget, &cars, self.options(existing), &note, &NoProgress).unwrap();
         (done, parts.into_inner().unwrap())
     }
 

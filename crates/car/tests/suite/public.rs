@@ -1,13 +1,14 @@
 //! `public.json`: every input with every parameter set, down to the hash of the CAR.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
 use carferry_car::bench::Engine;
 use carferry_car::{
-    BlockHash, BuildOptions, CarOrder, Crew, DagParams, FilePart, FolderRoot, NoProgress, PayloadSize,
-    Profile, ShardRule, SourceStamp, SourceTree, build_tree, check_kernel_choice, kernel_name, piece_of,
+    BlockHash, BuildOptions, CarOrder, DagParams, FilePart, FolderRoot, NoProgress, PayloadSize, Profile,
+    ShardRule, SourceStamp, SourceTree, ThreadBudget, build_tree, check_kernel_choice, kernel_name, piece_of,
     plan_car, verify_car,
 };
 use serde_json::Value;
@@ -74,8 +75,8 @@ fn check_vector(public: &Value, vector: &Value, input: &Path, car: &Path, thread
 /// The CAR is also what the reader of this crate takes for whole.
 fn check_verifies(vector: &Value, car: &Path) {
     let name = format!("{} with {}", text(vector, "input"), text(vector, "set"));
-    let verified =
-        verify_car(&Crew::alone(), car, &NoProgress).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let verified = verify_car(&ThreadBudget::alone(), car, &NoProgress)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!(verified.payload_cid.to_string(), text(vector, "root"), "root of {name}");
     assert_eq!(verified.piece_cid.to_string(), text(vector, "piece_cid"), "piece of {name}");
     assert_eq!(verified.block_count, number(vector, "blocks"), "blocks of {name}");
@@ -181,7 +182,7 @@ fn cars_do_not_depend_on_the_number_of_threads() {
     for set in ["lotus", "unixfs-v1-2025", "ipfs-256k-174", "singularity"] {
         let one = folder.path().join("one.car");
         let built = pack(&input, &one, params(&public, set), 1);
-        let verified = verify_car(&Crew::alone(), &one, &NoProgress).unwrap();
+        let verified = verify_car(&ThreadBudget::alone(), &one, &NoProgress).unwrap();
         assert_eq!(verified.piece_cid, built.piece_cid, "{set}");
         let once = built.payload_size.get() < 40 << 20;
         assert_eq!(once, set != "singularity", "repeated chunks are written once with {set}");
@@ -214,10 +215,10 @@ fn files_in_singularitys_order_give_its_cars() {
         }
         tree.add_folder("empty").unwrap();
         for threads in [1usize, 2, 7] {
-            let crew = Crew::new(threads.try_into().unwrap());
+            let budget = ThreadBudget::new(threads.try_into().unwrap());
             let options = BuildOptions { params: Profile::Singularity.params(), ..BuildOptions::default() };
             let output = File::create(&car).unwrap();
-            let built = build_tree(&crew, &tree, &output, &options, &NoProgress).unwrap();
+            let built = build_tree(&budget, &tree, &output, &options, &NoProgress).unwrap();
             assert_eq!(built.payload_cid.to_string(), text(vector, "root"));
             assert_eq!(built.block_count, number(vector, "blocks"));
             assert_eq!(built.piece_cid.to_string(), text(vector, "piece_cid"));

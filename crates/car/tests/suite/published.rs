@@ -1,12 +1,13 @@
 //! `published.json`: vectors from specifications and from other projects' test data.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use carferry_car::{
-    BuildOptions, CidError, Commitment, Crew, DagParams, HeaderError, NoProgress, PaddedPieceSize,
-    PayloadCid, PayloadSize, PieceCid, PieceCidV2, PieceInfo, Profile, VerifyError, build_car, piece_of,
+    BuildOptions, CidError, Commitment, DagParams, HeaderError, NoProgress, PaddedPieceSize, PayloadCid,
+    PayloadSize, PieceCid, PieceCidV2, PieceInfo, Profile, ThreadBudget, VerifyError, build_car, piece_of,
     read_car_root, verify_car,
 };
 use cid::multibase::Base;
@@ -186,7 +187,7 @@ fn car_files_of_other_projects() {
         fs::write(&path, &bytes).unwrap();
         let source = text(vector, "source");
         assert_eq!(piece(&bytes).piece_cid.to_string(), text(vector, "piece_cid"), "{source}");
-        let verified = verify_car(&Crew::alone(), &path, &NoProgress);
+        let verified = verify_car(&ThreadBudget::alone(), &path, &NoProgress);
         match source.split(',').next().unwrap().rsplit('/').next().unwrap() {
             name @ ("adl_test.car" | "simple-unixfs.car") => {
                 let verified = verified.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -234,7 +235,7 @@ fn singularitys_padded_car_is_its_piece() {
     File::options().write(true).open(&car).unwrap().set_len(number(vector, "car_size")).unwrap();
     let piece = piece_of(File::open(&car).unwrap(), &NoProgress).unwrap();
     assert_eq!(piece.piece_cid.to_string(), text(vector, "piece_cid"));
-    let verified = verify_car(&Crew::alone(), &car, &NoProgress).unwrap();
+    let verified = verify_car(&ThreadBudget::alone(), &car, &NoProgress).unwrap();
     assert_eq!(verified.piece_cid, piece.piece_cid);
     assert_eq!(verified.payload_size, built.payload_size);
     assert_eq!(verified.padding_bytes, number(vector, "car_size") - built.payload_size.get());
@@ -283,7 +284,10 @@ fn roots_of_kubo() {
 fn root_of(input: &Path) -> String {
     let nowhere = File::options().write(true).open("/dev/null").unwrap();
     let options = BuildOptions { params: Profile::UnixfsV1_2025.params(), ..BuildOptions::default() };
-    build_car(&Crew::of_processors(), input, &nowhere, &options, &NoProgress).unwrap().payload_cid.to_string()
+    build_car(&ThreadBudget::of_processors(), input, &nowhere, &options, &NoProgress)
+        .unwrap()
+        .payload_cid
+        .to_string()
 }
 
 /// The key stream of RFC 8439 with a zero nonce, counter from 0, and the SHA-256 of the seed as key.

@@ -1,10 +1,12 @@
 //! Folders around the size from which on they are sharded, and very large ones.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::path::Path;
 
 use carferry_car::{
-    BuildOptions, Crew, FilePart, NoProgress, Profile, SourceStamp, SourceTree, build_tree, verify_car,
+    BuildOptions, FilePart, NoProgress, Profile, SourceStamp, SourceTree, ThreadBudget, build_tree,
+    verify_car,
 };
 
 use crate::inputs::{pack, sha256_of};
@@ -21,8 +23,9 @@ fn is_sharded(folder: &Path, profile: Profile, count: usize, name_len: usize, la
     }
     let options = BuildOptions { params: profile.params(), ..BuildOptions::default() };
     let built =
-        build_tree(&Crew::alone(), &tree, &File::create(&car).unwrap(), &options, &NoProgress).unwrap();
-    let verified = verify_car(&Crew::alone(), &car, &NoProgress).unwrap();
+        build_tree(&ThreadBudget::alone(), &tree, &File::create(&car).unwrap(), &options, &NoProgress)
+            .unwrap();
+    let verified = verify_car(&ThreadBudget::alone(), &car, &NoProgress).unwrap();
     assert_eq!((verified.unreachable_blocks, verified.payload_cid), (0, built.payload_cid));
     assert!(tree.plan(&options.params).unwrap().payload_size_max >= built.payload_size, "{profile}");
     // Otherwise there is one block for the folder, and one for the empty files.

@@ -1,7 +1,8 @@
 //! Sources that change, vanish or are nothing to pack; outputs that fail; callers that stop.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
@@ -11,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use carferry_car::{
-    BuildError, BuildOptions, BuiltCar, Crew, DagParams, NoProgress, PaddedPieceSize, Progress, SourceChange,
-    Unsupported, build_car, plan_car, verify_car,
+    BuildError, BuildOptions, BuiltCar, DagParams, NoProgress, PaddedPieceSize, Progress, SourceChange,
+    ThreadBudget, Unsupported, build_car, plan_car, verify_car,
 };
 
 use crate::inputs::{pack, splitmix64};
@@ -32,7 +33,13 @@ impl<F: Fn() + Send + Sync> Progress for AtFirstByte<F> {
 }
 
 fn build(input: &Path, progress: &dyn Progress) -> Result<BuiltCar, BuildError> {
-    build_car(&Crew::alone(), input, &tempfile::tempfile().unwrap(), &BuildOptions::default(), progress)
+    build_car(
+        &ThreadBudget::alone(),
+        input,
+        &tempfile::tempfile().unwrap(),
+        &BuildOptions::default(),
+        progress,
+    )
 }
 
 /// Packs a file of 20 MiB to which something happens after its first MiB.
@@ -188,7 +195,7 @@ fn a_car_for_no_piece_is_refused_before_it_is_written() {
     File::create(&input).unwrap().set_len(40 << 30).unwrap();
     let output = tempfile::tempfile().unwrap();
     let options = BuildOptions { max_piece: PaddedPieceSize::GIB_32, ..BuildOptions::default() };
-    let error = build_car(&Crew::alone(), &input, &output, &options, &NoProgress).unwrap_err();
+    let error = build_car(&ThreadBudget::alone(), &input, &output, &options, &NoProgress).unwrap_err();
     let plan = plan_car(&input, &DagParams::default()).unwrap();
     match error {
         BuildError::TooLarge { path, payload_size, max_piece } => {
@@ -221,7 +228,8 @@ fn a_full_disk_is_an_error_of_the_output() {
     let input = folder.path().join("input");
     fs::write(&input, vec![1; 100_000]).unwrap();
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let error = build_car(&Crew::alone(), &input, &full, &BuildOptions::default(), &NoProgress).unwrap_err();
+    let error =
+        build_car(&ThreadBudget::alone(), &input, &full, &BuildOptions::default(), &NoProgress).unwrap_err();
     let as_expected =
         matches!(&error, BuildError::Output { source } if source.kind() == std::io::ErrorKind::StorageFull);
     assert!(as_expected, "{error:?}");
@@ -234,7 +242,8 @@ fn an_output_with_something_in_it_is_left_alone() {
     fs::write(&input, "hello").unwrap();
     fs::write(&output, "precious").unwrap();
     let file = File::options().write(true).open(&output).unwrap();
-    let error = build_car(&Crew::alone(), &input, &file, &BuildOptions::default(), &NoProgress).unwrap_err();
+    let error =
+        build_car(&ThreadBudget::alone(), &input, &file, &BuildOptions::default(), &NoProgress).unwrap_err();
     assert!(matches!(error, BuildError::Output { .. }), "{error:?}");
     assert_eq!(fs::read(output).unwrap(), b"precious");
 }
@@ -292,6 +301,6 @@ fn a_caller_can_stop_and_hears_of_every_byte() {
     let car = folder.path().join("car");
     let built = pack(&folder.path().join("first"), &car, DagParams::default(), 1);
     let watch = StopAfter { seen: AtomicU64::new(0), limit: u64::MAX };
-    verify_car(&Crew::alone(), &car, &watch).unwrap();
+    verify_car(&ThreadBudget::alone(), &car, &watch).unwrap();
     assert_eq!(watch.seen.load(Ordering::SeqCst), built.payload_size.get());
 }

@@ -1,20 +1,21 @@
 //! Results that depend neither on how many threads there are nor on how the source lies on the disk.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use carferry_car::{
-    Crew, NoProgress, PaddedPieceSize, PieceError, Profile, Progress, VerifyError, piece_of, piece_of_file,
-    verify_car,
+    NoProgress, PaddedPieceSize, PieceError, Profile, Progress, ThreadBudget, VerifyError, piece_of,
+    piece_of_file, verify_car,
 };
 
 use crate::inputs::{pack, sha256_of, splitmix64};
 
-fn crew(threads: usize) -> Crew {
-    Crew::new(NonZeroUsize::new(threads).unwrap())
+fn budget(threads: usize) -> ThreadBudget {
+    ThreadBudget::new(NonZeroUsize::new(threads).unwrap())
 }
 
 /// The same bytes twice: with holes, and with zeros written out.
@@ -58,7 +59,7 @@ fn holes_are_zeros() {
     }
     for threads in [1, 3] {
         let [sparse, dense] = [&sparse, &dense]
-            .map(|path| piece_of_file(&crew(threads), &File::open(path).unwrap(), &NoProgress).unwrap());
+            .map(|path| piece_of_file(&budget(threads), &File::open(path).unwrap(), &NoProgress).unwrap());
         assert_eq!(sparse, dense);
     }
 }
@@ -75,7 +76,7 @@ fn a_file_has_the_piece_of_its_stream() {
         file.write_all(&noise[..length]).unwrap();
         let wanted = piece_of(&noise[..length], &NoProgress).unwrap();
         for threads in [1, 2, 7] {
-            let piece = piece_of_file(&crew(threads), &file, &NoProgress).unwrap();
+            let piece = piece_of_file(&budget(threads), &file, &NoProgress).unwrap();
             assert_eq!(piece, wanted, "{length} bytes, {threads} threads");
         }
         // The same bytes in larger pieces: as if zeros were written behind them.
@@ -103,7 +104,7 @@ fn a_file_that_changes_has_no_piece() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(64 << 20).unwrap();
         file.write_all_at(&[1], 50 << 20).unwrap();
-        let outcome = piece_of_file(&crew(threads), &file, &Truncate(&file));
+        let outcome = piece_of_file(&budget(threads), &file, &Truncate(&file));
         assert!(matches!(outcome, Err(PieceError::Changed)), "{outcome:?}");
     }
 }
@@ -116,17 +117,17 @@ fn any_number_of_threads_checks_a_car() {
     splitmix64(4, (70 << 20) + 3, &mut bytes);
     fs::write(&input, &bytes).unwrap();
     let built = pack(&input, &car, Profile::Lotus.params(), 2);
-    let wanted = verify_car(&crew(1), &car, &NoProgress).unwrap();
+    let wanted = verify_car(&budget(1), &car, &NoProgress).unwrap();
     assert_eq!((wanted.piece_cid, wanted.block_count), (built.piece_cid, built.block_count));
     for threads in [2, 7] {
-        assert_eq!(verify_car(&crew(threads), &car, &NoProgress).unwrap(), wanted);
+        assert_eq!(verify_car(&budget(threads), &car, &NoProgress).unwrap(), wanted);
     }
     // Two damaged blocks: the first is named, whoever finds what.
     let file = File::options().write(true).open(&car).unwrap();
     for mib in [33, 66] {
         file.write_all_at(b"damage", mib << 20).unwrap();
     }
-    let named = |threads| match verify_car(&crew(threads), &car, &NoProgress) {
+    let named = |threads| match verify_car(&budget(threads), &car, &NoProgress) {
         Err(VerifyError::WrongHash { offset, cid }) => (offset, cid.to_string()),
         other => panic!("{other:?}"),
     };

@@ -1,14 +1,16 @@
-//! Trees that a planner fills: the CARs of folders, parts of files, sources that are not as expected, bad places.
+//! Trees that a planner fills: the CARs of folders, parts of files, sources that are not as expected, bad
+//! places.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use carferry_car::{
-    BuildError, BuildOptions, BuiltCar, Crew, DagParams, FilePart, FolderRoot, NoProgress, Profile,
-    SourceChange, SourceStamp, SourceTree, TreeError, build_tree, plan_car, verify_car,
+    BuildError, BuildOptions, BuiltCar, DagParams, FilePart, FolderRoot, NoProgress, Profile, SourceChange,
+    SourceStamp, SourceTree, ThreadBudget, TreeError, build_tree, plan_car, verify_car,
 };
 
 use crate::inputs::{pack, sha256_of, splitmix64};
@@ -23,9 +25,9 @@ fn whole(path: &Path) -> FilePart {
 }
 
 fn build(tree: &SourceTree, car: &Path, params: DagParams, threads: usize) -> Result<BuiltCar, BuildError> {
-    let crew = Crew::new(NonZeroUsize::new(threads).unwrap());
+    let budget = ThreadBudget::new(NonZeroUsize::new(threads).unwrap());
     let options = BuildOptions { params, ..BuildOptions::default() };
-    build_tree(&crew, tree, &File::create(car).unwrap(), &options, &NoProgress)
+    build_tree(&budget, tree, &File::create(car).unwrap(), &options, &NoProgress)
 }
 
 /// Files of all kinds, in folders of all kinds; returns places in the tree and what is there.
@@ -133,7 +135,7 @@ fn parts_of_a_file_are_its_bytes() {
             assert_eq!(BuiltCar { source: wanted.source, ..built }, wanted, "{profile}, {threads} threads");
             assert_eq!(sha256_of(&car), wanted_sha256, "{profile}, {threads} threads");
         }
-        let verified = verify_car(&Crew::alone(), &car, &NoProgress).unwrap();
+        let verified = verify_car(&ThreadBudget::alone(), &car, &NoProgress).unwrap();
         assert_eq!((verified.unreachable_blocks, verified.piece_cid), (0, wanted.piece_cid));
     }
 }
@@ -336,7 +338,7 @@ fn the_root_of_a_tree_is_hashed_where_that_is_asked_for() {
             let params = DagParams { folder_root: FolderRoot::Hashed, ..profile.params() };
             let built = build(&tree, &car, params, 2).unwrap();
             assert!(!built.payload_cid.is_inlined(), "{what}, {profile}");
-            let checked = verify_car(&Crew::alone(), &car, &NoProgress).unwrap();
+            let checked = verify_car(&ThreadBudget::alone(), &car, &NoProgress).unwrap();
             assert_eq!((&checked.payload_cid, checked.piece_cid), (&built.payload_cid, built.piece_cid));
             assert_eq!((checked.unreachable_blocks, checked.inlined_without_section), (0, 0));
             assert_eq!(checked.block_count, as_ever.block_count, "{what}, {profile}");

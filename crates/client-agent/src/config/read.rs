@@ -10,7 +10,7 @@ use carferry_core::model::address::{MinerId, WalletAddress};
 use carferry_core::model::{AttoFil, DealDuration};
 use serde::de::{Deserialize, Deserializer, Error};
 
-use super::{Collateral, MinerTerms, StartDelay};
+use crate::config::{Collateral, MinerTerms, StartDelay};
 
 /// Seconds per epoch on mainnet. Source: lotus v1.23.3 `build/params_shared_vals.go` (`BlockDelaySecs`).
 pub(super) const EPOCH_SECONDS: u64 = 30;

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use carferry_core::error_chain::{ErrorChain, Hint as _};
-use carferry_core::lotus::endpoint::{EndpointError, resolve_full_node};
+use carferry_core::rpc::endpoint::{EndpointError, resolve_full_node};
 use serde::Serialize;
 
-use super::Config;
-use crate::stop::Stop;
+use crate::config::Config;
+use crate::exit::CommandError;
 
 /// What a configuration comes to.
 #[derive(Debug, Serialize)]
@@ -45,12 +45,12 @@ impl Summary {
     ///
     /// # Errors
     ///
-    /// [`Stop`] for what the user must fix. A node that is not found, or down, is no error here.
+    /// [`CommandError`] for what the user must fix. A node that is not found, or down, is no error here.
     pub fn of(
         config: &Config,
         file: Option<&Path>,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Self, Stop> {
+    ) -> Result<Self, CommandError> {
         let terms = config.deal_terms()?;
         let target = config.mongodb.target()?;
         config.mongodb.check_files()?;
@@ -60,7 +60,7 @@ impl Summary {
             Err(error @ EndpointError::Repo { .. }) if config.lotus.repo.is_none() => {
                 (None, Some(with_hint(&error)))
             }
-            Err(error) => return Err(Stop::user(&error)),
+            Err(error) => return Err(CommandError::user(&error)),
         };
         let setting = &config.setting;
         Ok(Self {

@@ -1,16 +1,18 @@
-//! What providers ask for, fetched beside the planning: one that is silent costs the others nothing, and is named once.
+//! What providers ask for, fetched beside the planning: one that is silent costs the others nothing, and is
+//! named once.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use carferry_core::runtime::BackoffPolicy;
 use futures::future::BoxFuture;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use super::preflight::MinerFacts;
+use crate::propose::lotus::preflight::MinerFacts;
 
 /// How long a provider's terms are taken for true: asking means a stream to the provider.
 const FACTS_LAST: Duration = Duration::from_secs(600);
@@ -73,8 +75,8 @@ impl Asks {
         Self { ask: Arc::new(ask), providers: BTreeMap::new(), calls: JoinSet::new() }
     }
 
-    /// What is known of these providers after at most `patience`. Calls that take longer go on, and calls to providers
-    /// that failed before are not waited for.
+    /// What is known of these providers after at most `patience`. Calls that take longer go on, and calls to
+    /// providers that failed before are not waited for.
     pub(super) async fn answers(&mut self, miners: &[&str], patience: Duration) -> Answers {
         let until = Instant::now() + patience;
         for miner in miners {

@@ -1,29 +1,26 @@
-//! One call for one intent: noted before it goes out, written down afterwards, and what its provider's queue does next.
+//! One call for one intent: noted before it goes out, written down afterwards, and what its provider's queue
+//! does next.
 
 use std::time::Duration;
 
-use carferry_core::{
-    error_chain::ErrorChain,
-    lotus::{LotusError, Moment},
-    model::{IntentDoc, IntentState},
-    runtime::{BackoffPolicy, Breaker, Leave, fail_point},
-    store::{INTENT_PAUSE_MAX, StoreError},
-};
+use carferry_core::error_chain::ErrorChain;
+use carferry_core::model::{IntentDoc, IntentState};
+use carferry_core::rpc::{BootInstant, RpcError};
+use carferry_core::runtime::{BackoffPolicy, Breaker, Permit, fail_point};
+use carferry_core::store::{INTENT_PAUSE_MAX, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{
-    lanes::{Lifetime, Shared},
-    line_of,
-    publish::{About, Outcome},
-    report::DealState,
-};
+use crate::propose::line_of;
+use crate::propose::lotus::publish::{About, Outcome};
+use crate::propose::miner_queues::{Lifetime, Shared};
+use crate::propose::report::DealState;
 
 /// How often a long call tells the other agents that its intent is still worked on.
 const TOUCH_EVERY: Duration = Duration::from_secs(600);
-/// A proposal goes out within this time of the look at its intent, or not at all: after an hour without a touch, another
-/// agent takes the intent for abandoned.
+/// A proposal goes out within this time of the look at its intent, or not at all: after an hour without a
+/// touch, another agent takes the intent for abandoned.
 const SEND_WITHIN: Duration = Duration::from_secs(1800);
 /// After a stop, how long a call under way may still take; then its intent is left for the next start.
 const ABANDON_AFTER: Duration = Duration::from_secs(5);
@@ -40,7 +37,7 @@ const PROVIDER_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// What a queue does after a proposal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum NextStep {
     /// It takes the next: its provider takes proposals.
     GoOn,
     /// It takes the next; nothing was learnt of the provider, or the node's breaker holds everything back.
@@ -51,12 +48,12 @@ pub(super) enum Then {
     Rest,
 }
 
-/// Leave to propose. Whether a node is back is found out by a short call: a proposal may wait for its provider for an
-/// hour, and every other queue with it.
-async fn leave<F: Future<Output = Result<(), LotusError>>>(
+/// Permit to propose. Whether a node is back is found out by a short call: a proposal may wait for its
+/// provider for an hour, and every other queue with it.
+async fn leave<F: Future<Output = Result<(), RpcError>>>(
     node: &Breaker,
     is_there: impl Fn() -> F,
-) -> Leave<'_> {
+) -> Permit<'_> {
     loop {
         let leave = node.leave().await;
         if !leave.is_try() {
@@ -73,20 +70,20 @@ async fn leave<F: Future<Output = Result<(), LotusError>>>(
 }
 
 /// Calls the node for this intent and writes down what came of it.
-pub(super) async fn one(shared: &Shared, intent: &IntentDoc) -> Then {
+pub(super) async fn one(shared: &Shared, intent: &IntentDoc) -> NextStep {
     let leave = leave(&shared.node, || shared.publisher.is_there());
-    let Some(leave) = shared.stop.run_until_cancelled(leave).await else { return Then::Pass };
-    let send_before = Moment::now().plus(SEND_WITHIN);
+    let Some(leave) = shared.stop.run_until_cancelled(leave).await else { return NextStep::Pass };
+    let send_before = BootInstant::now().plus(SEND_WITHIN);
     // It may have waited here for long, and another agent have taken it for abandoned.
     match shared.store.touch_intent(intent).await {
         Ok(true) => {}
-        Ok(false) => return Then::Pass,
+        Ok(false) => return NextStep::Pass,
         Err(error) => {
             warn!(reason = %ErrorChain(&error), "proposal left to a later pass");
-            return Then::Rest;
+            return NextStep::Rest;
         }
     }
-    let Some(outcome) = call(shared, intent, send_before).await else { return Then::Pass };
+    let Some(outcome) = call(shared, intent, send_before).await else { return NextStep::Pass };
     match &outcome {
         Outcome::Unknown { about: About::Node, .. } => {
             leave.trouble();
@@ -102,7 +99,7 @@ pub(super) async fn one(shared: &Shared, intent: &IntentDoc) -> Then {
 }
 
 /// The call itself; `None` when a stop leaves it to the next start.
-async fn call(shared: &Shared, intent: &IntentDoc, send_before: Moment) -> Option<Outcome> {
+async fn call(shared: &Shared, intent: &IntentDoc, send_before: BootInstant) -> Option<Outcome> {
     let call = shared.publisher.publish(intent, send_before);
     tokio::pin!(call);
     let mut touch = tokio::time::interval_at(Instant::now() + TOUCH_EVERY, TOUCH_EVERY);
@@ -122,15 +119,15 @@ async fn call(shared: &Shared, intent: &IntentDoc, send_before: Moment) -> Optio
     }
 }
 
-fn next(outcome: &Outcome, intent: &IntentDoc) -> Then {
+fn next(outcome: &Outcome, intent: &IntentDoc) -> NextStep {
     match outcome {
-        Outcome::Made { .. } => Then::GoOn,
-        Outcome::Refused(_) => Then::CountFailure,
+        Outcome::Made { .. } => NextStep::GoOn,
+        Outcome::Refused(_) => NextStep::CountFailure,
         Outcome::Unknown { about, .. } => match about {
-            About::Provider => Then::Rest,
+            About::Provider => NextStep::Rest,
             // An intent that failed so before says nothing new.
-            About::Unclear if intent.tries.is_none_or(|tries| tries == 0) => Then::CountFailure,
-            About::Unclear | About::Car | About::Node => Then::Pass,
+            About::Unclear if intent.tries.is_none_or(|tries| tries == 0) => NextStep::CountFailure,
+            About::Unclear | About::Car | About::Node => NextStep::Pass,
         },
     }
 }
@@ -183,8 +180,9 @@ async fn stopped(stop: &CancellationToken) {
     tokio::time::sleep(ABANDON_AFTER).await;
 }
 
-/// Writes an outcome, again and again while the database is away. `false` when told to stop first, or when a run that is
-/// to end has waited long enough: the intent then stands as it was, and the next start finds out the same.
+/// Writes an outcome, again and again while the database is away. `false` when told to stop first, or when a
+/// run that is to end has waited long enough: the intent then stands as it was, and the next start finds out
+/// the same.
 async fn written<F: Future<Output = Result<(), StoreError>>>(shared: &Shared, write: impl Fn() -> F) -> bool {
     let begun = Instant::now();
     loop {
@@ -213,7 +211,8 @@ mod tests {
 
     use tokio::time::timeout;
 
-    use super::{super::lanes::PAUSES, *};
+    use super::*;
+    use crate::propose::miner_queues::PAUSES;
 
     #[tokio::test(start_paused = true)]
     async fn a_proposal_that_hangs_at_its_provider_keeps_no_lane_waiting_after_trouble() {
@@ -221,7 +220,7 @@ mod tests {
         let back = Instant::now() + Duration::from_secs(5);
         let is_there = || async {
             asked.set(asked.get() + 1);
-            let no_answer = LotusError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 };
+            let no_answer = RpcError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 };
             if Instant::now() < back { Err(no_answer) } else { Ok(()) }
         };
         leave(&node, is_there).await.trouble();

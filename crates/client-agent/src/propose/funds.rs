@@ -1,10 +1,9 @@
 //! The client's money: what new deals may cost together.
 
-use carferry_core::{
-    lotus::{FullNode, LotusError},
-    model::AttoFil,
-    store::Unpublished,
-};
+use carferry_core::lotus::FullNode;
+use carferry_core::model::AttoFil;
+use carferry_core::rpc::RpcError;
+use carferry_core::store::Unpublished;
 
 /// Whether the node tells what it has reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +32,11 @@ impl Funds {
     ///
     /// # Errors
     ///
-    /// [`LotusError`], also for an amount that cannot be read: it is not taken for nothing.
-    pub(super) async fn read(
-        node: &FullNode,
-        wallet: &str,
-        tells_reserved: bool,
-    ) -> Result<Self, LotusError> {
-        // Each before what its money moves to, so that a move in between is counted in both or in neither, never
-        // against the wallet: reserved money becomes locked, and money of the wallet becomes escrow.
+    /// [`RpcError`], also for an amount that cannot be read: it is not taken for nothing.
+    pub(super) async fn read(node: &FullNode, wallet: &str, tells_reserved: bool) -> Result<Self, RpcError> {
+        // Each before what its money moves to, so that a move in between is counted in both or in neither,
+        // never against the wallet: reserved money becomes locked, and money of the wallet becomes
+        // escrow.
         let reserved = if tells_reserved { node.market_reserved(wallet).await? } else { None };
         let reserved = reserved.map_or(Reserved::NotTold, Reserved::ByNode);
         let market = node.market_balance(wallet).await?;
@@ -53,9 +49,9 @@ impl Funds {
         })
     }
 
-    /// What new deals may cost together. Between a proposal and its publication, which are days with offline deals, its
-    /// cost is neither locked nor gone from the wallet: the node has reserved it (lotus v1.23.3
-    /// `chain/market/fundmanager.go`, `processReservations`).
+    /// What new deals may cost together. Between a proposal and its publication, which are days with offline
+    /// deals, its cost is neither locked nor gone from the wallet: the node has reserved it (lotus
+    /// v1.23.3 `chain/market/fundmanager.go`, `processReservations`).
     pub(super) fn free(&self, unpublished: &Unpublished) -> AttoFil {
         let spoken_for = match self.reserved {
             // The node reserves after it has answered the proposal.
@@ -74,7 +70,8 @@ mod tests {
     fn money_of_deals_that_are_not_published_is_not_free() {
         let fil = |n: u128| AttoFil::new(n * 1_000_000_000_000_000_000);
         let unpublished = |all: u128, lately: u128| Unpublished { all: fil(all), lately: fil(lately) };
-        // 100 FIL, deals of 60: the first moved its cost into escrow, and nothing is locked before it is published.
+        // 100 FIL, deals of 60: the first moved its cost into escrow, and nothing is locked before it is
+        // published.
         for (wallet, escrow, locked, reserved, recorded, free) in [
             (100, 0, 0, Reserved::ByNode(fil(0)), unpublished(0, 0), 100),
             (40, 60, 0, Reserved::ByNode(fil(60)), unpublished(60, 60), 40),

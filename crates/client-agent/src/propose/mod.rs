@@ -13,49 +13,46 @@ mod asks;
 mod attempt;
 mod budget;
 mod funds;
-mod imports;
-mod lanes;
+pub mod lotus;
+mod miner_queues;
 mod plan;
 pub mod policy;
-pub mod preflight;
 mod problems;
-mod publish;
+mod recovery;
 mod report;
-mod settle;
-mod whole_run;
+mod run_report;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bson::oid::ObjectId;
 use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid};
-use carferry_core::{
-    error_chain::ErrorChain,
-    fsx,
-    lotus::FullNode,
-    model::{AttoFil, CarDoc, ChainEpoch, DealDuration, IntentDoc, IntentId, IntentState, PublishMethod},
-    store::{Store, StoreError},
+use carferry_core::error_chain::ErrorChain;
+use carferry_core::fsx;
+use carferry_core::lotus::FullNode;
+use carferry_core::model::{
+    AttoFil, CarDoc, ChainEpoch, DealDuration, IntentDoc, IntentId, IntentState, PublishMethod,
 };
+use carferry_core::store::{Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{
-    config::{PathMapping, StartDelay},
-    node_deals::NodeDeals,
+use crate::config::{PathMapping, StartDelay};
+use crate::node_deals::NodeDeals;
+use crate::propose::asks::Asks;
+use crate::propose::budget::PassBudget;
+use crate::propose::funds::{Funds, Reserved};
+use crate::propose::lotus::preflight::{
+    MethodChoice, MinerFacts, NodeFacts, NodeMethods, PreflightError, SyncRule,
 };
-use asks::Asks;
-use budget::PassBudget;
-use funds::{Funds, Reserved};
-use lanes::{Lanes, Lifetime};
-use policy::{Limits, Target, TermsInForce};
-use preflight::{MethodChoice, MinerFacts, NodeFacts, NodeMethods, PreflightError, SyncRule};
-pub use problems::{Problems, Reason};
-use publish::Publisher;
-pub use report::{DealLine, DealState, MinerTotal, ReplicaGoal, Report, WalletChange};
+use crate::propose::lotus::publish::Publisher;
+use crate::propose::lotus::{node_imports, preflight};
+use crate::propose::miner_queues::{Lifetime, MinerQueues};
+use crate::propose::policy::{Limits, Target, TermsInForce};
+pub use crate::propose::problems::{Problems, Reason};
+pub use crate::propose::report::{DealLine, DealState, MinerTotal, ReplicaGoal, Report, WalletChange};
 
 /// What every deal of this agent has in common.
 #[derive(Clone, Debug)]
@@ -130,9 +127,9 @@ pub struct Proposer {
     terms: Terms,
     targets: Vec<Target>,
     limits: Limits,
-    lanes: Lanes,
+    lanes: MinerQueues,
     stop: CancellationToken,
-    begin: Begin,
+    begin: ScanCursor,
     /// When a pass last began with the first CAR.
     swept: Option<Instant>,
     /// Whether it was said that the node does not list its deals.
@@ -161,12 +158,12 @@ struct Pass {
     now: SystemTime,
     report: Report,
     /// The first CAR that could not get what it wants.
-    busy: Option<Begin>,
+    busy: Option<ScanCursor>,
 }
 
 /// Where a pass begins: after the last CAR that got all it wants. The default is the first CAR of all.
 #[derive(Clone, Debug, Default)]
-struct Begin {
+struct ScanCursor {
     after: Option<ObjectId>,
     /// What was found in the CARs before.
     found: Report,
@@ -195,13 +192,13 @@ impl Proposer {
     ) -> Self {
         let node_deals = Arc::new(NodeDeals::of(node.clone()));
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
-        let lanes = Lanes::new(store.clone(), publisher, Lifetime::Endless, stop.clone());
+        let lanes = MinerQueues::new(store.clone(), publisher, Lifetime::Endless, stop.clone());
         let asked = node.clone();
         let asks = Asks::new(move |miner| {
             let (node, miner) = (asked.clone(), miner.to_owned());
             Box::pin(async move { preflight::miner_facts(&node, &miner).await })
         });
-        let (begin, swept, list_fails) = (Begin::default(), None, false);
+        let (begin, swept, list_fails) = (ScanCursor::default(), None, false);
         let (decided, methods) = (None, None);
         Self {
             store,
@@ -221,12 +218,12 @@ impl Proposer {
         }
     }
 
-    /// For a command that is to end: each intent has one call at most, and a provider that does not answer is left to the
-    /// next run.
+    /// For a command that is to end: each intent has one call at most, and a provider that does not answer is
+    /// left to the next run.
     #[must_use]
     pub fn for_one_run(self) -> Self {
         let publisher = Publisher::new(self.node.clone(), self.terms.car_paths.clone());
-        let lanes = Lanes::new(self.store.clone(), publisher, Lifetime::OneRun, self.stop.clone());
+        let lanes = MinerQueues::new(self.store.clone(), publisher, Lifetime::OneRun, self.stop.clone());
         Self { lanes, ..self }
     }
 
@@ -283,8 +280,8 @@ impl Proposer {
     /// What this pass may plan: the wallet's free money and datacap, less what is under way.
     async fn budget(&mut self, node: &NodeFacts) -> Result<PassBudget, ProposeError> {
         let wallet = &self.terms.wallet;
-        // Intents first, then deals, then the node: one that moves on in between counts twice, the other way round not
-        // at all.
+        // Intents first, then deals, then the node: one that moves on in between counts twice, the other way
+        // round not at all.
         let intended = self.store.intended(wallet).await?;
         let unpublished = self.store.unpublished_cost(wallet).await?;
         let tells_reserved = self.methods.as_ref().is_some_and(|methods| methods.reserved);
@@ -357,12 +354,12 @@ impl Proposer {
         self.lanes.take_report()
     }
 
-    /// Whether the node would have to read this CAR from its own disk and it is on another host. A command that was run
-    /// without the agent's name has recorded its CARs under the name of the machine.
+    /// Whether the node would have to read this CAR from its own disk and it is on another host. A command
+    /// that was run without the agent's name has recorded its CARs under the name of the machine.
     fn is_out_of_reach(&self, node: &NodeFacts, car: &Proposable, method: PublishMethod) -> bool {
         let is_foreign =
             car.host.as_ref().is_some_and(|host| *host != self.terms.owner && *host != fsx::hostname());
-        let must_be_read = || method == PublishMethod::Start && imports::are_wanted_by(&node.version);
+        let must_be_read = || method == PublishMethod::Start && node_imports::are_wanted_by(&node.version);
         is_foreign && self.terms.own_cars_only.unwrap_or_else(must_be_read)
     }
 

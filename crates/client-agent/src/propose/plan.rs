@@ -1,28 +1,23 @@
 //! Which CARs get deals in a pass: all of them are gone through, a page at a time, as long as there is room.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use bson::oid::ObjectId;
-use carferry_core::{
-    error_chain::ErrorChain,
-    model::CarDoc,
-    runtime::fail_point,
-    store::{NewIntent, StoreError},
-};
+use carferry_core::error_chain::ErrorChain;
+use carferry_core::model::CarDoc;
+use carferry_core::runtime::fail_point;
+use carferry_core::store::{NewIntent, StoreError};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{
-    Begin, DealState, Mode, Pass, Proposable, ProposeError, Proposer,
-    budget::Need,
-    free_start, line_of, number_of,
-    policy::{self, Decision, Held, Offer, Picture, Situation, Target},
-    preflight,
-    problems::{Lack, Reason},
-    proposable, report,
+use crate::propose::budget::Need;
+use crate::propose::lotus::preflight;
+use crate::propose::policy::{Decision, HoldReason, Offer, PayloadDeals, Situation, Target};
+use crate::propose::problems::{Lack, Reason};
+use crate::propose::{
+    DealState, Mode, Pass, Proposable, ProposeError, Proposer, ScanCursor, free_start, line_of, number_of,
+    policy, proposable, report,
 };
 
 /// CARs read from the database at a time.
@@ -32,7 +27,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// How far a pass came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
+enum PageEnd {
     /// Through these CARs.
     End,
     /// To where nothing more can be done now.
@@ -49,14 +44,14 @@ enum NoOffer {
 }
 
 impl Proposer {
-    /// Goes through the CARs, beginning with the first that had to wait in the pass before: what comes before it has
-    /// what it wants. A pass that reached the end is followed by one through all of them, and so is an hour that did not
-    /// come so far: what failed meanwhile is to be replaced.
+    /// Goes through the CARs, beginning with the first that had to wait in the pass before: what comes before
+    /// it has what it wants. A pass that reached the end is followed by one through all of them, and so
+    /// is an hour that did not come so far: what failed meanwhile is to be replaced.
     pub(super) async fn plan(&mut self, pass: &mut Pass) -> Result<(), ProposeError> {
         if self.swept.is_none_or(|last| last.elapsed() >= SWEEP_EVERY) {
-            self.begin = Begin::default();
+            self.begin = ScanCursor::default();
         }
-        let Begin { mut after, found } = self.begin.clone();
+        let ScanCursor { mut after, found } = self.begin.clone();
         pass.report.absorb(found);
         if after.is_none() {
             self.swept = Some(Instant::now());
@@ -67,12 +62,12 @@ impl Proposer {
             // Ids of another type sort before these; documents that have such cannot be read.
             let last = page.iter().rev().find_map(|(id, _)| *id).unwrap_or(ObjectId::from_bytes([0; 12]));
             let reach = self.plan_page(pass, after, page).await?;
-            if reach == Reach::Full {
+            if reach == PageEnd::Full {
                 self.begin = pass.busy.take().unwrap_or_default();
                 return Ok(());
             }
             if is_last || after == Some(last) {
-                self.begin = Begin::default();
+                self.begin = ScanCursor::default();
                 return Ok(());
             }
             after = Some(last);
@@ -85,10 +80,10 @@ impl Proposer {
         pass: &mut Pass,
         mut before: Option<ObjectId>,
         page: Vec<(Option<ObjectId>, Result<CarDoc, StoreError>)>,
-    ) -> Result<Reach, ProposeError> {
+    ) -> Result<PageEnd, ProposeError> {
         let readable = page.iter().filter_map(|(_, car)| car.as_ref().ok());
         let payloads: Vec<String> = readable.filter_map(|car| car.filecid.clone()).collect();
-        let mut pictures: HashMap<String, Picture> = HashMap::new();
+        let mut pictures: HashMap<String, PayloadDeals> = HashMap::new();
         // Intents first: one that is confirmed by now has its deal in what is read after it. The other way
         // round a deal confirmed in between would be in neither, and be made again.
         let (intents, unreadable) = self.store.intents_of_payloads(&payloads).await?;
@@ -98,11 +93,11 @@ impl Proposer {
         for deal in self.store.deals_of_payloads(&payloads).await? {
             pictures.entry(deal.payload_cid.clone()).or_default().deals.push(deal);
         }
-        pictures.values_mut().for_each(Picture::by_intents);
+        pictures.values_mut().for_each(PayloadDeals::by_intents);
         let mut planned: HashSet<String> = HashSet::new();
         for (id, car) in page {
             if self.stop.is_cancelled() {
-                return Ok(Reach::Full);
+                return Ok(PageEnd::Full);
             }
             let car = match car {
                 Ok(car) => car,
@@ -118,11 +113,11 @@ impl Proposer {
                 before = id.or(before);
                 continue;
             }
-            let here = || Begin { after: before, found: pass.report.scanned() };
+            let here = || ScanCursor { after: before, found: pass.report.scanned() };
             if let Some(reason) = self.is_full(pass) {
                 pass.busy = pass.busy.take().or_else(|| Some(here()));
                 pass.report.hold(reason);
-                return Ok(Reach::Full);
+                return Ok(PageEnd::Full);
             }
             match proposable(&car) {
                 // The same bytes may lie under two paths: one payload, one set of replicas.
@@ -144,13 +139,13 @@ impl Proposer {
             pass.report.cars += 1;
             before = id.or(before);
         }
-        Ok(Reach::End)
+        Ok(PageEnd::End)
     }
 
     /// Why no CAR can get anything more in this pass.
     fn is_full(&self, pass: &Pass) -> Option<&'static str> {
         if self.limits.deals_per_pass_max.is_some_and(|max| pass.budget.planned() >= max) {
-            return Some(Held::RunIsFull.as_str());
+            return Some(HoldReason::RunIsFull.as_str());
         }
         let mut asked =
             self.targets.iter().filter(|target| pass.miners.contains_key(&target.miner)).peekable();
@@ -162,7 +157,7 @@ impl Proposer {
     }
 
     /// Whether a CAR would get a deal if the lanes of all its providers had room.
-    fn has_to_wait(&self, pass: &Pass, car: &Proposable, picture: &Picture) -> bool {
+    fn has_to_wait(&self, pass: &Pass, car: &Proposable, picture: &PayloadDeals) -> bool {
         let of_busy = |target: &&Target| self.is_busy(target);
         let busy: Vec<Offer> = self
             .targets
@@ -188,8 +183,9 @@ impl Proposer {
         }
     }
 
-    /// The deal that this provider would take of this CAR, or why it takes none; `None` where nothing is known of the
-    /// provider, or no call makes deals at its price: both are said for the provider, not for each CAR.
+    /// The deal that this provider would take of this CAR, or why it takes none; `None` where nothing is
+    /// known of the provider, or no call makes deals at its price: both are said for the provider, not
+    /// for each CAR.
     fn offer(&self, pass: &Pass, car: &Proposable, target: &Target) -> Option<Result<Offer, NoOffer>> {
         let facts = pass.miners.get(&target.miner)?;
         let method = *pass.methods.get(&target.miner)?;
@@ -211,7 +207,7 @@ impl Proposer {
         &mut self,
         pass: &mut Pass,
         car: &Proposable,
-        picture: &Picture,
+        picture: &PayloadDeals,
     ) -> Result<(), ProposeError> {
         let mut offers = Vec::new();
         for target in &self.targets {
@@ -248,7 +244,8 @@ impl Proposer {
         let mut starts: Vec<(String, i64)> =
             picture.intents.iter().map(|intent| (intent.miner.clone(), intent.startepoch)).collect();
         for Offer { target, method, need } in wanted {
-            // After a stop the lanes send nothing more: what is written now would only be settled by the next start.
+            // After a stop the lanes send nothing more: what is written now would only be settled by the next
+            // start.
             if self.stop.is_cancelled() {
                 break;
             }
@@ -281,16 +278,16 @@ impl Proposer {
 }
 
 /// Says why offers were not taken: limits by their count, a lack of money or datacap as a problem of the CAR.
-fn report_held(pass: &mut Pass, car: &Proposable, held: Vec<(Offer, Held)>) {
+fn report_held(pass: &mut Pass, car: &Proposable, held: Vec<(Offer, HoldReason)>) {
     let car_name = car.payload_cid.to_string();
     for (Offer { target: Target { miner, .. }, need, .. }, held) in held {
         match held {
-            Held::NoFunds => {
+            HoldReason::NoFunds => {
                 let left = pass.budget.funds().get();
                 let lack = Lack { cost: need.cost, left, ..Lack::default() };
                 pass.report.problem(Reason::Funds { miner }, &car_name, lack);
             }
-            Held::NoDatacap => {
+            HoldReason::NoDatacap => {
                 let left = pass.budget.datacap_bytes();
                 let lack = Lack { datacap_bytes: need.datacap_bytes, left, ..Lack::default() };
                 pass.report.problem(Reason::Datacap { miner }, &car_name, lack);

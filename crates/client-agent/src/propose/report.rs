@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use carferry_core::model::AttoFil;
 use serde::Serialize;
 
-use super::{
-    policy::Held,
-    problems::{Lack, Problems, Reason},
-};
+use crate::propose::policy::HoldReason;
+use crate::propose::problems::{Lack, Problems, Reason};
 
 /// What became of one proposal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -219,8 +217,8 @@ impl Report {
     }
 
     /// Whether nothing but what this says keeps CARs from having more replicas.
-    pub fn held_without(&self, silent: &[Held]) -> impl Iterator<Item = (&'static str, u64)> {
-        let silent: Vec<&str> = silent.iter().map(Held::as_str).collect();
+    pub fn held_without(&self, silent: &[HoldReason]) -> impl Iterator<Item = (&'static str, u64)> {
+        let silent: Vec<&str> = silent.iter().map(HoldReason::as_str).collect();
         self.held
             .iter()
             .filter(move |(reason, _)| !silent.contains(reason))

@@ -1,40 +1,37 @@
 //! Keeps `status`, `statusmsg` and `updatedtime` true until a deal is final.
 //!
-//! By polling: one list of the node for all deals it follows, one call on chain for each stateless deal whose state there
-//! can still change, and for each deal that node or provider call failed. Update streams lose what happens while they
-//! are closed, and can block the node's own notifications (lotus-contract §5.4). Records are read and written by the page.
+//! By polling: one list of the node for all deals it follows, one call on chain for each stateless deal whose
+//! state there can still change, and for each deal that node or provider call failed. Update streams lose
+//! what happens while they are closed, and can block the node's own notifications (lotus-contract §5.4).
+//! Records are read and written by the page.
 
-mod chain;
-mod guard;
+mod chain_lookups;
 mod pass;
 mod reconcile;
+mod tamper_repair;
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bson::oid::ObjectId;
-use carferry_core::{
-    lotus::{FullNode, LotusError},
-    model::{ChainEpoch, IntentDoc, OfflineDealDoc},
-    runtime::fail_point,
-    store::{StatusChange, Store, StoreError},
-};
+use carferry_core::lotus::FullNode;
+use carferry_core::model::{ChainEpoch, IntentDoc, OfflineDealDoc};
+use carferry_core::rpc::RpcError;
+use carferry_core::runtime::fail_point;
+use carferry_core::store::{StatusChange, Store, StoreError};
 use futures::{StreamExt, stream};
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::{
-    node_deals::NodeDeals,
-    propose::preflight::{self, SyncRule},
-};
-use chain::{Look, Looks};
-use guard::Guard;
-use pass::{Head, NodeList, Pass, is_new};
-use reconcile::{FollowedDeal, NodeWord, OnChain};
+use crate::node_deals::NodeDeals;
+use crate::propose::lotus::preflight;
+use crate::propose::lotus::preflight::SyncRule;
+use crate::track::chain_lookups::{ChainLookups, Lookup};
+use crate::track::pass::{Head, NodeList, Pass, is_new};
+use crate::track::reconcile::{FollowedDeal, NodeWord, OnChain};
+use crate::track::tamper_repair::TamperRepair;
 
 /// Calls and writes side by side.
 const CONCURRENCY: usize = 8;
@@ -50,7 +47,7 @@ const WALLETS_EVERY: Duration = Duration::from_secs(600);
 pub enum TrackError {
     /// The node failed.
     #[error(transparent)]
-    Lotus(#[from] LotusError),
+    Lotus(#[from] RpcError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,8 +97,8 @@ pub struct Tracker {
     sync: SyncRule,
     /// When the wallets of the records were last asked for, and which there are.
     wallets: Option<(Instant, Vec<String>)>,
-    looks: Looks,
-    guard: Guard,
+    looks: ChainLookups,
+    guard: TamperRepair,
     rechecks: Rechecks,
     /// Whether the pass before met deals that the node lists; the first one asks the database.
     lists: Option<bool>,
@@ -117,9 +114,11 @@ struct Rechecks {
 }
 
 impl Tracker {
-    /// Follows the deals of this wallet, and of every other one that deals are recorded for, through this node.
+    /// Follows the deals of this wallet, and of every other one that deals are recorded for, through this
+    /// node.
     pub fn new(store: Store, node: FullNode, wallet: String) -> Self {
-        let (looks, guard, rechecks) = (Looks::default(), Guard::default(), Rechecks::default());
+        let (looks, guard, rechecks) =
+            (ChainLookups::default(), TamperRepair::default(), Rechecks::default());
         let node_deals = Arc::new(NodeDeals::of(node.clone()));
         let sync = SyncRule::Required;
         Self { store, node, node_deals, wallet, sync, wallets: None, looks, guard, rechecks, lists: None }
@@ -141,8 +140,8 @@ impl Tracker {
     ///
     /// # Errors
     ///
-    /// [`TrackError`] when node or database cannot be asked at all, or the node does not list its deals; what was found
-    /// of other deals is recorded.
+    /// [`TrackError`] when node or database cannot be asked at all, or the node does not list its deals; what
+    /// was found of other deals is recorded.
     pub async fn pass(&mut self) -> Result<TrackReport, TrackError> {
         let now = self.store.server_time().await?.to_system_time();
         let mut pass = Pass::new(now);
@@ -176,8 +175,8 @@ impl Tracker {
         pass.trouble.map_or(Ok(pass.report), |error| Err(error.into()))
     }
 
-    /// The configured wallet, and every other one that deals are recorded for: a wallet that is not configured any more
-    /// still has deals.
+    /// The configured wallet, and every other one that deals are recorded for: a wallet that is not
+    /// configured any more still has deals.
     async fn wallets(&mut self) -> Result<Vec<String>, StoreError> {
         if let Some((_, wallets)) = self.wallets.as_ref().filter(|(when, _)| when.elapsed() < WALLETS_EVERY) {
             return Ok(wallets.clone());
@@ -202,7 +201,8 @@ impl Tracker {
         };
     }
 
-    /// Has failed deals looked up once more whose end the chain has not confirmed: node and provider may both be wrong.
+    /// Has failed deals looked up once more whose end the chain has not confirmed: node and provider may both
+    /// be wrong.
     async fn offer_failures(&mut self, wallets: &[String], pass: &mut Pass) -> Result<(), TrackError> {
         if self.rechecks.ended.is_some_and(|ended| ended.elapsed() < RECHECK_EVERY) {
             return Ok(());
@@ -231,7 +231,8 @@ impl Tracker {
         self.store.agreed_terms(&cids).await
     }
 
-    /// Deals of one page: judged by the node's list or by what is recorded, or made to wait for a look on chain.
+    /// Deals of one page: judged by the node's list or by what is recorded, or made to wait for a look on
+    /// chain.
     async fn meet(&mut self, page: Vec<OfflineDealDoc>, pass: &mut Pass) -> Result<(), TrackError> {
         let terms = self.terms_of(&page).await?;
         self.ask_head(pass).await;
@@ -279,7 +280,7 @@ impl Tracker {
         };
     }
 
-    async fn head(&self, now: SystemTime) -> Result<Head, LotusError> {
+    async fn head(&self, now: SystemTime) -> Result<Head, RpcError> {
         let tipset = self.node.chain_head().await?;
         let is_old = preflight::head_age(&tipset, now).is_some_and(|age| age > preflight::HEAD_AGE_MAX);
         if is_old && !preflight::may_be_behind(&self.node, self.sync).await? {
@@ -304,7 +305,7 @@ impl Tracker {
             let is_cut_short = looked_at.len() < asked;
             let mut failed = asked;
             for (followed, look) in looked_at {
-                let Look::Answered(on_chain) = look else { continue };
+                let Lookup::Answered(on_chain) = look else { continue };
                 failed -= 1;
                 pass.judged(&followed, &on_chain, Some(head));
             }

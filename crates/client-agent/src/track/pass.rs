@@ -1,23 +1,19 @@
 //! What one pass of tracking has met so far.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::{Duration, SystemTime},
-};
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, SystemTime};
 
-use carferry_core::{
-    lotus::{LotusError, wire::DealState},
-    model::{ChainEpoch, IntentDoc, OfflineDealDoc, PublishMethod, StatusSource},
-    store::StatusChange,
-};
+use carferry_core::lotus::wire::DealState;
+use carferry_core::model::{ChainEpoch, IntentDoc, OfflineDealDoc, PublishMethod, StatusSource};
+use carferry_core::rpc::RpcError;
+use carferry_core::store::StatusChange;
 
-use super::{
-    TrackReport,
-    guard::ProvidersEnd,
-    reconcile::{self, FollowedDeal, NodeWord, OnChain},
-};
+use crate::track::reconcile::{FollowedDeal, NodeWord, OnChain};
+use crate::track::tamper_repair::ProvidersEnd;
+use crate::track::{TrackReport, reconcile};
 
-/// A deal that is not in the node's list need not have been in it for so long: the list was read before the deal.
+/// A deal that is not in the node's list need not have been in it for so long: the list was read before the
+/// deal.
 const LISTED_AFTER: Duration = Duration::from_secs(3600);
 
 /// What a pass has met so far.
@@ -42,7 +38,7 @@ pub(super) struct Pass {
     /// Deals whose end a provider alone said, and that go on.
     pub(super) ends_over: Vec<String>,
     /// Why a part of the deals could not be judged; the others were.
-    pub(super) trouble: Option<LotusError>,
+    pub(super) trouble: Option<RpcError>,
 }
 
 /// The deals that the node follows, read before the records.
@@ -93,7 +89,8 @@ impl Pass {
         }
     }
 
-    /// What the node says of a deal; `None`: the node's list is not known, and the deal waits for another pass.
+    /// What the node says of a deal; `None`: the node's list is not known, and the deal waits for another
+    /// pass.
     pub(super) fn node_word(&self, deal: &OfflineDealDoc, intent: Option<&IntentDoc>) -> Option<NodeWord> {
         let recorded = || deal.method.as_deref() == Some(PublishMethod::Stateless.as_str());
         if intent.map_or_else(recorded, |intent| intent.method == PublishMethod::Stateless) {
@@ -108,7 +105,8 @@ impl Pass {
         }
     }
 
-    /// Takes note of a deal that is closed although something speaks against it, and of one that the node does not list.
+    /// Takes note of a deal that is closed although something speaks against it, and of one that the node
+    /// does not list.
     pub(super) fn doubt(&mut self, followed: &FollowedDeal) {
         let is_doubted = match &followed.node {
             NodeWord::Says(info) => reconcile::contradicts_import(&followed.deal, info),
@@ -123,8 +121,8 @@ impl Pass {
         }
     }
 
-    /// Takes note of what is to be recorded of a deal. A provider's word alone of a deal's end must have stood for a
-    /// while, in which the provider's own agent would have put right what another user wrote.
+    /// Takes note of what is to be recorded of a deal. A provider's word alone of a deal's end must have
+    /// stood for a while, in which the provider's own agent would have put right what another user wrote.
     pub(super) fn judged(&mut self, followed: &FollowedDeal, on_chain: &OnChain, head: Option<ChainEpoch>) {
         let change = reconcile::judge(followed, on_chain, head);
         if self.rechecked.contains(followed.proposal_cid()) {

@@ -1,6 +1,7 @@
 //! Data sets without a database: manifests, changes under our hands, what is refused, and the way back.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};

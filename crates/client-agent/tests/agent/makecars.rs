@@ -1,13 +1,15 @@
 //! `makecars` without a database: what becomes of files, and of CARs when things go wrong.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::Child;
 
-use crate::common::{Ended, Folders, agent, agent_at, pattern, run};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{Ended, Folders, agent, agent_at, pattern, run};
 
 /// So long to read with one thread that a test can act meanwhile, on any machine.
 const LONG: u64 = 768 << 20;

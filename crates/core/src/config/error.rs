@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::OtherProgram;
+use crate::config::OtherProgram;
 use crate::error_chain::Hint;
 
 /// Where a value was written.
@@ -122,7 +122,7 @@ pub enum ConfigError {
     },
     /// A secret that cannot be had.
     #[error("secret unavailable")]
-    Secret(#[from] super::secret::SecretError),
+    Secret(#[from] crate::config::secret::SecretError),
 }
 
 impl Hint for ConfigError {

@@ -1,4 +1,5 @@
-//! YAML that fails because a key stands further in than its neighbour: said so, with the lines as they should be.
+//! YAML that fails because a key stands further in than its neighbour: said so, with the lines as they should
+//! be.
 
 /// A key that stands below another one's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +41,8 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The first key of a text that stands further in than the key with a value above it. YAML takes its line for a part
-/// of that value.
+/// The first key of a text that stands further in than the key with a value above it. YAML takes its line for
+/// a part of that value.
 pub(super) fn too_far_in(yaml: &str) -> Option<TooFarIn> {
     let lines: Vec<&str> = yaml.lines().collect();
     let written = (1..).zip(&lines).filter(|(_, text)| {

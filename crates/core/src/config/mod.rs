@@ -19,20 +19,20 @@ mod mongodb;
 mod position;
 mod raw_text;
 
-pub use auth_mechanism::AuthMechanism;
-pub use error::{ConfigError, Origin};
-pub use load::{OtherProgram, Sources, load};
-pub use mongodb::{DEFAULT_DATABASE, MongoTarget, MongodbSection};
-pub use secret::Secret;
-
 use clap::builder::ArgAction;
 use clap::{Arg, ArgMatches};
+
+pub use crate::config::auth_mechanism::AuthMechanism;
+pub use crate::config::error::{ConfigError, Origin};
+pub use crate::config::load::{OtherProgram, Sources, load};
+pub use crate::config::mongodb::{DEFAULT_DATABASE, MongoTarget, MongodbSection};
+pub use crate::config::secret::Secret;
 
 /// Every variable of the agents begins with this.
 pub const ENV_PREFIX: &str = "CARFERRY_";
 
-/// Variables with the agents' prefix that are no keys: of the command line, of the kernels' choice, and of the tests and
-/// the demonstration, which start agents in their own environment.
+/// Variables with the agents' prefix that are no keys: of the command line, of the kernels' choice, and of
+/// the tests and the demonstration, which start agents in their own environment.
 pub const RESERVED_VARIABLES: &[&str] = &[
     "CARFERRY_CONFIG",
     "CARFERRY_KERNEL",
@@ -90,7 +90,8 @@ impl Key {
         self
     }
 
-    /// The environment variable: `CARFERRY_SETTING__DEAL_TIMEOUT`. `None` where only a file can hold the value.
+    /// The environment variable: `CARFERRY_SETTING__DEAL_TIMEOUT`. `None` where only a file can hold the
+    /// value.
     pub fn variable(&self) -> Option<String> {
         (self.kind != Kind::FileOnly).then(|| {
             let levels: Vec<_> = self.path.split('.').map(|level| words(level).join("_")).collect();

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::secret::{self, Secret};
-use super::{AuthMechanism, ConfigError, Key, Kind, human};
+use crate::config::secret::Secret;
+use crate::config::{AuthMechanism, ConfigError, Key, Kind, human, secret};
 
 /// The database used when neither the URI's path nor `mongodb.database` names one.
 pub const DEFAULT_DATABASE: &str = "carferry";
@@ -285,8 +285,8 @@ impl Parts {
 
     fn join(&self) -> String {
         let credentials = self.credentials.as_ref().map(|text| format!("{text}@")).unwrap_or_default();
-        // Without the database: in a connection string it would also say where the user is known. That is authSource's
-        // to say, and `admin` where nothing does.
+        // Without the database: in a connection string it would also say where the user is known. That is
+        // authSource's to say, and `admin` where nothing does.
         let mut uri = format!("{}://{credentials}{}/", self.scheme, self.servers);
         if !self.options.is_empty() {
             uri.push('?');

@@ -1,13 +1,14 @@
-//! Text as it is written: YAML reads `0123`, `yes` and `1e5` as a number, a truth and a number, and forgets the letters.
+//! Text as it is written: YAML reads `0123`, `yes` and `1e5` as a number, a truth and a number, and forgets
+//! the letters.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::{Key, Kind};
+use crate::config::{Key, Kind};
 
-/// The keys that take text, with the text that is written for them. What cannot be read so is left out: the reader of
-/// the values says what is wrong with it.
+/// The keys that take text, with the text that is written for them. What cannot be read so is left out: the
+/// reader of the values says what is wrong with it.
 pub(super) fn of_keys(yaml: &str, keys: &[Key]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let level = Level { above: String::new(), keys, found: &mut found };

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::Deserializer;
 
-use super::human;
+use crate::config::human;
 use crate::error_chain::Hint;
 
 /// Text that is wiped from memory when dropped and never shown.

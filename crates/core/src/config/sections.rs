@@ -1,4 +1,4 @@
-//! The sections both agents have: `lotus` and `log`; `mongodb` is [`super::MongodbSection`].
+//! The sections both agents have: `lotus` and `log`; `mongodb` is [`crate::config::MongodbSection`].
 //!
 //! Each comes with its table of [`Key`]s, to be joined with the agent's own.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Key, Kind, Secret, human};
+use crate::config::{Key, Kind, Secret, human};
 
 /// The keys of one section for one Lotus node.
 macro_rules! lotus_keys {
@@ -40,7 +40,7 @@ macro_rules! lotus_keys {
     };
 }
 
-/// How a Lotus node is reached. How these resolve to an address: [`crate::lotus::endpoint`].
+/// How a Lotus node is reached. How these resolve to an address: [`crate::rpc::endpoint`].
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct LotusSection {

@@ -10,15 +10,15 @@
 mod publish;
 
 use std::ffi::OsStr;
-use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::{fmt, fs, io};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;
 
-pub use publish::{all as publish_all, create_folders};
+pub use crate::fsx::publish::{all as publish_all, create_folders};
 
 /// Creates an empty file under a hidden temporary name in the folder of `target`.
 ///
@@ -69,14 +69,14 @@ impl TempGuard {
         &self.temp
     }
 
-    /// From here on, publishing fails with [`io::ErrorKind::AlreadyExists`] if anything is at the target; on file
-    /// systems that cannot tell (`RENAME_NOREPLACE`), it is replaced.
+    /// From here on, publishing fails with [`io::ErrorKind::AlreadyExists`] if anything is at the target; on
+    /// file systems that cannot tell (`RENAME_NOREPLACE`), it is replaced.
     pub fn refuse_existing(&mut self) {
         self.refuses = true;
     }
 
-    /// Makes the file visible under its final name, durably: sync of the file, rename over the target, sync of
-    /// the folder. Everything must have been flushed.
+    /// Makes the file visible under its final name, durably: sync of the file, rename over the target, sync
+    /// of the folder. Everything must have been flushed.
     ///
     /// After an error the target is either the old file or the new one, never a part.
     pub fn publish(self) -> io::Result<()> {

@@ -1,25 +1,24 @@
 //! The durable rename, for one file or for many at the price of a few.
 //!
-//! A sync waits for the disk's journal, and while one waits others can wait for the same commit. So the files of
-//! a batch are synced side by side, renamed, and each folder is synced once for all of its files.
+//! A sync waits for the disk's journal, and while one waits others can wait for the same commit. So the files
+//! of a batch are synced side by side, renamed, and each folder is synced once for all of its files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::{fs, io, thread};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::{TempGuard, folder_of, named};
 use crate::error_chain::ErrorChain;
+use crate::fsx::{TempGuard, folder_of, named};
 
 /// Syncs that wait for the disk at the same time; they sleep, so this has nothing to do with processors.
 ///
-/// Measured on ext4 with batches of 128 files of 1 to 64 KiB (`examples/publish.rs`): about half the time of one file
-/// after the other; 8, 16, 32 and 64 at once differ by less than two runs do.
+/// Measured on ext4 with batches of 128 files of 1 to 64 KiB (`examples/publish.rs`): about half the time of
+/// one file after the other; 8, 16, 32 and 64 at once differ by less than two runs do.
 const SYNCS_AT_ONCE: usize = 32;
 
 /// Makes finished temporary files visible under their final names, durably: what

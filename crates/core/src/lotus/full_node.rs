@@ -1,19 +1,19 @@
 //! The calls client-agent makes to its full node.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{
-    client::Client,
-    error::{INVALID_PARAMS, LotusError},
-    fence::{Moment, sent_before},
-    wire::{
-        BigInt, CidLink, CollateralBounds, ImportEntry, List, ListedDeal, MarketBalance, MarketDeal,
-        MinerInfo, StartDealParams, StorageAsk, TipSet, Version, read_deals,
-    },
+use crate::lotus::wire::{
+    CidLink, CollateralBounds, ImportEntry, ListedDeal, MarketBalance, MarketDeal, MinerInfo,
+    StartDealParams, StorageAsk, TipSet, Version, read_deals,
 };
 use crate::model::{AttoFil, DealId, PublishMethod};
+use crate::rpc::client::Client;
+use crate::rpc::error::{INVALID_PARAMS, RpcError};
+use crate::rpc::go_values::{BigInt, List};
+use crate::rpc::send_deadline::{BootInstant, sent_before};
 
 /// A Lotus full node, API v0.
 #[derive(Clone, Debug)]
@@ -38,61 +38,62 @@ impl FullNode {
     }
 
     /// The node's version (permission `read`).
-    pub async fn version(&self) -> Result<Version, LotusError> {
+    pub async fn version(&self) -> Result<Version, RpcError> {
         self.client.call("Filecoin.Version", vec![], self.client.timeouts.quick).await
     }
 
     /// What our token may do, checked by the node itself (permission `read`).
-    pub async fn permissions(&self, token: &str) -> Result<Vec<String>, LotusError> {
+    pub async fn permissions(&self, token: &str) -> Result<Vec<String>, RpcError> {
         let list: List<String> =
             self.client.call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick).await?;
         Ok(list.0)
     }
 
     /// The head of the chain as the node knows it (permission `read`).
-    pub async fn chain_head(&self) -> Result<TipSet, LotusError> {
+    pub async fn chain_head(&self) -> Result<TipSet, RpcError> {
         self.client.call("Filecoin.ChainHead", vec![], self.client.timeouts.quick).await
     }
 
     /// Whether the node holds the key of this wallet (permission `write`).
-    pub async fn wallet_has(&self, wallet: &str) -> Result<bool, LotusError> {
+    pub async fn wallet_has(&self, wallet: &str) -> Result<bool, RpcError> {
         self.client.call("Filecoin.WalletHas", vec![json!(wallet)], self.client.timeouts.quick).await
     }
 
     /// What is in the wallet itself (permission `read`).
-    pub async fn wallet_balance(&self, wallet: &str) -> Result<AttoFil, LotusError> {
+    pub async fn wallet_balance(&self, wallet: &str) -> Result<AttoFil, RpcError> {
         let params = vec![json!(wallet)];
         let balance: BigInt =
             self.client.call("Filecoin.WalletBalance", params, self.client.timeouts.quick).await?;
         Ok(AttoFil::new(balance.0))
     }
 
-    /// What the node has set aside of wallet and escrow for deals that are not published yet (permission `sign`).
-    /// `None` where the node has no such method or the token may not call it.
-    pub async fn market_reserved(&self, wallet: &str) -> Result<Option<AttoFil>, LotusError> {
+    /// What the node has set aside of wallet and escrow for deals that are not published yet (permission
+    /// `sign`). `None` where the node has no such method or the token may not call it.
+    pub async fn market_reserved(&self, wallet: &str) -> Result<Option<AttoFil>, RpcError> {
         let params = vec![json!(wallet)];
-        let answer: Result<BigInt, LotusError> =
+        let answer: Result<BigInt, RpcError> =
             self.client.call("Filecoin.MarketGetReserved", params, self.client.timeouts.quick).await;
         match answer {
             Ok(reserved) => Ok(Some(AttoFil::new(reserved.0))),
-            Err(LotusError::MethodNotFound { .. } | LotusError::Permission { .. }) => Ok(None),
+            Err(RpcError::MethodNotFound { .. } | RpcError::Permission { .. }) => Ok(None),
             Err(other) => Err(other),
         }
     }
 
-    /// Name of the node's network: `mainnet`, `calibrationnet`, or what a test network calls itself (permission `read`).
-    pub async fn network_name(&self) -> Result<String, LotusError> {
+    /// Name of the node's network: `mainnet`, `calibrationnet`, or what a test network calls itself
+    /// (permission `read`).
+    pub async fn network_name(&self) -> Result<String, RpcError> {
         self.client.call("Filecoin.StateNetworkName", vec![], self.client.timeouts.quick).await
     }
 
     /// What is in the market actor's escrow (permission `read`).
-    pub async fn market_balance(&self, wallet: &str) -> Result<MarketBalance, LotusError> {
+    pub async fn market_balance(&self, wallet: &str) -> Result<MarketBalance, RpcError> {
         let params = vec![json!(wallet), head()];
         self.client.call("Filecoin.StateMarketBalance", params, self.client.timeouts.quick).await
     }
 
     /// Bytes of datacap left; `None` for a client that has none (permission `read`).
-    pub async fn datacap(&self, wallet: &str) -> Result<Option<u128>, LotusError> {
+    pub async fn datacap(&self, wallet: &str) -> Result<Option<u128>, RpcError> {
         let params = vec![json!(wallet), head()];
         let left: Option<BigInt> = self
             .client
@@ -102,13 +103,13 @@ impl FullNode {
     }
 
     /// On-chain facts of a miner (permission `read`).
-    pub async fn miner_info(&self, miner: &str) -> Result<MinerInfo, LotusError> {
+    pub async fn miner_info(&self, miner: &str) -> Result<MinerInfo, RpcError> {
         let params = vec![json!(miner), head()];
         self.client.call("Filecoin.StateMinerInfo", params, self.client.timeouts.quick).await
     }
 
     /// The provider's ask, fetched from the provider (permission `read`).
-    pub async fn query_ask(&self, peer_id: &str, miner: &str) -> Result<StorageAsk, LotusError> {
+    pub async fn query_ask(&self, peer_id: &str, miner: &str) -> Result<StorageAsk, RpcError> {
         let params = vec![json!(peer_id), json!(miner)];
         self.client.call("Filecoin.ClientQueryAsk", params, self.client.timeouts.quick).await
     }
@@ -118,7 +119,7 @@ impl FullNode {
         &self,
         padded_size: u64,
         verified: bool,
-    ) -> Result<CollateralBounds, LotusError> {
+    ) -> Result<CollateralBounds, RpcError> {
         let params = vec![json!(padded_size), json!(verified), head()];
         self.client
             .call("Filecoin.StateDealProviderCollateralBounds", params, self.client.timeouts.quick)
@@ -132,13 +133,12 @@ impl FullNode {
     ///
     /// Whatever else stands in the way (no connection, a wrong token). A missing permission does not: the
     /// method exists, and publishing says what it needs.
-    pub async fn has_method(&self, method: PublishMethod) -> Result<bool, LotusError> {
-        let answer: Result<Value, LotusError> =
+    pub async fn has_method(&self, method: PublishMethod) -> Result<bool, RpcError> {
+        let answer: Result<Value, RpcError> =
             self.client.call(publish_method_name(method), vec![], self.client.timeouts.quick).await;
         match answer {
-            Err(LotusError::MethodNotFound { .. }) => Ok(false),
-            Ok(_)
-            | Err(LotusError::Application { code: INVALID_PARAMS, .. } | LotusError::Permission { .. }) => {
+            Err(RpcError::MethodNotFound { .. }) => Ok(false),
+            Ok(_) | Err(RpcError::Application { code: INVALID_PARAMS, .. } | RpcError::Permission { .. }) => {
                 Ok(true)
             }
             Err(other) => Err(other),
@@ -153,10 +153,10 @@ impl FullNode {
         &self,
         method: PublishMethod,
         params: &StartDealParams,
-        send_before: Moment,
-    ) -> Result<CidLink, LotusError> {
+        send_before: BootInstant,
+    ) -> Result<CidLink, RpcError> {
         let name = publish_method_name(method);
-        let value = serde_json::to_value(params).map_err(|source| LotusError::Decode {
+        let value = serde_json::to_value(params).map_err(|source| RpcError::Decode {
             method: name,
             endpoint: self.endpoint().to_owned(),
             source: source.into(),
@@ -164,25 +164,26 @@ impl FullNode {
         sent_before(send_before, self.client.call(name, vec![value], self.client.timeouts.publish)).await
     }
 
-    /// The states of all deals the node follows, and all that it says of those of these payloads (permission `write`).
-    pub async fn list_deals(&self, payloads: Arc<HashSet<String>>) -> Result<Vec<ListedDeal>, LotusError> {
+    /// The states of all deals the node follows, and all that it says of those of these payloads (permission
+    /// `write`).
+    pub async fn list_deals(&self, payloads: Arc<HashSet<String>>) -> Result<Vec<ListedDeal>, RpcError> {
         let (method, limit) = ("Filecoin.ClientListDeals", self.client.timeouts.list);
         self.client.call_list_by(method, vec![], limit, move |text| read_deals(text, &payloads)).await
     }
 
     /// A deal on chain (permission `read`).
-    pub async fn market_deal(&self, deal_id: DealId) -> Result<MarketDeal, LotusError> {
+    pub async fn market_deal(&self, deal_id: DealId) -> Result<MarketDeal, RpcError> {
         let params = vec![json!(deal_id.get()), head()];
         self.client.call("Filecoin.StateMarketStorageDeal", params, self.client.timeouts.quick).await
     }
 
     /// Roots the node has imported (permission `write`).
-    pub async fn list_imports(&self) -> Result<Vec<ImportEntry>, LotusError> {
+    pub async fn list_imports(&self) -> Result<Vec<ImportEntry>, RpcError> {
         self.client.call_list("Filecoin.ClientListImports", vec![], self.client.timeouts.list).await
     }
 
     /// Tells the node of a CAR on its own disk: it reads only the header (permission `admin`).
-    pub async fn import_car(&self, path: &str) -> Result<(), LotusError> {
+    pub async fn import_car(&self, path: &str) -> Result<(), RpcError> {
         let params = vec![json!({"Path": path, "IsCAR": true})];
         let _imported: Value =
             self.client.call("Filecoin.ClientImport", params, self.client.timeouts.list).await?;

@@ -4,17 +4,9 @@
 //! nothing, streams do); [`full_node`] and [`provider`] hold the calls we make; [`wire`] holds their JSON
 //! shapes. Shapes and error texts are those of the legacy market, Lotus v1.5.0 to v1.27.0.
 
-mod client;
-mod compat;
-pub mod endpoint;
-mod error;
-mod fence;
 pub mod full_node;
 pub mod provider;
 pub mod wire;
 
-pub use client::{CallTimeouts, Client};
-pub use error::LotusError;
-pub use fence::Moment;
-pub use full_node::FullNode;
-pub use provider::Provider;
+pub use crate::lotus::full_node::FullNode;
+pub use crate::lotus::provider::Provider;

@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    client::Client,
-    error::LotusError,
-    fence::{Moment, sent_before},
-    wire::{CidLink, List, MinerDeal, Version},
-};
+use crate::lotus::wire::{CidLink, MinerDeal, Version};
 use crate::model::ProposalCid;
+use crate::rpc::client::Client;
+use crate::rpc::error::RpcError;
+use crate::rpc::go_values::List;
+use crate::rpc::send_deadline::{BootInstant, sent_before};
 
 /// Which of the two equal import methods is called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -49,25 +48,25 @@ impl Provider {
     }
 
     /// The node's version (permission `read`).
-    pub async fn version(&self) -> Result<Version, LotusError> {
+    pub async fn version(&self) -> Result<Version, RpcError> {
         self.client.call("Filecoin.Version", vec![], self.client.timeouts.quick).await
     }
 
     /// What our token may do, checked by the node itself (permission `read`).
-    pub async fn permissions(&self, token: &str) -> Result<Vec<String>, LotusError> {
+    pub async fn permissions(&self, token: &str) -> Result<Vec<String>, RpcError> {
         let list: List<String> =
             self.client.call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick).await?;
         Ok(list.0)
     }
 
     /// The miner this node works for (permission `read`).
-    pub async fn actor_address(&self) -> Result<String, LotusError> {
+    pub async fn actor_address(&self) -> Result<String, RpcError> {
         self.client.call("Filecoin.ActorAddress", vec![], self.client.timeouts.quick).await
     }
 
     /// Every deal the market has in its own store, finished ones too; no paging exists
     /// (permission `read`). `MarketListDeals` downloads the whole chain's market instead: never that.
-    pub async fn list_deals(&self) -> Result<Vec<MinerDeal>, LotusError> {
+    pub async fn list_deals(&self) -> Result<Vec<MinerDeal>, RpcError> {
         self.client.call_list("Filecoin.MarketListIncompleteDeals", vec![], self.client.timeouts.list).await
     }
 
@@ -82,8 +81,8 @@ impl Provider {
         method: ImportMethod,
         deal: &ProposalCid,
         path: &str,
-        send_before: Moment,
-    ) -> Result<(), LotusError> {
+        send_before: BootInstant,
+    ) -> Result<(), RpcError> {
         let name = method.name();
         let link = serde_json::to_value(CidLink::new(deal.as_str())).unwrap_or(Value::Null);
         let client = self.client.on_new_connection(name)?;

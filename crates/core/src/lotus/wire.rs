@@ -1,15 +1,13 @@
-//! JSON shapes of the calls we make, with Lotus' field names.
+//! JSON shapes of the calls that the agents make, with Lotus' field names.
 //!
-//! Only the fields we use are read; Lotus adds others between versions. Sources: lotus v1.5.0
+//! Only the fields that the agents use are read; Lotus adds others between versions. Sources: lotus v1.5.0
 //! `api/api_full.go`, v1.23.3 `api/types.go`, go-fil-markets v1.1.9 and v1.28.3 `storagemarket/types.go`.
 
 use std::collections::HashSet;
 
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, Error as _},
-};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
+
+use crate::rpc::go_values::{BigInt, EachEntry, null_is_empty, read_each_by};
 
 /// A CID: `{"/": "bafy…"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,69 +22,6 @@ impl CidLink {
     pub fn new(cid: impl Into<String>) -> Self {
         Self { cid: cid.into() }
     }
-}
-
-/// Go writes empty slices as `null`.
-fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Vec<T>, D::Error> {
-    Ok(Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// A list that may be `null`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(transparent, bound(deserialize = "T: Deserialize<'de>"))]
-pub struct List<T>(#[serde(deserialize_with = "null_is_empty")] pub Vec<T>);
-
-/// A whole number as Go's `big.Int` is written: a decimal text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BigInt(pub u128);
-
-impl<'de> Deserialize<'de> for BigInt {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(Self).map_err(|_| D::Error::custom(format!("\"{text}\" is not a whole number")))
-    }
-}
-
-/// What could be read of a list.
-#[derive(Clone, Debug)]
-pub(super) struct EachEntry<T> {
-    /// The entries that could be read, in their order.
-    pub(super) entries: Vec<T>,
-    /// How many could not.
-    pub(super) unreadable: usize,
-    /// What was wrong with the first of those.
-    pub(super) problem: Option<String>,
-}
-
-/// Reads a list, each entry for itself where not all can be read; a list that is `null` is empty, an entry that is
-/// `null` is none that can be read.
-pub(super) fn read_each<T: DeserializeOwned>(text: &str) -> serde_json::Result<EachEntry<T>> {
-    // One pass where all is well, as it always was so far.
-    if let Ok(List(entries)) = serde_json::from_str::<List<T>>(text) {
-        return Ok(EachEntry { entries, unreadable: 0, problem: None });
-    }
-    read_each_by(text, |entry| serde_json::from_str(entry))
-}
-
-/// Reads a list, each entry for itself.
-fn read_each_by<T>(
-    text: &str,
-    read_entry: impl Fn(&str) -> serde_json::Result<T>,
-) -> serde_json::Result<EachEntry<T>> {
-    let texts: Option<Vec<&RawValue>> = serde_json::from_str(text)?;
-    let mut read = EachEntry { entries: Vec::new(), unreadable: 0, problem: None };
-    for entry in texts.unwrap_or_default() {
-        match read_entry(entry.get()) {
-            Ok(entry) => read.entries.push(entry),
-            Err(problem) => {
-                read.unreadable += 1;
-                read.problem.get_or_insert_with(|| problem.to_string());
-            }
-        }
-    }
-    Ok(read)
 }
 
 /// Answer of `Version`.
@@ -360,6 +295,7 @@ pub struct MinerDeal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::go_values::{List, read_each};
 
     #[test]
     fn start_deal_params_are_written_as_the_command_line_writes_them() {

@@ -101,7 +101,8 @@ impl AddressError {
     }
 }
 
-/// A wallet (or any other) address in its canonical text. Equal are those of equal bytes, whatever the network's letter.
+/// A wallet (or any other) address in its canonical text. Equal are those of equal bytes, whatever the
+/// network's letter.
 #[derive(Clone, Debug)]
 pub struct WalletAddress {
     network: Network,
@@ -177,8 +178,8 @@ impl Hash for WalletAddress {
     }
 }
 
-/// A storage provider by its actor number. Its one text is `f0<number>`: nodes of test networks print `t01000`, people
-/// write either and sometimes leading zeros, and all of them mean the same actor.
+/// A storage provider by its actor number. Its one text is `f0<number>`: nodes of test networks print
+/// `t01000`, people write either and sometimes leading zeros, and all of them mean the same actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MinerId {
     actor: u64,

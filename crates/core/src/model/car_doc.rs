@@ -1,9 +1,10 @@
 //! `cars`: CARs that are complete and on disk.
 
-use bson::{DateTime, oid::ObjectId};
+use bson::DateTime;
+use bson::oid::ObjectId;
 use serde::{Deserialize, Serialize};
 
-use super::stored;
+use crate::model::stored;
 
 /// One document of `cars`. The first block of fields is the notes', with their names and meaning; the
 /// second is ours. Every field may be missing in documents of the prototype.

@@ -1,6 +1,7 @@
 //! Epochs, durations and FIL.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
+use std::str::FromStr;
 
 /// Seconds per epoch on mainnet. Source: lotus v1.23.3 `build/params_shared_vals.go` (`BlockDelaySecs`).
 const EPOCH_SECONDS: i64 = 30;
@@ -109,7 +110,8 @@ impl DealDuration {
         self.0
     }
 
-    /// What a deal of this length may cost at most: the node lengthens it by up to [`Self::ALIGNMENT_MAX`] epochs.
+    /// What a deal of this length may cost at most: the node lengthens it by up to [`Self::ALIGNMENT_MAX`]
+    /// epochs.
     pub fn cost_max(self, epoch_price: AttoFil) -> AttoFil {
         epoch_price.times(u128::try_from(self.0.saturating_add(Self::ALIGNMENT_MAX)).unwrap_or(0))
     }

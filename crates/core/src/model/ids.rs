@@ -1,6 +1,7 @@
 //! Identifiers of deals.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
+use std::str::FromStr;
 
 use carferry_car::PayloadCid;
 

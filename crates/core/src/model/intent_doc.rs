@@ -8,7 +8,7 @@
 use bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-use super::{AttoFil, DealDuration, DealStatus, Refusal, StatusSource, stored};
+use crate::model::{AttoFil, DealDuration, DealStatus, Refusal, StatusSource, stored};
 
 /// Where an intent stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ impl PublishMethod {
 /// One document of `dealintents`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IntentDoc {
-    /// `<payload CID>#<number>`: see [`super::IntentId`].
+    /// `<payload CID>#<number>`: see [`crate::model::IntentId`].
     #[serde(rename = "_id")]
     pub id: String,
     /// Payload CID.
@@ -84,7 +84,8 @@ pub struct IntentDoc {
     /// Proposal CID, once known.
     #[serde(default)]
     pub dealcid: Option<String>,
-    /// The deal's state as client-agent last recorded it: beside `offlinedeals.status`, where providers can write.
+    /// The deal's state as client-agent last recorded it: beside `offlinedeals.status`, where providers can
+    /// write.
     #[serde(default, deserialize_with = "stored::opt_integer")]
     pub dealstatus: Option<i64>,
     /// Who says that state; `None` in records of earlier versions.
@@ -93,7 +94,8 @@ pub struct IntentDoc {
     /// Since when a provider alone says that the deal is at its end (server time).
     #[serde(default, deserialize_with = "stored::opt_time")]
     pub endseen: Option<DateTime>,
-    /// The deal's number on chain, as the client's node told it or as client-agent found this very deal there.
+    /// The deal's number on chain, as the client's node told it or as client-agent found this very deal
+    /// there.
     #[serde(default, deserialize_with = "stored::opt_integer")]
     pub dealid: Option<i64>,
     /// Why it was refused or abandoned; of one that still stands, why its last call settled nothing.
@@ -105,7 +107,8 @@ pub struct IntentDoc {
     /// When the next call is due (server time). Absent: at once.
     #[serde(default, deserialize_with = "stored::opt_time", skip_serializing_if = "Option::is_none")]
     pub nexttry: Option<DateTime>,
-    /// What the refusal, or the failure of the deal, is about; absent where none was met, or in older documents.
+    /// What the refusal, or the failure of the deal, is about; absent where none was met, or in older
+    /// documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
     /// When an operator asked that the refusal or failure be forgotten (server time).

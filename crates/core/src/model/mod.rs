@@ -1,9 +1,9 @@
 //! The records: identifiers, chain numbers, deal states, and the documents as they are stored.
 //!
-//! [`CarDoc`], [`OfflineDealDoc`], [`IntentDoc`] and [`PlanDoc`] with its pieces are the only places that know stored field names.
-//! Everything read from the database may come from the first prototype (doubles for integers, naive
-//! dates, missing fields) or from a newer agent (unknown fields): reading is lenient, writing never
-//! replaces whole documents.
+//! [`CarDoc`], [`OfflineDealDoc`], [`IntentDoc`] and [`PlanDoc`] with its pieces are the only places that
+//! know stored field names. Everything read from the database may come from the first prototype (doubles for
+//! integers, naive dates, missing fields) or from a newer agent (unknown fields): reading is lenient, writing
+//! never replaces whole documents.
 
 pub mod address;
 mod car_doc;
@@ -17,14 +17,14 @@ mod refusal;
 mod status_source;
 pub mod stored;
 
-pub use car_doc::CarDoc;
-pub use chain::{AttoFil, ChainEpoch, DealDuration, ParseDurationError, ParseFilError};
-pub use deal_status::{DealPhase, DealStatus};
-pub use ids::{DealId, IntentId, ParseProposalCidError, ProposalCid};
-pub use intent_doc::{IntentDoc, IntentState, PublishMethod};
-pub use offline_deal_doc::{ClaimDoc, ImportDoc, ImportState, OfflineDealDoc, ProviderViewDoc};
-pub use plan_doc::{
+pub use crate::model::car_doc::CarDoc;
+pub use crate::model::chain::{AttoFil, ChainEpoch, DealDuration, ParseDurationError, ParseFilError};
+pub use crate::model::deal_status::{DealPhase, DealStatus};
+pub use crate::model::ids::{DealId, IntentId, ParseProposalCidError, ProposalCid};
+pub use crate::model::intent_doc::{IntentDoc, IntentState, PublishMethod};
+pub use crate::model::offline_deal_doc::{ClaimDoc, ImportDoc, ImportState, OfflineDealDoc, ProviderViewDoc};
+pub use crate::model::plan_doc::{
     PackEntryDoc, PackFilesDoc, PackPartDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanSeen, PlanState,
 };
-pub use refusal::Refusal;
-pub use status_source::StatusSource;
+pub use crate::model::refusal::Refusal;
+pub use crate::model::status_source::StatusSource;

@@ -1,9 +1,10 @@
 //! `offlinedeals`: deals that a provider knows or will know of.
 
-use bson::{DateTime, oid::ObjectId};
+use bson::DateTime;
+use bson::oid::ObjectId;
 use serde::{Deserialize, Serialize};
 
-use super::{DealPhase, DealStatus, StatusSource, stored};
+use crate::model::{DealPhase, DealStatus, StatusSource, stored};
 
 /// One document of `offlinedeals`. The first block of fields is the notes', with their names and meaning;
 /// the second is ours. Every field may be missing in documents of the prototype.
@@ -85,8 +86,8 @@ impl OfflineDealDoc {
         self.status.and_then(|status| u64::try_from(status).ok()).map(DealStatus::from_lotus)
     }
 
-    /// Whether client-agent found the deal on chain, published or active. A provider publishes only what it has the data
-    /// of, so the import is done, whatever its market says of the deal afterwards.
+    /// Whether client-agent found the deal on chain, published or active. A provider publishes only what it
+    /// has the data of, so the import is done, whatever its market says of the deal afterwards.
     pub fn is_on_chain(&self) -> bool {
         let phase = self.deal_status().map(DealStatus::phase);
         self.statusby == Some(StatusSource::Chain)
@@ -159,8 +160,8 @@ pub struct ImportDoc {
     pub caller: Option<String>,
     /// Names of files whose arrival is worth another look.
     pub awaitedfiles: Vec<String>,
-    /// Whether a file in the deal's place was found to be another piece: from then on the piece CID is computed before a
-    /// call. Missing in documents of before, whose `reason` says it.
+    /// Whether a file in the deal's place was found to be another piece: from then on the piece CID is
+    /// computed before a call. Missing in documents of before, whose `reason` says it.
     #[serde(deserialize_with = "stored::opt_flag")]
     pub piecemismatch: Option<bool>,
     /// How often `isdeal` was put back to 0 because it said 1 without truth.

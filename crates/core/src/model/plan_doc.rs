@@ -6,13 +6,13 @@
 //! packfiles    some a piece         what is in it: a few thousand entries a document
 //! ```
 //!
-//! A plan's id is a hash of everything in it, so two boxes that plan the same write the same documents. No document
-//! grows with the data set (MongoDB refuses those above 16 MiB).
+//! A plan's id is a hash of everything in it, so two boxes that plan the same write the same documents. No
+//! document grows with the data set (MongoDB refuses those above 16 MiB).
 
 use bson::DateTime;
 use serde::{Deserialize, Serialize};
 
-use super::stored;
+use crate::model::stored;
 
 /// What a plan is found by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +70,8 @@ pub struct PlanDoc {
     pub rules: Option<i64>,
 }
 
-/// What the agent that wrote a plan saw of its files, beside what the entries say. It is no part of the plan's id: boxes
-/// that have copies of their own see other times.
+/// What the agent that wrote a plan saw of its files, beside what the entries say. It is no part of the
+/// plan's id: boxes that have copies of their own see other times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanSeen {
     /// The agent.

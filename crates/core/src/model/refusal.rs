@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 pub enum Refusal {
     /// The deal itself: the provider does not take, or did not keep, this deal at these terms.
     Deal,
-    /// The moment: a provider that is busy or away, a node in trouble, a wallet without money, data that came late.
-    Moment,
+    /// The moment: a provider that is busy or away, a node in trouble, a wallet without money, data that came
+    /// late.
+    BootInstant,
     /// The provider's own trouble, which passes soon and says nothing of any deal: a program of its failed.
     Trouble,
     /// The client's own settings: the time from proposal to start, the duration, the collateral.
@@ -19,29 +20,30 @@ pub enum Refusal {
     Unknown,
 }
 
-/// What a provider's refusal begins with, in the node's answer and in a deal's message (go-fil-markets v1.28.3
-/// `storagemarket/impl/providerstates/provider_fsm.go`, `ProviderEventDealRejected`).
+/// What a provider's refusal begins with, in the node's answer and in a deal's message (go-fil-markets
+/// v1.28.3 `storagemarket/impl/providerstates/provider_fsm.go`, `ProviderEventDealRejected`).
 const REJECTED: &str = "deal rejected: ";
 
 /// Words of providers about themselves or the client at that moment.
 const MOMENT: [&str; 5] = [
-    // The filter of deals, lotus v1.23.3 node/modules/storageminer.go:532-652: its switches for online, offline,
-    // verified and unverified deals, and its limit of staging deals.
+    // The filter of deals, lotus v1.23.3 node/modules/storageminer.go:532-652: its switches for online,
+    // offline, verified and unverified deals, and its limit of staging deals.
     "miner is not accepting",
     "miner is overloaded at the moment",
-    // go-fil-markets v1.28.3 storagemarket/impl/providerstates/provider_states.go:66-183: the provider's node, and what
-    // the client has left.
+    // go-fil-markets v1.28.3 storagemarket/impl/providerstates/provider_states.go:66-183: the provider's
+    // node, and what the client has left.
     "node error",
     "clientMarketBalance.Available too small",
     "verified deal DataCap too small",
 ];
 
-/// Words of providers about a failure of their own: the filter of deals, a program of the provider, could not be run or
-/// did not decide (go-fil-markets v1.28.3 `storagemarket/impl/providerstates/provider_states.go`,
+/// Words of providers about a failure of their own: the filter of deals, a program of the provider, could not
+/// be run or did not decide (go-fil-markets v1.28.3 `storagemarket/impl/providerstates/provider_states.go`,
 /// `DecideOnProposal`; a provider of mainnet gave "too many open files" as the reason).
 const TROUBLE: [&str; 1] = ["custom deal decision logic failed"];
 
-/// Words of providers about start, length and collateral of a deal, which are the client's settings for all its deals.
+/// Words of providers about start, length and collateral of a deal, which are the client's settings for all
+/// its deals.
 const SETTINGS: [&str; 6] = [
     // The filter of deals, lotus v1.23.3 node/modules/storageminer.go:532-652.
     "deal start epoch is too far in the future",
@@ -53,9 +55,9 @@ const SETTINGS: [&str; 6] = [
     "proposed provider collateral",
 ];
 
-/// Words of the client's node: the provider could not be reached, or the wallet could not pay (go-fil-markets v1.28.3
-/// `storagemarket/impl/clientstates/client_fsm.go`, `ClientEventWriteProposalFailed`, `…ReadResponseFailed`,
-/// `…EnsureFundsFailed`); or the data did not reach the provider by the start epoch.
+/// Words of the client's node: the provider could not be reached, or the wallet could not pay (go-fil-markets
+/// v1.28.3 `storagemarket/impl/clientstates/client_fsm.go`, `ClientEventWriteProposalFailed`,
+/// `…ReadResponseFailed`, `…EnsureFundsFailed`); or the data did not reach the provider by the start epoch.
 const OF_THE_CLIENT: [&str; 5] = [
     "sending proposal to storage provider failed",
     "error reading Response message",
@@ -66,7 +68,8 @@ const OF_THE_CLIENT: [&str; 5] = [
 ];
 
 impl Refusal {
-    /// What these words are about. For refusals that are written now, and once for each that was stored without it.
+    /// What these words are about. For refusals that are written now, and once for each that was stored
+    /// without it.
     pub fn of_words(words: &str) -> Self {
         let reason = words.split_once(REJECTED).map(|(_, reason)| reason);
         let rejected_for =
@@ -75,7 +78,7 @@ impl Refusal {
             // Before the others: behind these words stands whatever the program said.
             Self::Trouble
         } else if rejected_for(&MOMENT) || OF_THE_CLIENT.iter().any(|known| words.contains(known)) {
-            Self::Moment
+            Self::BootInstant
         } else if rejected_for(&SETTINGS) {
             Self::Settings
         } else {
@@ -87,7 +90,7 @@ impl Refusal {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Deal => "deal",
-            Self::Moment => "moment",
+            Self::BootInstant => "moment",
             Self::Trouble => "trouble",
             Self::Settings => "settings",
             Self::Unknown => "unknown",
@@ -98,7 +101,7 @@ impl Refusal {
     pub fn from_stored(text: &str) -> Self {
         match text {
             "deal" => Self::Deal,
-            "moment" => Self::Moment,
+            "moment" => Self::BootInstant,
             "trouble" => Self::Trouble,
             "settings" => Self::Settings,
             _ => Self::Unknown,
@@ -117,12 +120,12 @@ mod tests {
 
     #[test]
     fn only_what_is_wrong_with_the_deal_counts() {
-        use Refusal::{Deal, Moment, Settings, Trouble};
+        use Refusal::{BootInstant, Deal, Settings, Trouble};
         for (words, about) in [
             (
                 "provider returned unexpected state 11 for proposal bafy, with message: deal rejected: cannot accept deal \
                  as miner is overloaded at the moment - there are too many staging deals being processed",
-                Moment,
+                BootInstant,
             ),
             (
                 "provider returned unexpected state 11 for proposal bafy, with message: deal rejected: custom deal decision \
@@ -130,13 +133,16 @@ mod tests {
                 Trouble,
             ),
             ("deal rejected: custom deal decision logic failed: node error", Trouble),
-            ("StorageDealError: deal rejected: miner is not accepting offline storage deals", Moment),
-            ("deal rejected: node error getting client market balance failed: timeout", Moment),
-            ("deal rejected: clientMarketBalance.Available too small: 1 < 2", Moment),
-            ("StorageDealError: sending proposal to storage provider failed: dial backoff", Moment),
-            ("StorageDealError: adding market funds failed: not enough funds: balance 1, needed 2", Moment),
-            ("deal failed: (State=13) start epoch already elapsed", Moment),
-            ("the start epoch has passed without the data", Moment),
+            ("StorageDealError: deal rejected: miner is not accepting offline storage deals", BootInstant),
+            ("deal rejected: node error getting client market balance failed: timeout", BootInstant),
+            ("deal rejected: clientMarketBalance.Available too small: 1 < 2", BootInstant),
+            ("StorageDealError: sending proposal to storage provider failed: dial backoff", BootInstant),
+            (
+                "StorageDealError: adding market funds failed: not enough funds: balance 1, needed 2",
+                BootInstant,
+            ),
+            ("deal failed: (State=13) start epoch already elapsed", BootInstant),
+            ("the start epoch has passed without the data", BootInstant),
             ("deal rejected: deal start epoch is too far in the future: 5 > 4", Settings),
             ("deal rejected: cannot seal a sector before 5", Settings),
             ("deal rejected: proposed provider collateral below minimum: 1 < 2", Settings),
@@ -154,7 +160,9 @@ mod tests {
 
     #[test]
     fn a_stored_class_is_read_as_it_was_written_and_a_newer_one_never_counts() {
-        for class in [Refusal::Deal, Refusal::Moment, Refusal::Trouble, Refusal::Settings, Refusal::Unknown] {
+        for class in
+            [Refusal::Deal, Refusal::BootInstant, Refusal::Trouble, Refusal::Settings, Refusal::Unknown]
+        {
             assert_eq!(Refusal::from_stored(class.as_str()), class);
             let json = serde_json::to_string(&class).unwrap();
             assert_eq!(serde_json::from_str::<Refusal>(&json).unwrap(), class);

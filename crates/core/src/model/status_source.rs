@@ -3,7 +3,8 @@
 use bson::Bson;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Whose word a deal's recorded state is: the chain overrules the client's node, and both overrule the provider.
+/// Whose word a deal's recorded state is: the chain overrules the client's node, and both overrule the
+/// provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StatusSource {
@@ -25,8 +26,8 @@ impl StatusSource {
         }
     }
 
-    /// For `#[serde(deserialize_with)]`. A value of no known name is `None`: records of earlier versions have no source,
-    /// and what a provider writes there must not hide the rest of the record.
+    /// For `#[serde(deserialize_with)]`. A value of no known name is `None`: records of earlier versions have
+    /// no source, and what a provider writes there must not hide the rest of the record.
     pub(super) fn opt<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
         let value = Bson::deserialize(deserializer)?;
         let known = [Self::Chain, Self::Node, Self::Provider];

@@ -4,9 +4,10 @@
 //! store either. What cannot be read at all is an error that names the field; what is missing is `None`.
 
 use bson::{Bson, DateTime};
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
-use super::address::MinerId;
+use crate::model::address::MinerId;
 
 /// Largest whole number that a double holds exactly.
 const DOUBLE_EXACT_MAX: f64 = 9_007_199_254_740_992.0;

@@ -6,14 +6,15 @@
 //!                        └──────trouble──────┘
 //! ```
 //!
-//! Without it, every caller would knock at a dead server by its own clock, and all at once when it comes back.
+//! Without it, every caller would knock at a dead server by its own clock, and all at once when it comes
+//! back.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::backoff::{Backoff, BackoffPolicy};
+use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
 /// What the callers of a server know of it.
 #[derive(Debug)]
@@ -25,20 +26,21 @@ pub struct Breaker {
 #[derive(Debug)]
 struct State {
     pauses: Backoff,
-    gate: Gate,
+    gate: BreakerState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gate {
+enum BreakerState {
     Closed,
     Open { until: Instant },
     Trying,
 }
 
-/// Leave to call; says afterwards how the server was. Dropped without a word (the call was given up), the next may try.
+/// Permit to call; says afterwards how the server was. Dropped without a word (the call was given up), the
+/// next may try.
 #[derive(Debug)]
 #[must_use]
-pub struct Leave<'a> {
+pub struct Permit<'a> {
     breaker: &'a Breaker,
     is_try: bool,
 }
@@ -46,25 +48,25 @@ pub struct Leave<'a> {
 impl Breaker {
     /// For a server that is well as far as anybody knows; pauses between tries are as the policy has them.
     pub fn new(pauses: BackoffPolicy) -> Self {
-        let state = State { pauses: Backoff::new(pauses), gate: Gate::Closed };
+        let state = State { pauses: Backoff::new(pauses), gate: BreakerState::Closed };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Waits until the server may be called.
-    pub async fn leave(&self) -> Leave<'_> {
+    pub async fn leave(&self) -> Permit<'_> {
         loop {
             // Before the look, so that no change is missed.
             let changed = self.changed.notified();
             let until = {
                 let mut state = self.lock();
                 match state.gate {
-                    Gate::Closed => return Leave { breaker: self, is_try: false },
-                    Gate::Open { until } if until <= Instant::now() => {
-                        state.gate = Gate::Trying;
-                        return Leave { breaker: self, is_try: true };
+                    BreakerState::Closed => return Permit { breaker: self, is_try: false },
+                    BreakerState::Open { until } if until <= Instant::now() => {
+                        state.gate = BreakerState::Trying;
+                        return Permit { breaker: self, is_try: true };
                     }
-                    Gate::Open { until } => Some(until),
-                    Gate::Trying => None,
+                    BreakerState::Open { until } => Some(until),
+                    BreakerState::Trying => None,
                 }
             };
             match until {
@@ -77,7 +79,7 @@ impl Breaker {
 
     /// Whether the server is known to be in trouble.
     pub fn is_open(&self) -> bool {
-        self.lock().gate != Gate::Closed
+        self.lock().gate != BreakerState::Closed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -90,47 +92,48 @@ impl Breaker {
     }
 }
 
-impl Leave<'_> {
-    /// Whether this is the one call that finds out for all others, who wait for what it says: it should be a short one.
+impl Permit<'_> {
+    /// Whether this is the one call that finds out for all others, who wait for what it says: it should be a
+    /// short one.
     pub fn is_try(&self) -> bool {
         self.is_try
     }
 
-    /// The server answered another call than the one that met the trouble: all may call, but if they meet trouble
-    /// again, its pauses go on growing from where they were.
+    /// The server answered another call than the one that met the trouble: all may call, but if they meet
+    /// trouble again, its pauses go on growing from where they were.
     pub fn is_there(mut self) {
         self.is_try = false;
-        self.breaker.set(|state| state.gate = Gate::Closed);
+        self.breaker.set(|state| state.gate = BreakerState::Closed);
     }
 
     /// The server answered, whatever it said.
     pub fn answered(mut self) {
         self.is_try = false;
         self.breaker.set(|state| {
-            state.gate = Gate::Closed;
+            state.gate = BreakerState::Closed;
             state.pauses.reset();
         });
     }
 
-    /// The server did not answer, or lets us do nothing. Says whether that is news: those that were under way while
-    /// another found out add no pause of their own.
+    /// The server did not answer, or lets us do nothing. Says whether that is news: those that were under way
+    /// while another found out add no pause of their own.
     pub fn trouble(mut self) -> bool {
         let was_try = std::mem::take(&mut self.is_try);
         let mut is_news = false;
         self.breaker.set(|state| {
-            is_news = was_try || state.gate == Gate::Closed;
+            is_news = was_try || state.gate == BreakerState::Closed;
             if is_news {
-                state.gate = Gate::Open { until: Instant::now() + state.pauses.next_delay() };
+                state.gate = BreakerState::Open { until: Instant::now() + state.pauses.next_delay() };
             }
         });
         is_news
     }
 }
 
-impl Drop for Leave<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if self.is_try {
-            self.breaker.set(|state| state.gate = Gate::Open { until: Instant::now() });
+            self.breaker.set(|state| state.gate = BreakerState::Open { until: Instant::now() });
         }
     }
 }
@@ -173,7 +176,8 @@ mod tests {
         }
         sleep(Duration::from_secs(599)).await;
         let while_dead = calls.load(Ordering::Relaxed);
-        // Twenty at once before anybody knew, then pauses up to a minute; full jitter makes some of them short.
+        // Twenty at once before anybody knew, then pauses up to a minute; full jitter makes some of them
+        // short.
         assert!((25..80).contains(&while_dead), "{while_dead}");
         timeout(Duration::from_secs(121), callers.join_all()).await.unwrap();
     }

@@ -13,10 +13,8 @@ pub fn fail_point(_name: &str) {}
 /// Ends this process as a power cut would, if the environment asks for it to end here.
 #[cfg(feature = "fail-points")]
 pub fn fail_point(name: &str) {
-    use std::sync::{
-        LazyLock,
-        atomic::{AtomicU32, Ordering},
-    };
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
     static ASKED: LazyLock<Option<(String, u32)>> = LazyLock::new(|| {
         let asked = std::env::var(VARIABLE).ok()?;
         let (name, passing) = asked.split_once(':').unwrap_or((&asked, "1"));

@@ -9,8 +9,8 @@ mod fail_point;
 pub mod shutdown;
 pub mod supervisor;
 
-pub use backoff::{Backoff, BackoffPolicy};
-pub use breaker::{Breaker, Leave};
-pub use fail_point::fail_point;
-pub use shutdown::Shutdown;
-pub use supervisor::{Supervisor, SupervisorError};
+pub use crate::runtime::backoff::{Backoff, BackoffPolicy};
+pub use crate::runtime::breaker::{Breaker, Permit};
+pub use crate::runtime::fail_point::fail_point;
+pub use crate::runtime::shutdown::Shutdown;
+pub use crate::runtime::supervisor::{Supervisor, SupervisorError};

@@ -10,7 +10,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug, warn};
 
-use super::Shutdown;
+use crate::runtime::Shutdown;
 
 /// The error of a task, whatever its type.
 pub type TaskError = Box<dyn Error + Send + Sync + 'static>;

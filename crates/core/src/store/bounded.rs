@@ -8,7 +8,8 @@ use mongodb::Cursor;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use super::{Store, error::StoreError};
+use crate::store::Store;
+use crate::store::error::StoreError;
 
 impl Store {
     /// Runs one driver call within the time limit and sorts its error.

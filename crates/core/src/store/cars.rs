@@ -1,14 +1,15 @@
 //! `cars`: what client-agent packs, what both agents look up.
 
-use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
+use bson::oid::ObjectId;
+use bson::{Bson, DateTime, Document, doc};
 use tracing::warn;
 
-use super::{Store, bounded::decode, error::StoreError};
-use crate::{
-    error_chain::ErrorChain,
-    model::{CarDoc, stored},
-    runtime::fail_point,
-};
+use crate::error_chain::ErrorChain;
+use crate::model::{CarDoc, stored};
+use crate::runtime::fail_point;
+use crate::store::Store;
+use crate::store::bounded::decode;
+use crate::store::error::StoreError;
 
 const COLLECTION: &str = "cars";
 
@@ -17,7 +18,8 @@ const COLLECTION: &str = "cars";
 pub struct VerifyDue {
     /// Those that were not checked since.
     pub since: DateTime,
-    /// Those that were found bad, whenever, before the run that asks began: it checks each of them once more.
+    /// Those that were found bad, whenever, before the run that asks began: it checks each of them once
+    /// more.
     pub began: DateTime,
 }
 
@@ -31,12 +33,13 @@ pub struct PayloadCars {
 }
 
 impl Store {
-    /// Records a finished CAR: one document per (source, CAR path, payload CID, host). Repeating it changes nothing but
-    /// `updatedtime`. Other CARs that stood under the same path on the same host are marked replaced: their bytes are gone.
-    /// They are marked first: a run that is killed in between makes and records the CAR again.
+    /// Records a finished CAR: one document per (source, CAR path, payload CID, host). Repeating it changes
+    /// nothing but `updatedtime`. Other CARs that stood under the same path on the same host are marked
+    /// replaced: their bytes are gone. They are marked first: a run that is killed in between makes and
+    /// records the CAR again.
     ///
-    /// A database with the prototype's unique index, which knows no host, keeps one document for hosts with the same paths
-    /// and bytes; the last that records it is its host.
+    /// A database with the prototype's unique index, which knows no host, keeps one document for hosts with
+    /// the same paths and bytes; the last that records it is its host.
     ///
     /// # Errors
     ///
@@ -96,8 +99,8 @@ impl Store {
         found.map(|document| decode(COLLECTION, document)).transpose()
     }
 
-    /// All CARs recorded with this payload CID, newest first; replaced ones last. One that cannot be read is left out,
-    /// with a warning.
+    /// All CARs recorded with this payload CID, newest first; replaced ones last. One that cannot be read is
+    /// left out, with a warning.
     pub async fn cars_of_payload(&self, payload_cid: &str) -> Result<Vec<CarDoc>, StoreError> {
         let PayloadCars { cars, unreadable } = self.payload_cars(payload_cid).await?;
         for problem in unreadable {

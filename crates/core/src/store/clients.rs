@@ -1,13 +1,12 @@
 //! The driver's clients of a command are shut down before the runtime ends.
 //!
-//! The last handle of a client starts a task that ends its sessions at the server. A runtime that ends meanwhile drops
-//! the connection pool under that task, and the driver panics (mongodb 3.9.1 `src/cmap/connection_requester.rs:42`).
+//! The last handle of a client starts a task that ends its sessions at the server. A runtime that ends
+//! meanwhile drops the connection pool under that task, and the driver panics (mongodb 3.9.1
+//! `src/cmap/connection_requester.rs:42`).
 
-use std::{
-    cell::RefCell,
-    future::{Future, IntoFuture as _},
-    time::Duration,
-};
+use std::cell::RefCell;
+use std::future::{Future, IntoFuture as _};
+use std::time::Duration;
 
 use futures::future::join_all;
 use mongodb::Client;
@@ -26,8 +25,8 @@ pub(super) fn note(client: &Client) {
     let _outside = OPENED.try_with(|opened| opened.borrow_mut().push(client.clone()));
 }
 
-/// Runs a command, and shuts down every client that it opened, however it ends. What the command started and left
-/// running (the driver's handles in it included) is not waited for.
+/// Runs a command, and shuts down every client that it opened, however it ends. What the command started and
+/// left running (the driver's handles in it included) is not waited for.
 pub async fn shut_down_after<F: Future>(command: F) -> F::Output {
     OPENED
         .scope(RefCell::default(), async {

@@ -2,11 +2,13 @@
 
 use bson::{Document, doc};
 
-use super::{Store, deals::dead_states, error::StoreError};
 use crate::model::{AttoFil, DealDuration, stored};
+use crate::store::Store;
+use crate::store::deals::dead_states;
+use crate::store::error::StoreError;
 
-/// Time after which the client's node has reserved the money of a deal: the message that moves it into escrow has
-/// landed. Chosen; blocks come every 30 s, and a congested chain takes minutes.
+/// Time after which the client's node has reserved the money of a deal: the message that moves it into escrow
+/// has landed. Chosen; blocks come every 30 s, and a congested chain takes minutes.
 const RESERVED_WITHIN_MS: i64 = 3_600_000;
 
 /// What deals of `ClientStartDeal` cost at most together that are recorded and have no number on chain.
@@ -19,8 +21,8 @@ pub struct Unpublished {
 }
 
 impl Store {
-    /// What this wallet's live deals that no chain knows yet will take from it. As `dealintents` has it, where
-    /// providers cannot write.
+    /// What this wallet's live deals that no chain knows yet will take from it. As `dealintents` has it,
+    /// where providers cannot write.
     pub async fn unpublished_cost(&self, wallet: &str) -> Result<Unpublished, StoreError> {
         let pipeline = [
             doc! { "$match": {

@@ -1,20 +1,18 @@
 //! `offlinedeals` as client-agent reads it: what stands for a payload, what to follow, what to report.
 
-use std::collections::{BTreeMap, HashSet, btree_map::Entry};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 
 use bson::{DateTime, Document, doc};
 use mongodb::options::Hint;
 
-use super::{
-    Store,
-    bounded::{decode, readable},
-    error::StoreError,
-    pages::{DEALS_AT_ONCE, DealPages},
-    tracking::PAGE,
-};
-use crate::model::{
-    DealPhase, DealStatus, OfflineDealDoc, ProposalCid, PublishMethod, StatusSource, address::MinerId, stored,
-};
+use crate::model::address::MinerId;
+use crate::model::{DealPhase, DealStatus, OfflineDealDoc, ProposalCid, PublishMethod, StatusSource, stored};
+use crate::store::Store;
+use crate::store::bounded::{decode, readable};
+use crate::store::deal_status::PAGE;
+use crate::store::error::StoreError;
+use crate::store::pages::{DEALS_AT_ONCE, DealPages};
 
 const COLLECTION: &str = "offlinedeals";
 
@@ -126,8 +124,8 @@ impl Store {
         Ok(unpadded / 127 * 128)
     }
 
-    /// How many deals of this payload still wait for its data, proposals that are on the way included: what replacing its
-    /// CAR would hurt.
+    /// How many deals of this payload still wait for its data, proposals that are on the way included: what
+    /// replacing its CAR would hurt.
     pub async fn waiting_deals_of_payload(&self, payload_cid: &str) -> Result<u64, StoreError> {
         let intents = doc! { "filecid": payload_cid, "state": "intended" };
         let deals = doc! {
@@ -215,8 +213,8 @@ impl Store {
         Ok(readable(COLLECTION, self.drain("troubled deals", cursor).await?))
     }
 
-    /// Records that are no deals, because what stands as their `dealcid` is no proposal CID: how many there are, and what
-    /// stands there in some of them.
+    /// Records that are no deals, because what stands as their `dealcid` is no proposal CID: how many there
+    /// are, and what stands there in some of them.
     pub async fn no_deals(&self, samples_max: i64) -> Result<(u64, Vec<String>), StoreError> {
         let filter = doc! { "dealcid": { "$not": proposal_range() } };
         let count = self.bounded("no deals", self.deals.count_documents(filter.clone())).await?;
@@ -321,8 +319,8 @@ pub(super) fn tracked_fields() -> Document {
     }
 }
 
-/// Texts that a proposal CID can be. The prototype recorded failed proposals with Lotus' error text as `dealcid`: these
-/// records are no deals. A range, so that an index of `dealcid` answers it.
+/// Texts that a proposal CID can be. The prototype recorded failed proposals with Lotus' error text as
+/// `dealcid`: these records are no deals. A range, so that an index of `dealcid` answers it.
 pub(super) fn proposal_range() -> Document {
     doc! { "$gte": "bafyrei", "$lt": "bafyrej" }
 }

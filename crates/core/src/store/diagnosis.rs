@@ -1,11 +1,15 @@
-//! Why no server of a replica set can be used: each is asked alone, because the driver leaves out what is not of the set.
+//! Why no server of a replica set can be used: each is asked alone, because the driver leaves out what is not
+//! of the set.
 
-use std::{future::IntoFuture as _, time::Duration};
+use std::future::IntoFuture as _;
+use std::time::Duration;
 
 use bson::{Document, doc};
-use mongodb::{Client, options::ClientOptions};
+use mongodb::Client;
+use mongodb::options::ClientOptions;
 
-use super::{Store, error::StoreError};
+use crate::store::Store;
+use crate::store::error::StoreError;
 
 /// How long one server is waited for; a server on the other side of the world answers in less.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,7 +33,7 @@ impl Store {
             options.server_selection_timeout = Some(SERVER_TIMEOUT);
             options.connect_timeout = Some(SERVER_TIMEOUT);
             let Ok(client) = Client::with_options(options) else { continue };
-            super::clients::note(&client);
+            crate::store::clients::note(&client);
             let admin = client.database("admin");
             let hello = admin.run_command(doc! { "hello": 1 }).into_future();
             if let Ok(Ok(hello)) = tokio::time::timeout(SERVER_TIMEOUT * 2, hello).await

@@ -3,7 +3,7 @@
 use mongodb::error::{Error, ErrorKind};
 use tracing::debug;
 
-use super::driver_error::DriverError;
+use crate::store::driver_error::DriverError;
 
 /// A failed database call.
 #[derive(Debug, thiserror::Error)]
@@ -164,8 +164,8 @@ impl StoreError {
         }
     }
 
-    /// Whether the server, or the connection to it, must be configured otherwise before this can succeed: it is an
-    /// answer, and repeating the call would get the same.
+    /// Whether the server, or the connection to it, must be configured otherwise before this can succeed: it
+    /// is an answer, and repeating the call would get the same.
     pub fn is_permanent(&self) -> bool {
         matches!(
             self,
@@ -180,8 +180,9 @@ impl StoreError {
         )
     }
 
-    /// Whether the server knows this user and says no: the same call gets the same answer until a role, a validator or the
-    /// server's own configuration is changed. A login that fails is none: it may be mended at the server meanwhile.
+    /// Whether the server knows this user and says no: the same call gets the same answer until a role, a
+    /// validator or the server's own configuration is changed. A login that fails is none: it may be
+    /// mended at the server meanwhile.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::Rejected { .. } | Self::NotReplicaSet)
     }

@@ -5,8 +5,13 @@ use std::collections::HashSet;
 use bson::{Bson, Document, doc};
 use mongodb::Collection;
 
-use super::{Store, deals::numbers, error::StoreError, miners::written_as, tracking::PAGE};
-use crate::model::{DealStatus, address::MinerId};
+use crate::model::DealStatus;
+use crate::model::address::MinerId;
+use crate::store::Store;
+use crate::store::deal_status::PAGE;
+use crate::store::deals::numbers;
+use crate::store::error::StoreError;
+use crate::store::miners::written_as;
 
 /// Whose failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +56,13 @@ impl FailuresOf<'_> {
 }
 
 impl Store {
-    /// Refused proposals and failed deals of every wallet that still count, and proposals whose next call is put off.
+    /// Refused proposals and failed deals of every wallet that still count, and proposals whose next call is
+    /// put off.
     pub async fn failures(&self, of: FailuresOf<'_>) -> Result<Vec<Failure>, StoreError> {
         let failed = numbers(&DealStatus::FAILED);
         let mut failures = Vec::new();
-        // By state, and by the status of deals: each has an index, and `dealintents` holds every deal ever made.
+        // By state, and by the status of deals: each has an index, and `dealintents` holds every deal ever
+        // made.
         let mut refused = of.filter();
         refused.extend(doc! { "state": "refused" });
         let refused = self.intents_with(refused).await?;

@@ -2,11 +2,13 @@
 
 use bson::{Document, doc};
 use futures::TryStreamExt;
-use mongodb::{Collection, IndexModel, options::IndexOptions};
+use mongodb::options::IndexOptions;
+use mongodb::{Collection, IndexModel};
 use tracing::warn;
 
-use super::{Store, error::StoreError};
 use crate::error_chain::ErrorChain;
+use crate::store::Store;
+use crate::store::error::StoreError;
 
 /// What became of the indexes at start.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +22,8 @@ pub struct IndexReport {
     pub is_to_be_tried_again: bool,
 }
 
-/// Whose queries the indexes are for. An agent's database user may see no more collections than the agent uses.
+/// Whose queries the indexes are for. An agent's database user may see no more collections than the agent
+/// uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IndexUser {
     /// `cars`, `offlinedeals`, `dealintents`.
@@ -73,8 +76,8 @@ impl Store {
     async fn indexes(&self, user: IndexUser, missing: Missing) -> Result<IndexReport, StoreError> {
         let mut report = IndexReport::default();
         let cars = [
-            // The prototype's index lacks the host, and so did that of this name in earlier versions: where it stands, hosts
-            // with the same paths share a document (`record_car`).
+            // The prototype's index lacks the host, and so did that of this name in earlier versions: where
+            // it stands, hosts with the same paths share a document (`record_car`).
             wanted("carferry_hostsource", doc! { "inputpath": 1, "outputpath": 1, "filecid": 1, "host": 1 })
                 .unique(),
             wanted("carferry_output", doc! { "outputpath": 1 }),
@@ -125,7 +128,8 @@ impl Store {
             wanted("carferry_open", doc! { "wallet": 1, "createdtime": 1 })
                 .partial(doc! { "state": "intended" }),
             wanted("carferry_dealcid", doc! { "dealcid": 1 }),
-            // Deals that cost something, which are few beside those at price 0: what they will take from the wallet.
+            // Deals that cost something, which are few beside those at price 0: what they will take from the
+            // wallet.
             wanted("carferry_priced", doc! { "wallet": 1, "dealid": 1 })
                 .partial(doc! { "method": "start", "priceattofil": { "$gt": "0" } }),
         ];
@@ -245,8 +249,8 @@ impl From<IndexModel> for Standing {
 }
 
 impl Standing {
-    /// Whether it does what is wanted: the same keys, unique where that is a guard, and no documents left out that the
-    /// wanted one has.
+    /// Whether it does what is wanted: the same keys, unique where that is a guard, and no documents left out
+    /// that the wanted one has.
     fn serves(&self, wanted: &Wanted) -> bool {
         let has_all = match (&self.partial, &wanted.partial) {
             (None, None) => !self.sparse,

@@ -1,21 +1,18 @@
 //! `dealintents`: proposals about to be made.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bson::{Document, doc};
 use tracing::warn;
 
-use super::{
-    Store,
-    bounded::{decode, readable},
-    error::StoreError,
-    tracking::PAGE,
-};
-use crate::{
-    error_chain::ErrorChain,
-    model::{AttoFil, IntentDoc, IntentState, ProposalCid, Refusal},
-    runtime::fail_point,
-};
+use crate::error_chain::ErrorChain;
+use crate::model::{AttoFil, IntentDoc, IntentState, ProposalCid, Refusal};
+use crate::runtime::fail_point;
+use crate::store::Store;
+use crate::store::bounded::{decode, readable};
+use crate::store::deal_status::PAGE;
+use crate::store::error::StoreError;
 
 const COLLECTION: &str = "dealintents";
 /// Open intents read at a time, some 10 MB: far more than the queues of all providers hold.
@@ -28,8 +25,8 @@ pub const INTENT_PAUSE_MAX: Duration = Duration::from_secs(3600);
 pub struct NewIntent(pub IntentDoc);
 
 impl Store {
-    /// Every intent ever written for these payload CIDs, and the payload CIDs of those that cannot be read: what these stand
-    /// for is unknown, so nothing may be proposed for their CARs.
+    /// Every intent ever written for these payload CIDs, and the payload CIDs of those that cannot be read:
+    /// what these stand for is unknown, so nothing may be proposed for their CARs.
     pub async fn intents_of_payloads(
         &self,
         payload_cids: &[String],
@@ -101,9 +98,9 @@ impl Store {
         }
     }
 
-    /// The oldest intents that wait to be settled and are due, so many as one pass may look into, of every wallet that
-    /// has any: this owner's, and those of others that have not moved for an hour (their agent is gone; settling twice is
-    /// harmless because the parameters are the intent's).
+    /// The oldest intents that wait to be settled and are due, so many as one pass may look into, of every
+    /// wallet that has any: this owner's, and those of others that have not moved for an hour (their
+    /// agent is gone; settling twice is harmless because the parameters are the intent's).
     pub async fn open_intents(&self, owner: &str) -> Result<Vec<IntentDoc>, StoreError> {
         const ABANDONED_AFTER_MS: i64 = 3_600_000;
         let pause_max = i64::try_from(INTENT_PAUSE_MAX.as_millis()).unwrap_or(i64::MAX);
@@ -130,13 +127,15 @@ impl Store {
         Ok(intents)
     }
 
-    /// The wallets of all intents that wait to be settled: beside the configured one, those of earlier configurations.
+    /// The wallets of all intents that wait to be settled: beside the configured one, those of earlier
+    /// configurations.
     async fn wallets_of_open_intents(&self) -> Result<Vec<bson::Bson>, StoreError> {
         let distinct = self.intents.distinct("wallet", doc! { "state": "intended" });
         self.bounded("wallets of intents", distinct).await
     }
 
-    /// Notes that a call settled nothing and when the next one is due. The intent goes on to count as a replica.
+    /// Notes that a call settled nothing and when the next one is due. The intent goes on to count as a
+    /// replica.
     pub async fn postpone_intent(
         &self,
         intent: &IntentDoc,
@@ -256,8 +255,8 @@ impl Store {
         self.bounded("intents count", self.intents.count_documents(doc! { "state": "intended" })).await
     }
 
-    /// Notes that an intent is still being worked on, so that no other agent takes it for abandoned. `false`: it
-    /// is settled already, by whomever, and nothing may be sent for it any more.
+    /// Notes that an intent is still being worked on, so that no other agent takes it for abandoned. `false`:
+    /// it is settled already, by whomever, and nothing may be sent for it any more.
     pub async fn touch_intent(&self, intent: &IntentDoc) -> Result<bool, StoreError> {
         let filter = doc! { "_id": &intent.id, "state": "intended" };
         let update = vec![doc! { "$set": { "updatedtime": "$$NOW" } }];

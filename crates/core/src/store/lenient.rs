@@ -1,7 +1,7 @@
 //! Deals as far as they can be read: a field that cannot is missing, and named.
 //!
-//! A user that may close a deal may write to every field of it. One value that no agent writes must not end the deal, which
-//! needs few of its fields.
+//! A user that may close a deal may write to every field of it. One value that no agent writes must not end
+//! the deal, which needs few of its fields.
 
 use bson::{Bson, Document};
 use serde::de::DeserializeOwned;

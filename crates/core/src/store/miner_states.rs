@@ -1,14 +1,19 @@
 //! `minerstates`: which miner-agents there are, and whether they work. One document per miner and host.
 //!
-//! For people alone: nothing is decided by it. An agent whose role lacks the collection works as well without.
+//! For people alone: nothing is decided by it. An agent whose role lacks the collection works as well
+//! without.
 
 use std::time::Duration;
 
 use bson::{DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, bounded::readable, claims::lease_millis, error::StoreError, miners::any_of};
 use crate::model::stored;
+use crate::store::Store;
+use crate::store::bounded::readable;
+use crate::store::error::StoreError;
+use crate::store::import_queue::lease_millis;
+use crate::store::miners::any_of;
 
 const COLLECTION: &str = "minerstates";
 

@@ -7,14 +7,15 @@
 
 mod bounded;
 mod cars;
-mod claims;
 mod clients;
 mod commitments;
+mod deal_status;
 mod deals;
 mod diagnosis;
 mod driver_error;
 mod error;
 mod failures;
+mod import_queue;
 mod indexes;
 mod intents;
 mod lenient;
@@ -26,38 +27,37 @@ mod plans;
 mod provider_views;
 pub mod retry;
 mod rights;
-mod tracking;
 pub mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Document, doc};
-use mongodb::{
-    Client, Collection, Database,
-    options::{Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria, ServerApi, WriteConcern},
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria, ServerApi, WriteConcern,
 };
+use mongodb::{Client, Collection, Database};
 
 use crate::config::Secret;
-
-pub use cars::{PayloadCars, VerifyDue};
-pub use claims::{
+pub use crate::store::cars::{PayloadCars, VerifyDue};
+pub use crate::store::clients::shut_down_after;
+pub use crate::store::commitments::Unpublished;
+pub use crate::store::deal_status::{NumberChange, Restored, StatusChange};
+pub use crate::store::deals::{DealCounts, StoredDeal};
+pub use crate::store::driver_error::DriverError;
+pub use crate::store::error::StoreError;
+pub use crate::store::failures::{Failure, FailuresOf};
+pub use crate::store::import_queue::{
     Claim, DueId, DueIds, Fence, ImportOutcome, LEASE_MAX, Noted, PAUSE_MAX, PendingCounts, Settled,
 };
-pub use clients::shut_down_after;
-pub use commitments::Unpublished;
-pub use deals::{DealCounts, StoredDeal};
-pub use driver_error::DriverError;
-pub use error::StoreError;
-pub use failures::{Failure, FailuresOf};
-pub use indexes::{IndexReport, IndexUser, MADE_AT_START};
-pub use intents::{INTENT_PAUSE_MAX, NewIntent};
-pub use miner_states::{AgentState, MinerStateDoc};
-pub use pages::DealPages;
-pub use pending_calls::PendingCall;
-pub use plans::{PieceClaim, PieceCounts};
-pub use provider_views::{Followed, NewView, ProviderView};
-pub use retry::{RetryUntilAnswered, Unanswered};
-pub use tracking::{NumberChange, Restored, StatusChange};
+pub use crate::store::indexes::{IndexReport, IndexUser, MADE_AT_START};
+pub use crate::store::intents::{INTENT_PAUSE_MAX, NewIntent};
+pub use crate::store::miner_states::{AgentState, MinerStateDoc};
+pub use crate::store::pages::DealPages;
+pub use crate::store::pending_calls::PendingCall;
+pub use crate::store::plans::{PieceClaim, PieceCounts};
+pub use crate::store::provider_views::{NewView, PollScope, ProviderView};
+pub use crate::store::retry::{RetryUntilAnswered, Unanswered};
 
 /// Where the database is and how patient we are with it.
 #[derive(Clone, Debug)]
@@ -93,8 +93,8 @@ pub struct Store {
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Connections to a server, where the URI does not say (`maxPoolSize`): the driver's ten are taken by one list of the
-/// market that confirms some hundred imports, and the next claim would wait behind them.
+/// Connections to a server, where the URI does not say (`maxPoolSize`): the driver's ten are taken by one
+/// list of the market that confirms some hundred imports, and the next claim would wait behind them.
 pub const CONNECTIONS_MAX: u32 = 128;
 /// Connections that are made at a time (`maxConnecting`); the driver's two make a queue of every burst.
 const CONNECTING_MAX: u32 = 8;
@@ -157,7 +157,8 @@ impl Store {
         hello.get_str("setName").map(str::to_owned).map_err(|_| StoreError::NotReplicaSet)
     }
 
-    /// How many documents `cars` and `offlinedeals` have, about: as the server keeps count, without reading them.
+    /// How many documents `cars` and `offlinedeals` have, about: as the server keeps count, without reading
+    /// them.
     pub async fn document_counts(&self) -> Result<(u64, u64), StoreError> {
         let cars = self.bounded("cars count", self.cars.estimated_document_count()).await?;
         let deals = self.bounded("offlinedeals count", self.deals.estimated_document_count()).await?;

@@ -1,20 +1,21 @@
 //! Deals by the page: of a hundred thousand only some are in memory at a time.
 
+use bson::Document;
 use futures::TryStreamExt;
 use mongodb::Cursor;
 
-use bson::Document;
-
-use super::{Store, bounded::readable, error::StoreError};
 use crate::model::OfflineDealDoc;
+use crate::store::Store;
+use crate::store::bounded::readable;
+use crate::store::error::StoreError;
 
 /// Deals of one page.
 pub(super) const DEALS_AT_ONCE: u32 = 1000;
 
 /// Deals that a query finds.
 ///
-/// Read in the order of an index: one that changes meanwhile may come twice, and one that did not come because it
-/// changed was seen by whoever changed it.
+/// Read in the order of an index: one that changes meanwhile may come twice, and one that did not come
+/// because it changed was seen by whoever changed it.
 #[derive(Debug)]
 pub struct DealPages {
     store: Store,

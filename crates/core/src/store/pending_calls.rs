@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use bson::doc;
 
-use super::{Store, claims::lease_millis, error::StoreError, miners::written_as};
 use crate::model::stored;
+use crate::store::Store;
+use crate::store::error::StoreError;
+use crate::store::import_queue::lease_millis;
+use crate::store::miners::written_as;
 
 /// An import call of another agent, or of this agent before it was restarted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +25,8 @@ pub struct PendingCall {
 const CALLS_MAX: i64 = 1000;
 
 impl Store {
-    /// Calls for this miner's pending deals that were noted at most `longest` ago by other processes than `caller`.
+    /// Calls for this miner's pending deals that were noted at most `longest` ago by other processes than
+    /// `caller`.
     pub async fn pending_calls(
         &self,
         miner: &str,

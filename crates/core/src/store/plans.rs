@@ -9,13 +9,11 @@ use bson::{Document, doc};
 use mongodb::options::ReturnDocument;
 use serde::Serialize;
 
-use super::{
-    Store,
-    bounded::{decode, readable},
-    claims::{count_of, lease_millis},
-    error::StoreError,
-};
 use crate::model::{PackFilesDoc, PackPieceDoc, PlanDoc, PlanKey, PlanSeen, PlanState, stored};
+use crate::store::Store;
+use crate::store::bounded::{decode, readable};
+use crate::store::error::StoreError;
+use crate::store::import_queue::{count_of, lease_millis};
 
 /// A piece this agent holds the lease of.
 #[derive(Clone, Debug)]
@@ -116,8 +114,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Opens an ended plan again, and its pieces that failed: the very same was planned anew, so what was wrong
-    /// with its sources is mended.
+    /// Opens an ended plan again, and its pieces that failed: the very same was planned anew, so what was
+    /// wrong with its sources is mended.
     pub async fn reopen_plan(&self, plan: &str, seen: Option<&PlanSeen>) -> Result<(), StoreError> {
         if let Some(PlanSeen { host, changednanos }) = seen {
             let seen = doc! { "host": { "$literal": host }, "changednanos": changednanos };

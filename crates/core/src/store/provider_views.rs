@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 
-use super::{
-    Store,
-    claims::{RESTING, count_of, lease_millis, object_or_nothing},
-    deals::numbers,
-    error::StoreError,
-    miners::written_as,
-    pages::{DEALS_AT_ONCE, DealPages},
-};
 use crate::model::{DealId, DealStatus};
+use crate::store::Store;
+use crate::store::deals::numbers;
+use crate::store::error::StoreError;
+use crate::store::import_queue::{RESTING, count_of, lease_millis, object_or_nothing};
+use crate::store::miners::written_as;
+use crate::store::pages::{DEALS_AT_ONCE, DealPages};
 
 /// What a provider says of a deal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,16 +52,16 @@ const VIEWS_AT_ONCE: usize = 200;
 
 /// Which deals a poll of the provider's view reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Followed {
+pub enum PollScope {
     /// All that are not over.
     All,
-    /// Of these, not those that are closed and active at the provider: they stay so for years, and a large provider has
-    /// a million of them.
-    Moving,
+    /// Of these, not those that are closed and active at the provider: they stay so for years, and a large
+    /// provider has a million of them.
+    Changing,
 }
 
-/// See [`Followed::Moving`]. Written as ranges of the index `carferry_followed`, so that nothing else is read: of 20 000
-/// deals with 2000 such, 2010 keys and 2000 documents.
+/// See [`PollScope::Changing`]. Written as ranges of the index `carferry_followed`, so that nothing else is
+/// read: of 20 000 deals with 2000 such, 2010 keys and 2000 documents.
 fn moving() -> Document {
     let (finals, still) = (numbers(&DealStatus::FINAL), numbers(&[DealStatus::ACTIVE]));
     let both = [finals.clone(), still].concat();
@@ -77,15 +75,15 @@ fn moving() -> Document {
 }
 
 impl Store {
-    /// This miner's deals whose state at the provider, or by their client, can still change. Both: another user may have
-    /// written a final state.
-    pub async fn provider_followed(&self, miner: &str, which: Followed) -> Result<DealPages, StoreError> {
+    /// This miner's deals whose state at the provider, or by their client, can still change. Both: another
+    /// user may have written a final state.
+    pub async fn provider_followed(&self, miner: &str, which: PollScope) -> Result<DealPages, StoreError> {
         let filter = match which {
-            Followed::All => doc! { "$or": [
+            PollScope::All => doc! { "$or": [
                 { "provider.status": { "$nin": numbers(&DealStatus::FINAL) } },
                 { "status": { "$nin": numbers(&DealStatus::FINAL) } },
             ] },
-            Followed::Moving => moving(),
+            PollScope::Changing => moving(),
         };
         let mut all = doc! { "miner": written_as(miner), "dealcid": { "$type": "string" } };
         all.extend(filter);
@@ -99,11 +97,12 @@ impl Store {
         Ok(DealPages::new(self, "provider deals", cursor))
     }
 
-    /// Records what the provider says of these deals, where they stand as they were read: another agent of the miner may
-    /// have recorded a newer state.
+    /// Records what the provider says of these deals, where they stand as they were read: another agent of
+    /// the miner may have recorded a newer state.
     ///
-    /// Many at a time: the first look at a market of 100 000 deals would else be as many round trips. The driver has no
-    /// bulk of updates for servers before 8.0, so this is the server's own command; what it refuses is tried one by one.
+    /// Many at a time: the first look at a market of 100 000 deals would else be as many round trips. The
+    /// driver has no bulk of updates for servers before 8.0, so this is the server's own command; what it
+    /// refuses is tried one by one.
     pub async fn record_provider_views(&self, miner: &str, views: &[NewView<'_>]) -> Result<(), StoreError> {
         let filter = |new: &NewView<'_>| {
             // What is no number was written by another user of the database, and is replaced.
@@ -134,8 +133,9 @@ impl Store {
         Ok(())
     }
 
-    /// Makes resting deals due some time within `spread`: their market has the data after all, or somebody else may have
-    /// ended them. They have waited, and come in turn with others that have. Returns how many.
+    /// Makes resting deals due some time within `spread`: their market has the data after all, or somebody
+    /// else may have ended them. They have waited, and come in turn with others that have. Returns how
+    /// many.
     pub async fn wake_resting(
         &self,
         miner: &str,
@@ -155,8 +155,8 @@ impl Store {
         Ok(self.bounded("wake resting", self.deals.update_many(filter, update)).await?.modified_count)
     }
 
-    /// Ends the pauses of deals that waited for their provider's acceptance, which is there. What waits for a file goes on
-    /// waiting for it. Returns how many.
+    /// Ends the pauses of deals that waited for their provider's acceptance, which is there. What waits for a
+    /// file goes on waiting for it. Returns how many.
     pub async fn wake_accepted(&self, miner: &str, deals: &[&str]) -> Result<u64, StoreError> {
         let filter = doc! {
             "dealcid": { "$in": deals }, "miner": written_as(miner), "isdeal": 0,

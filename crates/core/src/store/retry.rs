@@ -1,22 +1,19 @@
 //! Database calls that are repeated until the database answers.
 //!
-//! A server that is away comes back, and what waits for it must not be lost. A server that refuses for good (no rights,
-//! a validator) never takes the call, and repeating it would hide that: the first such refusal ends the run.
+//! A server that is away comes back, and what waits for it must not be lost. A server that refuses for good
+//! (no rights, a validator) never takes the call, and repeating it would hide that: the first such refusal
+//! ends the run.
 
-use std::{
-    future::Future,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::StoreError;
-use crate::{
-    error_chain::ErrorChain,
-    runtime::{Backoff, BackoffPolicy},
-};
+use crate::error_chain::ErrorChain;
+use crate::runtime::{Backoff, BackoffPolicy};
+use crate::store::StoreError;
 
 /// Pauses between tries of a call.
 pub const PAUSES: BackoffPolicy = BackoffPolicy {
@@ -50,8 +47,8 @@ pub enum Unanswered {
 }
 
 impl RetryUntilAnswered {
-    /// For a run that `stop` asks to end, and that `forced` ends without waiting. A refusal cancels neither, but the
-    /// token of [`Self::stop`].
+    /// For a run that `stop` asks to end, and that `forced` ends without waiting. A refusal cancels neither,
+    /// but the token of [`Self::stop`].
     pub fn new(stop: &CancellationToken, forced: &CancellationToken) -> Self {
         Self { stop: stop.child_token(), given_up: forced.child_token(), refusal: Mutex::default() }
     }
@@ -66,8 +63,8 @@ impl RetryUntilAnswered {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Repeats a call until it is answered. Once the run is to end, each call has one more try, until the first that
-    /// fails; what it would have kept is found again by the next run.
+    /// Repeats a call until it is answered. Once the run is to end, each call has one more try, until the
+    /// first that fails; what it would have kept is found again by the next run.
     ///
     /// # Errors
     ///

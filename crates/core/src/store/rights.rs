@@ -3,7 +3,8 @@
 use bson::{Document, doc};
 use mongodb::Collection;
 
-use super::{IndexUser, Store, error::StoreError};
+use crate::store::error::StoreError;
+use crate::store::{IndexUser, Store};
 
 /// What is tried on a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,8 @@ enum Right {
 
 /// No document has this id.
 const NOBODY: &str = "carferry: no document";
-/// The server's code for a change of `_id`: it is found after the rights were checked and before anything is written.
+/// The server's code for a change of `_id`: it is found after the rights were checked and before anything is
+/// written.
 const IMMUTABLE_FIELD: i32 = 66;
 
 const RECORDER: &[(&str, Right, &str)] =

@@ -14,15 +14,16 @@
 use std::time::Duration;
 
 use bson::{Document, doc};
-use mongodb::change_stream::{ChangeStream, event::ChangeStreamEvent};
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::ChangeStreamEvent;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Store, error::StoreError, miners::any_of};
-use crate::{
-    error_chain::ErrorChain,
-    runtime::{Backoff, BackoffPolicy},
-};
+use crate::error_chain::ErrorChain;
+use crate::runtime::{Backoff, BackoffPolicy};
+use crate::store::Store;
+use crate::store::error::StoreError;
+use crate::store::miners::any_of;
 
 /// Why the watch wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

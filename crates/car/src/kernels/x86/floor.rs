@@ -1,12 +1,12 @@
-//! What the processor cannot do without, and nothing else: the same instructions as the kernels', none of which waits
-//! for another. For measuring how near the engine comes.
+//! What the processor cannot do without, and nothing else: the same instructions as the kernels', none of
+//! which waits for another. For measuring how near the engine comes.
 
 use std::arch::asm;
 
-use super::{avx2, shani};
+use crate::kernels::x86::{avx2, shani};
 
-/// Rounds of so many 64-byte nodes by the SHA extensions: two blocks of thirty-two instructions each. Returns whether
-/// the processor has them.
+/// Rounds of so many 64-byte nodes by the SHA extensions: two blocks of thirty-two instructions each. Returns
+/// whether the processor has them.
 pub(in crate::kernels) fn nodes(count: u64) -> bool {
     let can = shani::is_available();
     if can && count > 0 {
@@ -36,8 +36,8 @@ pub(in crate::kernels) fn nodes(count: u64) -> bool {
     can
 }
 
-/// Compressions of four lanes of `BLAKE2b` by AVX2: of each of 24 halves of a round 28 additions, 20 exclusive ors,
-/// 12 shuffles and 4 shifts. Returns whether the processor has it.
+/// Compressions of four lanes of `BLAKE2b` by AVX2: of each of 24 halves of a round 28 additions, 20
+/// exclusive ors, 12 shuffles and 4 shifts. Returns whether the processor has it.
 pub(in crate::kernels) fn blake2b(count: u64) -> bool {
     let can = avx2::is_available();
     if can && count > 0 {

@@ -4,8 +4,8 @@
 #![expect(clippy::needless_range_loop, reason = "lanes, streams and words are numbers in all tables at once")]
 #![expect(clippy::large_types_passed_by_value, reason = "vectors stay in registers once they are inlined")]
 
-/// The rounds of `BLAKE2b` as text of assembly, each by the macro `$round` with its order of the message's words.
-/// Source: RFC 7693 section 2.7; the last two are the first two again.
+/// The rounds of `BLAKE2b` as text of assembly, each by the macro `$round` with its order of the message's
+/// words. Source: RFC 7693 section 2.7; the last two are the first two again.
 macro_rules! twelve_rounds {
     ($round:ident) => {
         concat!(
@@ -27,14 +27,11 @@ macro_rules! twelve_rounds {
 
 mod avx2;
 mod avx512;
-mod blake2b;
-mod blake2b_avx2;
+mod blake2b_constants;
 pub(super) mod floor;
-mod node_lanes;
-mod sha256_lanes;
 mod shani;
 
-use super::{DIGEST, Kernel, portable};
+use crate::kernels::{DIGEST, Kernel, portable};
 use crate::profile::BlockHash;
 
 /// The sets that this processor can run, the fastest first.
@@ -52,11 +49,12 @@ pub(super) fn available() -> Vec<&'static Kernel> {
     kernels
 }
 
-/// Blocks without AVX-512: `BLAKE2b` in four lanes, all else as everywhere; `sha2` uses the SHA extensions by itself.
+/// Blocks without AVX-512: `BLAKE2b` in four lanes, all else as everywhere; `sha2` uses the SHA extensions by
+/// itself.
 fn hash_blocks(hash: BlockHash, digests: &mut [[u8; DIGEST]], blocks: &[&[u8]]) {
     // Some small processors have the SHA extensions and no AVX2.
     if hash == BlockHash::Blake2b256 && avx2::is_available() {
-        blake2b_avx2::hash_blocks(digests, blocks);
+        avx2::blake2b::hash_blocks(digests, blocks);
     } else {
         portable::hash_blocks(hash, digests, blocks);
     }

@@ -1,23 +1,22 @@
-//! Which refusals and failures stand against a CAR with its provider: those of the last days, met with the terms in
-//! force, that speak of the deal itself.
+//! Which refusals and failures stand against a CAR with its provider: those of the last days, met with the
+//! terms in force, that speak of the deal itself.
 
 use std::time::{Duration, SystemTime};
 
-use carferry_core::{
-    model::{AttoFil, DealDuration, DealPhase, IntentDoc, IntentState, Refusal},
-    store::StoredDeal,
-};
+use carferry_core::model::{AttoFil, DealDuration, DealPhase, IntentDoc, IntentState, Refusal};
+use carferry_core::store::StoredDeal;
 
-use super::{Held, Picture, Situation, is_live};
+use crate::propose::policy::{HoldReason, PayloadDeals, Situation, is_live};
 
 /// First pause after a refusal; doubles with each further one.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(600);
-/// First pause after a refusal that a failure of the provider's own programs gave. The provider keeps the refused proposal
-/// for ever: the next one needs a later start, so this is longer than an epoch.
+/// First pause after a refusal that a failure of the provider's own programs gave. The provider keeps the
+/// refused proposal for ever: the next one needs a later start, so this is longer than an epoch.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_secs(60);
 const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// What deals are proposed with, apart from the provider's price. A refusal of other terms says nothing of these.
+/// What deals are proposed with, apart from the provider's price. A refusal of other terms says nothing of
+/// these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TermsInForce {
     /// How long deals run.
@@ -31,12 +30,13 @@ pub struct TermsInForce {
 }
 
 /// How the settings' collateral is stored in an intent.
-pub(in super::super) fn stored_collateral(setting: Option<AttoFil>) -> String {
+pub(in crate::propose) fn stored_collateral(setting: Option<AttoFil>) -> String {
     setting.map_or_else(|| "auto".to_owned(), AttoFil::to_lotus)
 }
 
 impl TermsInForce {
-    /// Whether this proposal was made with these terms, at this price. What older documents do not say is taken for equal.
+    /// Whether this proposal was made with these terms, at this price. What older documents do not say is
+    /// taken for equal.
     fn are_those_of(&self, intent: &IntentDoc, price: AttoFil) -> bool {
         intent.priceattofil == price.to_lotus()
             && intent.duration == self.duration.get()
@@ -57,11 +57,11 @@ struct Failure {
 
 /// Why a provider is left alone with this payload now.
 pub(super) fn pause_of(
-    picture: &Picture,
+    picture: &PayloadDeals,
     miner: &str,
     price: AttoFil,
     situation: &Situation<'_>,
-) -> Option<Held> {
+) -> Option<HoldReason> {
     let refused = picture
         .intents
         .iter()
@@ -79,12 +79,12 @@ pub(super) fn pause_of(
         refused.chain(failed).filter(|failure| is_recent(failure, situation)).collect();
     let last = failures.iter().max_by_key(|failure| failure.when)?;
     if failures.iter().filter(|failure| failure.about.counts()).count() >= situation.limits.failures_max {
-        return Some(Held::GivenUp);
+        return Some(HoldReason::GivenUp);
     }
     let doublings = u32::try_from(failures.len().saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     let first = if last.about == Refusal::Trouble { PAUSE_AFTER_TROUBLE } else { PAUSE_AFTER_FAILURE };
     let pause = first.saturating_mul(1 << doublings).min(PAUSE_MAX);
-    (situation.now < last.when + pause).then_some(Held::Pausing)
+    (situation.now < last.when + pause).then_some(HoldReason::Pausing)
 }
 
 fn is_recent(failure: &Failure, situation: &Situation<'_>) -> bool {
@@ -98,7 +98,7 @@ fn of_intent(intent: &IntentDoc, price: AttoFil, situation: &Situation<'_>) -> O
 }
 
 fn of_deal(
-    picture: &Picture,
+    picture: &PayloadDeals,
     deal: &StoredDeal,
     price: AttoFil,
     situation: &Situation<'_>,
@@ -112,7 +112,7 @@ fn of_deal(
     let by_words = || deal.status_message.as_deref().map_or(Refusal::Deal, Refusal::of_words);
     let about = match intent.and_then(|intent| intent.refusal) {
         // The data came too late, or not at all.
-        _ if deal.missed => Refusal::Moment,
+        _ if deal.missed => Refusal::BootInstant,
         Some(refusal) => refusal,
         None => by_words(),
     };

@@ -2,20 +2,18 @@
 
 mod failures;
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
-use carferry_core::{
-    model::{AttoFil, ChainEpoch, DealPhase, DealStatus, IntentDoc, IntentState, PublishMethod},
-    store::StoredDeal,
+use carferry_core::model::{
+    AttoFil, ChainEpoch, DealPhase, DealStatus, IntentDoc, IntentState, PublishMethod,
 };
+use carferry_core::store::StoredDeal;
 
-use super::budget::{Need, PassBudget};
-pub use failures::TermsInForce;
-use failures::pause_of;
-pub(super) use failures::stored_collateral;
+use crate::propose::budget::{Need, PassBudget};
+pub use crate::propose::policy::failures::TermsInForce;
+use crate::propose::policy::failures::pause_of;
+pub(super) use crate::propose::policy::failures::stored_collateral;
 
 /// What a run may do. See `configs/client-agent.yaml` for the keys.
 #[derive(Clone, Copy, Debug)]
@@ -72,14 +70,14 @@ pub struct Situation<'a> {
 
 /// All that is known of one payload's deals.
 #[derive(Clone, Debug, Default)]
-pub struct Picture {
+pub struct PayloadDeals {
     /// Recorded deals.
     pub deals: Vec<StoredDeal>,
     /// Every intent ever written.
     pub intents: Vec<IntentDoc>,
 }
 
-impl Picture {
+impl PayloadDeals {
     /// Takes what was agreed from the intents: records of deals can be written by every provider.
     pub fn by_intents(&mut self) {
         for deal in &mut self.deals {
@@ -95,7 +93,7 @@ impl Picture {
 
 /// Why a payload gets no (further) deal with a provider now.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Held {
+pub enum HoldReason {
     /// `maxDealNums` is reached: nothing is missing.
     EnoughReplicas,
     /// `minerMaxDeals` is reached with this provider.
@@ -114,7 +112,7 @@ pub enum Held {
     NoDatacap,
 }
 
-impl Held {
+impl HoldReason {
     /// For reports.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -136,15 +134,16 @@ pub struct Decision {
     /// One proposal each, in this order. A provider may stand more than once.
     pub wanted: Vec<Offer>,
     /// Offers that are not taken, or not once more, and why. Nothing where nothing is missing.
-    pub held: Vec<(Offer, Held)>,
+    pub held: Vec<(Offer, HoldReason)>,
     /// Replicas that stand or are wanted.
     pub replicas: usize,
 }
 
 /// Deals wanted for one payload: as many as limits and budget leave, the provider with the fewest first.
-/// `offers` are the deals that providers would take at all (see `preflight`). What is wanted is taken from the budget.
+/// `offers` are the deals that providers would take at all (see `preflight`). What is wanted is taken from
+/// the budget.
 pub fn decide(
-    picture: &Picture,
+    picture: &PayloadDeals,
     offers: &[Offer],
     budget: &mut PassBudget,
     situation: &Situation<'_>,
@@ -167,7 +166,7 @@ pub fn decide(
 
     while decision.replicas < limits.replicas_max && !candidates.is_empty() {
         if limits.deals_per_pass_max.is_some_and(|max| budget.planned() >= max) {
-            decision.held.extend(candidates.drain(..).map(|offer| (offer.clone(), Held::RunIsFull)));
+            decision.held.extend(candidates.drain(..).map(|offer| (offer.clone(), HoldReason::RunIsFull)));
             return decision;
         }
         candidates.retain(|offer| {
@@ -185,30 +184,30 @@ pub fn decide(
         decision.wanted.push((*next).clone());
     }
     if decision.replicas >= limits.replicas_max {
-        decision.held.retain(|(_, held)| !matches!(held, Held::NoFunds | Held::NoDatacap));
-        decision.held.extend(candidates.into_iter().map(|offer| (offer.clone(), Held::EnoughReplicas)));
+        decision.held.retain(|(_, held)| !matches!(held, HoldReason::NoFunds | HoldReason::NoDatacap));
+        decision.held.extend(candidates.into_iter().map(|offer| (offer.clone(), HoldReason::EnoughReplicas)));
     }
     decision
 }
 
 /// Why this offer is not taken now, given how many deals stand with its provider.
-fn held_now(offer: &Offer, live: usize, budget: &PassBudget, limits: &Limits) -> Option<Held> {
+fn held_now(offer: &Offer, live: usize, budget: &PassBudget, limits: &Limits) -> Option<HoldReason> {
     let is_open_full = |max| budget.open_with(&offer.target.miner) >= max;
     if live >= limits.deals_per_payload_and_miner_max {
-        Some(Held::EnoughWithMiner)
+        Some(HoldReason::EnoughWithMiner)
     } else if limits.open_deals_per_miner_max.is_some_and(is_open_full) {
-        Some(Held::TooManyOpen)
+        Some(HoldReason::TooManyOpen)
     } else if offer.need.cost > budget.funds() {
-        Some(Held::NoFunds)
+        Some(HoldReason::NoFunds)
     } else if offer.need.datacap_bytes > budget.datacap_bytes() {
-        Some(Held::NoDatacap)
+        Some(HoldReason::NoDatacap)
     } else {
         None
     }
 }
 
 /// The providers of every deal that counts: recorded and not dead, or intended and not yet recorded.
-fn live_miners<'a>(picture: &'a Picture, situation: &Situation<'_>) -> impl Iterator<Item = &'a str> {
+fn live_miners<'a>(picture: &'a PayloadDeals, situation: &Situation<'_>) -> impl Iterator<Item = &'a str> {
     let is_live = move |deal: &&StoredDeal| is_live(picture, deal, situation);
     let recorded = picture.deals.iter().filter(is_live).map(|deal| deal.miner.as_str());
     let intended = picture
@@ -230,10 +229,10 @@ fn live_miners<'a>(picture: &'a Picture, situation: &Situation<'_>) -> impl Iter
 /// Whether a recorded deal counts as a replica.
 ///
 /// Providers can write to `offlinedeals`, not to `dealintents`: a deal is dead when what client-agent noted
-/// there says so too. A provider that calls the start missed is believed within a day of it, the time that Lotus gives
-/// sealing by default (lotus v1.23.3 `node/config/def.go`, `ExpectedSealDuration`); earlier its word would cost another
-/// deal.
-fn is_live(picture: &Picture, deal: &StoredDeal, situation: &Situation<'_>) -> bool {
+/// there says so too. A provider that calls the start missed is believed within a day of it, the time that
+/// Lotus gives sealing by default (lotus v1.23.3 `node/config/def.go`, `ExpectedSealDuration`); earlier its
+/// word would cost another deal.
+fn is_live(picture: &PayloadDeals, deal: &StoredDeal, situation: &Situation<'_>) -> bool {
     let intent = picture.intents.iter().find(|intent| deal.intent.as_deref() == Some(&intent.id));
     let noted = intent.and_then(IntentDoc::status);
     let goes_on = |status: DealStatus| matches!(status.phase(), DealPhase::Progressing | DealPhase::Active);

@@ -41,7 +41,7 @@ fn budget(funds: u128, datacap_bytes: u128) -> PassBudget {
 }
 
 fn decided(
-    picture: &Picture,
+    picture: &PayloadDeals,
     offers: &[Offer],
     limits: &Limits,
     budget: &mut PassBudget,
@@ -52,17 +52,17 @@ fn decided(
     decide(picture, offers, budget, &Situation { limits, terms: &terms, now, head, epochs_per_day: 2880 })
 }
 
-fn pause(picture: &Picture, miner: &str, now: SystemTime) -> Option<Held> {
+fn pause(picture: &PayloadDeals, miner: &str, now: SystemTime) -> Option<HoldReason> {
     pause_with(picture, miner, now, &terms(), AttoFil::ZERO)
 }
 
 fn pause_with(
-    picture: &Picture,
+    picture: &PayloadDeals,
     miner: &str,
     now: SystemTime,
     terms: &TermsInForce,
     price: AttoFil,
-) -> Option<Held> {
+) -> Option<HoldReason> {
     let situation = Situation { limits: &LIMITS, terms, now, head: HEAD, epochs_per_day: 2880 };
     pause_of(picture, miner, price, &situation)
 }
@@ -130,13 +130,13 @@ fn at(seconds: u64) -> SystemTime {
 #[test]
 fn the_notes_limits_give_two_deals_with_each_of_three_miners() {
     let decision =
-        decided(&Picture::default(), &offers(&["a", "b", "c"]), &LIMITS, &mut budget(0, 0), at(0), HEAD);
+        decided(&PayloadDeals::default(), &offers(&["a", "b", "c"]), &LIMITS, &mut budget(0, 0), at(0), HEAD);
     assert_eq!(names(&decision), ["a", "b", "c", "a", "b", "c"]);
 }
 
 #[test]
 fn replicas_are_counted_over_all_miners_and_dead_deals_are_none() {
-    let picture = Picture { deals: vec![deal("a", 7), deal("b", 26), deal("x", 13)], intents: vec![] };
+    let picture = PayloadDeals { deals: vec![deal("a", 7), deal("b", 26), deal("x", 13)], intents: vec![] };
     let limits = Limits { replicas_max: 3, ..LIMITS };
     let decision = decided(&picture, &offers(&["a", "b"]), &limits, &mut budget(0, 0), at(10_000), HEAD);
     assert_eq!(names(&decision), ["b"]);
@@ -147,7 +147,7 @@ fn a_deal_that_its_provider_goes_on_with_is_a_replica_whatever_the_client_says()
     for (at_provider, wanted) in [(29, 0), (7, 0), (18, 1), (26, 1)] {
         let mut given_up = deal("a", 26);
         given_up.provider_status = Some(DealStatus::from_lotus(at_provider));
-        let picture = Picture { deals: vec![given_up], intents: vec![] };
+        let picture = PayloadDeals { deals: vec![given_up], intents: vec![] };
         let limits = Limits { replicas_max: 1, ..LIMITS };
         let decision = decided(&picture, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), HEAD);
         assert_eq!(decision.wanted.len(), wanted, "{at_provider}");
@@ -160,7 +160,7 @@ fn an_unsettled_intent_counts_once() {
     recorded.intent = Some("p#a".into());
     let limits = Limits { deals_per_payload_and_miner_max: 1, ..LIMITS };
     for deals in [vec![], vec![recorded]] {
-        let picture = Picture { deals, intents: vec![intent("a", IntentState::Intended, 0)] };
+        let picture = PayloadDeals { deals, intents: vec![intent("a", IntentState::Intended, 0)] };
         let decision = decided(&picture, &offers(&["a", "b"]), &limits, &mut budget(0, 0), at(0), HEAD);
         assert_eq!(names(&decision), ["b"]);
     }
@@ -170,23 +170,23 @@ fn an_unsettled_intent_counts_once() {
 fn open_deals_and_run_size_are_limits_over_many_payloads() {
     let limits = Limits { open_deals_per_miner_max: Some(2), deals_per_pass_max: Some(3), ..LIMITS };
     let mut budget = PassBudget::new([("a".to_owned(), 1)], AttoFil::ZERO, 0);
-    let first = decided(&Picture::default(), &offers(&["a", "b"]), &limits, &mut budget, at(0), HEAD);
+    let first = decided(&PayloadDeals::default(), &offers(&["a", "b"]), &limits, &mut budget, at(0), HEAD);
     assert_eq!(names(&first), ["a", "b", "b"]);
-    let second = decided(&Picture::default(), &offers(&["b"]), &limits, &mut budget, at(0), HEAD);
+    let second = decided(&PayloadDeals::default(), &offers(&["b"]), &limits, &mut budget, at(0), HEAD);
     assert_eq!(second.wanted, []);
-    assert_eq!(second.held, [(offer("b", 0, 0), Held::RunIsFull)]);
+    assert_eq!(second.held, [(offer("b", 0, 0), HoldReason::RunIsFull)]);
 }
 
 #[test]
 fn a_refusing_miner_is_paused_then_given_up_and_others_go_on() {
     let refused =
-        |n: usize| Picture { deals: vec![], intents: vec![intent("a", IntentState::Refused, 1000); n] };
+        |n: usize| PayloadDeals { deals: vec![], intents: vec![intent("a", IntentState::Refused, 1000); n] };
     for (failures, now, held) in [
-        (1, 1100, Some(Held::Pausing)),
+        (1, 1100, Some(HoldReason::Pausing)),
         (1, 1601, None),
-        (2, 1601, Some(Held::Pausing)),
+        (2, 1601, Some(HoldReason::Pausing)),
         (2, 2201, None),
-        (3, 1_000_000, Some(Held::GivenUp)),
+        (3, 1_000_000, Some(HoldReason::GivenUp)),
     ] {
         let limits = Limits { deals_per_payload_and_miner_max: 1, ..LIMITS };
         let decision =
@@ -206,15 +206,15 @@ fn refusals_that_pass_pause_a_miner_and_never_give_it_up() {
         ..deal("a", 26)
     };
     for (deals, intents) in [(vec![], vec![refused.clone(); 9]), (vec![failed; 9], vec![])] {
-        let picture = Picture { deals, intents };
-        for (now, held) in [(1000 + 24 * 3600 - 1, Some(Held::Pausing)), (1000 + 24 * 3600, None)] {
+        let picture = PayloadDeals { deals, intents };
+        for (now, held) in [(1000 + 24 * 3600 - 1, Some(HoldReason::Pausing)), (1000 + 24 * 3600, None)] {
             assert_eq!(pause(&picture, "a", at(now)), held, "{now}");
         }
     }
     let mut intents = vec![refused; 9];
     intents.extend(vec![intent("a", IntentState::Refused, 1000); 3]);
-    let picture = Picture { deals: vec![], intents };
-    assert_eq!(pause(&picture, "a", at(2_000_000)), Some(Held::GivenUp));
+    let picture = PayloadDeals { deals: vec![], intents };
+    assert_eq!(pause(&picture, "a", at(2_000_000)), Some(HoldReason::GivenUp));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_deal_that_missed_its_start_is_replaced_and_not_before_its_start_is_near() {
     missed.missed = true;
     let limits = Limits { replicas_max: 1, ..LIMITS };
     for (head, wanted) in [(7_000, 0), (7_121, 1), (20_000, 1)] {
-        let picture = Picture { deals: vec![missed.clone()], intents: vec![] };
+        let picture = PayloadDeals { deals: vec![missed.clone()], intents: vec![] };
         let head = ChainEpoch::new(head);
         let decision = decided(&picture, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), head);
         assert_eq!(decision.wanted.len(), wanted, "{head}");
@@ -238,7 +238,7 @@ fn a_deal_called_missed_that_goes_on_is_a_replica() {
         let mut missed = deal("a", status);
         missed.missed = true;
         missed.provider_status = at_provider.map(DealStatus::from_lotus);
-        let picture = Picture { deals: vec![missed], intents: vec![] };
+        let picture = PayloadDeals { deals: vec![missed], intents: vec![] };
         let decision = decided(&picture, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), near);
         assert_eq!(decision.wanted.len(), wanted, "{status} {at_provider:?}");
     }
@@ -254,7 +254,7 @@ fn what_was_agreed_counts_not_what_the_record_says() {
         startepoch: 10_000,
         ..intent("a", IntentState::Confirmed, 0)
     };
-    let mut picture = Picture { deals: vec![record], intents: vec![made] };
+    let mut picture = PayloadDeals { deals: vec![record], intents: vec![made] };
     picture.by_intents();
     let limits = Limits { deals_per_payload_and_miner_max: 1, ..LIMITS };
     let decision = decided(&picture, &offers(&["a"]), &limits, &mut budget(0, 0), at(0), HEAD);
@@ -275,7 +275,7 @@ fn what_providers_can_write_makes_no_second_deal() {
         (vec![], Some(18), 0),
         (vec![], Some(26), 1),
     ] {
-        let picture = Picture { deals, intents: vec![confirmed(noted)] };
+        let picture = PayloadDeals { deals, intents: vec![confirmed(noted)] };
         let decision = decided(&picture, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), HEAD);
         assert_eq!(decision.wanted.len(), wanted, "{picture:?}");
     }
@@ -285,13 +285,16 @@ fn what_providers_can_write_makes_no_second_deal() {
 fn a_provider_that_cannot_be_paid_takes_no_slot_from_one_that_can() {
     let limits = Limits { replicas_max: 1, ..LIMITS };
     let offers = [offer("a", 1, 0), offer("b", 0, 0)];
-    let decision = decided(&Picture::default(), &offers, &limits, &mut budget(0, 0), at(0), HEAD);
+    let decision = decided(&PayloadDeals::default(), &offers, &limits, &mut budget(0, 0), at(0), HEAD);
     assert_eq!(names(&decision), ["b"]);
-    assert!(decision.held.iter().all(|(_, held)| *held != Held::NoFunds), "nothing is missing: {decision:?}");
-    let decision = decided(&Picture::default(), &offers[..1], &limits, &mut budget(0, 0), at(0), HEAD);
+    assert!(
+        decision.held.iter().all(|(_, held)| *held != HoldReason::NoFunds),
+        "nothing is missing: {decision:?}"
+    );
+    let decision = decided(&PayloadDeals::default(), &offers[..1], &limits, &mut budget(0, 0), at(0), HEAD);
     assert_eq!(decision.wanted, []);
-    assert_eq!(decision.held, [(offer("a", 1, 0), Held::NoFunds)]);
-    let decision = decided(&Picture::default(), &offers, &limits, &mut budget(1, 0), at(0), HEAD);
+    assert_eq!(decision.held, [(offer("a", 1, 0), HoldReason::NoFunds)]);
+    let decision = decided(&PayloadDeals::default(), &offers, &limits, &mut budget(1, 0), at(0), HEAD);
     assert_eq!(names(&decision), ["a"]);
 }
 
@@ -301,11 +304,11 @@ fn what_cannot_be_paid_leaves_the_runs_quota_to_others() {
     let mut budget = budget(0, 1 << 20);
     for _ in 0..10 {
         let large = [offer("a", 0, 32 << 30)];
-        let decision = decided(&Picture::default(), &large, &limits, &mut budget, at(0), HEAD);
-        assert_eq!(decision.held, [(offer("a", 0, 32 << 30), Held::NoDatacap)]);
+        let decision = decided(&PayloadDeals::default(), &large, &limits, &mut budget, at(0), HEAD);
+        assert_eq!(decision.held, [(offer("a", 0, 32 << 30), HoldReason::NoDatacap)]);
     }
     let small = [offer("a", 0, 1 << 20)];
-    let decision = decided(&Picture::default(), &small, &limits, &mut budget, at(0), HEAD);
+    let decision = decided(&PayloadDeals::default(), &small, &limits, &mut budget, at(0), HEAD);
     assert_eq!((names(&decision), budget.planned(), budget.datacap_bytes()), (vec!["a"], 1, 0));
 }
 
@@ -314,30 +317,30 @@ fn money_is_taken_from_payload_to_payload() {
     let limits = Limits { replicas_max: 3, deals_per_payload_and_miner_max: 1, ..LIMITS };
     let mut budget = budget(25, 0);
     let offers = [offer("a", 10, 0), offer("b", 10, 0), offer("c", 10, 0)];
-    let first = decided(&Picture::default(), &offers, &limits, &mut budget, at(0), HEAD);
+    let first = decided(&PayloadDeals::default(), &offers, &limits, &mut budget, at(0), HEAD);
     assert_eq!((names(&first), budget.funds()), (vec!["a", "b"], AttoFil::new(5)));
-    assert_eq!((first.held.last(), first.replicas), (Some(&(offer("c", 10, 0), Held::NoFunds)), 2));
-    let second = decided(&Picture::default(), &offers, &limits, &mut budget, at(0), HEAD);
+    assert_eq!((first.held.last(), first.replicas), (Some(&(offer("c", 10, 0), HoldReason::NoFunds)), 2));
+    let second = decided(&PayloadDeals::default(), &offers, &limits, &mut budget, at(0), HEAD);
     assert_eq!(names(&second), [""; 0]);
 }
 
 /// Three refusals of the deal itself, which give a provider up.
-fn given_up(change: impl Fn(&mut IntentDoc)) -> Picture {
+fn given_up(change: impl Fn(&mut IntentDoc)) -> PayloadDeals {
     let mut refused = intent("a", IntentState::Refused, 1000);
     refused.refusal = Some(Refusal::Deal);
     change(&mut refused);
-    Picture { deals: vec![], intents: vec![refused; 3] }
+    PayloadDeals { deals: vec![], intents: vec![refused; 3] }
 }
 
 #[test]
 fn failures_are_forgotten_after_a_time() {
     let picture = given_up(|_| {});
     let end = 1000 + 30 * 24 * 3600;
-    assert_eq!(pause(&picture, "a", at(end - 1)), Some(Held::GivenUp));
+    assert_eq!(pause(&picture, "a", at(end - 1)), Some(HoldReason::GivenUp));
     assert_eq!(pause(&picture, "a", at(end)), None);
     let failed = StoredDeal { updated: Some(bson::DateTime::from_millis(1_000_000)), ..deal("a", 26) };
-    let picture = Picture { deals: vec![failed; 3], intents: vec![] };
-    assert_eq!(pause(&picture, "a", at(end - 1)), Some(Held::GivenUp));
+    let picture = PayloadDeals { deals: vec![failed; 3], intents: vec![] };
+    assert_eq!(pause(&picture, "a", at(end - 1)), Some(HoldReason::GivenUp));
     assert_eq!(pause(&picture, "a", at(end)), None);
 }
 
@@ -348,7 +351,7 @@ fn failures_belong_to_the_terms_they_were_met_with() {
         intent.collateralsetting = Some("auto".into());
     });
     let now = at(10_000);
-    assert_eq!(pause(&picture, "a", now), Some(Held::GivenUp));
+    assert_eq!(pause(&picture, "a", now), Some(HoldReason::GivenUp));
     for other in [
         TermsInForce { start_delay_epochs: 10_080, ..terms() },
         TermsInForce { duration: DealDuration::from_stored(600_000), ..terms() },
@@ -381,7 +384,7 @@ fn what_an_operator_cleared_does_not_count() {
             }],
         ),
     ] {
-        let picture = Picture { deals: vec![failed; 3], intents };
+        let picture = PayloadDeals { deals: vec![failed; 3], intents };
         assert_eq!(pause(&picture, "a", at(2001)), None, "{picture:?}");
     }
 }
@@ -393,9 +396,12 @@ fn the_stored_class_of_a_refusal_decides_and_not_its_words() {
     let by_words = given_up(|intent| (intent.refusal, intent.reason) = (None, Some(words.into())));
     assert_eq!(pause(&by_words, "a", later), None, "older documents are classified by their words");
     let by_class = given_up(|intent| intent.reason = Some(words.into()));
-    assert_eq!(pause(&by_class, "a", later), Some(Held::GivenUp));
+    assert_eq!(pause(&by_class, "a", later), Some(HoldReason::GivenUp));
     let settings = given_up(|intent| intent.refusal = Some(Refusal::Settings));
-    assert_eq!((pause(&settings, "a", at(1100)), pause(&settings, "a", now)), (Some(Held::Pausing), None));
+    assert_eq!(
+        (pause(&settings, "a", at(1100)), pause(&settings, "a", now)),
+        (Some(HoldReason::Pausing), None)
+    );
 }
 
 #[test]
@@ -404,11 +410,11 @@ fn a_provider_whose_filter_of_deals_fails_is_asked_again_soon_and_ever_less_ofte
                  decision logic failed: open /mnt/config.toml: too many open files";
     let failed = |times| {
         let refused = IntentDoc { reason: Some(words.into()), ..intent("a", IntentState::Refused, 1000) };
-        Picture { deals: vec![], intents: vec![refused; times] }
+        PayloadDeals { deals: vec![], intents: vec![refused; times] }
     };
     for (times, pause_seconds) in [(1, 60), (2, 120), (3, 240), (8, 7680), (40, 24 * 3600)] {
         let picture = failed(times);
-        assert_eq!(pause(&picture, "a", at(1000 + pause_seconds - 1)), Some(Held::Pausing), "{times}");
+        assert_eq!(pause(&picture, "a", at(1000 + pause_seconds - 1)), Some(HoldReason::Pausing), "{times}");
         assert_eq!(pause(&picture, "a", at(1000 + pause_seconds)), None, "{times}");
     }
 }
@@ -416,7 +422,7 @@ fn a_provider_whose_filter_of_deals_fails_is_asked_again_soon_and_ever_less_ofte
 #[test]
 fn data_that_came_too_late_gives_no_provider_up() {
     let missed = StoredDeal { missed: true, start_epoch: Some(1), ..deal("a", 18) };
-    let picture = Picture { deals: vec![missed; 3], intents: vec![] };
+    let picture = PayloadDeals { deals: vec![missed; 3], intents: vec![] };
     assert_eq!(pause(&picture, "a", at(10_000)), None);
-    assert_eq!(pause(&picture, "a", at(1000)), Some(Held::Pausing));
+    assert_eq!(pause(&picture, "a", at(1000)), Some(HoldReason::Pausing));
 }

@@ -1,18 +1,18 @@
-//! Deals that can never become active: their start epoch has passed, and the chain does not have them as active.
+//! Deals that can never become active: their start epoch has passed, and the chain does not have them as
+//! active.
 //!
-//! The network activates no deal after its start epoch. What is left to find out is whether the deal became active
-//! unseen, so the margins are long where the one who would tell may merely be silent.
+//! The network activates no deal after its start epoch. What is left to find out is whether the deal became
+//! active unseen, so the margins are long where the one who would tell may merely be silent.
 
-use carferry_core::{
-    model::{ChainEpoch, DealPhase, DealStatus, StatusSource},
-    store::NumberChange,
-};
+use carferry_core::model::{ChainEpoch, DealPhase, DealStatus, StatusSource};
+use carferry_core::store::NumberChange;
 
-use super::{FollowedDeal, NodeWord, OUT_OF_SIGHT, OnChain, Word, has_data, words};
+use crate::track::reconcile::{FollowedDeal, NodeWord, OUT_OF_SIGHT, OnChain, Word, has_data, words};
 
 /// Epochs past the start after which a view of the provider cannot be merely old.
 const VIEW_MARGIN: i64 = 60;
-/// Epochs past the start after which a deal that chain, node or provider say is not active never becomes so: a day.
+/// Epochs past the start after which a deal that chain, node or provider say is not active never becomes so:
+/// a day.
 const MARGIN: i64 = 2880;
 /// The same where the one who would know may merely be silent: seven days.
 const SILENCE_MARGIN: i64 = 7 * 2880;
@@ -35,7 +35,8 @@ fn is_over(followed: &FollowedDeal) -> bool {
     followed.recorded_status().is_some_and(settled) || followed.node_status().is_some_and(settled)
 }
 
-/// The end of a deal that the chain does not have; `None`: it is not at its end, as far as its start epoch tells.
+/// The end of a deal that the chain does not have; `None`: it is not at its end, as far as its start epoch
+/// tells.
 pub(super) fn end(followed: &FollowedDeal, on_chain: &OnChain, head: ChainEpoch) -> Option<Word> {
     let start = ChainEpoch::new(followed.deal.startepoch?);
     let late_by = head.since(start);

@@ -1,8 +1,8 @@
 //! What the words of the chain, of the client's node and of the provider mean for one recorded deal. Pure.
 //!
-//! The chain overrules the node, and both overrule the provider: a market's watchers can fail on a deal that the chain
-//! goes on with. So a deal that anyone calls failed is looked up on chain, where its number is known, before that is
-//! believed.
+//! The chain overrules the node, and both overrule the provider: a market's watchers can fail on a deal that
+//! the chain goes on with. So a deal that anyone calls failed is looked up on chain, where its number is
+//! known, before that is believed.
 
 mod late;
 #[cfg(test)]
@@ -10,11 +10,11 @@ mod tests;
 
 use std::time::SystemTime;
 
-use carferry_core::{
-    lotus::wire::{DealState, MarketDeal},
-    model::{ChainEpoch, DealId, DealPhase, DealStatus, IntentDoc, OfflineDealDoc, StatusSource},
-    store::{NumberChange, StatusChange},
+use carferry_core::lotus::wire::{DealState, MarketDeal};
+use carferry_core::model::{
+    ChainEpoch, DealId, DealPhase, DealStatus, IntentDoc, OfflineDealDoc, StatusSource,
 };
+use carferry_core::store::{NumberChange, StatusChange};
 
 /// Published, and not sealed yet.
 const AWAITING_PRE_COMMIT: DealStatus = DealStatus::from_lotus(29);
@@ -67,7 +67,8 @@ impl FollowedDeal {
         self.deal.dealcid.as_deref().unwrap_or_default()
     }
 
-    /// Numbers under which the deal may stand on chain: the recorded one first, then the node's, then the provider's.
+    /// Numbers under which the deal may stand on chain: the recorded one first, then the node's, then the
+    /// provider's.
     pub(super) fn numbers(&self) -> Vec<DealId> {
         let node = match &self.node {
             NodeWord::Says(info) => DealId::from_lotus(info.deal_id),
@@ -153,8 +154,8 @@ impl FollowedDeal {
     }
 }
 
-/// What is to be recorded of a deal; `None`: nothing new. `head` is `None` where the node is behind the chain or did not
-/// tell: then only what the node follows itself can be judged.
+/// What is to be recorded of a deal; `None`: nothing new. `head` is `None` where the node is behind the chain
+/// or did not tell: then only what the node follows itself can be judged.
 pub(super) fn judge(
     followed: &FollowedDeal,
     on_chain: &OnChain,
@@ -163,7 +164,8 @@ pub(super) fn judge(
     if let Some(head) = head {
         match on_chain {
             OnChain::Found { deal_id, market } => return found(followed, market, *deal_id, head),
-            // A number that only the provider's agent has told may be any number: that it is gone says nothing.
+            // A number that only the provider's agent has told may be any number: that it is gone says
+            // nothing.
             OnChain::Gone if followed.known_number().is_some() => {
                 if let Some(word) = left(followed, head) {
                     return word.change(followed);
@@ -236,8 +238,8 @@ fn left(followed: &FollowedDeal, head: ChainEpoch) -> Option<Word> {
     let source = StatusSource::Chain;
     let recorded = followed.recorded_status();
     let (status, message) = if recorded == Some(DealStatus::ACTIVE) {
-        // An active deal leaves the chain at its end or when its sector is terminated; near its end the two cannot be
-        // told apart afterwards.
+        // An active deal leaves the chain at its end or when its sector is terminated; near its end the two
+        // cannot be told apart afterwards.
         let end = deal.startepoch.zip(deal.duration).map(|(start, duration)| start.saturating_add(duration));
         let has_ended = end.is_some_and(|end| head.get() >= end);
         let status = if has_ended { DealStatus::EXPIRED } else { DealStatus::SLASHED };
@@ -298,7 +300,8 @@ impl Word {
             NumberChange::Known(number) => followed.known_number() == Some(number),
             NumberChange::Wrong => followed.known_number().is_none(),
         };
-        // The chain's word is worth a write of its own where something hangs on it: a final state, an open import.
+        // The chain's word is worth a write of its own where something hangs on it: a final state, an open
+        // import.
         let confirms = source == StatusSource::Chain
             && deal.statusby != Some(source)
             && (deal.isdeal == Some(0) || status.is_final());
@@ -307,8 +310,8 @@ impl Word {
             && same_number
             && !confirms;
         let goes_back = recorded.is_some_and(|recorded| step(status) < step(recorded));
-        // Two ways back: a provider that lost the data waits for it again, and `isdeal` is 0 by then; and the chain
-        // overrules what it did not say itself.
+        // Two ways back: a provider that lost the data waits for it again, and `isdeal` is 0 by then; and the
+        // chain overrules what it did not say itself.
         let is_put_back =
             deal.isdeal == Some(0) && recorded.is_some_and(|recorded| step(recorded) <= PROGRESSING);
         let is_overruled = source == StatusSource::Chain && deal.statusby != Some(source);
@@ -367,8 +370,8 @@ pub(super) fn contradicts_import(deal: &OfflineDealDoc, info: &DealState) -> boo
         && info.message.contains(&DealStatus::WAITING_FOR_DATA.name())
 }
 
-/// Whether `isdeal` says 1 although no record shows that the provider took the data: miner-agent writes both at once.
-/// Deals of the prototype tell nothing.
+/// Whether `isdeal` says 1 although no record shows that the provider took the data: miner-agent writes both
+/// at once. Deals of the prototype tell nothing.
 pub(super) fn is_unwitnessed(deal: &OfflineDealDoc) -> bool {
     let seen =
         deal.provider.as_ref().and_then(|view| view.status).and_then(|status| u64::try_from(status).ok());
@@ -376,8 +379,8 @@ pub(super) fn is_unwitnessed(deal: &OfflineDealDoc) -> bool {
     deal.isdeal == Some(1) && deal.intent.is_some() && deal.dealid.is_none() && !has_seen_data
 }
 
-/// Whether the deal that the chain has under the number is this one, as far as both tell. The number comes from
-/// the database, where every provider can write.
+/// Whether the deal that the chain has under the number is this one, as far as both tell. The number comes
+/// from the database, where every provider can write.
 pub(super) fn is_same_deal(deal: &OfflineDealDoc, market: &MarketDeal) -> bool {
     let signed = &market.proposal;
     let actor = |address: &str| address.get(1..).map(str::to_owned);

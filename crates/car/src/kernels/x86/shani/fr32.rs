@@ -4,8 +4,9 @@
 
 /// Two of a quad's 32 words, which become message words beside the four rounds `$four`; in six steps.
 ///
-/// All words of an element begin at the same bit of a byte, `$bit`, or with a `whole` byte. A word is in the eight bytes
-/// from the one on where it begins. In a row with `top` the second word is the last of its element, and has thirty bits.
+/// All words of an element begin at the same bit of a byte, `$bit`, or with a `whole` byte. A word is in the
+/// eight bytes from the one on where it begins. In a row with `top` the second word is the last of its
+/// element, and has thirty bits.
 macro_rules! expand {
     (alone $($which:tt)*) => { "" };
     (expanding $quad:tt 1, $four:tt whole $($top:tt)?) => {

@@ -1,13 +1,13 @@
 //! Four nodes side by side, and meanwhile the message schedules of the next four.
 //!
-//! A `sha256rnds2` waits four cycles for the one before it, but Zen 3 can start one in every cycle: four nodes keep
-//! it busy, two half of the time. With their own schedules between the rounds four nodes are little faster
-//! than two, though, because whatever else a round waits for comes late. So the rounds need nothing but words from
-//! memory, and the schedules are computed one group ahead (`rounds`). Cycles a node on Zen 3: 150 for two nodes with
-//! their own schedules, 123 for four, 70 for this; the rounds alone are 64.
+//! A `sha256rnds2` waits four cycles for the one before it, but Zen 3 can start one in every cycle: four
+//! nodes keep it busy, two half of the time. With their own schedules between the rounds four nodes are
+//! little faster than two, though, because whatever else a round waits for comes late. So the rounds need
+//! nothing but words from memory, and the schedules are computed one group ahead (`rounds`). Cycles a node on
+//! Zen 3: 150 for two nodes with their own schedules, 123 for four, 70 for this; the rounds alone are 64.
 //!
-//! The bytes of a piece are expanded one group earlier still, and beside the rounds as well: before them that took 20
-//! cycles a node, there it takes none.
+//! The bytes of a piece are expanded one group earlier still, and beside the rounds as well: before them that
+//! took 20 cycles a node, there it takes none.
 //!
 //! Words have the processor's order of bytes here, in and out: from row to row they need no turning.
 
@@ -16,9 +16,11 @@ use std::arch::x86_64::{
     _mm_shuffle_epi32, _mm_storeu_si128,
 };
 
-use super::rounds::{own_block, own_block_expanding, padding_block, padding_block_expanding};
+use crate::fr32::{QUAD_PADDED, QUAD_RAW};
+use crate::kernels::x86::shani::rounds::{
+    own_block, own_block_expanding, padding_block, padding_block_expanding,
+};
 use crate::kernels::{DIGEST, NODE};
-use crate::piece::fr32::{QUAD_PADDED, QUAD_RAW};
 
 /// Nodes that are hashed side by side.
 const GROUP: usize = 4;
@@ -51,7 +53,8 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
     rest_nodes[..rest.len()].copy_from_slice(rest);
     let groups = groups.iter().chain((!rest.is_empty()).then_some(&rest_nodes));
     let mut line = Line::new();
-    // The first group has none before it; after the last there is nothing to prepare: the last once more does no harm.
+    // The first group has none before it; after the last there is nothing to prepare: the last once more does
+    // no harm.
     let mut before = [[0; DIGEST]; GROUP];
     let outputs = [&mut before].into_iter().chain(outputs).chain([&mut rest_digests]);
     let last = groups.clone().last();
@@ -65,8 +68,8 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
 #[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
 pub(super) fn hash_windows(row: &mut [u8], windows: &[u8]) {
     let groups = windows.as_chunks::<{ 2 * QUAD_RAW }>().0;
-    // Two calls hash nothing, because the first group is expanded in the one and has its schedules after the other; the
-    // last two have nothing to expand: the last group once more does no harm.
+    // Two calls hash nothing, because the first group is expanded in the one and has its schedules after the
+    // other; the last two have nothing to expand: the last group once more does no harm.
     let last = groups.last().into_iter().cycle().take(2);
     let mut before = [[[0; DIGEST]; GROUP]; 2];
     let digests = before.iter_mut().chain(row.as_chunks_mut::<DIGEST>().0.as_chunks_mut::<GROUP>().0);

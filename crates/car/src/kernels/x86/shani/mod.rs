@@ -11,8 +11,13 @@ mod rounds;
 
 use crate::kernels::{DIGEST, Kernel, NODE, Rows, portable};
 
-pub(super) static KERNEL: Kernel =
-    Kernel { name: "shani", hash_nodes, hash_windows, hash_blocks: super::hash_blocks, blocks_at_once: 4 };
+pub(super) static KERNEL: Kernel = Kernel {
+    name: "shani",
+    hash_nodes,
+    hash_windows,
+    hash_blocks: crate::kernels::x86::hash_blocks,
+    blocks_at_once: 4,
+};
 
 /// From so many nodes on, groups beat pairs, whose first schedules need not be waited for. Measured on Zen 3.
 const WORTH_IT: usize = 8;

@@ -1,24 +1,25 @@
 //! The rounds of four nodes, between them the message schedules of two of the next four, in assembly.
 //!
-//! Four words of a schedule take longer than the rounds beside them; so two schedules advance in turn. The padding's
-//! words, which all nodes share, are loaded once for four nodes. Between all that the bytes of a later group are
-//! expanded, if wanted.
+//! Four words of a schedule take longer than the rounds beside them; so two schedules advance in turn. The
+//! padding's words, which all nodes share, are loaded once for four nodes. Between all that the bytes of a
+//! later group are expanded, if wanted.
 //!
-//! Zen 3 takes in six instructions a cycle, and where among these a round stands decides which of the two units that can
-//! run it gets it: one instruction more or less in a row of four rounds moves the time by up to a seventh. So most rows
-//! have a multiple of six, and where each instruction stands was searched for by measuring some ten thousand orders.
-//! The compiler's own order moves from build to build.
+//! Zen 3 takes in six instructions a cycle, and where among these a round stands decides which of the two
+//! units that can run it gets it: one instruction more or less in a row of four rounds moves the time by up
+//! to a seventh. So most rows have a multiple of six, and where each instruction stands was searched for by
+//! measuring some ten thousand orders. The compiler's own order moves from build to build.
 //!
-//! Whoever reorders: xmm0 holds the words of the next rounds from where they are loaded to the last round that takes
-//! them, the sum of `put`, and what `ahead` keeps from its second step to its third and `ahead_other` within its own;
-//! none of these may come between the parts of another. The steps of `ahead` and of `expand` keep their order, and
-//! `finish_other` comes before the `ahead_other` and the `put` of a row that take what it finished.
+//! Whoever reorders: xmm0 holds the words of the next rounds from where they are loaded to the last round
+//! that takes them, the sum of `put`, and what `ahead` keeps from its second step to its third and
+//! `ahead_other` within its own; none of these may come between the parts of another. The steps of `ahead`
+//! and of `expand` keep their order, and `finish_other` comes before the `ahead_other` and the `put` of a row
+//! that take what it finished.
 
 use std::arch::asm;
 use std::mem::MaybeUninit;
 
-use super::group::{Nodes, Raw, Schedules, States};
 use crate::kernels::constants::{PADDING_ROUND, ROUND};
+use crate::kernels::x86::shani::group::{Nodes, Raw, Schedules, States};
 
 /// Words for all rounds; those of four rounds are in one cache line.
 #[repr(align(64))]
@@ -37,7 +38,8 @@ const fn words(all: &[u32; 64]) -> Words {
     Words(words)
 }
 
-/// Two rounds of one node with the words in xmm0. (A B E F) is in the odd registers, (C D G H) in the even ones.
+/// Two rounds of one node with the words in xmm0. (A B E F) is in the odd registers, (C D G H) in the even
+/// ones.
 macro_rules! rounds {
     (first 0) => {
         "sha256rnds2 xmm2, xmm1\n"
@@ -87,10 +89,10 @@ macro_rules! padding_words {
 
 /// Four rounds with the nodes' own words, and meanwhile a step of two schedules.
 ///
-/// A schedule's words are `none` yet, words of the `message`, `later` ones, or among the `last`, which no later ones
-/// need. The arguments: whether bytes are expanded, and which; what words the schedules are at, two steps back, one step
-/// back and now; the numbers of those of sixteen words ago and of these; the registers of the first schedule, the oldest
-/// words first, and of the second.
+/// A schedule's words are `none` yet, words of the `message`, `later` ones, or among the `last`, which no
+/// later ones need. The arguments: whether bytes are expanded, and which; what words the schedules are at,
+/// two steps back, one step back and now; the numbers of those of sixteen words ago and of these; the
+/// registers of the first schedule, the oldest words first, and of the second.
 macro_rules! own_row {
     ($expand:tt ($($bits:tt)*) $kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
      $x0:tt $x1:tt $x2:tt $x3:tt, $y1:tt $y2:tt $y3:tt) => {

@@ -1,7 +1,7 @@
 //! Message schedules in assembly, in pieces that stand between the rounds (`rounds`).
 //!
-//! Two schedules go on in turn. The first has four registers for the last sixteen words, the second three, and room in
-//! memory for the rest.
+//! Two schedules go on in turn. The first has four registers for the last sixteen words, the second three,
+//! and room in memory for the rest.
 
 /// Words `$four` of the message of one node of the pair.
 macro_rules! load {

@@ -1,0 +1,91 @@
+//! The tree of a path on disk: everything at and below it, found before anything is read.
+
+use std::ffi::OsString;
+use std::fs;
+use std::fs::Metadata;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::assemble::{BuildError, Unsupported};
+use crate::dag_pb;
+use crate::extract::is_reserved_name;
+use crate::limits::DIRECTORY_DEPTH_MAX;
+use crate::source_tree::children::Children;
+use crate::source_tree::{Folder, Node, SourceTree, Stamp, WholeFile};
+
+/// Finds everything at and below a path. A link at the path itself is followed, links below it are kept.
+pub(crate) fn scan(path: &Path) -> Result<SourceTree, BuildError> {
+    let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
+    let mut tree = SourceTree { label: path.to_owned(), folders: 0, ..SourceTree::new() };
+    tree.root = if metadata.is_file() {
+        let place = tree.places.number(path);
+        tree.find_file(place, &metadata)
+    } else {
+        tree.find(path, 0, &metadata, 0)?
+    };
+    Ok(tree)
+}
+
+impl SourceTree {
+    /// Finds what is at a path in the folder with this number.
+    fn find(
+        &mut self,
+        path: &Path,
+        place: u32,
+        metadata: &Metadata,
+        depth: usize,
+    ) -> Result<Node, BuildError> {
+        let file_type = metadata.file_type();
+        if file_type.is_symlink() {
+            let target = fs::read_link(path).map_err(|error| BuildError::reading(path, error))?;
+            return Ok(Node::Symlink(dag_pb::encode_symlink(target.as_os_str().as_bytes()).into()));
+        }
+        if file_type.is_file() {
+            return Ok(self.find_file(place, metadata));
+        }
+        if !file_type.is_dir() {
+            return Err(BuildError::not_supported(path, Unsupported::SpecialFile));
+        }
+        if depth >= DIRECTORY_DEPTH_MAX {
+            return Err(BuildError::not_supported(path, Unsupported::TooDeep));
+        }
+        let stamp = Stamp::of(metadata);
+        self.totals.modified = self.totals.modified.max(stamp.seen.modified);
+        let number = self.folders;
+        self.folders += 1;
+        let place = self.places.number(path);
+        let mut children = Children::default();
+        for name in sorted_names(path)? {
+            let child_path = path.join(&name);
+            if is_reserved_name(name.as_bytes()) {
+                return Err(BuildError::not_supported(&child_path, Unsupported::ReservedName));
+            }
+            let Ok(name) = name.into_string() else {
+                return Err(BuildError::not_supported(&child_path, Unsupported::NameNotUtf8));
+            };
+            let metadata =
+                fs::symlink_metadata(&child_path).map_err(|error| BuildError::reading(&child_path, error))?;
+            let node = self.find(&child_path, place, &metadata, depth + 1)?;
+            children.entry(&name, || node);
+        }
+        Ok(Node::Folder(Box::new(Folder { number, children, found: Some(Box::new((place, stamp))) })))
+    }
+
+    fn find_file(&mut self, place: u32, metadata: &Metadata) -> Node {
+        let Stamp { identity, seen } = Stamp::of(metadata);
+        // Source: stat(2), a block of `st_blocks` has 512 bytes on Linux.
+        self.totals.add_file(seen.size, metadata.blocks().saturating_mul(512), seen.modified);
+        Node::File(WholeFile { place, expected: seen, identity: Some(Box::new(identity)) })
+    }
+}
+
+fn sorted_names(path: &Path) -> Result<Vec<OsString>, BuildError> {
+    let reading = |error| BuildError::reading(path, error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(reading)? {
+        names.push(entry.map_err(reading)?.file_name().into_vec());
+    }
+    names.sort_unstable();
+    Ok(names.into_iter().map(OsString::from_vec).collect())
+}

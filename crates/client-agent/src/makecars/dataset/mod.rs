@@ -1,0 +1,420 @@
+//! Whole data sets: `makecars --layout tree` and `--layout pack`.
+//!
+//! ```text
+//! survey ─► fill (pure) ─► plan ─► book: packplans, packpieces, packfiles
+//!                                    │ claim, with a lease
+//!                                    ▼
+//!                          make: SourceTree ─► CAR + manifest ─► publish ─► cars ─► piece done
+//! ```
+//!
+//! The plan stands before the first byte is read, and the work follows it: killed at any instant, the next
+//! run goes on with the pieces that are open. Several boxes with the same input path share a plan. What
+//! changed since, or is new, is planned once the plan at hand has ended.
+
+#[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
+pub mod bin_packing;
+pub mod build_piece;
+mod disk_space;
+#[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
+pub mod first_fit;
+pub mod manifest;
+mod packed;
+mod piece_worker;
+mod pipeline;
+#[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
+pub mod plan;
+pub mod plan_store;
+pub mod report;
+pub mod rules;
+mod run_plan;
+#[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
+pub mod survey;
+mod throughput;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use carferry_car::{PaddedPieceSize, Profile, ThreadBudget};
+use carferry_core::error_chain::Hint;
+use carferry_core::fsx;
+use carferry_core::model::PlanKey;
+use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::runtime::Shutdown;
+use carferry_core::store::{IndexUser, RetryUntilAnswered};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::cli::MakecarsArgs;
+use crate::config::{Config, Layout};
+use crate::exit::CommandError;
+use crate::makecars::dataset::bin_packing::{FillRules, PieceTooSmall, fill, fill_one};
+use crate::makecars::dataset::plan::Plan;
+use crate::makecars::dataset::plan_store::SharedPlans;
+use crate::makecars::dataset::report::{PieceOutcome, PieceReport, PlanReport, Summary};
+use crate::makecars::dataset::rules::PlanRules;
+use crate::makecars::dataset::survey::{Item, Survey};
+use crate::makecars::per_file::MakecarsError;
+use crate::makecars::per_file::report::CarReport;
+use crate::makecars::workspace;
+use crate::makecars::workspace::Workspace;
+use crate::progress::Screen;
+
+/// Why a data set was not packed at all.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    /// A single file is no data set.
+    #[error("--layout {layout} packs a folder, and {} is none", path.display())]
+    NotAFolder {
+        /// The layout.
+        layout: &'static str,
+        /// The input.
+        path: PathBuf,
+    },
+    /// That profile has no folders.
+    #[error("--profile singularity makes no folders, so it cannot keep a data set together")]
+    NoFolders,
+    /// One tree needs one piece.
+    #[error(
+        "{} makes a CAR of up to {bytes} bytes, which does not fit into a piece of {piece_size} bytes",
+        path.display()
+    )]
+    TreeTooLarge {
+        /// The input.
+        path: PathBuf,
+        /// Bytes of its CAR.
+        bytes: u64,
+        /// The largest piece.
+        piece_size: PaddedPieceSize,
+    },
+    /// The pieces are far too small for the profile.
+    #[error(transparent)]
+    PieceTooSmall(#[from] PieceTooSmall),
+    /// Nothing more can be written.
+    #[error(
+        "{} left: piece {piece} could not be made in {}",
+        if *left == 1 { "1 piece is".to_owned() } else { format!("{left} pieces are") }, output.display()
+    )]
+    Output {
+        /// Pieces that are open.
+        left: u64,
+        /// The one that could not be written.
+        piece: i64,
+        /// The output.
+        output: PathBuf,
+        /// Why.
+        source: build_piece::MakeError,
+    },
+}
+
+impl Hint for DatasetError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NotAFolder { .. } => "leave --layout out: a file becomes a CAR",
+            Self::NoFolders => {
+                "leave --layout out, or use the profile unixfs-v1-2025: its files have the same CIDs"
+            }
+            Self::TreeTooLarge { .. } => "--layout pack divides it into pieces",
+            Self::PieceTooSmall(_) => "name a larger --piece-size",
+            Self::Output { source, .. } if source.is_no_space() => {
+                "nothing of that piece was left behind; make room, or move finished CARs away, and run the same \
+                 command again; with --wait-for-space it waits for that"
+            }
+            Self::Output { source: build_piece::MakeError::NoInput { .. }, .. } => {
+                "is its file system mounted? Run the same command again when it is"
+            }
+            Self::Output { source: build_piece::MakeError::Foreign { .. }, .. } => {
+                "move it away, or write to another --output"
+            }
+            Self::Output { .. } => {
+                "nothing of that piece was left behind; mend it and run the same command again"
+            }
+        };
+        Some(hint.to_owned())
+    }
+}
+
+const ALL_PACKED: &str = "everything is packed already: no new or changed files";
+/// Plans of others that a run follows before its own. Source: ours; ends what two boxes could do to each
+/// other.
+const PLANS_MAX: usize = 8;
+
+/// What holds for the whole run.
+struct Run<'a> {
+    args: &'a MakecarsArgs,
+    input: PathBuf,
+    output: PathBuf,
+    rules: FillRules,
+    profile: Profile,
+    layout: Layout,
+    key: PlanKey,
+    host: String,
+    budget: Arc<ThreadBudget>,
+    screen: &'a Screen,
+    shutdown: &'a Shutdown,
+    summary: Summary,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// When nothing could be packed at all, or nothing more can be written; trouble with single pieces is
+/// reported and shows in the status.
+pub async fn makecars(
+    args: &MakecarsArgs,
+    config: &Config,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, CommandError> {
+    let started = Instant::now();
+    let (layout, piece_size) = (config.setting.layout, config.piece_size());
+    let (input, output) = workspace::resolve(args).map_err(|error| CommandError::user(&error))?;
+    if !input.is_dir() {
+        return Err(CommandError::user(&DatasetError::NotAFolder { layout: layout.name(), path: input }));
+    }
+    if args.profile == Profile::Singularity {
+        return Err(CommandError::user(&DatasetError::NoFolders));
+    }
+    let Workspace { store, lock } = workspace::take(args, config, &output, IndexUser::Planner).await?;
+    let host = config.agent_name();
+    let retry = RetryUntilAnswered::new(shutdown.token(), shutdown.forced());
+    let shared = store.as_ref().map(|store| SharedPlans {
+        store,
+        owner: format!("{host}:{}", output.display()),
+        retry: &retry,
+    });
+    let profile = args.profile;
+    let mut run = Run {
+        args,
+        rules: FillRules {
+            params: PlanRules::LATEST.params(profile),
+            piece_size,
+            keep_whole: args.keep_whole,
+        },
+        profile,
+        layout,
+        key: key(args, layout, piece_size, &input),
+        host,
+        input,
+        output,
+        budget: Arc::new(args.jobs.map_or_else(ThreadBudget::of_processors, ThreadBudget::new)),
+        screen,
+        shutdown,
+        summary: Summary::default(),
+    };
+    let ended = run.all(shared.as_ref(), lock.is_some(), out).await;
+    let ended = match retry.take_refusal() {
+        Some(refusal) => Err(refusal.into()),
+        None => ended,
+    };
+    run.finish(ended, started, out)
+}
+
+fn key(args: &MakecarsArgs, layout: Layout, piece_size: PaddedPieceSize, input: &Path) -> PlanKey {
+    let folder = input.file_name().map(|name| name.to_string_lossy().into_owned());
+    PlanKey {
+        input: input.to_string_lossy().into_owned(),
+        group: args.group.clone().or(folder).unwrap_or_else(|| "default".to_owned()),
+        layout: layout.name().to_owned(),
+        profile: args.profile.name().to_owned(),
+        piecesizebytes: i64::try_from(piece_size.get()).unwrap_or(i64::MAX),
+    }
+}
+
+impl Run<'_> {
+    async fn all(
+        &mut self,
+        shared: Option<&SharedPlans<'_>>,
+        locked: bool,
+        out: &mut Printer,
+    ) -> Result<(), CommandError> {
+        for _ in 0..PLANS_MAX {
+            if let Some(shared) = shared {
+                for plan in shared.open_plans(&self.key).await? {
+                    self.follow(shared, &plan, locked, out).await?;
+                }
+                // What failed is planned anew below.
+                self.summary.failed = 0;
+            }
+            if shared.map_or(self.shutdown.token(), |shared| shared.retry.stop()).is_cancelled() {
+                return Ok(());
+            }
+            let Some(plan) = self.new_plan(shared, out).await? else { return Ok(()) };
+            // Another box may have planned while this one looked at the files: they share its plan.
+            if let Some(shared) = shared
+                && !self.args.dry_run
+                && !shared.open_plans(&self.key).await?.is_empty()
+            {
+                continue;
+            }
+            self.tell_plan(&plan, out).await?;
+            if self.args.dry_run {
+                return Ok(());
+            }
+            let Some(shared) = shared else { return self.alone(&plan, out).await };
+            shared.write(&plan).await?;
+            let document = plan.document.clone();
+            drop(plan);
+            return self.follow(shared, &document, locked, out).await;
+        }
+        warn!("other boxes went on planning while this one looked at the files: run the same command again");
+        self.summary.left += 1;
+        Ok(())
+    }
+
+    /// Looks at the sources, leaves out what is packed, and plans the rest.
+    async fn new_plan(
+        &mut self,
+        shared: Option<&SharedPlans<'_>>,
+        out: &mut Printer,
+    ) -> Result<Option<Plan>, CommandError> {
+        let (input, output) = (self.input.clone(), self.output.clone());
+        info!(path = %input.display(), "looking at the files");
+        let surveyed = tokio::task::spawn_blocking(move || survey::survey(&input, &output)).await;
+        let surveyed = surveyed.map_err(|panicked| CommandError::failure(&panicked))?;
+        let mut survey = surveyed.map_err(|source| {
+            CommandError::user(&MakecarsError::Input { path: self.args.input.clone(), source })
+        })?;
+        for odd in std::mem::take(&mut survey.failed) {
+            warn!(path = %odd.path.display(), reason = odd.reason, "not packed");
+            self.summary.failed += 1;
+        }
+        for odd in std::mem::take(&mut survey.skipped) {
+            warn!(path = %odd.path.display(), reason = odd.reason, "left out");
+        }
+        if survey.items.is_empty() {
+            return self.nothing_to_do("there is nothing to pack", out);
+        }
+        // A tree is packed whole or not at all.
+        if let Some(shared) = shared
+            && self.layout != Layout::Tree
+        {
+            self.leave_out_packed(&mut survey, shared).await?;
+        }
+        if survey.items.is_empty() {
+            return self.all_packed(shared, out).await;
+        }
+        let fills = match self.layout {
+            Layout::Tree => fill_one(&survey, &self.rules).map(|fill| vec![fill]).map_err(|bytes| {
+                let piece_size = self.rules.piece_size;
+                DatasetError::TreeTooLarge { path: self.input.clone(), bytes: bytes.get(), piece_size }
+            }),
+            Layout::Pack | Layout::File => fill(&survey, &self.rules).map_err(DatasetError::from),
+        };
+        let fills = fills.map_err(|error| CommandError::user(&error))?;
+        let mut plan = Plan::new(self.key.clone(), &self.host, survey, fills);
+        if shared.is_none() {
+            plan.document.rules = plan_store::rules_of(&plan, &self.output).stored();
+        }
+        if let Some(shared) = shared
+            && self.layout == Layout::Tree
+            && shared.is_done(&plan.document.id).await?
+        {
+            return self.all_packed(Some(shared), out).await;
+        }
+        Ok(Some(plan))
+    }
+
+    /// Says that nothing is left to be packed, and where the CARs are.
+    async fn all_packed(
+        &self,
+        shared: Option<&SharedPlans<'_>>,
+        out: &mut Printer,
+    ) -> Result<Option<Plan>, CommandError> {
+        self.nothing_to_do(ALL_PACKED, out)?;
+        let Some(shared) = shared else { return Ok(None) };
+        for line in packed::places(shared, &self.key, &self.host).await? {
+            self.nothing_to_do(&line, out)?;
+        }
+        Ok(None)
+    }
+
+    fn nothing_to_do(&self, words: &str, out: &mut Printer) -> Result<Option<Plan>, CommandError> {
+        if self.args.json {
+            info!("{words}");
+        } else {
+            out.line(words)?;
+        }
+        Ok(None)
+    }
+
+    async fn leave_out_packed(
+        &self,
+        survey: &mut Survey,
+        shared: &SharedPlans<'_>,
+    ) -> Result<(), CommandError> {
+        let covered = shared.covered(&self.key).await?;
+        let missing: Vec<_> =
+            survey.items.iter().map(|item| covered.missing(&plan::entry_of(survey, item))).collect();
+        let items = std::mem::take(&mut survey.items).into_iter().zip(missing);
+        survey.items = items
+            .flat_map(|(item, missing)| missing.into_iter().map(move |range| Item { range, ..item.clone() }))
+            .collect();
+        Ok(())
+    }
+
+    async fn tell_plan(&self, plan: &Plan, out: &mut Printer) -> Result<(), CommandError> {
+        let document = &plan.document;
+        let source_bytes = u64::try_from(document.sourcebytes).unwrap_or(0);
+        let mut report = PlanReport::sums(&document.id, document.entries, source_bytes, plan.pieces());
+        report.splitfiles = plan.split_files();
+        report.freebytes = fsx::free_space(workspace::existing(&self.output)).ok();
+        if self.args.dry_run {
+            for (index, fill) in (0_i64..).zip(plan.pieces()) {
+                let size = carferry_car::PayloadSize::new(fill.car_bytes_max);
+                let bytes =
+                    u64::try_from(plan.piece(usize::try_from(index).unwrap_or(0)).sourcebytes).unwrap_or(0);
+                let line = PieceReport {
+                    car: CarReport::sized(size, size.padded_piece_size().ok()),
+                    ..PieceReport::new(
+                        &document.id,
+                        index,
+                        PieceOutcome::WouldMake,
+                        fill.contents.len(),
+                        bytes,
+                    )
+                };
+                if self.args.json {
+                    out.json(&line)?;
+                } else {
+                    out.line(line.line())?;
+                }
+            }
+            report.bytespersecond =
+                throughput::measured(plan, self.input.clone(), self.profile, &self.budget).await;
+        }
+        if self.args.json && self.args.dry_run {
+            out.json(&report)?;
+        } else if self.args.json {
+            report.lines().iter().for_each(|line| info!("{line}"));
+        } else {
+            report.lines().iter().try_for_each(|line| out.line(line))?;
+        }
+        Ok(())
+    }
+
+    fn finish(
+        self,
+        ended: Result<(), CommandError>,
+        started: Instant,
+        out: &mut Printer,
+    ) -> Result<ExitStatus, CommandError> {
+        if self.args.dry_run {
+            return ended.map(|()| ExitStatus::Success);
+        }
+        let line = self.summary.line(started.elapsed());
+        if self.args.json {
+            info!("{line}");
+        } else {
+            out.line(line)?;
+        }
+        ended?;
+        let interrupted = self.shutdown.token().is_cancelled();
+        if interrupted {
+            warn!("interrupted: run the same command again for the rest");
+        }
+        let ended = ExitStatus::of_counts(self.summary.made, self.summary.failed + self.summary.left);
+        Ok(if interrupted { ExitStatus::Interrupted } else { ended })
+    }
+}

@@ -1,0 +1,196 @@
+//! A plan from its first open piece to its last: claimed, made, told; and what is in the way of all of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use carferry_core::model::{PieceState, PlanDoc};
+use carferry_core::printer::Printer;
+use carferry_core::words::counted;
+use futures::StreamExt;
+use tracing::{info, warn};
+
+use crate::exit::CommandError;
+use crate::makecars::dataset::build_piece::MakeError;
+use crate::makecars::dataset::disk_space::{Disk, Needed, SpaceWait};
+use crate::makecars::dataset::piece_worker::{LOOK_EVERY, PieceEnd, PieceWorker};
+use crate::makecars::dataset::pipeline::{PieceStream, Pieces, places};
+use crate::makecars::dataset::plan::Plan;
+use crate::makecars::dataset::plan_store::SharedPlans;
+use crate::makecars::dataset::report::{PieceOutcome, PieceReport};
+use crate::makecars::dataset::{DatasetError, Run, plan_store};
+use crate::progress::{Amount, Meter};
+
+/// The first of the pieces that could not be written.
+struct OutputFailure {
+    piece: i64,
+    bytes: u64,
+    error: MakeError,
+}
+
+impl Run<'_> {
+    /// Works on a plan in the database until none of its pieces is open.
+    pub(super) async fn follow(
+        &mut self,
+        shared: &SharedPlans<'_>,
+        plan: &PlanDoc,
+        locked: bool,
+        out: &mut Printer,
+    ) -> Result<(), CommandError> {
+        if self.args.dry_run {
+            let counts = shared.store.piece_counts(&plan.id).await?;
+            let pieces = counted(plan.pieces, "piece");
+            let words = format!("plan {}: {} of {pieces} done", plan.id, counts.done);
+            if self.args.json {
+                out.json(&counts)?;
+            } else {
+                out.line(words)?;
+            }
+            return Ok(());
+        }
+        if locked {
+            shared.take_back(&plan.id).await?;
+        }
+        let counts = shared.store.piece_counts(&plan.id).await?;
+        let mut done = Amount::default();
+        if counts.done > 0 {
+            info!(plan = plan.id, done = counts.done, open = counts.open, "going on with a plan");
+            let pieces = shared.store.pack_pieces(&plan.id).await?;
+            for piece in pieces.iter().filter(|piece| piece.state == PieceState::Done) {
+                done.items += 1;
+                done.bytes += unsigned(piece.sourcebytes);
+            }
+        }
+        let all = Amount { bytes: unsigned(plan.sourcebytes), items: unsigned(plan.pieces) };
+        self.carry_out(&Pieces::SharedPlans(shared, plan), all, done, out).await
+    }
+
+    /// Works on a plan that nobody else knows of.
+    pub(super) async fn alone(&mut self, plan: &Plan, out: &mut Printer) -> Result<(), CommandError> {
+        let undone: VecDeque<usize> = plan_store::undone(plan, &self.output);
+        let left = undone.iter().map(|piece| unsigned(plan.piece(*piece).sourcebytes)).sum();
+        let (bytes, items) = (unsigned(plan.document.sourcebytes), unsigned(plan.document.pieces));
+        let all = Amount { bytes, items };
+        let undone_pieces = u64::try_from(undone.len()).unwrap_or(u64::MAX);
+        let done = Amount { bytes: bytes.saturating_sub(left), items: items.saturating_sub(undone_pieces) };
+        self.carry_out(&Pieces::alone(plan, undone), all, done, out).await
+    }
+
+    /// Round after round, until no piece is left, the run is to end, or nothing more can be written.
+    async fn carry_out(
+        &mut self,
+        pieces: &Pieces<'_>,
+        all: Amount,
+        done: Amount,
+        out: &mut Printer,
+    ) -> Result<(), CommandError> {
+        let stop = pieces.stop().unwrap_or_else(|| self.shutdown.token());
+        let meter = Meter::of_items("piece", all, done, stop.clone());
+        let shown = self.screen.show(&meter, self.args.no_progress);
+        let places = places(self.budget.places(), self.rules.piece_size);
+        let works = self.works(pieces, places, Arc::clone(&meter));
+        let (mut is_waiting, mut patience) = (false, SpaceWait::default());
+        while !stop.is_cancelled() {
+            let round = PieceStream::new(&works, pieces, places);
+            let mut all_ended = round.ended();
+            let mut obstacle = None;
+            while let Some(ended) = all_ended.next().await {
+                match ended {
+                    PieceEnd::Told(report) => {
+                        if report.state == PieceOutcome::Made {
+                            (is_waiting, patience) = (false, SpaceWait::default());
+                            meter.item_done();
+                        }
+                        self.tell(&report, out)?;
+                    }
+                    // Those that are in hand are brought to their end first.
+                    PieceEnd::NoMore { piece, bytes, error } => {
+                        obstacle.get_or_insert(OutputFailure { piece, bytes, error });
+                    }
+                    PieceEnd::Lost | PieceEnd::Stopped => {}
+                }
+            }
+            if let Some(OutputFailure { piece, bytes, error }) = obstacle {
+                if !self.args.wait_for_space || !error.is_no_space() {
+                    let (left, output) = (pieces.left().await, self.output.clone());
+                    drop(shown);
+                    return Err(CommandError::user(&DatasetError::Output {
+                        left,
+                        piece,
+                        output,
+                        source: error,
+                    }));
+                }
+                let needed = Needed { folder: &self.output, piece, bytes };
+                meter.wait_for(Some("room"));
+                patience.wait(needed, stop, async || pieces.left().await > 0).await;
+                meter.wait_for(None);
+            } else if stop.is_cancelled() {
+                break;
+            } else if let Pieces::SharedPlans(shared, plan) = pieces {
+                // Of a plan in the database, others may be at the last pieces, and give them back.
+                match shared.retry.call("a plan cannot be ended", || shared.end(&plan.id)).await {
+                    Ok(Some(counts)) => {
+                        if !std::mem::replace(&mut is_waiting, true) {
+                            info!(pieces = counts.open, "waiting for pieces that others make");
+                        }
+                        meter.wait_for(Some("pieces that others make"));
+                        stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
+                        meter.wait_for(None);
+                    }
+                    Ok(None) | Err(_) => break,
+                }
+            } else {
+                break;
+            }
+        }
+        drop(shown);
+        if stop.is_cancelled() {
+            self.summary.left += pieces.left().await;
+        }
+        Ok(())
+    }
+
+    fn works<'s>(&self, pieces: &Pieces<'s>, places: usize, meter: Arc<Meter>) -> PieceWorker<'s>
+    where
+        Self: 's,
+    {
+        let together = u64::try_from(places).unwrap_or(u64::MAX).saturating_mul(self.rules.piece_size.get());
+        PieceWorker {
+            budget: Arc::clone(&self.budget),
+            shared: if let Pieces::SharedPlans(shared, _) = pieces { Some(*shared) } else { None },
+            plan: pieces.plan(),
+            input: self.input.clone(),
+            output: self.output.clone(),
+            profile: self.profile,
+            piece_size: self.rules.piece_size,
+            verify: self.args.verify,
+            host: self.host.clone(),
+            disk: Disk::new(&self.output, together),
+            meter,
+            shutdown: self.shutdown,
+        }
+    }
+
+    fn tell(&mut self, report: &PieceReport, out: &mut Printer) -> Result<(), CommandError> {
+        if report.state == PieceOutcome::Made {
+            self.summary.made += 1;
+            self.summary.made_bytes += report.car.carsizebytes.unwrap_or(0);
+            self.summary.source_bytes += report.sourcebytes;
+            self.summary.entries += u64::try_from(report.entries).unwrap_or(0);
+        } else {
+            self.summary.failed += 1;
+            warn!(
+                piece = report.piece,
+                reason = report.reason,
+                "piece not made; its files are planned anew once this plan has ended"
+            );
+        }
+        self.screen.print(|| if self.args.json { out.json(report) } else { out.line(report.line()) })?;
+        Ok(())
+    }
+}
+
+/// A number as it is stored, which is never below zero.
+fn unsigned(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
+}

@@ -1,0 +1,200 @@
+//! What becomes of each file, for people and as JSON lines.
+
+use std::path::Path;
+use std::time::Duration;
+
+use carferry_car::{BuiltCar, PaddedPieceSize, PayloadSize};
+use carferry_core::model::CarDoc;
+use indicatif::BinaryBytes;
+use serde::Serialize;
+
+use crate::progress::{duration_words, rate};
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileState {
+    /// Its CAR is on disk, and recorded unless that was not wanted.
+    Made,
+    /// Nothing was to be done.
+    Skipped,
+    /// It has no CAR, or one that is not recorded.
+    Failed,
+    /// In a dry run: its CAR would be made.
+    WouldMake,
+}
+
+/// What a line says of a CAR. Field names are those of `cars` where they mean the same.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CarReport {
+    /// The CAR.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub carpath: Option<String>,
+    /// Root of the CAR.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payloadcid: Option<String>,
+    /// Piece CID of the CAR.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub piececid: Option<String>,
+    /// Bytes of the CAR; in a dry run, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub carsizebytes: Option<u64>,
+    /// PADDED piece size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub piecesizebytes: Option<u64>,
+    /// UNPADDED piece size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dealsizebytes: Option<u64>,
+}
+
+impl CarReport {
+    /// A CAR that stands.
+    pub fn made(path: &Path, car: &BuiltCar) -> Self {
+        Self {
+            carpath: Some(path.to_string_lossy().into_owned()),
+            payloadcid: Some(car.payload_cid.to_string()),
+            piececid: Some(car.piece_cid.to_string()),
+            ..Self::sized(car.payload_size, Some(car.padded_piece_size))
+        }
+    }
+
+    /// Only sizes.
+    pub fn sized(car: PayloadSize, piece: Option<PaddedPieceSize>) -> Self {
+        Self {
+            carsizebytes: Some(car.get()),
+            piecesizebytes: piece.map(PaddedPieceSize::get),
+            dealsizebytes: piece.map(|size| size.unpadded().get()),
+            ..Self::default()
+        }
+    }
+}
+
+/// One file's line.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileReport {
+    /// The source.
+    pub file: String,
+    /// What became of it.
+    pub state: FileState,
+    /// The CAR, as far as it is known.
+    #[serde(flatten)]
+    pub car: CarReport,
+    /// Why it was skipped or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl FileReport {
+    /// Only the state.
+    pub fn new(file: &Path, state: FileState) -> Self {
+        Self { file: file.to_string_lossy().into_owned(), state, car: CarReport::default(), reason: None }
+    }
+
+    /// A file without CAR.
+    pub fn failed(file: &Path, reason: String) -> Self {
+        Self { reason: Some(reason), ..Self::new(file, FileState::Failed) }
+    }
+
+    /// A file that is left out on purpose.
+    pub fn skipped(file: &Path, reason: String) -> Self {
+        Self { reason: Some(reason), ..Self::new(file, FileState::Skipped) }
+    }
+
+    /// A file whose CAR stands already.
+    pub fn done(file: &Path, car: &CarDoc) -> Self {
+        let bytes = |stored: Option<i64>| stored.and_then(|bytes| u64::try_from(bytes).ok());
+        Self {
+            car: CarReport {
+                carpath: car.outputpath.clone(),
+                payloadcid: car.filecid.clone(),
+                piececid: car.piececid.clone(),
+                carsizebytes: bytes(car.carsizebytes),
+                piecesizebytes: bytes(car.piecesizebytes),
+                dealsizebytes: bytes(car.dealsizebytes),
+            },
+            ..Self::skipped(file, "done already".to_owned())
+        }
+    }
+
+    /// A CAR that was made.
+    pub fn made(file: &Path, carpath: &Path, car: &BuiltCar) -> Self {
+        Self { car: CarReport::made(carpath, car), ..Self::new(file, FileState::Made) }
+    }
+
+    /// One line for people.
+    pub fn line(&self) -> String {
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let size = self.car.carsizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
+        let carpath = self.car.carpath.as_deref().unwrap_or_default();
+        match self.state {
+            FileState::Made => {
+                let root = self.car.payloadcid.as_deref().unwrap_or_default();
+                format!("made        {carpath}  {size}  {root}")
+            }
+            FileState::Skipped => format!("skipped     {}: {reason}", self.file),
+            FileState::Failed => format!("failed      {}: {reason}", self.file),
+            FileState::WouldMake => format!("would make  {carpath}  up to {size}"),
+        }
+    }
+}
+
+/// Counts over all files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    /// CARs made.
+    pub made: u64,
+    /// Bytes of them.
+    pub made_bytes: u64,
+    /// Files left out or done already.
+    pub skipped: u64,
+    /// Files without a recorded CAR.
+    pub failed: u64,
+    /// In a dry run: CARs that would be made.
+    pub would_make: u64,
+    /// Bytes of them, at most.
+    pub would_make_bytes: u64,
+    /// Files that were not begun when the run was interrupted.
+    pub not_begun: u64,
+}
+
+impl Summary {
+    /// Counts a file.
+    pub fn count(&mut self, report: &FileReport) {
+        let bytes = report.car.carsizebytes.unwrap_or_default();
+        match report.state {
+            FileState::Made => {
+                self.made += 1;
+                self.made_bytes += bytes;
+            }
+            FileState::Skipped => self.skipped += 1,
+            FileState::Failed => self.failed += 1,
+            FileState::WouldMake => {
+                self.would_make += 1;
+                self.would_make_bytes = self.would_make_bytes.saturating_add(bytes);
+            }
+        }
+    }
+
+    /// The last line.
+    pub fn line(&self, source_bytes: u64, elapsed: Duration) -> String {
+        let mut parts = Vec::new();
+        if self.would_make > 0 {
+            parts.push(format!("{} to make (up to {})", self.would_make, BinaryBytes(self.would_make_bytes)));
+        }
+        if self.made > 0 || parts.is_empty() {
+            let rate = BinaryBytes(rate(source_bytes, elapsed));
+            parts.push(format!(
+                "{} made ({} in {}, {rate}/s)",
+                self.made,
+                BinaryBytes(self.made_bytes),
+                duration_words(elapsed)
+            ));
+        }
+        parts.push(format!("{} skipped", self.skipped));
+        parts.push(format!("{} failed", self.failed));
+        if self.not_begun > 0 {
+            parts.push(format!("{} not begun", self.not_begun));
+        }
+        parts.join(", ")
+    }
+}

@@ -1,0 +1,226 @@
+//! What can go wrong with a call, by what the caller does next.
+
+use jsonrpsee::core::ClientError;
+use jsonrpsee::core::http_helpers::HttpError;
+use jsonrpsee::http_client::transport;
+
+use crate::rpc::go_jsonrpc::WebPage;
+
+/// A failed call to a Lotus node.
+#[derive(Debug, thiserror::Error)]
+pub enum RpcError {
+    /// The node could not be reached, or the connection broke: whether the call had an effect is unknown.
+    #[error("{method} did not reach {endpoint} or its answer was lost")]
+    Transport {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent, without the token.
+        endpoint: String,
+        /// The broken connection.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No answer in time: whether the call had an effect is unknown.
+    #[error("{method} at {endpoint} did not answer within {seconds} s")]
+    Timeout {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// A web page instead of the API's answer: a proxy, or another server. Whether the call had an effect is
+    /// unknown.
+    #[error("{method} at {endpoint} was answered with a web page (HTTP {status}{title})")]
+    WebPage {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+        /// The page's title with a comma before it, or nothing.
+        title: String,
+    },
+    /// The token does not verify.
+    #[error("{endpoint} refused the token for {method} (HTTP {status})")]
+    Unauthorized {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// The token lacks a permission.
+    #[error("{method} at {endpoint}: {message}")]
+    Permission {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// The node's words.
+        message: String,
+    },
+    /// The node does not have this method.
+    #[error("{endpoint} has no method {method}")]
+    MethodNotFound {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+    },
+    /// The node answered with an error: the call itself was received and refused or failed.
+    #[error("{method}: {message}")]
+    Application {
+        /// Full method name.
+        method: &'static str,
+        /// JSON-RPC error code (1 for ordinary errors, 0 for a panic in the node).
+        code: i32,
+        /// The node's words.
+        message: String,
+    },
+    /// The answer has another shape than we know; for calls with an effect the effect may have happened.
+    #[error("{method} at {endpoint} gave an answer that cannot be read")]
+    Decode {
+        /// Full method name.
+        method: &'static str,
+        /// Where it was sent.
+        endpoint: String,
+        /// What was wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// JSON-RPC's code for an unknown method.
+const METHOD_NOT_FOUND: i32 = -32601;
+/// JSON-RPC's code for wrong parameters.
+pub(crate) const INVALID_PARAMS: i32 = -32602;
+
+/// Which program makes tokens for the node of a method, and with which permission the agents work there.
+fn token_maker(method: &str) -> (&'static str, &'static str) {
+    let name = method.strip_prefix("Filecoin.").unwrap_or(method);
+    match name {
+        "ActorAddress" | "MarketListIncompleteDeals" | "MarketImportDealData" => ("lotus-miner", "write"),
+        "DealsImportData" => ("lotus-miner", "admin"),
+        _ => ("lotus", "admin"),
+    }
+}
+
+impl RpcError {
+    pub(crate) fn classify(method: &'static str, endpoint: &str, error: ClientError) -> Self {
+        let endpoint = endpoint.to_owned();
+        match error {
+            ClientError::Call(object) => {
+                let message = object.message().to_owned();
+                match object.code() {
+                    METHOD_NOT_FOUND => Self::MethodNotFound { method, endpoint },
+                    1 if message.starts_with("missing permission to invoke") => {
+                        Self::Permission { method, endpoint, message }
+                    }
+                    code => Self::Application { method, code, message },
+                }
+            }
+            ClientError::ParseError(source) => Self::Decode { method, endpoint, source: source.into() },
+            ClientError::InvalidRequestId(source) => Self::Decode { method, endpoint, source: source.into() },
+            ClientError::Transport(source) => match source.downcast_ref::<transport::Error>() {
+                Some(transport::Error::Http(HttpError::Stream(page))) if page.is::<WebPage>() => {
+                    let (status, title) = page.downcast_ref().map(WebPage::told).unwrap_or_default();
+                    Self::WebPage { method, endpoint, status, title }
+                }
+                Some(transport::Error::Rejected { status_code: status @ (401 | 403) }) => {
+                    Self::Unauthorized { method, endpoint, status: *status }
+                }
+                _ => Self::Transport { method, endpoint, source },
+            },
+            other => Self::Transport { method, endpoint, source: other.into() },
+        }
+    }
+
+    /// Whether the call may have had its effect although it failed: the state must be read before it is
+    /// called again.
+    pub fn effect_is_unknown(&self) -> bool {
+        matches!(
+            self,
+            Self::Transport { .. } | Self::Timeout { .. } | Self::Decode { .. } | Self::WebPage { .. }
+        )
+    }
+
+    /// Whether the node itself, not this call, is the trouble: everything else would fail alike.
+    pub fn is_about_the_node(&self) -> bool {
+        !matches!(self, Self::Application { .. } | Self::Decode { .. })
+    }
+
+    /// Whether something must be configured otherwise before this can succeed: another token, another node.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Unauthorized { .. } | Self::Permission { .. } | Self::MethodNotFound { .. })
+    }
+
+    /// The node's words, where it answered with an error.
+    pub fn message(&self) -> Option<&str> {
+        match self {
+            Self::Application { message, .. } | Self::Permission { message, .. } => Some(message),
+            _ => None,
+        }
+    }
+
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Transport { endpoint, .. } | Self::Timeout { endpoint, .. } => Some(format!(
+                "is the node at {endpoint} running and reachable? check lotus.endpoint or the API_INFO variable"
+            )),
+            Self::WebPage { endpoint, .. } => Some(format!(
+                "a proxy or another server answers at {endpoint}: is the address the node's own, and does the proxy pass \
+                 POST requests to /rpc/v0 while the node runs?"
+            )),
+            Self::Unauthorized { method, .. } => {
+                let (program, permission) = token_maker(method);
+                Some(format!(
+                    "the token is wrong or of another node; `{program} auth create-token --perm {permission}` makes one"
+                ))
+            }
+            Self::Permission { method, message, .. } => {
+                let (program, _) = token_maker(method);
+                let permission = message.split("need '").nth(1).and_then(|rest| rest.split('\'').next());
+                Some(match permission {
+                    Some(permission) => {
+                        format!("make a token with `{program} auth create-token --perm {permission}`")
+                    }
+                    None => "the token lacks a permission".to_owned(),
+                })
+            }
+            Self::MethodNotFound { .. } => Some(
+                "Lotus removed its storage market in v1.27.1; the last release with it is v1.27.0".to_owned(),
+            ),
+            // Source: lotus v1.23.3 chain/types/actor.go.
+            Self::Application { message, .. } if message.contains("actor not found") => {
+                Some("is that address right, and the node on the same network?".to_owned())
+            }
+            Self::Application { .. } | Self::Decode { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_name_the_program_of_the_node() {
+        let endpoint = || "http://127.0.0.1:2345/rpc/v0".to_owned();
+        for (method, command) in [
+            ("Filecoin.ActorAddress", "`lotus-miner auth create-token --perm write`"),
+            ("Filecoin.MarketListIncompleteDeals", "`lotus-miner auth create-token --perm write`"),
+            ("Filecoin.DealsImportData", "`lotus-miner auth create-token --perm admin`"),
+            ("Filecoin.ClientListDeals", "`lotus auth create-token --perm admin`"),
+        ] {
+            let hint = RpcError::Unauthorized { method, endpoint: endpoint(), status: 401 }.hint();
+            assert!(hint.as_deref().is_some_and(|hint| hint.contains(command)), "{method}: {hint:?}");
+        }
+        let message = "missing permission to invoke 'MarketImportDealData' (need 'write')".to_owned();
+        let method = "Filecoin.MarketImportDealData";
+        let hint = RpcError::Permission { method, endpoint: endpoint(), message }.hint();
+        assert_eq!(hint.as_deref(), Some("make a token with `lotus-miner auth create-token --perm write`"));
+    }
+}

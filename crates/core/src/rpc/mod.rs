@@ -1,0 +1,17 @@
+//! JSON-RPC as go-jsonrpc servers speak it: Lotus, Boost and Curio.
+//!
+//! [`Client`] carries calls over HTTP; `go_jsonrpc` repairs the answers that a strict client refuses;
+//! `send_deadline` keeps a call from being sent after its lease may have ended; [`endpoint`] finds address
+//! and token of a node. Which calls there are, and their shapes, is a market's or a node's own
+//! (`crate::lotus`).
+
+pub(crate) mod client;
+pub mod endpoint;
+pub(crate) mod error;
+pub(crate) mod go_jsonrpc;
+pub(crate) mod go_values;
+pub(crate) mod send_deadline;
+
+pub use client::{CallTimeouts, Client};
+pub use error::RpcError;
+pub use send_deadline::BootInstant;

@@ -1,0 +1,7 @@
+//! The files of CARs at the provider: where they are, whether they are a deal's piece, and when they arrive.
+
+pub mod arrivals;
+pub mod folder_guard;
+pub mod locate;
+pub mod path_mapping;
+pub mod piece_check;

@@ -1,0 +1,270 @@
+//! `doctor`: every check of a start, and those that a start does not wait for. Changes nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use carferry_core::doctor::{Check, Indexes};
+use carferry_core::error_chain::{ErrorChain, Hint};
+use carferry_core::exit_status::ExitStatus;
+use carferry_core::lotus::provider::ImportMethod;
+use carferry_core::model::address::Network;
+use carferry_core::store::IndexUser;
+use carferry_core::{doctor, fsx};
+use tokio::time::timeout;
+
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::import::ImportContext;
+use crate::market::chain_head::HeadSource;
+use crate::market::{Environment, Node};
+
+/// Runs all checks in order; a failed one does not end them.
+pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
+    let mut checks = Vec::new();
+    match Agent::build(config, env).await {
+        Ok(agent) => {
+            if let Err(error) = config.mongodb.check_files() {
+                checks.push(Check::of_error("mongodb", ErrorChain(&error).to_string(), error.hint(), true));
+            }
+            checks.extend(doctor::database(&agent.store, IndexUser::MinerAgent, Indexes::Look).await);
+            for importer in &agent.importers {
+                let subject = format!("market {}", importer.market.miner());
+                match importer.market.identify().await {
+                    Ok(node) => {
+                        let endpoint = node.provider.endpoint();
+                        checks.push(Check::ok(&subject, format!("{endpoint} works for this miner")));
+                        let found = importer.market.endpoint();
+                        checks.extend(found.and_then(|found| doctor::token_in_clear(&subject, &found)));
+                        let method = config.setting.import_method;
+                        checks.extend(market(&subject, importer, &node, method).await);
+                    }
+                    Err(error) => checks.push(Check::of_error(
+                        &subject,
+                        ErrorChain(&error).to_string(),
+                        error.hint(),
+                        error.is_permanent(),
+                    )),
+                }
+            }
+            checks.push(head(&agent, config).await);
+        }
+        Err(error) => checks.push(Check::of_error(
+            "configuration",
+            ErrorChain(&error).to_string(),
+            error.hint(),
+            error.exit_status() == ExitStatus::UserError,
+        )),
+    }
+    checks.extend(folders(config).await);
+    checks
+}
+
+async fn market(subject: &str, importer: &ImportContext, node: &Node, method: ImportMethod) -> Vec<Check> {
+    let provider = &node.provider;
+    let mut checks = Vec::new();
+    checks.push(match provider.version().await {
+        Ok(version) => Check::ok(subject, format!("version {}", version.version)),
+        Err(error) => Check::lotus(subject, &error),
+    });
+    let needed = match method {
+        ImportMethod::Market => "write",
+        ImportMethod::Deals => "admin",
+    };
+    checks.push(match &node.token {
+        None => Check::warn(
+            subject,
+            "no token: the node lets this agent read only, unless it asks nobody for tokens",
+            format!("make one with `lotus-miner auth create-token --perm {needed}`"),
+        ),
+        Some(token) => match provider.permissions(token.expose()).await {
+            Ok(permissions) => permission_check(subject, &permissions, needed),
+            Err(error) => Check::lotus(subject, &error),
+        },
+    });
+    checks.push(match provider.list_deals().await {
+        Ok(deals) => deals_check(subject, importer, u64::try_from(deals.len()).unwrap_or(u64::MAX)).await,
+        Err(error) => Check::lotus(subject, &error),
+    });
+    checks
+}
+
+/// What the market lists beside what the database has of this miner.
+async fn deals_check(subject: &str, importer: &ImportContext, listed: u64) -> Check {
+    let (store, miner) = (&importer.store, importer.market.miner());
+    let listed_words = format!("lists {listed} deals");
+    let (Ok(recorded), Ok(counts)) = (store.recorded_deals(miner).await, store.pending_counts(miner).await)
+    else {
+        // Why not is said above.
+        return Check::ok(subject, listed_words);
+    };
+    doctor::deals_are_elsewhere(subject, store.database_name(), miner, listed, recorded).unwrap_or_else(
+        || {
+            let pending = counts.pending.saturating_sub(counts.failed);
+            Check::ok(
+                subject,
+                format!("{listed_words}; the database has {recorded} of them or others, {pending} to import"),
+            )
+        },
+    )
+}
+
+fn permission_check(subject: &str, permissions: &[String], needed: &str) -> Check {
+    let seen = format!("the token may {}", permissions.join(", "));
+    if permissions.iter().any(|permission| permission == needed) {
+        Check::ok(subject, seen)
+    } else {
+        Check::fail(
+            subject,
+            format!("{seen}; imports need {needed}"),
+            format!("make a token with `lotus-miner auth create-token --perm {needed}`"),
+        )
+    }
+}
+
+async fn head(agent: &Agent, config: &Config) -> Check {
+    let subject = "head of the chain";
+    if let Some(node) = agent.head.node()
+        && config.setting.head_source != HeadSource::Clock
+    {
+        return match node.chain_head().await {
+            Ok(tipset) => Check::ok(subject, format!("epoch {} at {}", tipset.height, node.endpoint())),
+            Err(error) => {
+                Check::warn(subject, ErrorChain(&error).to_string(), error.hint().unwrap_or_default())
+            }
+        };
+    }
+    let markets = agent.importers.iter().map(|importer| &importer.market);
+    let unknown: Vec<_> = markets
+        .filter(|market| {
+            config.setting.head_source == HeadSource::Node || market.network() != Some(Network::Main)
+        })
+        .map(|market| market.miner())
+        .collect();
+    if unknown.is_empty() {
+        Check::ok(subject, "by the database's clock and mainnet's calendar")
+    } else {
+        Check::warn(
+            subject,
+            format!("unknown for {}: start epochs are not checked", unknown.join(", ")),
+            "set fullNode.endpoint",
+        )
+    }
+}
+
+/// A root with less than this left is worth a word: one 64 GiB sector.
+const FREE_SPACE_WARN: u64 = 64 << 30;
+
+async fn folders(config: &Config) -> Vec<Check> {
+    let limit = config.setting.file_timeout;
+    let mut checks = Vec::new();
+    for root in config.roots.clone() {
+        let subject = format!("root {}", root.display());
+        checks.push(answered(subject, limit, move |subject| root_check(subject, &root)).await);
+    }
+    for mapping in config.paths.clone() {
+        let subject = format!("path {} → {}", mapping.from.display(), mapping.to.display());
+        let check = move |subject| match std::fs::read_dir(&mapping.to) {
+            Ok(_) => Check::ok(subject, "readable"),
+            Err(error) => Check::fail(
+                subject,
+                format!("cannot be read: {error}"),
+                "`to` is the folder's name on this machine",
+            ),
+        };
+        checks.push(answered(subject, limit, check).await);
+    }
+    for mapping in &config.node_paths {
+        let subject = format!("node path {} → {}", mapping.from.display(), mapping.to.display());
+        let covers = |folder: &Path| folder.starts_with(&mapping.from) || mapping.from.starts_with(folder);
+        let used =
+            config.roots.iter().any(|root| covers(root)) || config.paths.iter().any(|path| covers(&path.to));
+        checks.push(if used {
+            Check::ok(subject, "covers a folder that is searched")
+        } else {
+            Check::warn(
+                subject,
+                "covers no folder that is searched",
+                "`from` is the folder's name on this machine, `to` its name for the market process",
+            )
+        });
+    }
+    if config.roots.is_empty() && config.paths.is_empty() {
+        checks.push(Check::warn(
+            "roots",
+            "no folder is configured: CARs are found only under their recorded paths",
+            "set `roots` or `paths` unless this machine sees the data-prep box's folders by the same names",
+        ));
+    }
+    checks
+}
+
+/// The check of a folder, or that the folder does not answer.
+async fn answered(
+    subject: String,
+    limit: Duration,
+    check: impl FnOnce(String) -> Check + Send + 'static,
+) -> Check {
+    let about = subject.clone();
+    match timeout(limit, tokio::task::spawn_blocking(move || check(about))).await {
+        Ok(Ok(check)) => check,
+        Ok(Err(error)) => Check::of_error(subject, format!("the check failed: {error}"), None, false),
+        Err(_elapsed) => Check::fail(
+            subject,
+            format!("no answer within {} s", limit.as_secs()),
+            "its file system hangs: is its server there? CARs in other folders are imported meanwhile",
+        ),
+    }
+}
+
+fn root_check(subject: String, root: &Path) -> Check {
+    if let Err(error) = std::fs::read_dir(root) {
+        return Check::fail(
+            subject,
+            format!("cannot be read: {error}"),
+            "create or mount the folder, and let the agent's user read it",
+        );
+    }
+    match fsx::free_space(root) {
+        Ok(bytes) => {
+            let seen = format!("readable, {} GiB free", bytes >> 30);
+            if bytes >= FREE_SPACE_WARN {
+                Check::ok(subject, seen)
+            } else {
+                let hint =
+                    "the market copies a CAR before it seals it; see that its own folder has room, too";
+                Check::warn(subject, seen, hint)
+            }
+        }
+        Err(error) => {
+            Check::warn(subject, ErrorChain(&error).to_string(), "how much room there is cannot be known")
+        }
+    }
+}
+
+/// For people.
+pub fn text(checks: &[Check]) -> String {
+    checks.iter().map(|check| check.lines() + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use carferry_core::doctor::State;
+
+    use super::*;
+
+    #[test]
+    fn a_token_without_the_permission_fails_with_the_command_that_makes_one() {
+        let permissions = ["read".to_owned(), "write".to_owned()];
+        assert_eq!(permission_check("market f01", &permissions, "write").state, State::Ok);
+        let check = permission_check("market f01", &permissions, "admin");
+        assert_eq!(check.state, State::Fail);
+        assert!(check.hint.unwrap().contains("--perm admin"));
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(root_check("root".to_owned(), &folder.path().join("none")).state, State::Fail);
+        assert!(root_check("root".to_owned(), folder.path()).detail.contains("readable"));
+    }
+}

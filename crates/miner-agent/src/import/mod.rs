@@ -1,0 +1,613 @@
+//! One deal: read, look, import, see that it moved.
+//!
+//! ```text
+//!  claimed deal ─► state at the provider ─► start epoch ─► CAR ─► state anew ─► note ─► call ─► state moved?
+//!                   │ has the data: done     │ missed       │ not here           (database)      │
+//!                   │ failed: failed         │ : missed     │ : waiting                          ├ yes: done
+//!                   └ not yet: waiting                                                           └ no: retry
+//! ```
+//!
+//! The call's success proves nothing (lotus-contract §3.2), so the state decides before and after it.
+//! It is read anew before a call only where one went out earlier: every call is noted first.
+
+pub mod call_slots;
+pub mod decide;
+pub mod own_ends;
+pub mod unanswered_calls;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::DateTime;
+use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid, UnpaddedPieceSize};
+use carferry_core::error_chain::ErrorChain;
+use carferry_core::lotus::wire::MinerDeal;
+use carferry_core::model::{CarDoc, ChainEpoch, DealId, DealPhase, DealStatus, OfflineDealDoc, ProposalCid};
+use carferry_core::rpc::{BootInstant, RpcError};
+use carferry_core::runtime::fail_point;
+use carferry_core::store::{
+    Claim, ImportOutcome, Noted, PayloadCars, ProviderView, Settled, Store, StoreError,
+};
+use carferry_core::telemetry::fields;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::car_files::arrivals::Arrivals;
+use crate::car_files::folder_guard::{FolderGuard, Heartbeat, Waited};
+use crate::car_files::locate::{FoundCar, Located, Places, Search, Wanted, locate};
+use crate::car_files::piece_check::PieceChecker;
+use crate::config::Setting;
+use crate::import::call_slots::CallSlot;
+use crate::import::decide::{AfterError, DataState, Remedy, RetryPauses};
+use crate::import::own_ends::OwnEnds;
+use crate::import::unanswered_calls::CallEnd;
+use crate::market::Market;
+use crate::market::calendar::Agreed;
+use crate::market::chain_head::Head;
+use crate::miner_state::Standing;
+use crate::patience::Patience;
+
+/// What working on a deal of one miner needs.
+#[derive(Clone, Debug)]
+pub struct ImportContext {
+    /// The database.
+    pub store: Store,
+    /// The miner's market.
+    pub market: Arc<Market>,
+    /// The head of the chain.
+    pub head: Arc<Head>,
+    /// Where CARs are.
+    pub places: Arc<Places>,
+    /// Piece commitments, where they are to be checked.
+    pub pieces: Arc<PieceChecker>,
+    /// Files that came lately.
+    pub arrivals: Arc<Arrivals>,
+    /// Which folders answer.
+    pub gates: Arc<FolderGuard>,
+    /// Whether deals are imported now, for those who ask another process.
+    pub standing: Arc<Standing>,
+    /// Which deals this agent has given up.
+    pub endings: Arc<OwnEnds>,
+    /// How the database is waited for.
+    pub patience: Patience,
+    /// Times and limits.
+    pub setting: Arc<Setting>,
+}
+
+/// What one try came to.
+#[derive(Debug)]
+pub enum Verdict {
+    /// To be written into the deal.
+    Settled(Settled),
+    /// The node, not the deal, is the trouble; the outcome says so, and no other deal should be tried now.
+    NodeTrouble(Settled, Remedy),
+    /// The lease was lost: whoever has it writes the outcome.
+    LeaseLost,
+    /// The database takes nothing that is to be written into the deal.
+    Unwritten(StoreError),
+}
+
+/// What would be done with a deal now.
+#[derive(Debug)]
+pub enum Assessment {
+    /// The call goes out with this file.
+    Import {
+        /// The deal.
+        proposal_cid: ProposalCid,
+        /// The file.
+        car: FoundCar,
+        /// PADDED piece size that the provider signed.
+        piece_bytes: u64,
+    },
+    /// Nothing is called.
+    Settled(Settled),
+    /// The market's list of some seconds ago does not have it, and nobody looked for it before.
+    Unlisted {
+        /// The deal.
+        proposal_cid: ProposalCid,
+    },
+    /// The node, or a disk, does not tell.
+    NodeTrouble(ImportOutcome, Remedy),
+}
+
+/// First pause between looks at a deal's state after a call; it grows to [`LOOK_PAUSE_MAX`].
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Searches for one look at a deal, each of which may find another folder that does not answer. Source: ours.
+const SEARCH_TRIES: usize = 3;
+
+/// What a deal is looked at for.
+#[derive(Clone, Copy)]
+enum Look {
+    BeforeCall,
+    AfterCall,
+}
+
+/// How a deal stands after a while of looking.
+enum Seen {
+    Moved(Box<MinerDeal>),
+    StillWaiting,
+    /// The provider does not list it any more.
+    Gone,
+    /// Nobody could be asked.
+    Unseen(Arc<RpcError>),
+}
+
+impl ImportContext {
+    /// Finds out what is to be done with a deal. Writes nothing and calls nothing that has an effect.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn assess(&self, deal: &OfflineDealDoc) -> Result<Assessment, StoreError> {
+        let is_other_piece = decide::is_other_piece(deal.import.as_ref());
+        let settled = |outcome| {
+            Ok(Assessment::Settled(Settled { outcome, view: None, is_answered: false, is_other_piece }))
+        };
+        // Another user of the database may have written it, and the client's agent puts it right: no end.
+        let unusable = |field: &str, error: &dyn std::error::Error| {
+            settled(self.waiting_by_age(deal, format!("`{field}` cannot be used: {error}"), Vec::new()))
+        };
+        let proposal_cid = match deal.dealcid.as_deref().unwrap_or_default().parse::<ProposalCid>() {
+            Ok(proposal_cid) => proposal_cid,
+            Err(error) => return unusable("dealcid", &error),
+        };
+        let listing = match self.market.recent_listing().await {
+            Ok(listing) => listing,
+            Err(error) => return Ok(Assessment::NodeTrouble(node_trouble(&error), Remedy::of_call(&error))),
+        };
+        let seen = listing.deal(proposal_cid.as_str());
+        let with_view = |outcome| {
+            let view = seen.map(view_of);
+            Ok(Assessment::Settled(Settled { outcome, view, is_answered: true, is_other_piece }))
+        };
+        let at_provider = match (decide::before_import(seen), seen) {
+            (DataState::Import, Some(at_provider)) => at_provider,
+            (DataState::HasData, _) => return with_view(ImportOutcome::Done { path: None }),
+            // The market's watchers can fail on a deal that the chain goes on with, and its records can be
+            // lost.
+            (DataState::Failed(_), _) | (DataState::NotYet(_), None) if deal.is_on_chain() => {
+                return with_view(ImportOutcome::Done { path: None });
+            }
+            (DataState::Failed(reason), _) => return with_view(failed(reason)),
+            (DataState::NotYet(reason), Some(seen)) => {
+                // With the view that it was, even if a poll has recorded a newer one: the next poll then
+                // wakes the deal.
+                let view = Some(view_of(seen));
+                let outcome = self.waiting(reason);
+                return Ok(Assessment::Settled(Settled {
+                    outcome,
+                    view,
+                    is_answered: false,
+                    is_other_piece,
+                }));
+            }
+            (DataState::NotYet(reason), None) => {
+                // Recorded after that listing, perhaps. One that stays unknown is not worth a listing at each
+                // look.
+                return if deal.import.is_none() {
+                    Ok(Assessment::Unlisted { proposal_cid })
+                } else if let Some(reason) = self.never_came(deal).await {
+                    settled(ImportOutcome::Missed { reason })
+                } else {
+                    settled(self.waiting_by_age(deal, reason, Vec::new()))
+                };
+            }
+            (DataState::Import, None) => {
+                return settled(self.waiting("the provider lists no such deal".to_owned()));
+            }
+        };
+        if deal.import.as_ref().is_none_or(|import| import.pendingcall.is_none())
+            && let Some(reason) = self.missed_start(at_provider).await
+        {
+            return with_view(ImportOutcome::Missed { reason });
+        }
+        let payload_cid = match deal.filecid.as_deref().unwrap_or_default().parse::<PayloadCid>() {
+            Ok(payload_cid) => payload_cid,
+            Err(error) => return unusable("filecid", &error),
+        };
+        let PayloadCars { cars, unreadable } = self.store.payload_cars(&payload_cid.to_string()).await?;
+        let wanted = wanted(payload_cid, deal, at_provider);
+        // What the market once found to be another piece is not copied into its staging folder again on
+        // trust.
+        let verify = self.setting.verify_piece || is_other_piece;
+        match self.search(wanted, cars, verify).await {
+            Ok(Located::Found(car)) => {
+                let piece_bytes = at_provider.proposal.piece_size;
+                Ok(Assessment::Import { proposal_cid, car, piece_bytes })
+            }
+            Ok(Located::Missing { reason, names }) => {
+                let reason = match unreadable.first() {
+                    Some(problem) => {
+                        format!("{reason}; {} documents passed over: {problem}", unreadable.len())
+                    }
+                    None => reason,
+                };
+                settled(self.waiting_by_age(deal, reason, names))
+            }
+            Ok(Located::Wrong { reason, names }) => settled(self.wrong_file(deal, reason, names)),
+            // A disk's trouble, not the node's: other deals go on.
+            Err(reason) => settled(self.waiting_by_age(deal, reason, Vec::new())),
+        }
+    }
+
+    /// Looks for the CAR on a thread that may block. A folder that does not answer holds the first search
+    /// that goes in; the next one passes it over.
+    async fn search(&self, wanted: Wanted, cars: Vec<CarDoc>, verify: bool) -> Result<Located, String> {
+        let stall = self.gates.stall();
+        for _ in 0..SEARCH_TRIES {
+            let pulse = Arc::<Heartbeat>::default();
+            let (places, gates, pieces) =
+                (Arc::clone(&self.places), Arc::clone(&self.gates), Arc::clone(&self.pieces));
+            let (beating, wanted, cars) = (Arc::clone(&pulse), wanted.clone(), cars.clone());
+            let search = tokio::task::spawn_blocking(move || {
+                let checker = verify.then_some(pieces.as_ref());
+                let search = Search { places: &places, gates: &gates, pulse: &beating, checker };
+                locate(&search, &wanted, &cars)
+            });
+            match pulse.watch(search, stall).await {
+                Waited::Ended(Ok(located)) => return Ok(located),
+                Waited::Ended(Err(error)) => return Err(format!("looking for the CAR failed: {error}")),
+                Waited::Stalled => warn!(
+                    seconds = stall.as_secs(),
+                    "looking for a CAR stands still: does a file system of `roots` or `paths` hang?"
+                ),
+            }
+        }
+        Err("looking for the CAR stood still; does a file system of `roots` or `paths` hang?".to_owned())
+    }
+
+    /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is; the seat is
+    /// given back when no call is, or will be, under way.
+    pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, mut seat: CallSlot) -> Verdict {
+        fail_point("import.claimed");
+        let assessment = loop {
+            match self.assess(&claim.deal).await {
+                // Afterwards all of it anew: the list and the head of the chain were read before.
+                Err(error) if self.patience.is_away(&error).await => self.patience.until_back().await,
+                assessment => break assessment,
+            }
+        };
+        let (proposal_cid, car, piece_bytes) = match assessment {
+            Ok(Assessment::Import { proposal_cid, car, piece_bytes }) => (proposal_cid, car, piece_bytes),
+            Ok(Assessment::Settled(settled)) => return Verdict::Settled(settled),
+            Ok(Assessment::Unlisted { proposal_cid }) => {
+                // Many new deals share one list, and keep no other from being imported meanwhile.
+                drop(seat);
+                return self.look_again(&claim.deal, &proposal_cid).await;
+            }
+            Ok(Assessment::NodeTrouble(outcome, remedy)) => return trouble(outcome, remedy, false),
+            // The database's trouble, and no failure of the deal.
+            Err(error) => return settled(self.waiting(ErrorChain(&error).to_string())),
+        };
+        if let Some(verdict) = self.last_look(claim, &proposal_cid, piece_bytes).await {
+            return verdict;
+        }
+        let later = |reason: &str| ImportOutcome::Waiting {
+            reason: format!("it could be imported, and waits for {reason}"),
+            after: Duration::ZERO,
+            files: Vec::new(),
+        };
+        let (imports, node) = ("the imports before it", "the market node to answer again");
+        if !seat.is_next().await {
+            return settled(later(imports));
+        }
+        if !self.market.is_identified() {
+            // Another call has just failed. What was going to happen to this one can wait until the node
+            // answers.
+            return settled(later(node));
+        }
+        if lost.is_cancelled() {
+            return Verdict::LeaseLost;
+        }
+        fail_point("import.assessed");
+        let mut send_before = match self.noted(claim, &car).await {
+            Ok(send_before) => send_before,
+            Err(verdict) => return *verdict,
+        };
+        if !seat.call().await {
+            return answered(later(imports));
+        }
+        if !self.market.is_identified() {
+            return answered(later(node));
+        }
+        if send_before.has_passed() {
+            send_before = match self.noted(claim, &car).await {
+                Ok(send_before) => send_before,
+                Err(verdict) => return *verdict,
+            };
+        }
+        fail_point("import.noted");
+        let call = self.call(&proposal_cid, &car, send_before);
+        let ended = self.watched(&proposal_cid, piece_bytes, call).await;
+        fail_point("import.called");
+        drop(seat);
+        match ended {
+            CallEnd::Moved(at_provider) => self.moved(&at_provider, Some(&car)),
+            CallEnd::Answered(answer) => self.confirm(claim, &proposal_cid, &car, answer).await,
+        }
+    }
+
+    /// Notes that the call goes out, and until when it may; else what becomes of the deal without a call.
+    async fn noted(&self, claim: &Claim, car: &FoundCar) -> Result<BootInstant, Box<Verdict>> {
+        let lease = self.setting.lease;
+        loop {
+            // Noting lengthens the lease, by the database's clock: from this moment at the earliest.
+            let send_before = BootInstant::now().plus(lease / 2);
+            let note = || self.store.note_import_call(claim, &car.node_path, lease);
+            match self.patience.until_answered("note import call", note).await {
+                Ok(Noted::Yes) => {}
+                Ok(Noted::GivenUp) => {
+                    let reason = "the client has given the deal up".to_owned();
+                    return Err(Box::new(answered(self.waiting(reason))));
+                }
+                Ok(Noted::LeaseLost) => return Err(Box::new(Verdict::LeaseLost)),
+                Err(error) => return Err(Box::new(Verdict::Unwritten(error))),
+            }
+            if !send_before.has_passed() {
+                return Ok(send_before);
+            }
+        }
+    }
+
+    /// The state before the call, where one went out earlier; `None`: it still waits for the data. Nobody
+    /// waits for leave to call meanwhile: such deals may be many, and a list takes a while.
+    async fn last_look(
+        &self,
+        claim: &Claim,
+        proposal_cid: &ProposalCid,
+        piece_bytes: u64,
+    ) -> Option<Verdict> {
+        let import = claim.deal.import.as_ref();
+        if import.is_none_or(|import| import.calledtime.is_none()) && self.market.is_recent_for(piece_bytes) {
+            // No call went out for this deal, of no agent: each notes its own before. What was just assessed
+            // holds, but where a person may have imported it since, and finding that out costs
+            // less than copying it once more.
+            return None;
+        }
+        if let Some((since, remaining)) =
+            unanswered_calls::unanswered_call(&claim.deal, piece_bytes, &self.setting)
+        {
+            let reason = format!("an import call of {since} may still be under way");
+            info!(reason, "looking again before another one");
+            let after = remaining.min(self.setting.confirm_timeout).max(LOOK_PAUSE_MIN);
+            return Some(settled(ImportOutcome::Waiting { reason, after, files: Vec::new() }));
+        }
+        let seen = self.look_until_moved(proposal_cid, Look::BeforeCall, Duration::ZERO).await;
+        match seen {
+            Seen::StillWaiting => None,
+            Seen::Moved(at_provider) => Some(self.moved(&at_provider, None)),
+            Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
+            Seen::Unseen(error) => Some(trouble(node_trouble(&error), Remedy::of_call(&error), false)),
+        }
+    }
+
+    /// A deal that nobody has looked at, by a list that is asked for now.
+    async fn look_again(&self, deal: &OfflineDealDoc, proposal_cid: &ProposalCid) -> Verdict {
+        match self.market.fresh_listing().await {
+            Ok(listing) if listing.deal(proposal_cid.as_str()).is_some() => {
+                let reason = "the provider has just listed the deal".to_owned();
+                settled(ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() })
+            }
+            Ok(_) => {
+                let reason = "the provider does not know the proposal yet".to_owned();
+                settled(self.waiting_by_age(deal, reason, Vec::new()))
+            }
+            Err(error) => trouble(node_trouble(&error), Remedy::of_call(&error), false),
+        }
+    }
+
+    /// Why a deal that the provider does not list can be forgotten.
+    async fn never_came(&self, deal: &OfflineDealDoc) -> Option<String> {
+        let start = ChainEpoch::new(deal.startepoch?);
+        let head = self.head.epoch(&self.market, Agreed { at: deal.createdtime, start }).await?;
+        (head > start).then(|| {
+            format!(
+                "start epoch {start} has passed (head {head}), and the provider never listed the proposal"
+            )
+        })
+    }
+
+    async fn call(
+        &self,
+        proposal_cid: &ProposalCid,
+        car: &FoundCar,
+        send_before: BootInstant,
+    ) -> Result<(), RpcError> {
+        let started = Instant::now();
+        info!({ fields::PATH } = %car.node_path, { fields::PAYLOAD_SIZE } = car.size.get(), "importing");
+        let answer = self.market.import(proposal_cid, &car.node_path, send_before).await;
+        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        debug!({ fields::ELAPSED_MS } = elapsed_ms, is_ok = answer.is_ok(), "import call answered");
+        answer
+    }
+
+    /// What the call came to: the deal's state tells.
+    async fn confirm(
+        &self,
+        claim: &Claim,
+        proposal_cid: &ProposalCid,
+        car: &FoundCar,
+        answer: Result<(), RpcError>,
+    ) -> Verdict {
+        let (without_effect, unclear) = match answer {
+            Ok(()) => {
+                ("the import call answered success, but the deal still waits for data".to_owned(), None)
+            }
+            Err(error) => match decide::after_error(&error, &car.node_path) {
+                AfterError::LookAtState(reason) => {
+                    warn!(reason, "what became of the import call is unknown, looking at the deal");
+                    (format!("the deal still waits for data after: {reason}"), Some(reason))
+                }
+                AfterError::Retry(reason) => return answered(self.retrying(&claim.deal, reason)),
+                AfterError::WrongFile(reason) => {
+                    let name = car.local_path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+                    let outcome = self.wrong_file(&claim.deal, reason, name.into_iter().collect());
+                    return Verdict::Settled(Settled { is_other_piece: true, ..without_view(outcome, true) });
+                }
+                AfterError::NotYet(reason) => return answered(self.waiting(reason)),
+                AfterError::NodeTrouble(reason, remedy) => {
+                    return trouble(self.waiting(reason), remedy, true);
+                }
+            },
+        };
+        let patience = self.setting.confirm_timeout;
+        match self.look_until_moved(proposal_cid, Look::AfterCall, patience).await {
+            Seen::Moved(at_provider) => self.moved(&at_provider, Some(car)),
+            Seen::StillWaiting if unclear.is_none() => answered(self.retrying(&claim.deal, without_effect)),
+            Seen::StillWaiting => settled(self.retrying(&claim.deal, without_effect)),
+            Seen::Gone => settled(self.waiting("the provider lists the deal no more".to_owned())),
+            Seen::Unseen(error) => {
+                let reason =
+                    unclear.unwrap_or_else(|| "whether the import took effect is unknown".to_owned());
+                let reason = format!("{reason}; and the deal's state cannot be read: {}", ErrorChain(&error));
+                trouble(self.waiting(reason), Remedy::of_call(&error), false)
+            }
+        }
+    }
+
+    /// The deal has left "waiting for data".
+    fn moved(&self, at_provider: &MinerDeal, car: Option<&FoundCar>) -> Verdict {
+        let outcome = match decide::before_import(Some(at_provider)) {
+            DataState::HasData => ImportOutcome::Done { path: car.map(|car| car.node_path.clone()) },
+            DataState::Failed(reason) => failed(reason),
+            DataState::NotYet(reason) => self.waiting(reason),
+            DataState::Import => self.waiting("the deal waits for data again".to_owned()),
+        };
+        let view = Some(view_of(at_provider));
+        Verdict::Settled(Settled { outcome, view, is_answered: true, is_other_piece: false })
+    }
+
+    /// Looks at a deal with growing pauses until it does not wait for data any more, at least once, at most
+    /// for `patience`.
+    async fn look_until_moved(&self, proposal_cid: &ProposalCid, kind: Look, patience: Duration) -> Seen {
+        let deadline = Instant::now() + patience;
+        let mut pause = LOOK_PAUSE_MIN;
+        loop {
+            let listing = match kind {
+                Look::BeforeCall => self.market.fresh_listing().await,
+                Look::AfterCall => self.market.confirming_listing().await,
+            };
+            let seen = match listing {
+                Ok(listing) => match listing.deal(proposal_cid.as_str()) {
+                    None => Seen::Gone,
+                    Some(deal) if DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData => {
+                        Seen::StillWaiting
+                    }
+                    Some(deal) => return Seen::Moved(Box::new(deal.clone())),
+                },
+                Err(error) => Seen::Unseen(error),
+            };
+            if Instant::now() + pause > deadline {
+                return seen;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LOOK_PAUSE_MAX);
+        }
+    }
+
+    async fn missed_start(&self, at_provider: &MinerDeal) -> Option<String> {
+        let start = ChainEpoch::new(at_provider.proposal.start_epoch);
+        let at = DateTime::parse_rfc3339_str(&at_provider.creation_time).ok();
+        let head = self.head.epoch(&self.market, Agreed { at, start }).await?;
+        decide::missed_start(start, head, self.setting.start_epoch_margin)
+    }
+
+    fn pauses(&self) -> RetryPauses {
+        RetryPauses { min: self.setting.retry_min, max: self.setting.retry_max }
+    }
+
+    fn waiting(&self, reason: String) -> ImportOutcome {
+        ImportOutcome::Waiting { reason, after: jittered(self.setting.wait_interval), files: Vec::new() }
+    }
+
+    /// For what may come late or never: looked for less often with time. A hundred thousand such deals must
+    /// not keep those waiting that could be imported; and a file that arrives is told of.
+    fn waiting_by_age(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
+        ImportOutcome::Waiting { reason, after: self.pause_by_age(deal), files }
+    }
+
+    fn pause_by_age(&self, deal: &OfflineDealDoc) -> Duration {
+        let until = deal.claim.as_ref().and_then(|claim| claim.until);
+        let age = until.zip(deal.createdtime).map_or(Duration::ZERO, |(until, created)| {
+            decide::age_at_claim(created.timestamp_millis(), until.timestamp_millis(), self.setting.lease)
+        });
+        jittered(self.pauses().by_age(age, self.setting.wait_interval))
+    }
+
+    /// For what may pass, so many times and no more.
+    fn retrying(&self, deal: &OfflineDealDoc, reason: String) -> ImportOutcome {
+        let failures = failures_of(deal);
+        if failures.saturating_add(1) >= i64::from(self.setting.max_tries) {
+            let tries = self.setting.max_tries;
+            let reason = format!("set aside after {tries} tries (setting.maxTries): {reason}");
+            return ImportOutcome::SetAside { reason, files: Vec::new() };
+        }
+        let after = self.pauses().after(failures, &mut fastrand::Rng::new());
+        ImportOutcome::Retrying { reason, after, files: Vec::new() }
+    }
+
+    /// A person puts another file there, sooner or later; until then a look costs next to nothing.
+    fn wrong_file(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
+        ImportOutcome::Retrying { reason, after: self.pause_by_age(deal), files }
+    }
+}
+
+fn node_trouble(error: &RpcError) -> ImportOutcome {
+    let reason = decide::with_hint(ErrorChain(error).to_string(), error.hint());
+    // Not the deal's doing: it keeps its place. The worker pauses meanwhile.
+    let reason = format!("the market node cannot be worked with: {reason}");
+    ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() }
+}
+
+fn failures_of(deal: &OfflineDealDoc) -> i64 {
+    deal.import.as_ref().and_then(|import| import.attempts).unwrap_or(0)
+}
+
+/// What a provider says of a deal, to be recorded.
+pub fn view_of(deal: &MinerDeal) -> ProviderView {
+    ProviderView {
+        status: DealStatus::from_lotus(deal.state),
+        message: deal.message.clone(),
+        deal_id: DealId::from_lotus(deal.deal_id),
+    }
+}
+
+fn without_view(outcome: ImportOutcome, is_answered: bool) -> Settled {
+    Settled { outcome, view: None, is_answered, is_other_piece: false }
+}
+
+fn settled(outcome: ImportOutcome) -> Verdict {
+    Verdict::Settled(without_view(outcome, false))
+}
+
+fn trouble(outcome: ImportOutcome, remedy: Remedy, is_answered: bool) -> Verdict {
+    Verdict::NodeTrouble(without_view(outcome, is_answered), remedy)
+}
+
+/// After a call that the market has answered.
+fn answered(outcome: ImportOutcome) -> Verdict {
+    Verdict::Settled(without_view(outcome, true))
+}
+
+fn failed(reason: String) -> ImportOutcome {
+    ImportOutcome::Failed { reason }
+}
+
+/// A tenth more or less, so that deals that wait for the same thing do not come back in one moment.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.9 + fastrand::f64() / 5.0)
+}
+
+/// What the provider signed decides; the document fills in.
+fn wanted(payload_cid: PayloadCid, deal: &OfflineDealDoc, at_provider: &MinerDeal) -> Wanted {
+    let signed = &at_provider.proposal;
+    let signed_piece = signed.piece_cid.as_ref().and_then(|link| link.cid.parse::<PieceCid>().ok());
+    let signed_size = PaddedPieceSize::new(signed.piece_size).ok().map(PaddedPieceSize::unpadded);
+    let recorded_size = || UnpaddedPieceSize::new(u64::try_from(deal.dealsizebytes?).ok()?).ok();
+    Wanted {
+        payload_cid,
+        piece_cid: signed_piece.or_else(|| deal.piececid.as_deref()?.parse().ok()),
+        piece_size: signed_size.or_else(recorded_size),
+    }
+}

@@ -1,0 +1,168 @@
+//! Which deals this agent has given up, and how.
+//!
+//! Another user of the database may mark a deal as failed, missed or set aside, and nobody would try it
+//! again. So an end that this agent did not write is no end: the deal is looked at once more, and ends again
+//! if it must. The same holds after a restart, which forgets everything: one more try each.
+//!
+//! An agent runs for years: of a deal nothing but two hashes is kept, and that only while polls find it at
+//! its end.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use carferry_core::model::OfflineDealDoc;
+
+/// Ends by proposal CID.
+#[derive(Debug, Default)]
+pub struct OwnEnds {
+    /// Of this process: nobody can make up a reason with the hash of another one.
+    hasher: RandomState,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By the proposal CID's hash.
+    ends: HashMap<u64, Ending>,
+    /// Polls that came to their end.
+    polls: u64,
+}
+
+#[derive(Debug)]
+struct Ending {
+    /// State and reason as they were last read, ours or not; `None`: ours, and how it reads in the database
+    /// is seen with the next poll.
+    read: Option<u64>,
+    /// What the end may have followed from, as it was then: another user of the database may have written
+    /// it.
+    inputs: u64,
+    /// The poll in which it was last heard of.
+    poll: u64,
+}
+
+impl OwnEnds {
+    /// This agent ended the deal, which was like this.
+    pub fn written(&self, deal: &OfflineDealDoc) {
+        let key = self.key(deal.dealcid.as_deref().unwrap_or_default());
+        let inputs = self.inputs(deal);
+        let mut known = self.lock();
+        let poll = known.polls;
+        known.ends.insert(key, Ending { read: None, inputs, poll });
+    }
+
+    /// This agent looked at the deal, and it goes on.
+    pub fn goes_on(&self, proposal_cid: &str) {
+        let key = self.key(proposal_cid);
+        self.lock().ends.remove(&key);
+    }
+
+    /// A poll found the deal at an end, whichever.
+    pub fn seen(&self, proposal_cid: &str) {
+        let key = self.key(proposal_cid);
+        let mut known = self.lock();
+        let poll = known.polls;
+        if let Some(ending) = known.ends.get_mut(&key) {
+            ending.poll = poll;
+        }
+    }
+
+    /// Whether this end is neither of this agent nor one that was looked into already, or follows from what
+    /// reads otherwise now. From now on it is none of these.
+    pub fn is_news(&self, deal: &OfflineDealDoc) -> bool {
+        let import = deal.import.as_ref().map(|import| (import.state, &import.reason));
+        let (read, inputs) = (self.hasher.hash_one(import), self.inputs(deal));
+        let key = self.key(deal.dealcid.as_deref().unwrap_or_default());
+        let mut known = self.lock();
+        let poll = known.polls;
+        match known.ends.insert(key, Ending { read: Some(read), inputs, poll }) {
+            Some(before) => before.inputs != inputs || before.read.is_some_and(|before| before != read),
+            None => true,
+        }
+    }
+
+    fn inputs(&self, deal: &OfflineDealDoc) -> u64 {
+        self.hasher.hash_one((&deal.filecid, &deal.dealcid, deal.startepoch))
+    }
+
+    /// A poll has seen all deals: those that it did not find at an end are forgotten.
+    pub fn polled(&self) {
+        let mut known = self.lock();
+        let poll = known.polls;
+        known.ends.retain(|_, ending| ending.poll == poll);
+        known.polls += 1;
+    }
+
+    fn key(&self, proposal_cid: &str) -> u64 {
+        self.hasher.hash_one(proposal_cid)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carferry_core::model::{ImportDoc, ImportState};
+
+    use super::*;
+
+    fn ended(deal: &str, state: ImportState, reason: &str) -> OfflineDealDoc {
+        OfflineDealDoc {
+            dealcid: Some(deal.to_owned()),
+            startepoch: Some(9),
+            import: Some(ImportDoc { state, reason: Some(reason.to_owned()), ..ImportDoc::default() }),
+            ..OfflineDealDoc::default()
+        }
+    }
+
+    fn before(deal: &str) -> OfflineDealDoc {
+        OfflineDealDoc { import: None, ..ended(deal, ImportState::Waiting, "") }
+    }
+
+    #[test]
+    fn an_end_of_ours_stands_and_one_of_anybody_else_is_looked_into_once() {
+        let endings = OwnEnds::default();
+        endings.written(&before("ours"));
+        assert!(!endings.is_news(&ended("ours", ImportState::Missed, "cut short by the store")));
+        assert!(!endings.is_news(&ended("ours", ImportState::Missed, "cut short by the store")));
+        assert!(endings.is_news(&ended("ours", ImportState::Failed, "somebody else's")));
+
+        let other = ended("other", ImportState::SetAside, "by an agent before us");
+        assert!(endings.is_news(&other));
+        assert!(!endings.is_news(&other), "two agents do not wake each other's for ever");
+        // Looked at, and not over: whoever says so again is wrong again.
+        endings.goes_on("other");
+        assert!(endings.is_news(&other));
+    }
+
+    #[test]
+    fn an_end_does_not_outlive_what_it_followed_from() {
+        let endings = OwnEnds::default();
+        let spoiled = OfflineDealDoc { startepoch: Some(1), ..before("spoiled") };
+        endings.written(&spoiled);
+        let end = ended("spoiled", ImportState::Missed, "start epoch 1 has passed");
+        assert!(!endings.is_news(&OfflineDealDoc { startepoch: Some(1), ..end.clone() }));
+        assert!(endings.is_news(&end), "the start epoch was put right");
+        assert!(!endings.is_news(&end));
+    }
+
+    #[test]
+    fn what_polls_find_no_more_is_forgotten() {
+        let endings = OwnEnds::default();
+        for deal in ["followed", "over"] {
+            endings.written(&before(deal));
+        }
+        // Written while the poll was under way: the next one is to see it.
+        endings.polled();
+        endings.seen("followed");
+        endings.polled();
+        assert!(!endings.is_news(&ended("followed", ImportState::Failed, "x")), "ours");
+        assert!(endings.is_news(&ended("over", ImportState::Failed, "x")));
+        assert_eq!(endings.lock().ends.len(), 2);
+        endings.polled();
+        endings.polled();
+        assert_eq!(endings.lock().ends.len(), 0);
+    }
+}

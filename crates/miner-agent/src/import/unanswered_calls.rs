@@ -1,0 +1,181 @@
+//! Import calls under way: how long one may take, those whose caller is gone, and one that hangs.
+//!
+//! The market goes on with a call when its caller is gone (lotus-contract §3.3): it copies the CAR and
+//! computes its commitment. How long that takes is judged by the piece size that the provider signed: what a
+//! document says of it anybody may have written, and documents of the prototype say nothing.
+
+use std::time::Duration;
+
+use carferry_core::lotus::wire::MinerDeal;
+use carferry_core::model::{DealPhase, DealStatus, OfflineDealDoc, ProposalCid};
+use carferry_core::rpc::RpcError;
+use carferry_core::store::{PendingCall, StoreError};
+use carferry_core::telemetry::fields;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+use crate::config::Setting;
+use crate::import::ImportContext;
+use crate::import::decide::{age_at_claim, import_takes_at_most};
+use crate::market::Listing;
+
+/// What ended the wait for a call.
+#[derive(Debug)]
+pub enum CallEnd {
+    /// Its answer, or that there is none.
+    Answered(Result<(), RpcError>),
+    /// The deal has moved on; the answer is of no use any more.
+    Moved(Box<MinerDeal>),
+}
+
+/// A call that takes so many times as long as its size explains counts as unanswered. Source: an estimate;
+/// the size is reckoned at a fifth of what a busy Lotus v1.23.3 was measured at.
+const UNANSWERED_AFTER: u32 = 4;
+/// How often the deal of a call that hangs is looked at, and told of, at the least.
+const LOOKS_EVERY: Duration = Duration::from_secs(600);
+/// How soon a deal is looked at again at the most.
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
+
+/// How long a call for a piece of this size may take without a reason to look into it.
+pub fn explained(piece_bytes: u64, setting: &Setting) -> Duration {
+    import_takes_at_most(piece_bytes).max(setting.confirm_timeout).min(setting.import_timeout)
+}
+
+/// A call whose answer is not known, and how long it may still take. By the database's clock, as the lease
+/// that was just taken tells it.
+pub fn unanswered_call(
+    deal: &OfflineDealDoc,
+    piece_bytes: u64,
+    setting: &Setting,
+) -> Option<(String, Duration)> {
+    let called = deal.import.as_ref()?.pendingcall?;
+    let until = deal.claim.as_ref()?.until?;
+    let age = age_at_claim(called.timestamp_millis(), until.timestamp_millis(), setting.lease);
+    let remaining = explained(piece_bytes, setting).checked_sub(age)?;
+    Some((called.try_to_rfc3339_string().unwrap_or_default(), remaining))
+}
+
+impl ImportContext {
+    /// How many calls of other processes for this miner may be under way: of another agent, or of one that
+    /// was killed. Short ones are not counted: they are over before it matters.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn calls_of_others(&self, caller: &str) -> Result<usize, StoreError> {
+        let longest = self.setting.import_timeout;
+        let pending = self.store.pending_calls(self.market.miner(), caller, longest).await?;
+        let listing = self.market.last_listing();
+        Ok(pending.iter().filter(|call| may_run(call, listing.as_deref(), longest)).count())
+    }
+
+    /// Waits for the answer of a call, and looks at the deal where it takes longer than its size explains: a
+    /// node that hangs, a tunnel or a proxy may keep a connection open that nothing will come through any
+    /// more.
+    pub(crate) async fn watched(
+        &self,
+        proposal_cid: &ProposalCid,
+        piece_bytes: u64,
+        call: impl Future<Output = Result<(), RpcError>>,
+    ) -> CallEnd {
+        tokio::pin!(call);
+        let began = Instant::now();
+        let explained = explained(piece_bytes, &self.setting);
+        let pause = (explained / 2).clamp(LOOK_PAUSE_MIN, LOOKS_EVERY);
+        let mut next_look = began + explained;
+        let mut told = None::<Instant>;
+        loop {
+            // Cancel safety: the call is polled on by the next round; sleep and list may be dropped at any
+            // point.
+            let listing = tokio::select! {
+                answer = &mut call => return CallEnd::Answered(answer),
+                listing = async {
+                    sleep_until(next_look).await;
+                    self.market.fresh_listing().await
+                } => listing,
+            };
+            if let Ok(listing) = &listing
+                && let Some(deal) = listing.deal(proposal_cid.as_str())
+                && !awaits_data(deal)
+            {
+                warn!("the deal has moved on, though its import call has no answer");
+                return CallEnd::Moved(Box::new(deal.clone()));
+            }
+            let elapsed = began.elapsed();
+            if elapsed >= explained * UNANSWERED_AFTER {
+                return CallEnd::Answered(Err(self.market.give_up_call(elapsed)));
+            }
+            if told.is_none_or(|told| told.elapsed() >= LOOKS_EVERY) {
+                let minutes = elapsed.as_secs() / 60;
+                warn!(
+                    { fields::PROPOSAL_CID } = proposal_cid.as_str(),
+                    minutes, "the import call takes longer than its size explains; is the market busy?"
+                );
+                told = Some(Instant::now());
+            } else {
+                debug!(is_listed = listing.is_ok(), "the import call has no answer yet");
+            }
+            next_look = Instant::now() + pause;
+        }
+    }
+}
+
+fn may_run(call: &PendingCall, listing: Option<&Listing>, longest: Duration) -> bool {
+    let limit = match listing {
+        Some(listing) => match listing.deal(&call.dealcid) {
+            Some(deal) if awaits_data(deal) => import_takes_at_most(deal.proposal.piece_size),
+            // It has moved on, or the market does not have it.
+            _ => return false,
+        },
+        None => call.recorded_size.map_or(longest, import_takes_at_most),
+    };
+    call.age < limit.min(longest)
+}
+
+fn awaits_data(deal: &MinerDeal) -> bool {
+    DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_call_of_another_process_counts_as_long_as_its_signed_size_explains() {
+        let deal = |cid: &str, state: u64, piece_bytes: u64| {
+            serde_json::from_value::<MinerDeal>(serde_json::json!({
+                "Proposal": {
+                    "PieceCID": null, "PieceSize": piece_bytes, "Provider": "f01", "StartEpoch": 9, "EndEpoch": 10,
+                },
+                "ProposalCid": {"/": cid}, "State": state,
+            }))
+            .unwrap()
+        };
+        let listing = Listing::of([
+            deal("large", 18, 32 * GIB),
+            deal("small", 18, 1 << 20),
+            deal("moved", 20, 32 * GIB),
+        ]);
+        let longest = seconds(12 * 3600);
+        for (dealcid, age, recorded_size, unlisted, listed) in [
+            ("large", 60, None, true, true),
+            ("large", 60, Some(1), false, true),
+            ("large", 3275, None, true, true),
+            ("large", 3277, None, true, false),
+            ("small", 1, Some(32 * GIB), true, false),
+            ("moved", 60, None, true, false),
+            ("gone", 60, Some(32 * GIB), true, false),
+        ] {
+            let call = PendingCall { dealcid: dealcid.to_owned(), age: seconds(age), recorded_size };
+            assert_eq!(may_run(&call, None, longest), unlisted, "{call:?} before the first list");
+            assert_eq!(may_run(&call, Some(&listing), longest), listed, "{call:?}");
+            assert!(!may_run(&call, Some(&listing), seconds(1)), "{call:?}: no call takes so long");
+        }
+    }
+}

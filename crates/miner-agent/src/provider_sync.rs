@@ -1,0 +1,318 @@
+//! The provider's view of the deals, recorded beside the client's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use carferry_core::error_chain::ErrorChain;
+use carferry_core::lotus::wire::MinerDeal;
+use carferry_core::model::{DealPhase, DealStatus, ImportState, ProviderViewDoc};
+use carferry_core::rpc::RpcError;
+use carferry_core::store::{NewView, PollScope, StoreError};
+use carferry_core::telemetry::fields;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::import::decide::DataState;
+use crate::import::{ImportContext, decide, view_of};
+
+/// Why a poll did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum PollError {
+    /// The market did not list its deals.
+    #[error("the market does not list its deals")]
+    Market(#[from] Arc<RpcError>),
+    /// The database did not answer.
+    #[error("the provider's view cannot be recorded")]
+    Store(#[from] StoreError),
+}
+
+/// Polls until the stop; `wake` is told when deals became due.
+pub async fn follow(importer: &ImportContext, wake: &Notify, stop: &CancellationToken) {
+    let interval = importer.setting.provider_poll_interval;
+    let mut identified = false;
+    let mut sweeps = FullPollSchedule::default();
+    while !stop.is_cancelled() {
+        // The worker finds out whether the node is the right one.
+        identified = importer.market.is_identified();
+        let pause = if identified {
+            interval.mul_f64(0.9 + fastrand::f64() / 5.0)
+        } else {
+            interval.min(UNIDENTIFIED)
+        };
+        let poll = async {
+            if identified {
+                let which = sweeps.next();
+                match poll_once(importer, which, wake).await {
+                    Ok(_) => sweeps.polled(which),
+                    Err(error) => {
+                        let miner = importer.market.miner();
+                        warn!({ fields::MINER } = miner, error = %ErrorChain(&error), "poll failed");
+                    }
+                }
+            }
+            sleep(pause).await;
+        };
+        stop.run_until_cancelled(poll).await;
+    }
+    debug!(identified, "provider view ends");
+}
+
+/// How soon it is asked again whether the node has answered yet.
+const UNIDENTIFIED: Duration = Duration::from_secs(1);
+
+/// When deals that are closed and active are looked at as well: they change once in a year, and reading a
+/// million of them takes longer than the time between two polls.
+#[derive(Debug, Default)]
+struct FullPollSchedule {
+    last: Option<Instant>,
+    polls_since: u32,
+}
+
+/// At the latest after so many polls, or this long. Source: ours; what somebody else writes is believed after
+/// ten minutes at the earliest.
+const SWEEP_POLLS: u32 = 10;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(570);
+
+impl FullPollSchedule {
+    fn next(&self) -> PollScope {
+        let is_due = self
+            .last
+            .is_none_or(|last| self.polls_since + 1 >= SWEEP_POLLS || last.elapsed() >= SWEEP_INTERVAL);
+        if is_due { PollScope::All } else { PollScope::Changing }
+    }
+
+    fn polled(&mut self, which: PollScope) {
+        match which {
+            PollScope::All => *self = Self { last: Some(Instant::now()), polls_since: 0 },
+            PollScope::Changing => self.polls_since += 1,
+        }
+    }
+}
+
+/// Records what changed since the last time, has deals looked at whose provider accepted them since, and puts
+/// back those whose `isdeal` is not true; says how many deals were changed.
+///
+/// # Errors
+///
+/// [`PollError`]; the next poll makes up for it.
+pub async fn poll_once(
+    importer: &ImportContext,
+    which: PollScope,
+    wake: &Notify,
+) -> Result<usize, PollError> {
+    let (store, miner) = (&importer.store, importer.market.miner());
+    let (mut changed, mut followed, mut woken) = (0, 0, 0_u32);
+    let mut deals = store.provider_followed(miner, which).await?;
+    while let Some(page) = deals.page().await? {
+        followed += page.len();
+        let listing = importer.market.recent_listing().await?;
+        let (mut doubted, mut views, mut to_wake, mut accepted) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut backward = Vec::new();
+        for deal in &page {
+            let Some(proposal_cid) = deal.dealcid.as_deref() else { continue };
+            let state = deal.import.as_ref().map(|import| import.state);
+            let rests =
+                matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
+            if rests {
+                importer.endings.seen(proposal_cid);
+            }
+            let Some(seen) = listing.deal(proposal_cid) else {
+                if rests && deal.isdeal != Some(1) && deal.is_on_chain() {
+                    to_wake.push(proposal_cid);
+                }
+                continue;
+            };
+            // Those of the prototype stay as it left them.
+            if deal.isdeal == Some(1) && deal.intent.is_some() && awaits_data(seen) {
+                doubted.push(proposal_cid);
+            }
+            let may_be_imported = rests
+                && match decide::before_import(Some(seen)) {
+                    DataState::HasData => true,
+                    // Ended by us, or by somebody else: another agent of this miner, or one who may write
+                    // here as well.
+                    DataState::Import => importer.endings.is_news(deal),
+                    DataState::Failed(_) => deal.is_on_chain(),
+                    DataState::NotYet(_) => false,
+                };
+            if deal.isdeal != Some(1) && may_be_imported {
+                to_wake.push(proposal_cid);
+            }
+            if state == Some(ImportState::Waiting) && is_accepted(deal.provider.as_ref(), seen) {
+                accepted.push(proposal_cid);
+            }
+            if differs(deal.provider.as_ref(), seen) {
+                let was = deal.provider.as_ref().and_then(|view| view.status);
+                if goes_back(was, seen) {
+                    backward.push((proposal_cid, was));
+                } else {
+                    views.push(NewView { deal: proposal_cid, was, view: view_of(seen) });
+                }
+            }
+        }
+        // Before the acceptance is recorded, by which it would be no news any more.
+        if !accepted.is_empty() && store.wake_accepted(miner, &accepted).await? > 0 {
+            wake.notify_one();
+        }
+        if !backward.is_empty() {
+            // Another agent of this miner may have recorded what a later list says.
+            let listing = importer.market.fresh_listing().await?;
+            for (deal, was) in backward {
+                let view = listing.deal(deal).map(view_of);
+                views.extend(view.map(|view| NewView { deal, was, view }));
+            }
+        }
+        store.record_provider_views(miner, &views).await?;
+        changed += views.len();
+        if !to_wake.is_empty() {
+            woken = woken.saturating_add(u32::try_from(to_wake.len()).unwrap_or(u32::MAX));
+            let spread = WOKEN_EACH.saturating_mul(woken).min(WOKEN_SPREAD_MAX);
+            let deals = store.wake_resting(miner, &to_wake, spread).await?;
+            info!({ fields::MINER } = miner, deals, "deals that had ended are looked at once more");
+            // The worker may be asleep until its next scan.
+            wake.notify_one();
+            changed += to_wake.len();
+        }
+        if !doubted.is_empty() {
+            changed += put_back(importer, &doubted).await?;
+        }
+    }
+    importer.endings.polled();
+    debug!({ fields::MINER } = miner, ?which, followed, changed, "provider view recorded");
+    Ok(changed)
+}
+
+/// After a restart every deal that had ended is looked at once more: not all in one moment. Source: ours; a
+/// look takes some hundredths of a second, and there are others.
+const WOKEN_EACH: Duration = Duration::from_millis(30);
+const WOKEN_SPREAD_MAX: Duration = Duration::from_secs(600);
+
+fn awaits_data(deal: &MinerDeal) -> bool {
+    DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData
+}
+
+/// Whether the provider waits for the data now, and did not when it was recorded last.
+fn is_accepted(recorded: Option<&ProviderViewDoc>, seen: &MinerDeal) -> bool {
+    let status = recorded.and_then(|view| view.status).and_then(|status| u64::try_from(status).ok());
+    awaits_data(seen)
+        && status.is_none_or(|status| DealStatus::from_lotus(status).phase() == DealPhase::Proposed)
+}
+
+/// Deals that are closed in the database while the market waits for their data: another user of the database
+/// closed them, or the market lost the data. The listing that raised the doubt may be older than the closing,
+/// so another one is asked for.
+async fn put_back(importer: &ImportContext, doubted: &[&str]) -> Result<usize, PollError> {
+    let (store, miner) = (&importer.store, importer.market.miner());
+    let listing = importer.market.fresh_listing().await?;
+    let mut put_back = 0;
+    for proposal_cid in doubted {
+        let is_false = listing.deal(proposal_cid).is_some_and(awaits_data);
+        let reason = "`isdeal` was 1, but the market still waits for the data: put back to 0";
+        if is_false && store.put_back(miner, proposal_cid, reason).await? {
+            warn!({ fields::MINER } = miner, { fields::PROPOSAL_CID } = proposal_cid, "{reason}");
+            put_back += 1;
+        }
+    }
+    Ok(put_back)
+}
+
+/// Whether a state that is followed by another is said to be the deal's again.
+fn goes_back(recorded: Option<i64>, seen: &MinerDeal) -> bool {
+    let rank = |state: u64| match DealStatus::from_lotus(state).phase() {
+        DealPhase::Proposed => 0,
+        DealPhase::AwaitsData => 1,
+        DealPhase::Progressing => 2,
+        DealPhase::Active => 3,
+        DealPhase::Expired | DealPhase::Failed => 4,
+    };
+    recorded
+        .and_then(|status| u64::try_from(status).ok())
+        .is_some_and(|status| rank(status) > rank(seen.state))
+}
+
+fn differs(recorded: Option<&ProviderViewDoc>, seen: &MinerDeal) -> bool {
+    let number = |recorded: Option<i64>| recorded.and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
+    recorded.is_none_or(|recorded| {
+        recorded.status.is_none()
+            || number(recorded.status) != seen.state
+            || recorded.message.as_deref().unwrap_or_default() != seen.message
+            || number(recorded.dealid) != seen.deal_id
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(state: u64, message: &str, deal_id: u64) -> MinerDeal {
+        serde_json::from_value(serde_json::json!({
+            "Proposal": {"PieceCID": null, "PieceSize": 128, "Provider": "f01", "StartEpoch": 9, "EndEpoch": 10},
+            "ProposalCid": {"/": "bafyrei"}, "State": state, "Message": message, "DealID": deal_id,
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_tenth_poll_sees_all_deals() {
+        let mut sweeps = FullPollSchedule::default();
+        for poll in 0..25 {
+            let expected = if poll % 10 == 0 { PollScope::All } else { PollScope::Changing };
+            assert_eq!(sweeps.next(), expected, "poll {poll}");
+            sweeps.polled(sweeps.next());
+        }
+        assert_eq!(sweeps.next(), PollScope::Changing);
+        tokio::time::advance(SWEEP_INTERVAL).await;
+        assert_eq!(sweeps.next(), PollScope::All, "polls are rare");
+    }
+
+    #[test]
+    fn acceptance_is_news_once() {
+        let recorded = |status| ProviderViewDoc { status, ..ProviderViewDoc::default() };
+        for (before, now, is_news) in [
+            (Some(recorded(Some(14))), 18, true),
+            (Some(recorded(None)), 18, true),
+            (None, 18, true),
+            (Some(recorded(Some(18))), 18, false),
+            (Some(recorded(Some(14))), 15, false),
+            (Some(recorded(Some(14))), 26, false),
+        ] {
+            assert_eq!(is_accepted(before.as_ref(), &seen(now, "", 0)), is_news, "{before:?} to {now}");
+        }
+    }
+
+    #[test]
+    fn a_state_that_goes_back_is_looked_at_again() {
+        for (was, now, back) in [
+            (None, 18, false),
+            (Some(18), 24, false),
+            (Some(24), 18, true),
+            (Some(7), 6, true),
+            (Some(26), 18, true),
+        ] {
+            assert_eq!(goes_back(was, &seen(now, "", 0)), back, "{was:?} to {now}");
+        }
+    }
+
+    #[test]
+    fn only_changes_are_recorded() {
+        let recorded = ProviderViewDoc {
+            status: Some(18),
+            message: Some(String::new()),
+            dealid: None,
+            ..ProviderViewDoc::default()
+        };
+        for (deal, changed) in [
+            (seen(18, "", 0), false),
+            (seen(20, "", 0), true),
+            (seen(18, "x", 0), true),
+            (seen(18, "", 7), true),
+        ] {
+            assert_eq!(differs(Some(&recorded), &deal), changed, "{deal:?}");
+        }
+        assert!(differs(None, &seen(18, "", 0)));
+        assert!(differs(Some(&ProviderViewDoc::default()), &seen(0, "", 0)), "an empty view is no view");
+    }
+}
