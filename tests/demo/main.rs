@@ -1,4 +1,4 @@
-//! `cargo demo`: the whole road once, on servers that it starts itself.
+//! `cargo demo`: from files to active deals, once, on servers that it starts itself.
 //!
 //! Real files become CARs, the CARs become deals, the deals are imported and sealed: by the programs
 //! that people run, as processes, on a real replica set, against `lotus-sim` in place of Lotus. What

@@ -28,7 +28,7 @@ pub(crate) struct Process {
 pub(crate) enum Errors {
     /// To its log.
     ToLog,
-    /// To ours: it shows its own progress.
+    /// The process shows its own progress on this process's output.
     Shown,
 }
 
@@ -50,7 +50,7 @@ impl Process {
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| is_kept(&name.to_string_lossy())))
             .env("TMPDIR", folder)
-            // A group of its own: Ctrl-C reaches us, and we end the others in order.
+            // A process group of its own: Ctrl-C reaches the demo, which ends the others in order.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(File::create(folder.join(format!("{name}.out")))?);
@@ -112,7 +112,7 @@ impl Drop for Process {
     }
 }
 
-/// Variables a program gets: not ours, nor those that tell Lotus' tools where a node is.
+/// Variables that a program gets: neither Carferry's, nor those that tell Lotus' tools where a node is.
 fn is_kept(name: &str) -> bool {
     const NODES: [&str; 7] = [
         "FULLNODE_API_INFO",

@@ -80,7 +80,7 @@ pub(crate) fn gather(folder: &Path, bytes: u64, stop: &CancellationToken) -> any
             }
             None => join(&candidates, &mut taken, wanted, number, folder),
         };
-        // A file may vanish or change under our eyes; the sample is as good without it.
+        // A file may vanish or change meanwhile; the sample is as good without it.
         drop(copied);
     }
     measure(folder)

@@ -39,7 +39,7 @@ struct Started {
     sim: Option<Process>,
     set: Option<ReplicaSet>,
     folder: Option<TempDir>,
-    /// Whether our own programs are at work: what fails from here on is not the user's to fix.
+    /// Whether Carferry's programs are at work: what fails from here on is not the user's to fix.
     under_way: bool,
 }
 

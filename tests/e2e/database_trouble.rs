@@ -40,7 +40,7 @@ async fn an_outcome_that_the_database_refuses_is_given_up_and_holds_nobody() {
     assert_eq!(told(&agent, again), TRIES_TOLD);
     let (_, other) = env.recorded("another deal").await.unwrap();
     eventually!(env.is_imported(&other).await.unwrap(), "other deals are imported");
-    // The lease is renewed no more, and nobody claims the deal anew.
+    // The lease is no longer renewed, and no agent claims the deal again.
     let lease_is_over = doc! { "dealcid": &refused, "$expr": { "$lt": ["$claim.until", "$$NOW"] } };
     eventually!(env.deals().count_documents(lease_is_over.clone()).await.unwrap() == 1, "its lease runs out");
     sleep(SECOND * 2).await;

@@ -38,7 +38,7 @@ fn of_version(version: LotusVersion) -> SimConfig {
     SimConfig { version, ..two_miners() }
 }
 
-/// client-agent's side of a road.
+/// client-agent's side of a test environment.
 pub(crate) struct DataPrep {
     pub(crate) store: Store,
     pub(crate) node: FullNode,
@@ -268,7 +268,7 @@ async fn two_agents_that_plan_at_once_keep_to_the_limits() -> anyhow::Result<()>
     plan_at_once("box-2").await
 }
 
-/// As when somebody runs `makedeals` by hand beside the daemon of the same box.
+/// As when `makedeals` is run by hand beside the daemon of the same box.
 #[tokio::test]
 async fn two_processes_of_one_name_that_plan_at_once_keep_to_the_limits() -> anyhow::Result<()> {
     plan_at_once("box-1").await

@@ -172,7 +172,7 @@ async fn processes_share_one_mongod_and_none_remains_after_the_last() {
     let (mut first, state) = user_of_mongod(folder.path());
     let (mut second, same) = user_of_mongod(folder.path());
     assert_eq!(state.mongod_pid, same.mongod_pid);
-    assert!(is_alive(state.mongod_pid) && is_alive(state.keeper_pid));
+    assert!(is_alive(state.mongod_pid) && is_alive(state.daemon_pid));
 
     // One ends in order, the other without a chance to clean up.
     drop(first.stdin.take());
@@ -187,23 +187,23 @@ async fn processes_share_one_mongod_and_none_remains_after_the_last() {
     assert_ne!(fresh.mongod_pid, state.mongod_pid);
     third.kill().unwrap();
     third.wait().unwrap();
-    eventually!(!is_alive(fresh.keeper_pid), "the keeper ends");
+    eventually!(!is_alive(fresh.daemon_pid), "the daemon ends");
 }
 
 #[tokio::test]
-async fn killed_keeper_takes_its_mongod_along_and_is_replaced() {
+async fn killed_daemon_takes_its_mongod_along_and_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let (mut first, state) = user_of_mongod(folder.path());
-    kill(state.keeper_pid);
-    eventually!(!is_alive(state.mongod_pid), "mongod ends with its keeper");
+    kill(state.daemon_pid);
+    eventually!(!is_alive(state.mongod_pid), "mongod ends with its daemon");
     let (mut second, fresh) = user_of_mongod(folder.path());
     assert_ne!(fresh.mongod_pid, state.mongod_pid);
-    assert_eq!(folders_in(folder.path()), 1, "the killed keeper's files are gone");
+    assert_eq!(folders_in(folder.path()), 1, "the killed daemon's files are gone");
     for user in [&mut first, &mut second] {
         user.kill().unwrap();
         user.wait().unwrap();
     }
-    eventually!(!is_alive(fresh.keeper_pid), "the second keeper ends");
+    eventually!(!is_alive(fresh.daemon_pid), "the second daemon ends");
 }
 
 /// A process that uses the common mongod of a run of its own, and that run's state.
@@ -221,7 +221,7 @@ fn user_of_mongod(run_folder: &Path) -> (Child, State) {
     (user, serde_json::from_str(&line).unwrap())
 }
 
-/// A zombie is dead: whoever started it just has not looked yet.
+/// A zombie has ended; its parent has not waited for it yet.
 fn is_alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))

@@ -83,8 +83,7 @@ async fn leases_are_renewed_together_and_only_lost_ones_are_told() {
             .map(|(n, _)| n)
             .collect()
     };
-    // Somebody else's name, somebody else's number, given back; and one that is finished, and not in hand any
-    // more.
+    // Another owner, another number, and a deal that was finished meanwhile.
     let changes = [doc! { "claim.owner": "other" }, doc! { "claim.n": 7_i64 }, doc! { "isdeal": 1 }];
     for (number, change) in [3, 300, 610].into_iter().zip(changes) {
         let mut change = change;

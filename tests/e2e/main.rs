@@ -1,4 +1,4 @@
-//! The road of the data end to end, on real mongods and a simulated Lotus.
+//! The flow of data end to end, on real mongods and a simulated Lotus.
 
 #[cfg(test)]
 mod crash;

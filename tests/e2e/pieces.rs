@@ -32,8 +32,8 @@ fn cars(folder: &Path) -> Vec<PathBuf> {
     entries.filter(|path| path.extension().is_some_and(|found| found == "car")).collect()
 }
 
-/// In a mount namespace of its own: the output has room for some of the pieces. Whoever has finished CARs
-/// moved away asks for it by the file `$KEPT/move`. `$0`: the output.
+/// In a mount namespace of its own: the output has space for some of the pieces. A test has finished
+/// CARs moved away by the file `$KEPT/move`. `$0`: the output.
 const SMALL_DISK: &str = r#"
 mkdir -p "$0" && mount -t tmpfs -o size=8m tmpfs "$0" || exit 77
 : > "$KEPT/mounted"
@@ -57,7 +57,7 @@ struct Unattended {
 }
 
 impl Unattended {
-    /// `None` where nobody may mount.
+    /// `None` where mounting is not permitted.
     async fn start(pack: &Pack, database: &Database) -> Option<Self> {
         let (kept, log) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
         let mut script = Command::new("unshare");
@@ -174,7 +174,7 @@ async fn an_interrupted_run_records_what_it_finished_and_gives_back_the_rest() {
     assert_eq!(cars(&pack.output).len(), 200);
 }
 
-/// Whatever a run does, there are plans of somebody else.
+/// Another box has plans of the same data set in every run.
 async fn plan_without_end(database: Database, input: &str) {
     let plans = database.collection::<Document>("packplans");
     for number in 0.. {

@@ -1,7 +1,7 @@
-//! What breaks a plain jsonrpsee client against Lotus, shown on one, and what ours makes of it.
+//! What breaks a plain jsonrpsee client against Lotus, and how `core::rpc` reads the same answers.
 //!
-//! Each quirk is what go-jsonrpc v0.1.4 (lotus v1.5.0) to v0.3.1 (lotus v1.27.0) does. Ours speaks HTTP
-//! alone: where only WebSocket breaks, the test shows why.
+//! Each quirk is what go-jsonrpc v0.1.4 (lotus v1.5.0) to v0.3.1 (lotus v1.27.0) does. Carferry
+//! speaks HTTP alone: where only WebSocket breaks, the test shows why.
 
 use std::time::{Duration, Instant};
 

@@ -19,7 +19,7 @@ use mongodb::{Database, IndexModel};
 
 const UNAUTHORIZED: i32 = 13;
 
-/// The configuration of a client-agent for this road.
+/// The configuration of a client-agent for this environment.
 fn client_yaml(env: &TestEnv, mongodb: &str) -> anyhow::Result<PathBuf> {
     let text = format!(
         "miners: [{{miner: {miner}, price: 0}}]\nmongodb: {mongodb}\nlotus: {{endpoint: '{url}', token: \

@@ -213,7 +213,7 @@ async fn looks_at_deals_without_a_car_keep_none_that_could_be_imported_waiting()
         cluster.env.deals().count_documents(pending.clone()).await.unwrap() == 0,
         "all were looked at"
     );
-    // Nobody tells of this one's CAR: it is there before the deal is.
+    // No file event tells of this one's CAR: it is there before the deal is.
     let car = cluster.env.car("a deal whose CAR is here").unwrap();
     let deal = cluster.env.propose(&car, MINER).await.unwrap();
     cluster.record(&car).await;

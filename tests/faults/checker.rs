@@ -155,8 +155,8 @@ const SLOWEST: f64 = 10_485_760.0;
 /// The agents' clock of a call begins before the market's work does.
 const MARGIN_SECONDS: f64 = 0.5;
 
-/// No import begins at a miner while as many are under way as `setting.importsPerMiner` allows, whoever
-/// called for them. Those of small pieces count for no time at all.
+/// No import begins at a miner while as many are under way as `setting.importsPerMiner` allows, from
+/// any agent. Calls for small pieces are too short to count.
 fn imports_at_once(runs: &[ImportRun], at_once: usize, wrong: &mut Vec<String>) {
     let mut under_way = BTreeMap::<&str, Vec<&ImportRun>>::new();
     for run in runs {

@@ -11,7 +11,7 @@ use crate::iterations::{SeededRng, iterations};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_agents_does_everything_once() {
     let mut seeded = SeededRng::of("crowd");
-    // Nobody dies here, so a lease is lost only to an agent that takes what another one has.
+    // No agent dies here, so a lease is lost only to an agent that takes what another one has.
     let import_setting = &[("importsPerMiner", "2"), ("lease", "60s")];
     let mut cluster = FaultCluster::open(FaultConfig { import_setting, ..FaultConfig::default() }).await;
     // Proposals take long enough for the other agent to plan the same CARs meanwhile.

@@ -1,4 +1,4 @@
-//! (a) Each agent killed with -9, at every step of the road and at random instants.
+//! (a) Each agent killed with -9, at every step of a deal and at random instants.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn kill_everybody(name: &'static str, method: &'static str) {
     let (mut client, mut miner) = (cluster.client("client", None), cluster.miner(None));
     let mut at_their_step = 0;
     for round in 0..count {
-        // Each step once, then by the dice; now and then no step at all, but a random instant.
+        // Each step once, then steps by chance; now and then a random instant instead of a step.
         let step = steps.get(round).copied().unwrap_or_else(|| *seeded.pick(&steps[..]));
         let by_chance = round >= steps.len() && seeded.rng.u8(0..4) == 0;
         cluster.add_cars(1).await;
@@ -85,7 +85,7 @@ async fn kill_everybody(name: &'static str, method: &'static str) {
     cluster.settled(Duration::from_secs(180)).await;
     let counts = cluster.check().await;
     seeded.tell(count, &format!("{at_their_step} died at their step, {counts:?}"));
-    // Steps that nobody comes to any more would prove nothing.
+    // Steps that are no longer reached would prove nothing.
     assert!(at_their_step * 2 > count, "only {at_their_step} of {count} died at their step");
     drop((client, miner));
 }

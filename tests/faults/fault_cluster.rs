@@ -45,7 +45,7 @@ pub(crate) const LARGE: &[(&str, &str)] = &[
     ("importTimeout", "120s"),
 ];
 
-/// What a scene is made of; the defaults suit most.
+/// What a cluster is made of; the defaults suit most tests.
 pub(crate) struct FaultConfig {
     pub(crate) members: Members,
     pub(crate) options: Options,

@@ -1,5 +1,5 @@
-//! A file system that hangs: the first folder of `roots` answers nobody, as one of a network whose server is
-//! gone.
+//! A file system that hangs: the first folder of `roots` never answers, as a network file system without its
+//! server.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -14,8 +14,8 @@ use harness::{eventually, test_env};
 use crate::fault_cluster::{FaultCluster, FaultConfig};
 use crate::iterations::SeededRng;
 
-/// In a mount namespace of its own: a file system in user space whose server never reads a request holds
-/// whoever touches it. `$0` is the folder, what is behind it the program to be run.
+/// In a mount namespace of its own: a file system in user space whose server never reads a request
+/// holds every process that touches it. `$0` is the folder, the rest the program to run.
 const SCRIPT: &str = r#"
 exec 3<>/dev/fuse || exit 77
 mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung "$0" || exit 77

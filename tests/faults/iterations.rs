@@ -1,9 +1,9 @@
-//! How often, and by which dice.
+//! How often a fault is repeated, and the seed of its random choices.
 
 use std::env;
 use std::time::Instant;
 
-/// The dice of one test.
+/// The random numbers of one test.
 pub(crate) struct SeededRng {
     name: &'static str,
     seed: u64,

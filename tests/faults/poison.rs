@@ -1,4 +1,4 @@
-//! (i) Deals that can never succeed, and records that nobody can read, among good ones.
+//! (i) Deals that can never succeed, and records that cannot be read, among good ones.
 
 use std::fs;
 use std::path::Path;

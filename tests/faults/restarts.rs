@@ -1,5 +1,5 @@
 //! (j) Nodes that fail, no node at all, import calls cut, and MongoDB killed, each with tens of thousands of
-//! open deals in flight: nothing is lost, and nobody storms, neither while it is away nor when it is back.
+//! open deals in flight: nothing is lost, and no agent storms a server that is away or just back.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,6 @@
-//! The helper program: one of our own binaries, started again under hidden subcommands.
+//! The helper program: the running binary, started again under hidden subcommands.
 //!
-//! Some things need a process of their own: the keeper that outlives the test that started it, and
+//! Some things need a process of their own: the daemon that outlives the test that started it, and
 //! the step between `fork` and `exec` that ties a mongod to its starter's life. Cargo builds
 //! `testbin` for every test of this package; the demo, which is built alone, serves itself.
 
@@ -39,7 +39,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             use std::io::Write as _;
-            // Nobody is left to tell when standard error is gone.
+            // Without standard error there is no one left to tell.
             let _unwritable = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::FAILURE
         }

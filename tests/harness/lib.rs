@@ -1,7 +1,7 @@
 //! What the tests and the demo stand on: real mongods, conditions to wait for, faults to inject.
 //!
 //! A test takes [`database`] for a database of its own on the run's common mongod, a [`ReplicaSet`] when
-//! it wants to kill members or set fail points, and a [`road::Road`] when it is about deals.
+//! it wants to kill members or set fail points, and a [`test_env::TestEnv`] when it is about deals.
 
 pub mod child_guard;
 pub mod eventually;

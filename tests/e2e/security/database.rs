@@ -1,4 +1,4 @@
-//! A secured database with the roles of `configs/mongodb-roles.js` and a user for whoever asks.
+//! A secured database with the roles of `configs/mongodb-roles.js`, and users that have them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ impl Secured {
         Ok(secured)
     }
 
-    /// A road whose own access is the administrator's; the agents get their own.
+    /// An environment whose own access is the administrator's; the agents get their own.
     pub(super) async fn env(&self) -> anyhow::Result<TestEnv> {
         TestEnv::open_on(SimConfig::default(), self.admin.database(DATABASE), String::new()).await
     }

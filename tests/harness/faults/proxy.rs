@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 pub enum Link {
     /// Carries bytes.
     Pass,
-    /// Cuts what is connected and refuses what comes: nobody listens.
+    /// Cuts open connections and refuses new ones, as a closed port does.
     Refuse,
     /// Accepts, keeps what is connected, carries nothing: a dead link or a stalled peer.
     Blackhole,
@@ -125,7 +125,7 @@ async fn carry(client: TcpStream, target: u16, accepted: Orders, mut inbox: watc
     if accepted.link == Link::Drop {
         return;
     }
-    // Into a black hole the connection opens, but nobody hears of it behind.
+    // A black hole accepts the connection and passes nothing on.
     if inbox.wait_for(|orders| orders.link != Link::Blackhole).await.is_err() {
         return;
     }

@@ -1,4 +1,4 @@
-//! The keeper: the process that owns the run's common mongod. See [`super::shared`].
+//! The daemon: the process that owns the run's common mongod. See [`super::shared`].
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,11 +15,11 @@ use super::replica_set::{Members, Options, ReplicaSet};
 use super::shared::{RunFolder, State};
 
 const POLL: Duration = Duration::from_millis(100);
-/// Test processes look at the keeper's lock for an instant each; that must not end a keeper.
+/// Test processes try the daemon's lock for an instant each; that must not end a daemon.
 const LOCK_TRIES_MAX: u32 = 10;
 
-/// Runs until nobody has used the mongod for a while. Arguments: the run's folder, and that while
-/// in milliseconds.
+/// Runs until the mongod was unused for a while. Arguments: the run's folder, and that while in
+/// milliseconds.
 pub(crate) fn main(args: &[OsString]) -> anyhow::Result<()> {
     let [folder, idle_ms] = args else {
         bail!("expected the run's folder and the idle time in milliseconds");
@@ -27,19 +27,19 @@ pub(crate) fn main(args: &[OsString]) -> anyhow::Result<()> {
     let folder = RunFolder(PathBuf::from(folder));
     let idle_ms = idle_ms.to_str().and_then(|text| text.parse().ok()).context("not a number")?;
 
-    // Ctrl-C, and a test runner that kills its test's process group, are not for us: we go when
-    // nobody is left.
+    // Ctrl-C, and a test runner that kills its test's process group, do not reach the daemon: it ends
+    // when no test is left.
     rustix::process::setsid().context("cannot leave the terminal's session")?;
     std::env::set_current_dir("/")?;
-    let keeper_lock = folder.keeper_lock()?;
-    if !lock_alone(&keeper_lock)? {
+    let daemon_lock = folder.daemon_lock()?;
+    if !lock_alone(&daemon_lock)? {
         return Ok(());
     }
     remove_leftovers(&folder)?;
     let set = ReplicaSet::start_in(&folder.0, Members::One, &Options::default())?;
     publish(&folder, &set)?;
     let _users_lock = keep_until_idle(&folder, &set, Duration::from_millis(idle_ms))?;
-    // While nobody can come in: mongod ends, its files go.
+    // Under the lock that newcomers wait for: mongod ends, its files go.
     drop(set);
     Ok(())
 }
@@ -55,7 +55,7 @@ fn lock_alone(lock: &File) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// What a keeper that was killed left behind; its mongod died with it.
+/// What a killed daemon left behind; its mongod died with it.
 fn remove_leftovers(folder: &RunFolder) -> anyhow::Result<()> {
     remove_state(folder)?;
     for entry in fs::read_dir(&folder.0)? {
@@ -69,14 +69,14 @@ fn remove_leftovers(folder: &RunFolder) -> anyhow::Result<()> {
 
 fn publish(folder: &RunFolder, set: &ReplicaSet) -> anyhow::Result<()> {
     let mongod_pid = set.pids().first().copied().flatten().context("mongod is gone")?;
-    let state = State { uri: set.uri(), mongod_pid, keeper_pid: process::id() };
+    let state = State { uri: set.uri(), mongod_pid, daemon_pid: process::id() };
     let mut file = tempfile::NamedTempFile::new_in(&folder.0)?;
     file.write_all(&serde_json::to_vec(&state)?)?;
     file.persist(folder.state())?;
     Ok(())
 }
 
-/// Returns when nobody has used the set for `idle`: with the state removed, and with the lock that
+/// Returns when the set was unused for `idle`: with the state removed, and with the lock that
 /// newcomers wait for.
 fn keep_until_idle(folder: &RunFolder, set: &ReplicaSet, idle: Duration) -> anyhow::Result<File> {
     let users_lock = folder.users_lock()?;

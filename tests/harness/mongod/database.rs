@@ -10,9 +10,9 @@ use super::shared::shared;
 /// How much of a test's name goes into its database's (MongoDB takes 63 bytes in all).
 const TEST_NAME_LENGTH_MAX: usize = 36;
 
-/// A database that nobody else uses, on the run's common mongod.
+/// A database of one test, on the run's common mongod.
 ///
-/// It is not dropped with the test: that takes 100 ms each, while the keeper deletes the whole
+/// It is not dropped with the test: that takes 100 ms each, while the daemon deletes the whole
 /// mongod after the run. 300 databases of four collections stood at 0.7 GB of memory together.
 #[derive(Debug, Clone)]
 pub struct TestDb {

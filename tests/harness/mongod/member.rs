@@ -94,8 +94,8 @@ impl Member {
         Ok(())
     }
 
-    /// Waits for the process to listen. `may_move` lets a first start go to another port when
-    /// somebody else was quicker.
+    /// Waits for the process to listen. `may_move` lets a first start go to another port where
+    /// another process took the first.
     pub(crate) fn wait_until_listening(&mut self, may_move: bool) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut moves = 0;

@@ -39,7 +39,7 @@ impl Members {
 /// What a set is started with; [`Options::default`] suits tests.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long the others wait for a dead primary. MongoDB's default is 10 s, ours 0.5 s.
+    /// How long the others wait for a dead primary. MongoDB's default is 10 s, here it is 0.5 s.
     pub election_timeout: Duration,
     /// Size of each member's oplog in MB (`--oplogSize`).
     pub oplog_mb: u32,

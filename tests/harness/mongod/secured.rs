@@ -1,4 +1,4 @@
-//! A replica set of one that takes nobody without a login, and nobody without TLS.
+//! A replica set of one member that demands a login and TLS of every client.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -106,7 +106,7 @@ impl SecuredMongod {
         Ok(mongodb::Client::with_options(options)?)
     }
 
-    /// Uses mongod's localhost exception: before there is a user, whoever is on this machine may make one.
+    /// Uses mongod's localhost exception: before there is a user, a client on this machine may create one.
     async fn initiate(&self) -> anyhow::Result<()> {
         let nobody = self.client(None).await?.database("admin");
         let config = doc! { "_id": REPLICA_SET, "members": [{ "_id": 0, "host": self.server() }] };

@@ -2,8 +2,8 @@
 //! (`cargo test`) or a process per test (`cargo nextest run`).
 //!
 //! Every test process holds a shared lock on `users.lock` while it lives; the kernel drops it
-//! however the process ends. A keeper process owns the mongod and ends it when, for a while, it
-//! could have had that lock for itself. Who finds no keeper starts one; `keeper.lock` lets one win.
+//! however the process ends. A daemon process owns the mongod and ends it when, for a while, it
+//! could have had that lock for itself. Who finds no daemon starts one; `daemon.lock` lets one win.
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
@@ -19,7 +19,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::binary::{MONGOD_VARIABLE, binary};
 use crate::helper;
 
-/// The environment variable that moves the run's folder, for tests of the keeper itself.
+/// The environment variable that moves the run's folder, for tests of the daemon itself.
 pub const RUN_FOLDER_VARIABLE: &str = "CARFERRY_TEST_RUN_DIR";
 /// The environment variable that says how long an unused mongod is kept, in milliseconds.
 pub const IDLE_VARIABLE: &str = "CARFERRY_TEST_IDLE_MS";
@@ -28,7 +28,7 @@ const IDLE_DEFAULT: Duration = Duration::from_secs(10);
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
 
-/// The files through which test processes and keeper know of each other.
+/// The files through which test processes and daemon know of each other.
 #[derive(Debug, Clone)]
 pub(crate) struct RunFolder(pub(crate) PathBuf);
 
@@ -37,8 +37,8 @@ impl RunFolder {
         open_lock(&self.0.join("users.lock"))
     }
 
-    pub(crate) fn keeper_lock(&self) -> anyhow::Result<File> {
-        open_lock(&self.0.join("keeper.lock"))
+    pub(crate) fn daemon_lock(&self) -> anyhow::Result<File> {
+        open_lock(&self.0.join("daemon.lock"))
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -46,15 +46,15 @@ impl RunFolder {
     }
 }
 
-/// What the keeper tells the test processes.
+/// What the daemon tells the test processes.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct State {
     /// The connection string.
     pub uri: String,
     /// The process ID of mongod.
     pub mongod_pid: u32,
-    /// The process ID of the keeper.
-    pub keeper_pid: u32,
+    /// The process ID of the daemon.
+    pub daemon_pid: u32,
 }
 
 /// The run's common mongod, started if need be, and kept until this process ends.
@@ -74,25 +74,25 @@ fn join() -> anyhow::Result<(State, File)> {
     let folder = run_folder()?;
     fs::create_dir_all(&folder.0).with_context(|| format!("cannot create {}", folder.0.display()))?;
     let users_lock = folder.users_lock()?;
-    // From here on no keeper ends its mongod.
+    // From here on no daemon ends its mongod.
     flock(&users_lock, FlockOperation::LockShared)?;
     let deadline = Instant::now() + START_TIMEOUT;
-    let mut own_keeper: Option<(std::process::Child, File)> = None;
+    let mut own_daemon: Option<(std::process::Child, File)> = None;
     loop {
         if is_kept(&folder)? {
             if let Some(state) = read_state(&folder)? {
                 return Ok((state, users_lock));
             }
         } else {
-            match own_keeper.as_mut() {
-                None => own_keeper = Some(start_keeper(&folder)?),
-                Some((keeper, log)) => match keeper.try_wait()? {
+            match own_daemon.as_mut() {
+                None => own_daemon = Some(start_daemon(&folder)?),
+                Some((daemon, log)) => match daemon.try_wait()? {
                     None => {}
-                    // Another keeper was quicker, but has ended since.
-                    Some(status) if status.success() => own_keeper = None,
+                    // Another daemon was quicker, but has ended since.
+                    Some(status) if status.success() => own_daemon = None,
                     Some(status) => {
                         log.seek(SeekFrom::Start(0))?;
-                        bail!("the keeper ended ({status}): {}", std::io::read_to_string(log)?.trim());
+                        bail!("the daemon ended ({status}): {}", std::io::read_to_string(log)?.trim());
                     }
                 },
             }
@@ -105,7 +105,7 @@ fn join() -> anyhow::Result<(State, File)> {
 }
 
 fn is_kept(folder: &RunFolder) -> anyhow::Result<bool> {
-    match flock(folder.keeper_lock()?, FlockOperation::NonBlockingLockShared) {
+    match flock(folder.daemon_lock()?, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(false),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
         Err(error) => Err(error.into()),
@@ -120,25 +120,25 @@ fn read_state(folder: &RunFolder) -> anyhow::Result<Option<State>> {
     }
 }
 
-fn start_keeper(folder: &RunFolder) -> anyhow::Result<(std::process::Child, File)> {
+fn start_daemon(folder: &RunFolder) -> anyhow::Result<(std::process::Child, File)> {
     let idle = match env::var(IDLE_VARIABLE) {
         Ok(milliseconds) => Duration::from_millis(milliseconds.parse()?),
         Err(_) => IDLE_DEFAULT,
     };
     let log = tempfile::tempfile()?;
-    let keeper = Command::new(helper::program()?)
+    let daemon = Command::new(helper::program()?)
         .arg(helper::KEEP_MONGOD)
         .arg(&folder.0)
         .arg(idle.as_millis().to_string())
         // Found (or fetched) here, so that a failure is this test's own.
         .env(MONGOD_VARIABLE, binary()?)
-        // A keeper that held the test's pipes would keep the test runner waiting.
+        // A daemon that held the test's pipes would keep the test runner waiting.
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log.try_clone()?)
         .spawn()
-        .context("cannot start the keeper")?;
-    Ok((keeper, log))
+        .context("cannot start the daemon")?;
+    Ok((daemon, log))
 }
 
 /// Beside the binaries, so that a run with another target folder has a mongod of its own.

@@ -1,7 +1,7 @@
 //! One command to one mongod over a plain socket, blocking, without a driver.
 //!
-//! The driver discovers, pools and retries in the background of a runtime. Whoever starts, kills
-//! and inspects members wants none of that: just this member's answer, now, also from `Drop`.
+//! The driver discovers, pools and retries in the background of a runtime. Code that
+//! starts, kills and inspects members needs just this member's answer, at once, also from `Drop`.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{MINER, TestEnv};
 use crate::{child_guard, helper};
 
-/// A log filter (`debug`, say) for agents inside the test's process, whose logs nobody sees otherwise.
+/// A log filter (`debug`, say) for agents inside the test's process, whose logs are not shown otherwise.
 const LOG_VARIABLE: &str = "CARFERRY_TEST_LOG";
 /// Quick enough for tests; the scan is slow, so that what arrives meanwhile is found by its event.
 const SETTING: &str = "{scanInterval: 20s, waitInterval: 300ms, retryMin: 300ms, retryMax: 1s, \
@@ -108,7 +108,7 @@ pub fn miner_agent_command() -> anyhow::Result<Command> {
     agent_command("miner-agent")
 }
 
-/// client-agent as a command line that anybody may start, and that nobody ends: for scripts.
+/// client-agent as a command line for scripts, which start it and do not end it.
 pub fn client_agent_words() -> anyhow::Result<[PathBuf; 2]> {
     Ok([helper::program()?, "client-agent".into()])
 }

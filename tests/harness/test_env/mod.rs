@@ -1,4 +1,4 @@
-//! The road of a deal as tests walk it: a simulated Lotus, a database, a folder of CARs, agents.
+//! What a test of a deal's whole way needs: a simulated Lotus, a database, a folder of CARs, agents.
 //!
 //! What lives here: the set-up that every end-to-end test repeats. What does not: anything that a test
 //! is about; what is asserted stands in the test.
@@ -80,7 +80,7 @@ impl TestEnv {
         self.folder.path()
     }
 
-    /// A path in [`TestEnv::folder`] that nobody else gets.
+    /// A path in [`TestEnv::folder`] that is handed out once.
     pub fn new_path(&self, name: &str) -> PathBuf {
         let number = self.files.fetch_add(1, Ordering::Relaxed);
         self.folder().join(format!("{number}-{name}"))
