@@ -30,20 +30,19 @@ mod regular;
 mod sequencer;
 mod source_tree;
 mod sparse;
+mod temporary_name;
 mod thread_budget;
 mod units;
 mod unixfs;
 mod verify;
 
-pub use crate::assemble::{
-    BuildError, BuildOptions, BuiltCar, CarPlan, SourceChange, SourceIdentity, Unsupported, build_car,
-    build_tree, plan_car,
-};
+pub use crate::assemble::{BuildOptions, BuiltCar, CarPlan, SourceIdentity, build_car, build_tree, plan_car};
+pub use crate::build_error::{BuildError, SourceChange, Unsupported};
 pub use crate::carv1::header::HeaderError;
 pub use crate::cids::{CidError, PayloadCid, PieceCid, PieceCidV2};
 pub use crate::extract::{
     BadName, BadParts, Existing, ExtractError, ExtractOptions, ExtractPlan, Extracted, Extraction,
-    OtherState, Outcome, Placement, Restored, RestoredKind, Symlinks, Unfinished, extract, is_reserved_name,
+    OtherState, Outcome, Placement, Restored, RestoredKind, Symlinks, Unfinished, extract,
 };
 #[doc(hidden)]
 pub use crate::kernels::bench;
@@ -54,6 +53,7 @@ pub use crate::profile::{BlockHash, CarOrder, DagParams, FolderRoot, Profile, Sh
 pub use crate::progress::{NoProgress, Progress};
 pub use crate::regular::open_regular;
 pub use crate::source_tree::{FilePart, SourceStamp, SourceTree, TreeError};
+pub use crate::temporary_name::is_reserved_name;
 pub use crate::thread_budget::ThreadBudget;
 pub use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};
 pub use crate::unixfs::decode::NotUnixfs;

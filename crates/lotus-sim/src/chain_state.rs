@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::config::LotusVersion;
 use crate::ids::Address;
-use crate::rpc::RpcError;
+use crate::reply::RpcError;
 use crate::world::{Miner, World};
 
 impl World {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::config::LotusVersion;
-use crate::sight::{LostAt, Watcher};
+use crate::lost_sight::{LostAt, Watcher};
 use crate::states::DealState;
 use crate::world::{ClientSide, EpochEvent, Event, Stage, World};
 

@@ -9,7 +9,7 @@ use crate::calls::NodeName;
 use crate::faults::{Fault, FaultKind};
 use crate::inner::Inner;
 use crate::json::Fields;
-use crate::sight::{LostAt, LostSight, Watcher};
+use crate::lost_sight::{LostAt, LostSight, Watcher};
 use crate::states::DealState;
 use crate::{sim, view};
 

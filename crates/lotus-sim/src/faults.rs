@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::calls::NodeName;
 use crate::states::DealState;
-use crate::world::World;
 
 /// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,30 +70,5 @@ impl Fault {
     #[must_use]
     pub fn at(self, node: NodeName) -> Self {
         Self { node: Some(node), ..self }
-    }
-}
-
-impl World {
-    /// The fault for a call, if any: the first that fits, used up once.
-    pub(crate) fn take_fault(
-        &mut self,
-        node: &NodeName,
-        method: &str,
-        params: &serde_json::Value,
-    ) -> Option<FaultKind> {
-        let index = self.faults.iter().position(|fault| {
-            fault.node.as_ref().is_none_or(|wanted| wanted == node)
-                && fault.method.as_ref().is_none_or(|wanted| wanted == method)
-                && fault.params_contain.as_ref().is_none_or(|text| params.to_string().contains(text))
-        })?;
-        let fault = self.faults.get_mut(index)?;
-        let kind = fault.kind.clone();
-        if let Some(times) = fault.times.as_mut() {
-            *times = times.saturating_sub(1);
-            if *times == 0 {
-                self.faults.remove(index);
-            }
-        }
-        Some(kind)
     }
 }

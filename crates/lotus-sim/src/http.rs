@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::calls::{NodeName, Transport};
 use crate::inner::Inner;
 use crate::jwt::Permission;
-use crate::rpc::{Api, Caller, Played, Request, RpcError, Unreadable, answer_text, play};
-use crate::world::Node;
+use crate::reply::{Api, Caller, RpcError};
+use crate::rpc::{Played, Request, Unreadable, answer_text, play};
 use crate::{control, ws};
 
 /// Largest request. Source: lotus v1.23.3 `--api-max-req-size`.
@@ -47,16 +47,6 @@ pub(crate) async fn listen(inner: Arc<Inner>, node: NodeName, listener: TcpListe
         let life = inner.with(|world| world.node(&node).filter(|node| node.up).map(|node| node.life.clone()));
         if let Some(life) = life {
             inner.tasks.spawn(serve(inner.clone(), node.clone(), stream, life));
-        }
-    }
-}
-
-impl crate::world::World {
-    /// The process of a node.
-    pub(crate) fn node(&mut self, name: &NodeName) -> Option<&mut Node> {
-        match name {
-            NodeName::Full => Some(&mut self.full_node),
-            NodeName::Miner(id) => self.miners.get_mut(id).map(|miner| &mut miner.node),
         }
     }
 }

@@ -15,9 +15,9 @@ use crate::config::LotusVersion;
 use crate::ids::{Cid, random_u64};
 use crate::inner::Inner;
 use crate::payload::{Piece, commp_of, go_error, go_open_error, pad_commitment};
-use crate::rpc::{Caller, Reply, RpcError};
+use crate::reply::{Caller, Reply, RpcError};
 use crate::states::DealState;
-use crate::world::{Event, World};
+use crate::world::{Event, Imported, World};
 
 /// What an import works on.
 struct Job {
@@ -32,17 +32,6 @@ struct Job {
     /// The request it belongs to.
     gone: CancellationToken,
     delays: [Duration; 2],
-}
-
-/// An import whose file is right, on its way to its deal.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Imported {
-    pub(crate) cid: String,
-    pub(crate) copy: PathBuf,
-    /// Unpadded size of a file too large for the deal's piece.
-    pub(crate) oversize: Option<u64>,
-    /// The process that made it.
-    pub(crate) session: String,
 }
 
 /// Imports a file for a deal. The work goes on when the caller goes away, as it does in Lotus.

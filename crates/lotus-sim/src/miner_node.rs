@@ -10,7 +10,7 @@ use crate::config::LotusVersion;
 use crate::full_node::auth;
 use crate::inner::Inner;
 use crate::params::{flag, link, text};
-use crate::rpc::{Caller, ChannelKind, Reply, RpcError};
+use crate::reply::{Caller, ChannelKind, Reply, RpcError};
 use crate::states::DealState;
 use crate::wire::signature;
 use crate::world::World;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::ids::{Address, Cid, cid_from_json};
-use crate::rpc::RpcError;
+use crate::reply::RpcError;
 
 /// A parameter that is a string.
 pub(crate) fn text<'a>(method: &str, param: &'a Value) -> Result<&'a str, RpcError> {

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::LotusVersion;
 use crate::ids::ATTO_PER_FIL;
+use crate::lost_sight::{LostAt, Watcher};
 use crate::proposal::Proposal;
-use crate::sight::{LostAt, Watcher};
 use crate::states::DealState;
 use crate::world::{ChainDeal, Deal, EPOCHS_PER_DAY, EpochEvent, Event, Miner, ProviderSide, World, signed};
 

@@ -6,32 +6,14 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use crate::calls::{NodeName, Outcome, Transport};
 use crate::faults::FaultKind;
 use crate::inner::Inner;
-use crate::jwt::Permission;
 use crate::methods::{Method, Side};
+use crate::reply::{Caller, Reply, RpcError};
 use crate::states::DealState;
-
-/// Which of the two APIs of a full node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Api {
-    V0,
-    V1,
-}
-
-/// Who calls, and where.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    pub(crate) node: NodeName,
-    pub(crate) api: Api,
-    pub(crate) transport: Transport,
-    pub(crate) permissions: Vec<Permission>,
-    /// Cancelled when the caller no longer waits: the context of the request.
-    pub(crate) gone: CancellationToken,
-}
+use crate::world::World;
 
 /// A request that was understood.
 #[derive(Debug, Clone)]
@@ -39,33 +21,6 @@ pub(crate) struct Request {
     pub(crate) id: Option<Value>,
     pub(crate) method: String,
     pub(crate) params: Value,
-}
-
-/// What a method gives.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Value(Value),
-    /// A list that the padding knob makes larger.
-    List(Value),
-    Void,
-    Channel(ChannelKind),
-}
-
-/// A stream of values over WebSocket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ChannelKind {
-    ClientDeals,
-    ProviderDeals,
-    Head,
-}
-
-/// An error in a frame, and the HTTP status it comes with.
-#[derive(Debug, Clone)]
-pub(crate) struct RpcError {
-    pub(crate) code: i64,
-    pub(crate) message: String,
-    pub(crate) meta: Option<Value>,
-    pub(crate) status: u16,
 }
 
 /// What becomes of a call.
@@ -82,43 +37,6 @@ pub(crate) enum Played {
     Close,
     /// Nothing, for ever.
     Never,
-}
-
-impl RpcError {
-    pub(crate) fn application(message: impl Into<String>) -> Self {
-        Self { code: 1, message: message.into(), meta: None, status: 200 }
-    }
-
-    pub(crate) fn protocol(code: i64, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), meta: None, status: 500 }
-    }
-
-    /// A parameter that does not decode.
-    ///
-    /// `go_type` is the parameter's type as Go prints it.
-    pub(crate) fn params(method: &str, go_type: &str, error: &str) -> Self {
-        let text = format!("unmarshaling params for 'Filecoin.{method}' (param: *{go_type}): {error}");
-        Self::protocol(-32700, text)
-    }
-
-    /// A nil pointer inside the method.
-    pub(crate) fn nil_pointer(method: &str) -> Self {
-        Self::protocol(
-            0,
-            format!(
-                "fatal error calling 'Filecoin.{method}': panic in rpc method 'Filecoin.{method}': runtime error: \
-                 invalid memory address or nil pointer dereference"
-            ),
-        )
-    }
-
-    fn json(&self) -> Value {
-        let mut value = json!({ "code": self.code, "message": self.message });
-        if let Some(meta) = &self.meta {
-            value["meta"] = meta.clone();
-        }
-        value
-    }
 }
 
 /// Why a frame is no request.
@@ -169,6 +87,26 @@ impl Record<'_> {
 impl Drop for Record<'_> {
     fn drop(&mut self) {
         self.end(Outcome::Abandoned);
+    }
+}
+
+impl World {
+    /// The fault for a call, if any: the first that fits, used up once.
+    fn take_fault(&mut self, node: &NodeName, method: &str, params: &Value) -> Option<FaultKind> {
+        let index = self.faults.iter().position(|fault| {
+            fault.node.as_ref().is_none_or(|wanted| wanted == node)
+                && fault.method.as_ref().is_none_or(|wanted| wanted == method)
+                && fault.params_contain.as_ref().is_none_or(|text| params.to_string().contains(text))
+        })?;
+        let fault = self.faults.get_mut(index)?;
+        let kind = fault.kind.clone();
+        if let Some(times) = fault.times.as_mut() {
+            *times = times.saturating_sub(1);
+            if *times == 0 {
+                self.faults.remove(index);
+            }
+        }
+        Some(kind)
     }
 }
 

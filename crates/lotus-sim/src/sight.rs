@@ -10,69 +10,16 @@
 //! under load.
 
 use crate::ids::made_up_cid;
+use crate::lost_sight::{LostAt, LostSight, Watcher};
 use crate::states::DealState;
 use crate::world::{Deal, Event, World};
-
-/// Whose watchers fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Watcher {
-    /// The storage provider's: its list says `StorageDealError`.
-    Provider,
-    /// The client node's, for the deals that it follows (`ClientStartDeal`).
-    Client,
-    /// Both.
-    Both,
-}
-
-/// At which step they fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LostAt {
-    /// While the publish message lands: the side never learns the deal's number.
-    Publishing,
-    /// While the sector is awaited: the side has the deal's number.
-    Sealing,
-}
-
-/// Watchers that fail for deals which come to a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LostSight {
-    /// Whose.
-    pub watcher: Watcher,
-    /// Where.
-    pub at: LostAt,
-    /// Only deals with this text as their proposal CID, piece CID, root or miner; `None` is every deal.
-    pub deals: Option<String>,
-}
-
-impl LostSight {
-    /// For every deal that comes to a step.
-    pub fn new(watcher: Watcher, at: LostAt) -> Self {
-        Self { watcher, at, deals: None }
-    }
-
-    /// Only for deals with this proposal CID, piece CID, root or miner.
-    #[must_use]
-    pub fn only(self, deals: impl Into<String>) -> Self {
-        Self { deals: Some(deals.into()), ..self }
-    }
-
-    fn concerns(&self, deal: &Deal) -> bool {
-        self.deals.as_deref().is_none_or(|wanted| {
-            let proposal = &deal.proposal;
-            [&deal.cid, &proposal.piece_cid.to_string(), &proposal.root.to_string()]
-                .into_iter()
-                .any(|text| text == wanted)
-                || proposal.provider.as_str() == wanted
-        })
-    }
-}
 
 impl World {
     /// Whether a side's watcher fails for a deal at a step. `side` is not [`Watcher::Both`].
     pub(crate) fn loses_sight(&self, cid: &str, side: Watcher, at: LostAt) -> bool {
         let Some(deal) = self.deals.get(cid) else { return false };
         self.lost_sight.iter().any(|lost| {
-            (lost.watcher == side || lost.watcher == Watcher::Both) && lost.at == at && lost.concerns(deal)
+            (lost.watcher == side || lost.watcher == Watcher::Both) && lost.at == at && concerns(lost, deal)
         })
     }
 
@@ -158,6 +105,17 @@ impl World {
         let id = deal.provider.as_ref().map_or(0, |side| side.deal_id);
         self.chain.get(&id).is_some_and(|chain| chain.sector_start >= 0)
     }
+}
+
+/// Whether a request is about a deal.
+fn concerns(lost: &LostSight, deal: &Deal) -> bool {
+    lost.deals.as_deref().is_none_or(|wanted| {
+        let proposal = &deal.proposal;
+        [&deal.cid, &proposal.piece_cid.to_string(), &proposal.root.to_string()]
+            .into_iter()
+            .any(|text| text == wanted)
+            || proposal.provider.as_str() == wanted
+    })
 }
 
 /// Whether a miner that is held at a state does not come to prove its sectors.

@@ -4,19 +4,17 @@
 //! calls are answered.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::calls::{Call, ImportCounts, ImportRun, NodeName};
-use crate::config::SimConfig;
 use crate::faults::Fault;
-use crate::ids::{Address, random_u64};
+use crate::ids::Address;
 use crate::inner::Inner;
 use crate::jwt::Permission;
-use crate::sight::LostSight;
+use crate::lost_sight::LostSight;
 use crate::states::DealState;
 use crate::view::{DealView, deal_view, deal_views};
 use crate::world::{World, signed};
@@ -29,42 +27,15 @@ pub struct Sim {
     miners: BTreeMap<String, SocketAddr>,
 }
 
-/// Starts a simulator: one listener for the full node and one for each miner, on 127.0.0.1.
-///
-/// # Errors
-///
-/// If a port cannot be bound, or a miner's or wallet's address is none.
-pub async fn start(config: SimConfig) -> io::Result<Sim> {
-    let config = Arc::new(config);
-    let own_folder =
-        std::env::temp_dir().join(format!("lotus-sim-{}-{:x}", std::process::id(), random_u64()));
-    let staging = config.staging_dir.clone().unwrap_or_else(|| own_folder.clone());
-    let world = World::new(config.clone(), &staging)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let full_node = crate::http::bind(config.listen).await?;
-    let mut listeners = vec![(NodeName::Full, full_node)];
-    for (id, miner) in &world.miners {
-        listeners.push((NodeName::Miner(id.clone()), crate::http::bind(miner.config.listen).await?));
-    }
-    let inner = Arc::new(Inner::new(config, world, own_folder));
-    let mut sim =
-        Sim { inner: inner.clone(), full_node: ([127, 0, 0, 1], 0).into(), miners: BTreeMap::new() };
-    for (node, listener) in listeners {
-        let address = listener.local_addr()?;
-        match &node {
-            NodeName::Full => sim.full_node = address,
-            NodeName::Miner(id) => {
-                sim.miners.insert(id.clone(), address);
-            }
-        }
-        inner.tasks.spawn(crate::http::listen(inner.clone(), node, listener));
-    }
-    let clock = inner.clone();
-    inner.tasks.spawn(async move { clock.keep_time().await });
-    Ok(sim)
-}
-
 impl Sim {
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        full_node: SocketAddr,
+        miners: BTreeMap<String, SocketAddr>,
+    ) -> Self {
+        Self { inner, full_node, miners }
+    }
+
     /// `http://127.0.0.1:PORT/rpc/v0` of the full node.
     pub fn full_node_url(&self) -> String {
         format!("http://{}/rpc/v0", self.full_node)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::{LotusVersion, MinerConfig};
 use crate::ids::{cid_json, peer_id, rfc3339};
-use crate::sight::LostAt;
+use crate::lost_sight::LostAt;
 use crate::world::{ChainDeal, ClientSide, Deal, Miner, ProviderSide, World};
 
 /// Where a `DealInfo` is shown: lists leave the stages out.

@@ -16,13 +16,12 @@ use tokio::sync::{broadcast, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::calls::CallLog;
+use crate::calls::{CallLog, NodeName};
 use crate::config::{MinerConfig, SimConfig, Timings};
 use crate::faults::Fault;
 use crate::ids::{Address, made_up_cid, uuid};
-use crate::import::Imported;
+use crate::lost_sight::{LostAt, LostSight};
 use crate::proposal::Proposal;
-use crate::sight::{LostAt, LostSight};
 use crate::states::DealState;
 
 /// Values a stream's subscriber may fall behind before it loses some.
@@ -201,6 +200,17 @@ pub(crate) enum Event {
     Imported(Imported),
     ChainSeals { cid: String },
     Publish { miner: String, batch: u64 },
+}
+
+/// An import whose file is right, on its way to its deal.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Imported {
+    pub(crate) cid: String,
+    pub(crate) copy: PathBuf,
+    /// Unpadded size of a file too large for the deal's piece.
+    pub(crate) oversize: Option<u64>,
+    /// The process that made it.
+    pub(crate) session: String,
 }
 
 /// What the chain's height brings to a deal.
@@ -426,6 +436,14 @@ impl World {
         miner.importing.clear();
         self.restart_provider_machines(id);
         self.miner_reachability_changed(id);
+    }
+
+    /// The process of a node.
+    pub(crate) fn node(&mut self, name: &NodeName) -> Option<&mut Node> {
+        match name {
+            NodeName::Full => Some(&mut self.full_node),
+            NodeName::Miner(id) => self.miners.get_mut(id).map(|miner| &mut miner.node),
+        }
     }
 
     /// An address as this network prints it.

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::calls::NodeName;
 use crate::inner::Inner;
-use crate::rpc::{Caller, ChannelKind, Played, Reply, Request, RpcError, answer_text, play};
+use crate::reply::{Caller, ChannelKind, Reply, RpcError};
+use crate::rpc::{Played, Request, answer_text, play};
 
 /// Size of a fragment: gorilla's write buffer.
 const FRAGMENT_BYTES: usize = 4096;

@@ -17,9 +17,9 @@ use std::collections::HashSet;
 use std::fs;
 use std::ops::Range;
 
-use crate::assemble::BuildError;
 use crate::assemble::source::check_stamp;
 use crate::assemble::walk::{Group, Step};
+use crate::build_error::BuildError;
 use crate::carv1::{header, writer};
 use crate::dag_pb;
 use crate::dag_pb::Child;

@@ -27,7 +27,7 @@ use crate::assemble::layout::{LaidOut, Layout};
 use crate::assemble::output::{Output, WhenFull};
 use crate::assemble::pipeline::Pipeline;
 use crate::assemble::walk::Walk;
-pub use crate::build_error::{BuildError, SourceChange, Unsupported};
+use crate::build_error::{BuildError, Unsupported};
 use crate::carv1::header;
 use crate::cids::{PayloadCid, PieceCid};
 use crate::profile::{CarOrder, DagParams};

@@ -9,8 +9,9 @@ use std::{io, thread};
 
 use crate::assemble::layout::{Bytes, Extent, Layout};
 use crate::assemble::output::Output;
+use crate::assemble::output_error;
 use crate::assemble::walk::{Group, Leaf, Walk};
-use crate::assemble::{BuildError, SourceChange, output_error};
+use crate::build_error::{BuildError, SourceChange};
 use crate::carv1::writer;
 use crate::piece::Scratch;
 use crate::piece::assembler::PieceAssembler;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::assemble::{BuildError, SourceChange};
+use crate::build_error::{BuildError, SourceChange};
 use crate::readahead::{expect_sequential, read_ahead};
 use crate::source_tree::{SourceFile, Stamp};
 use crate::sparse::{is_hole, may_have_holes};

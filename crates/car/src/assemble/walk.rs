@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::assemble::BuildError;
 use crate::assemble::source::Source;
+use crate::build_error::BuildError;
 use crate::kernels;
 use crate::profile::{CarOrder, DagParams};
 use crate::source_tree::{Folder, InOrder, Node, SourceTree, Stamp};

@@ -38,7 +38,6 @@ use crate::carv1::header::HeaderError;
 use crate::cids::PayloadCid;
 pub use crate::extract::error::{BadName, BadParts, ExtractError};
 use crate::extract::name::check_name;
-pub use crate::extract::name::is_reserved_name;
 pub use crate::extract::plan::ExtractPlan;
 use crate::extract::plan::{Holes, Planner};
 use crate::extract::run::Run;

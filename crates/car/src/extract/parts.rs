@@ -21,10 +21,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fsync, openat, renameat};
 use rustix::io::Errno;
 
-use crate::extract::name::{Beside, beside, is_inside};
+use crate::extract::name::is_inside;
 use crate::extract::output_dir::{Folder, Tree};
-use crate::extract::target::{Purpose, Replace, Started, Target, look_at_existing, move_to_place, remove};
+use crate::extract::target::{
+    Purpose, Replace, Started, State, Target, look_at_existing, move_to_place, remove,
+};
 use crate::extract::{BadParts, Existing, ExtractError, OtherState, Outcome, Placement};
+use crate::temporary_name::{Beside, beside};
 
 /// Longest list that is read. Source: ours; a hundred thousand parts.
 const LIST_BYTES_MAX: u64 = 4 << 20;
@@ -35,14 +38,6 @@ pub(super) struct Parts {
     begun: HashMap<PathBuf, List>,
     /// Whoever changes a list holds this.
     lists: Arc<Mutex<()>>,
-}
-
-/// Which state of a file parts belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct State {
-    /// When it was changed last, where that is known.
-    mtime_nanos: Option<i64>,
-    pub(super) file_size: u64,
 }
 
 /// How a state stands to that of a list.

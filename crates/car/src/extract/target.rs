@@ -10,12 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
-use crate::extract::name::{Beside, beside};
 use crate::extract::output_dir::{Folder, is_file, is_folder, size_of};
-use crate::extract::parts::State;
 use crate::extract::{Existing, ExtractError, OtherState, Outcome};
 use crate::kernels::is_zero;
 use crate::sparse::is_hole;
+use crate::temporary_name::{Beside, beside};
 use crate::units::len64;
 
 /// Bytes of a file that are compared at a time. Source: ours; a leaf of most files.
@@ -42,6 +41,14 @@ pub(super) struct Target {
     differs: AtomicBool,
     /// There is nothing under the temporary name that would have to go.
     is_settled: AtomicBool,
+}
+
+/// Which state of a file parts belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct State {
+    /// When it was changed last, where that is known.
+    pub(super) mtime_nanos: Option<i64>,
+    pub(super) file_size: u64,
 }
 
 /// What is done with the bytes.

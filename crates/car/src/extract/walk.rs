@@ -13,7 +13,6 @@ use rustix::fs::{readlinkat, symlinkat};
 use rustix::io::Errno;
 
 use crate::cids::CODEC_RAW;
-use crate::extract::name::{Beside, beside};
 use crate::extract::output_dir::{Folder, Tree, is_folder, is_symlink};
 use crate::extract::parts::{Begun, Parts};
 use crate::extract::plan::Holes;
@@ -21,6 +20,7 @@ use crate::extract::store::{Place, Store, whole};
 use crate::extract::target::{Replace, Started, Target, move_to_place, remove, start_whole};
 use crate::extract::{Existing, ExtractError, ExtractOptions, Outcome, Placement, Root, Symlinks, name};
 use crate::limits::FILE_DEPTH_MAX;
+use crate::temporary_name::{Beside, beside};
 use crate::units::len64;
 use crate::unixfs::decode::{FileNode, Node, NotUnixfs, ShardLink, decode};
 

@@ -7,12 +7,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::assemble::{BuildError, Unsupported};
+use crate::build_error::{BuildError, Unsupported};
 use crate::dag_pb;
-use crate::extract::is_reserved_name;
 use crate::limits::DIRECTORY_DEPTH_MAX;
 use crate::source_tree::children::Children;
 use crate::source_tree::{Folder, Node, SourceTree, Stamp, WholeFile};
+use crate::temporary_name::is_reserved_name;
 
 /// Finds everything at and below a path. A link at the path itself is followed, links below it are kept.
 pub(crate) fn scan(path: &Path) -> Result<SourceTree, BuildError> {

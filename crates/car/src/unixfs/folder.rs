@@ -1,6 +1,6 @@
 //! Lengths of folders' nodes, and which of them are sharded, from a tree alone.
 
-use crate::assemble::{BuildError, Unsupported};
+use crate::build_error::{BuildError, Unsupported};
 use crate::dag_pb;
 use crate::limits::SHARDING_BYTES;
 use crate::profile::{CarOrder, DagParams, ShardRule};

@@ -16,33 +16,12 @@ use std::arch::x86_64::{
     _mm_shuffle_epi32, _mm_storeu_si128,
 };
 
-use crate::fr32::{QUAD_PADDED, QUAD_RAW};
+use crate::fr32::QUAD_RAW;
 use crate::kernels::x86::shani::rounds::{
     own_block, own_block_expanding, padding_block, padding_block_expanding,
 };
+use crate::kernels::x86::shani::state::{Digests, GROUP, Nodes, Raw, Schedules, States};
 use crate::kernels::{DIGEST, NODE};
-
-/// Nodes that are hashed side by side.
-const GROUP: usize = 4;
-
-pub(super) type Nodes = [[u8; NODE]; GROUP];
-/// Two quads, which expand to a group.
-pub(super) type Raw = [u8; 2 * QUAD_RAW];
-const _: () = assert!(2 * QUAD_PADDED == GROUP * NODE);
-type Digests = [[u8; DIGEST]; GROUP];
-
-/// The words of one block of each node, the constants added; those of four rounds are beside each other.
-///
-/// No row is in two cache lines.
-#[repr(align(64))]
-pub(super) struct Schedules(pub(super) [[[u32; 4]; GROUP]; 16]);
-
-/// The instructions want the state as (A B E F) and (C D G H), the first word on top.
-#[derive(Clone, Copy)]
-pub(super) struct States {
-    pub(super) abef: [__m128i; GROUP],
-    pub(super) cdgh: [__m128i; GROUP],
-}
 
 /// Hashes nodes, the last group of which may be short.
 #[target_feature(enable = "sha,sse4.1,ssse3,avx")]

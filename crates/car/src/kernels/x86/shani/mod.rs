@@ -8,6 +8,7 @@ mod schedules;
 mod group;
 mod pair;
 mod rounds;
+mod state;
 
 use crate::kernels::{DIGEST, Kernel, NODE, Rows, portable};
 

@@ -19,7 +19,7 @@ use std::arch::asm;
 use std::mem::MaybeUninit;
 
 use crate::kernels::constants::{PADDING_ROUND, ROUND};
-use crate::kernels::x86::shani::group::{Nodes, Raw, Schedules, States};
+use crate::kernels::x86::shani::state::{Nodes, Raw, Schedules, States};
 
 /// Words for all rounds; those of four rounds are in one cache line.
 #[repr(align(64))]
