@@ -139,10 +139,10 @@ async fn deals_are_due_in_two_classes_each_in_its_order() {
     assert_eq!(due.first.iter().map(|due| due.is_retry).collect::<Vec<_>>(), [true, false, false]);
     assert_eq!(names(&due.waits), ["waits, first to be over", "wrong file", "waits, over since just now"]);
     // Those that are over come back among those that have waited.
-    assert_eq!(store.wake_resting(MINER, &["over", "new"], Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(store.make_due_final(MINER, &["over", "new"], Duration::ZERO).await.unwrap(), 1);
     let due = store.due_ids(MINER, None, 100).await.unwrap();
     assert_eq!(names(&due.waits).last().map(String::as_str), Some("over"));
-    assert_eq!(store.wake_resting(MINER, &["over"], SECOND).await.unwrap(), 0, "it does not rest any more");
+    assert_eq!(store.make_due_final(MINER, &["over"], SECOND).await.unwrap(), 0, "it does not rest any more");
 }
 
 #[tokio::test]

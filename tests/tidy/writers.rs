@@ -28,17 +28,17 @@ const WRITERS: &[(&str, &[&str])] = &[
     ("fail_piece", CLIENT),
     ("claim", MINER),
     ("renew", MINER),
-    ("note_import_call", MINER),
+    ("record_import_call", MINER),
     ("finish", MINER),
     ("release_impossible", MINER),
     ("retry_imports", MINER),
-    ("wake_awaiting", MINER),
+    ("make_due_awaiting", MINER),
     ("record_miner_state", MINER),
     ("record_provider_views", MINER),
-    ("wake_resting", MINER),
-    ("wake_accepted", MINER),
+    ("make_due_final", MINER),
+    ("make_due_accepted", MINER),
     // A closed deal is opened again by its miner's agent, and by client-agent where that agent may be away.
-    ("put_back", &["client-agent", "miner-agent"]),
+    ("reopen", &["client-agent", "miner-agent"]),
     // Tried by both; it changes nothing.
     ("check_may_record", &["client-agent", "miner-agent"]),
     // Called by the store itself.

@@ -154,7 +154,7 @@ pub async fn poll_once(
             }
         }
         // Before the acceptance is recorded, by which it would be no news any more.
-        if !accepted.is_empty() && store.wake_accepted(miner, &accepted).await? > 0 {
+        if !accepted.is_empty() && store.make_due_accepted(miner, &accepted).await? > 0 {
             wake.notify_one();
         }
         if !backward.is_empty() {
@@ -170,7 +170,7 @@ pub async fn poll_once(
         if !to_wake.is_empty() {
             woken = woken.saturating_add(u32::try_from(to_wake.len()).unwrap_or(u32::MAX));
             let spread = WOKEN_EACH.saturating_mul(woken).min(WOKEN_SPREAD_MAX);
-            let deals = store.wake_resting(miner, &to_wake, spread).await?;
+            let deals = store.make_due_final(miner, &to_wake, spread).await?;
             info!({ fields::MINER } = miner, deals, "deals that had ended are looked at once more");
             // The worker may be asleep until its next scan.
             wake.notify_one();
@@ -211,7 +211,7 @@ async fn put_back(importer: &ImportContext, doubted: &[&str]) -> Result<usize, P
     for proposal_cid in doubted {
         let is_false = listing.deal(proposal_cid).is_some_and(awaits_data);
         let reason = "`isdeal` was 1, but the market still waits for the data: put back to 0";
-        if is_false && store.put_back(miner, proposal_cid, reason).await? {
+        if is_false && store.reopen(miner, proposal_cid, reason).await? {
             warn!({ fields::MINER } = miner, { fields::PROPOSAL_CID } = proposal_cid, "{reason}");
             put_back += 1;
         }

@@ -114,7 +114,7 @@ impl TamperRepair {
             }
             let reason = "`isdeal` was 1, but nobody saw the provider take the data: put back to 0";
             *put_back = Some(now);
-            match store.put_back(&miner, &proposal_cid, reason).await {
+            match store.reopen(&miner, &proposal_cid, reason).await {
                 Ok(true) => {
                     warn!(deal.proposal_cid = proposal_cid, miner, "{reason}");
                     count += 1;

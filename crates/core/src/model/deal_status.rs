@@ -87,6 +87,11 @@ impl DealStatus {
         self.0
     }
 
+    /// As stored.
+    pub fn stored(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
+
     /// Lotus' name, as `ClientGetDealStatus` gives it; numbers beyond the known ones keep their number.
     pub fn name(self) -> String {
         usize::try_from(self.0)

@@ -61,6 +61,11 @@ impl DealId {
     pub fn get(self) -> u64 {
         self.0
     }
+
+    /// As stored.
+    pub fn stored(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
 }
 
 impl fmt::Display for DealId {

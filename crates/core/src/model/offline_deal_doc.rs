@@ -131,6 +131,24 @@ pub enum ImportState {
     Unknown,
 }
 
+impl ImportState {
+    /// States in which nothing is tried any more, unless an operator or a file that arrives asks for it.
+    pub const FINAL: [Self; 3] = [Self::Failed, Self::SetAside, Self::Missed];
+
+    /// As stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Retrying => "retrying",
+            Self::SetAside => "setaside",
+            Self::Missed => "missed",
+            Self::Failed => "failed",
+            Self::Done => "done",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Progress of one deal's import.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

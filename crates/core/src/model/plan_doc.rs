@@ -41,6 +41,17 @@ pub enum PlanState {
     Ended,
 }
 
+impl PlanState {
+    /// As stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Writing => "writing",
+            Self::Ready => "ready",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// One document of `packplans`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanDoc {
@@ -90,6 +101,17 @@ pub enum PieceState {
     Done,
     /// It cannot be made: its sources are not what they were. They are planned anew.
     Failed,
+}
+
+impl PieceState {
+    /// As stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// One document of `packpieces`.

@@ -8,6 +8,20 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::model::address::MinerId;
+use crate::model::{ImportState, IntentState, PieceState, PlanState, PublishMethod, Refusal, StatusSource};
+
+/// Makes the stored name of an enumeration a value of queries and updates.
+macro_rules! stored_by_name {
+    ($($name:ty),+ $(,)?) => {
+        $(impl From<$name> for Bson {
+            fn from(value: $name) -> Self {
+                Self::String(value.as_str().to_owned())
+            }
+        })+
+    };
+}
+
+stored_by_name!(ImportState, IntentState, PieceState, PlanState, PublishMethod, Refusal, StatusSource);
 
 /// Largest whole number that a double holds exactly.
 const DOUBLE_EXACT_MAX: f64 = 9_007_199_254_740_992.0;
@@ -106,6 +120,28 @@ mod tests {
             (Bson::Boolean(true), Some(1)),
         ] {
             assert_eq!(integer(&value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn states_are_written_by_the_names_that_they_are_read_by() {
+        fn names<T: serde::Serialize + Copy + Into<Bson>>(values: &[T]) -> Vec<(Bson, Bson)> {
+            let both = |value: &T| ((*value).into(), bson::serialize_to_bson(value).unwrap());
+            values.iter().map(both).collect()
+        }
+        use {ImportState as Import, IntentState as Intent, PieceState as Piece, PlanState as Plan};
+        let import = [Import::Waiting, Import::Retrying, Import::SetAside, Import::Missed, Import::Failed];
+        let all = [
+            names(&import),
+            names(&[Import::Done, Import::Unknown]),
+            names(&[Intent::Intended, Intent::Confirmed, Intent::Refused, Intent::Abandoned]),
+            names(&[Piece::Open, Piece::Done, Piece::Failed]),
+            names(&[Plan::Writing, Plan::Ready, Plan::Ended]),
+            names(&[PublishMethod::Start, PublishMethod::Stateless]),
+            names(&[StatusSource::Chain, StatusSource::Node, StatusSource::Provider]),
+        ];
+        for (written, read) in all.into_iter().flatten() {
+            assert_eq!(written, read);
         }
     }
 

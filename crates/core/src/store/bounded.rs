@@ -1,8 +1,8 @@
-//! Every call has a limit.
+//! Runs calls of the MongoDB driver within a time limit, reads cursors to their end, and decodes documents.
 
 use std::future::IntoFuture;
 
-use bson::{Bson, Document};
+use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
 use mongodb::Cursor;
 use serde::de::DeserializeOwned;
@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::store::Store;
 use crate::store::error::StoreError;
+use crate::store::expr::millis;
 
 impl Store {
     /// Runs one driver call within the time limit and sorts its error.
@@ -21,6 +22,20 @@ impl Store {
             Ok(answer) => answer.map_err(|source| StoreError::classify(what, source)),
             Err(_elapsed) => Err(StoreError::Timeout { what, seconds: self.call_timeout.as_secs() }),
         }
+    }
+
+    /// Runs many updates of `offlinedeals` in one command and returns the server's reply. An update that fails
+    /// keeps no other from being made.
+    pub(super) async fn update_deals(
+        &self,
+        what: &'static str,
+        updates: Vec<Document>,
+    ) -> Result<Document, StoreError> {
+        let command = doc! {
+            "update": self.deals.name(), "updates": updates, "ordered": false,
+            "writeConcern": { "w": "majority", "wtimeout": millis(self.call_timeout) },
+        };
+        self.bounded(what, self.database.run_command(command)).await
     }
 
     /// Reads a cursor to its end; each batch within the time limit.

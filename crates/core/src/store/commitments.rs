@@ -1,15 +1,17 @@
 //! What made deals will still take from their wallet.
 
+use std::time::Duration;
+
 use bson::{Document, doc};
 
-use crate::model::{AttoFil, DealDuration, stored};
+use crate::model::{AttoFil, DealDuration, IntentState, PublishMethod, stored};
 use crate::store::Store;
-use crate::store::deals::dead_states;
 use crate::store::error::StoreError;
+use crate::store::expr::{ago, dead_states};
 
 /// Time after which the client's node has reserved the money of a deal: the message that moves it into escrow
 /// has landed. Chosen; blocks come every 30 s, and a congested chain takes minutes.
-const RESERVED_WITHIN_MS: i64 = 3_600_000;
+const RESERVED_WITHIN: Duration = Duration::from_secs(3600);
 
 /// What deals of `ClientStartDeal` cost at most together that are recorded and have no number on chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,14 +28,14 @@ impl Store {
     pub async fn unpublished_cost(&self, wallet: &str) -> Result<Unpublished, StoreError> {
         let pipeline = [
             doc! { "$match": {
-                "wallet": wallet, "dealid": null, "method": "start", "priceattofil": { "$gt": "0" },
-                "state": "confirmed", "dealstatus": { "$nin": dead_states() },
+                "wallet": wallet, "dealid": null, "method": PublishMethod::Start, "priceattofil": { "$gt": "0" },
+                "state": IntentState::Confirmed, "dealstatus": { "$nin": dead_states() },
             } },
             doc! { "$group": {
                 "_id": { "price": "$priceattofil", "duration": "$duration" },
                 "all": { "$sum": 1_i64 },
                 "lately": { "$sum": { "$cond": [
-                    { "$gt": ["$updatedtime", { "$subtract": ["$$NOW", RESERVED_WITHIN_MS] }] }, 1_i64, 0_i64,
+                    { "$gt": ["$updatedtime", ago(RESERVED_WITHIN)] }, 1_i64, 0_i64,
                 ] } },
             } },
         ];

@@ -7,11 +7,14 @@ use bson::{DateTime, Document, doc};
 use mongodb::options::Hint;
 
 use crate::model::address::MinerId;
-use crate::model::{DealPhase, DealStatus, OfflineDealDoc, ProposalCid, PublishMethod, StatusSource, stored};
+use crate::model::{
+    DealPhase, DealStatus, ImportState, IntentState, OfflineDealDoc, ProposalCid, PublishMethod,
+    StatusSource, stored,
+};
 use crate::store::Store;
 use crate::store::bounded::{decode, readable};
-use crate::store::deal_status::PAGE;
 use crate::store::error::StoreError;
+use crate::store::expr::{PAGE, dead_states, numbers};
 use crate::store::pages::{DEALS_AT_ONCE, DealPages};
 
 const COLLECTION: &str = "offlinedeals";
@@ -108,7 +111,7 @@ impl Store {
         let deals = doc! {
             "wallet": wallet, "verified": true, "dealid": null, "status": { "$nin": dead_states() }
         };
-        let intents = doc! { "wallet": wallet, "verified": true, "state": "intended" };
+        let intents = doc! { "wallet": wallet, "verified": true, "state": IntentState::Intended };
         let mut unpadded = 0_u128;
         // Intents first: one that is confirmed in between counts twice, the other way round not at all.
         for (collection, filter) in [(&self.intents, intents), (&self.deals, deals)] {
@@ -127,7 +130,7 @@ impl Store {
     /// How many deals of this payload still wait for its data, proposals that are on the way included: what
     /// replacing its CAR would hurt.
     pub async fn waiting_deals_of_payload(&self, payload_cid: &str) -> Result<u64, StoreError> {
-        let intents = doc! { "filecid": payload_cid, "state": "intended" };
+        let intents = doc! { "filecid": payload_cid, "state": IntentState::Intended };
         let deals = doc! {
             "filecid": payload_cid, "isdeal": 0, "dealcid": proposal_range(), "status": { "$nin": dead_states() }
         };
@@ -147,7 +150,7 @@ impl Store {
     /// Whether any of them is in the list of the node that made it.
     pub async fn tracks_listed_deals(&self, wallets: &[String]) -> Result<bool, StoreError> {
         let mut filter = tracked(wallets);
-        filter.insert("method", doc! { "$ne": PublishMethod::Stateless.as_str() });
+        filter.insert("method", doc! { "$ne": PublishMethod::Stateless });
         let found = self.deals.find_one(filter).projection(doc! { "_id": 1 });
         Ok(self.bounded("deals to track", found).await?.is_some())
     }
@@ -195,13 +198,13 @@ impl Store {
 
     /// Deals that need a person: import failed for good, or the deal itself failed, newest first.
     pub async fn troubled_deals(&self, limit: i64) -> Result<Vec<OfflineDealDoc>, StoreError> {
-        let is_active =
-            doc! { "status": number_of(DealStatus::ACTIVE), "statusby": StatusSource::Chain.as_str() };
+        let is_active = doc! { "status": DealStatus::ACTIVE.stored(), "statusby": StatusSource::Chain };
+        let troubled = [ImportState::FINAL.as_slice(), &[ImportState::Retrying]].concat();
         let filter = doc! {
             "dealcid": proposal_range(),
             "$or": [
                 {
-                    "isdeal": 0, "import.state": { "$in": ["failed", "setaside", "missed", "retrying"] },
+                    "isdeal": 0, "import.state": { "$in": troubled },
                     // Its import is done; miner-agent records that with its next look.
                     "$nor": [is_active],
                 },
@@ -261,7 +264,7 @@ fn reduce(document: &Document) -> Option<StoredDeal> {
         intent: document.get_str("intent").ok().map(str::to_owned),
         missed: document
             .get_document("import")
-            .is_ok_and(|import| import.get_str("state").is_ok_and(|state| state == "missed")),
+            .is_ok_and(|import| import.get("state") == Some(&ImportState::Missed.into())),
         failure_cleared: document.get_datetime("failurecleared").is_ok(),
         start_epoch: number("startepoch"),
         updated: document.get_datetime("updatedtime").ok().copied(),
@@ -323,19 +326,4 @@ pub(super) fn tracked_fields() -> Document {
 /// `dealcid`: these records are no deals. A range, so that an index of `dealcid` answers it.
 pub(super) fn proposal_range() -> Document {
     doc! { "$gte": "bafyrei", "$lt": "bafyrej" }
-}
-
-pub(super) fn numbers(states: &[DealStatus]) -> Vec<i64> {
-    states.iter().copied().map(number_of).collect()
-}
-
-fn number_of(status: DealStatus) -> i64 {
-    i64::try_from(status.get()).unwrap_or(0)
-}
-
-/// States in which a deal is no replica and awaits nothing.
-pub(super) fn dead_states() -> Vec<i64> {
-    let mut states = numbers(&DealStatus::FAILED);
-    states.extend(numbers(&[DealStatus::EXPIRED]));
-    states
 }

@@ -5,12 +5,11 @@ use std::collections::HashSet;
 use bson::{Bson, Document, doc};
 use mongodb::Collection;
 
-use crate::model::DealStatus;
 use crate::model::address::MinerId;
+use crate::model::{DealStatus, IntentState};
 use crate::store::Store;
-use crate::store::deal_status::PAGE;
-use crate::store::deals::numbers;
 use crate::store::error::StoreError;
+use crate::store::expr::{NOW, PAGE, numbers};
 use crate::store::miners::written_as;
 
 /// Whose failures.
@@ -64,11 +63,11 @@ impl Store {
         // By state, and by the status of deals: each has an index, and `dealintents` holds every deal ever
         // made.
         let mut refused = of.filter();
-        refused.extend(doc! { "state": "refused" });
+        refused.extend(doc! { "state": IntentState::Refused });
         let refused = self.intents_with(refused).await?;
         failures.extend(refused.iter().filter_map(|intent| failure(intent, Place::Intent)));
         let mut postponed = of.filter();
-        postponed.extend(doc! { "state": "intended", "tries": { "$gt": 0 } });
+        postponed.extend(doc! { "state": IntentState::Intended, "tries": { "$gt": 0 } });
         let postponed = self.intents_with(postponed).await?;
         failures.extend(postponed.iter().filter_map(|intent| failure(intent, Place::Postponed)));
         let mut dead = of.filter();
@@ -97,7 +96,7 @@ impl Store {
             let ids_of = |of: fn(&Place) -> Option<&Bson>| -> Vec<Bson> {
                 page.iter().filter_map(|failure| of(&failure.place)).cloned().collect()
             };
-            let cleared = || vec![doc! { "$set": { "failurecleared": "$$NOW", "updatedtime": "$$NOW" } }];
+            let cleared = || vec![doc! { "$set": { "failurecleared": NOW, "updatedtime": NOW } }];
             let refused = ids_of(|place| if let Place::Intent(id) = place { Some(id) } else { None });
             let filter = doc! { "_id": { "$in": refused }, "failurecleared": null };
             forgotten += self.forget_in(&self.intents, filter, cleared()).await?;
@@ -105,7 +104,7 @@ impl Store {
             let filter = doc! { "_id": { "$in": old }, "failurecleared": null };
             forgotten += self.forget_in(&self.deals, filter, cleared()).await?;
             let postponed = ids_of(|place| if let Place::Postponed(id) = place { Some(id) } else { None });
-            let filter = doc! { "_id": { "$in": postponed }, "state": "intended" };
+            let filter = doc! { "_id": { "$in": postponed }, "state": IntentState::Intended };
             let at_once = vec![doc! { "$unset": ["tries", "nexttry"] }];
             forgotten += self.forget_in(&self.intents, filter, at_once).await?;
         }

@@ -7,6 +7,7 @@ use mongodb::{Collection, IndexModel};
 use tracing::warn;
 
 use crate::error_chain::ErrorChain;
+use crate::model::{ImportState, IntentState, PublishMethod};
 use crate::store::Store;
 use crate::store::error::StoreError;
 
@@ -104,7 +105,7 @@ impl Store {
             .partial(doc! { "isdeal": 0 }),
             // What is to be tried again, apart from what only waits.
             wanted("carferry_retrying", doc! { "miner": 1, "import.nexttry": 1 })
-                .partial(doc! { "isdeal": 0, "import.state": "retrying" }),
+                .partial(doc! { "isdeal": 0, "import.state": ImportState::Retrying }),
             // Holds the deals under a lease only.
             wanted("carferry_claims", doc! { "miner": 1, "claim.until": 1 })
                 .partial(doc! { "isdeal": 0, "claim.until": { "$exists": true } }),
@@ -126,12 +127,12 @@ impl Store {
             wanted("carferry_state", doc! { "state": 1, "owner": 1 }),
             // Those that wait to be settled, the oldest first, however many there were before.
             wanted("carferry_open", doc! { "wallet": 1, "createdtime": 1 })
-                .partial(doc! { "state": "intended" }),
+                .partial(doc! { "state": IntentState::Intended }),
             wanted("carferry_dealcid", doc! { "dealcid": 1 }),
             // Deals that cost something, which are few beside those at price 0: what they will take from the
             // wallet.
             wanted("carferry_priced", doc! { "wallet": 1, "dealid": 1 })
-                .partial(doc! { "method": "start", "priceattofil": { "$gt": "0" } }),
+                .partial(doc! { "method": PublishMethod::Start, "priceattofil": { "$gt": "0" } }),
         ];
         let plans = [wanted("carferry_key", doc! { "input": 1, "group": 1, "state": 1 })];
         let pieces = [wanted("carferry_open", doc! { "plan": 1, "state": 1, "index": 1 })];

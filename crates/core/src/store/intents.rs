@@ -7,12 +7,12 @@ use bson::{Document, doc};
 use tracing::warn;
 
 use crate::error_chain::ErrorChain;
-use crate::model::{AttoFil, IntentDoc, IntentState, ProposalCid, Refusal};
+use crate::model::{IntentDoc, IntentState, ProposalCid, Refusal};
 use crate::runtime::fail_point;
 use crate::store::Store;
 use crate::store::bounded::{decode, readable};
-use crate::store::deal_status::PAGE;
 use crate::store::error::StoreError;
+use crate::store::expr::{NOW, PAGE, ago, from_now};
 
 const COLLECTION: &str = "dealintents";
 /// Open intents read at a time, some 10 MB: far more than the queues of all providers hold.
@@ -79,14 +79,14 @@ impl Store {
         let literal: Document =
             document.into_iter().map(|(name, value)| (name, doc! { "$literal": value }.into())).collect();
         let mut set = literal;
-        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
-        set.insert("updatedtime", "$$NOW");
+        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", NOW] });
+        set.insert("updatedtime", NOW);
         let filter = doc! {
             "_id": &intent.0.id,
             "owner": &intent.0.owner,
             "miner": &intent.0.miner,
             "startepoch": intent.0.startepoch,
-            "state": "intended",
+            "state": IntentState::Intended,
             // Never true of a stored intent: a number that is taken, by whomever, is a duplicate key.
             "createdtime": { "$exists": false },
         };
@@ -102,21 +102,20 @@ impl Store {
     /// wallet that has any: this owner's, and those of others that have not moved for an hour (their
     /// agent is gone; settling twice is harmless because the parameters are the intent's).
     pub async fn open_intents(&self, owner: &str) -> Result<Vec<IntentDoc>, StoreError> {
-        const ABANDONED_AFTER_MS: i64 = 3_600_000;
-        let pause_max = i64::try_from(INTENT_PAUSE_MAX.as_millis()).unwrap_or(i64::MAX);
+        const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
         let pauses = doc! { "$and": [
             { "$eq": [{ "$type": "$nexttry" }, "date"] },
-            { "$gt": ["$nexttry", "$$NOW"] },
-            { "$lte": ["$nexttry", { "$add": ["$$NOW", pause_max] }] },
+            { "$gt": ["$nexttry", NOW] },
+            { "$lte": ["$nexttry", from_now(INTENT_PAUSE_MAX)] },
         ] };
         let mut intents = Vec::new();
         for wallet in self.wallets_of_open_intents().await? {
             let filter = doc! {
-                "state": "intended",
+                "state": IntentState::Intended,
                 "wallet": wallet,
                 "$or": [
                     { "owner": owner },
-                    { "$expr": { "$lt": ["$updatedtime", { "$subtract": ["$$NOW", ABANDONED_AFTER_MS] }] } },
+                    { "$expr": { "$lt": ["$updatedtime", ago(ABANDONED_AFTER)] } },
                 ],
                 "$expr": { "$not": [&pauses] },
             };
@@ -130,7 +129,7 @@ impl Store {
     /// The wallets of all intents that wait to be settled: beside the configured one, those of earlier
     /// configurations.
     async fn wallets_of_open_intents(&self) -> Result<Vec<bson::Bson>, StoreError> {
-        let distinct = self.intents.distinct("wallet", doc! { "state": "intended" });
+        let distinct = self.intents.distinct("wallet", doc! { "state": IntentState::Intended });
         self.bounded("wallets of intents", distinct).await
     }
 
@@ -142,15 +141,14 @@ impl Store {
         pause: Duration,
         reason: &str,
     ) -> Result<(), StoreError> {
-        let pause = i64::try_from(pause.min(INTENT_PAUSE_MAX).as_millis()).unwrap_or(i64::MAX);
         let tries = intent.tries.unwrap_or(0).max(0).saturating_add(1);
         let set = doc! {
             "tries": tries,
-            "nexttry": { "$add": ["$$NOW", pause] },
+            "nexttry": from_now(pause.min(INTENT_PAUSE_MAX)),
             "reason": { "$literal": reason },
-            "updatedtime": "$$NOW",
+            "updatedtime": NOW,
         };
-        let filter = doc! { "_id": &intent.id, "state": "intended" };
+        let filter = doc! { "_id": &intent.id, "state": IntentState::Intended };
         self.bounded("intent postpone", self.intents.update_one(filter, vec![doc! { "$set": set }])).await?;
         Ok(())
     }
@@ -170,34 +168,6 @@ impl Store {
         self.settle_intent(intent, IntentState::Confirmed, Some((deal, status)), None).await
     }
 
-    /// Writes the document of a made deal, unless it is there.
-    pub(super) async fn record_deal(
-        &self,
-        intent: &IntentDoc,
-        deal: &ProposalCid,
-        status: i64,
-        status_message: &str,
-    ) -> Result<(), StoreError> {
-        let mut first = first_fields(intent);
-        first.insert("isdeal", 0_i32);
-        first.insert("status", status);
-        first.insert("statusmsg", status_message);
-        // Only a document that does not exist yet gets these fields; a repeat changes nothing.
-        let mut set: Document = first
-            .into_iter()
-            .map(|(name, value)| {
-                let kept = doc! { "$ifNull": [format!("${name}"), { "$literal": value }] };
-                (name, kept.into())
-            })
-            .collect();
-        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
-        set.insert("updatedtime", doc! { "$ifNull": ["$updatedtime", "$$NOW"] });
-        let upsert =
-            self.deals.update_one(doc! { "dealcid": deal.as_str() }, vec![doc! { "$set": set }]).upsert(true);
-        self.bounded("offlinedeals upsert", upsert).await?;
-        Ok(())
-    }
-
     /// Ends an intent that made no deal.
     pub async fn end_intent(
         &self,
@@ -215,23 +185,17 @@ impl Store {
         deal: Option<(&ProposalCid, i64)>,
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
-        let state = match state {
-            IntentState::Intended => "intended",
-            IntentState::Confirmed => "confirmed",
-            IntentState::Refused => "refused",
-            IntentState::Abandoned => "abandoned",
-        };
         let mut set = doc! {
             "state": state,
             "dealcid": { "$literal": deal.map(|(cid, _)| cid.as_str()) },
             "dealstatus": { "$ifNull": ["$dealstatus", { "$literal": deal.map(|(_, status)| status) }] },
             "reason": { "$literal": reason },
-            "updatedtime": "$$NOW",
+            "updatedtime": NOW,
         };
-        if state == "refused" {
-            set.insert("refusal", Refusal::of_words(reason.unwrap_or_default()).as_str());
+        if state == IntentState::Refused {
+            set.insert("refusal", Refusal::of_words(reason.unwrap_or_default()));
         }
-        let filter = doc! { "_id": &intent.id, "state": "intended" };
+        let filter = doc! { "_id": &intent.id, "state": IntentState::Intended };
         let update = vec![doc! { "$set": set }, doc! { "$unset": ["tries", "nexttry"] }];
         self.bounded("intent settle", self.intents.update_one(filter, update)).await?;
         Ok(())
@@ -239,60 +203,29 @@ impl Store {
 
     /// Intents of this wallet that wait to be settled or are under way, of all agents.
     pub async fn intended(&self, wallet: &str) -> Result<Vec<IntentDoc>, StoreError> {
-        let find = self.intents.find(doc! { "state": "intended", "wallet": wallet });
+        let find = self.intents.find(doc! { "state": IntentState::Intended, "wallet": wallet });
         let cursor = self.bounded("intents find", find).await?;
         Ok(readable(COLLECTION, self.drain("intents find", cursor).await?))
     }
 
     /// How many of them wait for their next call, after one that settled nothing.
     pub async fn postponed_intent_count(&self) -> Result<u64, StoreError> {
-        let postponed = doc! { "state": "intended", "tries": { "$gt": 0 } };
+        let postponed = doc! { "state": IntentState::Intended, "tries": { "$gt": 0 } };
         self.bounded("intents count", self.intents.count_documents(postponed)).await
     }
 
     /// How many intents wait to be settled, of all agents.
     pub async fn open_intent_count(&self) -> Result<u64, StoreError> {
-        self.bounded("intents count", self.intents.count_documents(doc! { "state": "intended" })).await
+        self.bounded("intents count", self.intents.count_documents(doc! { "state": IntentState::Intended }))
+            .await
     }
 
     /// Notes that an intent is still being worked on, so that no other agent takes it for abandoned. `false`:
     /// it is settled already, by whomever, and nothing may be sent for it any more.
     pub async fn touch_intent(&self, intent: &IntentDoc) -> Result<bool, StoreError> {
-        let filter = doc! { "_id": &intent.id, "state": "intended" };
-        let update = vec![doc! { "$set": { "updatedtime": "$$NOW" } }];
+        let filter = doc! { "_id": &intent.id, "state": IntentState::Intended };
+        let update = vec![doc! { "$set": { "updatedtime": NOW } }];
         let result = self.bounded("intent touch", self.intents.update_one(filter, update)).await?;
         Ok(result.matched_count == 1)
     }
-}
-
-/// What was agreed on: the fields of a deal's document that never change.
-pub(super) fn first_fields(intent: &IntentDoc) -> Document {
-    let price = AttoFil::from_lotus(&intent.priceattofil).unwrap_or_default();
-    doc! {
-        "filecid": &intent.filecid,
-        "miner": &intent.miner,
-        "price": stored_price(price),
-        "duration": intent.duration,
-        "wallet": &intent.wallet,
-        "piececid": &intent.piececid,
-        "dealsizebytes": intent.dealsizebytes,
-        "startepoch": intent.startepoch,
-        "priceattofil": &intent.priceattofil,
-        "providercollateral": &intent.providercollateral,
-        "verified": intent.verified,
-        "fastretrieval": intent.fastretrieval,
-        "method": intent.method.as_str(),
-        "intent": &intent.id,
-    }
-}
-
-/// The notes' `price`: FIL per epoch, as a number where a double holds it exactly (0 above all), else as
-/// text. `priceattofil` beside it is always exact.
-fn stored_price(price: AttoFil) -> bson::Bson {
-    if price.is_zero() {
-        return bson::Bson::Int32(0);
-    }
-    let text = price.to_string();
-    let number = text.trim_end_matches(" FIL");
-    number.parse::<f64>().map_or_else(|_| bson::Bson::String(number.to_owned()), bson::Bson::Double)
 }

@@ -12,7 +12,7 @@ use crate::model::stored;
 use crate::store::Store;
 use crate::store::bounded::readable;
 use crate::store::error::StoreError;
-use crate::store::import_queue::lease_millis;
+use crate::store::expr::{NOW, ago};
 use crate::store::miners::any_of;
 
 const COLLECTION: &str = "minerstates";
@@ -71,11 +71,11 @@ impl Store {
         let AgentState { miner, host, agent, version, pause } = state;
         let mut set = doc! {
             "miner": { "$literal": miner }, "host": { "$literal": host }, "agent": { "$literal": agent },
-            "version": { "$literal": version }, "lastseen": "$$NOW",
+            "version": { "$literal": version }, "lastseen": NOW,
         };
         let mut update = Vec::new();
         if let Some(reason) = pause {
-            set.insert("pausedsince", doc! { "$ifNull": ["$pausedsince", "$$NOW"] });
+            set.insert("pausedsince", doc! { "$ifNull": ["$pausedsince", NOW] });
             set.insert("reason", doc! { "$literal": reason });
         } else {
             update.push(doc! { "$unset": ["pausedsince", "reason"] });
@@ -90,10 +90,9 @@ impl Store {
     /// How the agents stand with these miners.
     pub async fn miner_states(&self, miners: &[String]) -> Result<Vec<MinerStateDoc>, StoreError> {
         let states = self.database.collection::<Document>(COLLECTION);
-        let oldest = doc! { "$subtract": ["$$NOW", lease_millis(ALIVE_FOR)] };
         let pipeline = [
             doc! { "$match": { "miner": any_of(miners) } },
-            doc! { "$set": { "isalive": { "$gt": ["$lastseen", oldest] } } },
+            doc! { "$set": { "isalive": { "$gt": ["$lastseen", ago(ALIVE_FOR)] } } },
             doc! { "$sort": { "_id": 1 } },
         ];
         let cursor = self.bounded("miner states", states.aggregate(pipeline)).await?;

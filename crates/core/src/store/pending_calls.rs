@@ -7,7 +7,7 @@ use bson::doc;
 use crate::model::stored;
 use crate::store::Store;
 use crate::store::error::StoreError;
-use crate::store::import_queue::lease_millis;
+use crate::store::expr::{NOW, ago};
 use crate::store::miners::written_as;
 
 /// An import call of another agent, or of this agent before it was restarted.
@@ -33,7 +33,6 @@ impl Store {
         caller: &str,
         longest: Duration,
     ) -> Result<Vec<PendingCall>, StoreError> {
-        let oldest = doc! { "$subtract": ["$$NOW", lease_millis(longest)] };
         let pipeline = [
             doc! { "$match": {
                 "miner": written_as(miner), "isdeal": 0,
@@ -41,14 +40,14 @@ impl Store {
                 "import.caller": { "$ne": caller },
                 // A call of the future is a value that no agent wrote.
                 "$expr": { "$and": [
-                    { "$gt": ["$import.pendingcall", oldest] },
-                    { "$lte": ["$import.pendingcall", "$$NOW"] },
+                    { "$gt": ["$import.pendingcall", ago(longest)] },
+                    { "$lte": ["$import.pendingcall", NOW] },
                 ] },
             } },
             doc! { "$limit": CALLS_MAX },
             doc! { "$project": {
                 "dealcid": 1, "dealsizebytes": 1,
-                "age": { "$subtract": ["$$NOW", "$import.pendingcall"] },
+                "age": { "$subtract": [NOW, "$import.pendingcall"] },
             } },
         ];
         let cursor = self.bounded("pending calls", self.deals.aggregate(pipeline)).await?;

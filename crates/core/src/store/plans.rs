@@ -9,11 +9,12 @@ use bson::{Document, doc};
 use mongodb::options::ReturnDocument;
 use serde::Serialize;
 
-use crate::model::{PackFilesDoc, PackPieceDoc, PlanDoc, PlanKey, PlanSeen, PlanState, stored};
+use crate::model::{PackFilesDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanSeen, PlanState};
 use crate::store::Store;
 use crate::store::bounded::{decode, readable};
 use crate::store::error::StoreError;
-use crate::store::import_queue::{count_of, lease_millis};
+use crate::store::expr::{NOW, from_now, one_more, where_missing};
+use crate::store::leases::fencing_number;
 
 /// A piece this agent holds the lease of.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ pub struct PieceCounts {
 
 impl PieceClaim {
     fn filter(&self) -> Document {
-        doc! { "_id": &self.piece.id, "state": "open", "claim.owner": &self.owner, "claim.n": self.n }
+        doc! { "_id": &self.piece.id, "state": PieceState::Open, "claim.owner": &self.owner, "claim.n": self.n }
     }
 }
 
@@ -47,7 +48,7 @@ impl Store {
     /// Plans with this key that are complete, the oldest first.
     pub async fn plans_of(&self, key: &PlanKey) -> Result<Vec<PlanDoc>, StoreError> {
         let mut filter = document_of("packplans", "key", key)?;
-        filter.insert("state", doc! { "$in": ["ready", "ended"] });
+        filter.insert("state", doc! { "$in": [PlanState::Ready, PlanState::Ended] });
         let find = self.plans.find(filter).sort(doc! { "createdtime": 1, "_id": 1 });
         let cursor = self.bounded("plans find", find).await?;
         self.drain("plans find", cursor).await?.into_iter().map(|plan| decode("packplans", plan)).collect()
@@ -63,15 +64,9 @@ impl Store {
     pub async fn begin_plan(&self, plan: &PlanDoc) -> Result<(), StoreError> {
         let mut first = document_of("packplans", &plan.id, plan)?;
         first.remove("_id");
-        first.insert("state", "writing");
-        let mut set: Document = first
-            .into_iter()
-            .map(|(name, value)| {
-                let kept = doc! { "$ifNull": [format!("${name}"), { "$literal": value }] };
-                (name, kept.into())
-            })
-            .collect();
-        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
+        first.insert("state", PlanState::Writing);
+        let mut set = where_missing(first);
+        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", NOW] });
         let upsert = self.plans.update_one(doc! { "_id": &plan.id }, vec![doc! { "$set": set }]).upsert(true);
         self.bounded("plan upsert", upsert).await?;
         Ok(())
@@ -119,23 +114,23 @@ impl Store {
     pub async fn reopen_plan(&self, plan: &str, seen: Option<&PlanSeen>) -> Result<(), StoreError> {
         if let Some(PlanSeen { host, changednanos }) = seen {
             let seen = doc! { "host": { "$literal": host }, "changednanos": changednanos };
-            let ended = doc! { "_id": plan, "state": "ended" };
+            let ended = doc! { "_id": plan, "state": PlanState::Ended };
             let set = vec![doc! { "$set": { "seen": seen } }];
             self.bounded("plan seen", self.plans.update_one(ended, set)).await?;
         }
         // Pieces first: cut short between the two, it is simply repeated.
         let again = vec![
-            doc! { "$set": { "state": "open", "updatedtime": "$$NOW" } },
+            doc! { "$set": { "state": PieceState::Open, "updatedtime": NOW } },
             doc! { "$unset": ["reason", "claim"] },
         ];
-        let failed = doc! { "plan": plan, "state": "failed" };
+        let failed = doc! { "plan": plan, "state": PieceState::Failed };
         self.bounded("reopen pieces", self.pieces.update_many(failed, again)).await?;
         self.set_plan_state(plan, PlanState::Ended, PlanState::Ready).await
     }
 
     /// Closes a plan if no piece of it is open any more.
     pub async fn end_plan(&self, plan: &str) -> Result<bool, StoreError> {
-        let open = doc! { "plan": plan, "state": "open" };
+        let open = doc! { "plan": plan, "state": PieceState::Open };
         if self.bounded("pieces find", self.pieces.find_one(open)).await?.is_some() {
             return Ok(false);
         }
@@ -144,13 +139,8 @@ impl Store {
     }
 
     async fn set_plan_state(&self, plan: &str, from: PlanState, to: PlanState) -> Result<(), StoreError> {
-        let name = |state| match state {
-            PlanState::Writing => "writing",
-            PlanState::Ready => "ready",
-            PlanState::Ended => "ended",
-        };
-        let update = vec![doc! { "$set": { "state": name(to), "updatedtime": "$$NOW" } }];
-        let call = self.plans.update_one(doc! { "_id": plan, "state": name(from) }, update);
+        let update = vec![doc! { "$set": { "state": to, "updatedtime": NOW } }];
+        let call = self.plans.update_one(doc! { "_id": plan, "state": from }, update);
         self.bounded("plan state", call).await?;
         Ok(())
     }
@@ -162,24 +152,23 @@ impl Store {
         owner: &str,
         lease: Duration,
     ) -> Result<Option<PieceClaim>, StoreError> {
-        // A lease that ends later than any box sets is of a server whose clock was ahead.
-        let impossible = doc! { "$add": ["$$NOW", 2 * lease_millis(lease)] };
         let filter = doc! {
             "plan": plan,
-            "state": "open",
+            "state": PieceState::Open,
             "$or": [
                 { "claim": { "$exists": false } },
-                { "$expr": { "$lt": ["$claim.until", "$$NOW"] } },
-                { "$expr": { "$gt": ["$claim.until", impossible] } },
+                { "$expr": { "$lt": ["$claim.until", NOW] } },
+                // A lease that ends later than any box sets is of a server whose clock was ahead.
+                { "$expr": { "$gt": ["$claim.until", from_now(lease * 2)] } },
             ],
         };
         let update = vec![doc! { "$set": {
             "claim": {
                 "owner": { "$literal": owner },
-                "until": { "$add": ["$$NOW", lease_millis(lease)] },
-                "n": { "$add": [count_of("$claim.n"), 1_i64] },
+                "until": from_now(lease),
+                "n": one_more("$claim.n"),
             },
-            "updatedtime": "$$NOW",
+            "updatedtime": NOW,
         } }];
         let call = self
             .pieces
@@ -187,15 +176,15 @@ impl Store {
             .sort(doc! { "index": 1 })
             .return_document(ReturnDocument::After);
         let Some(document) = self.bounded("claim piece", call).await? else { return Ok(None) };
-        let n =
-            document.get_document("claim").ok().and_then(|claim| claim.get("n")).and_then(stored::integer);
+        let n = fencing_number(&document).unwrap_or(0);
         let id = document.get("_id").cloned();
         match decode("packpieces", document) {
-            Ok(piece) => Ok(Some(PieceClaim { piece, owner: owner.to_owned(), n: n.unwrap_or(0) })),
+            Ok(piece) => Ok(Some(PieceClaim { piece, owner: owner.to_owned(), n })),
             Err(error) => {
                 // Or it would be claimed again and again, and the plan never end.
                 let reason = crate::error_chain::ErrorChain(&error).to_string();
-                let failed = vec![doc! { "$set": { "state": "failed", "reason": { "$literal": reason } } }];
+                let failed =
+                    vec![doc! { "$set": { "state": PieceState::Failed, "reason": { "$literal": reason } } }];
                 self.bounded("fail piece", self.pieces.update_one(doc! { "_id": id }, failed)).await?;
                 Err(error)
             }
@@ -204,7 +193,7 @@ impl Store {
 
     /// Lengthens a lease. `false`: it was lost; stop working on the piece.
     pub async fn renew_piece(&self, claim: &PieceClaim, lease: Duration) -> Result<bool, StoreError> {
-        let set = doc! { "claim.until": { "$add": ["$$NOW", lease_millis(lease)] } };
+        let set = doc! { "claim.until": from_now(lease) };
         self.change_piece("renew piece", claim, doc! { "$set": set }, None).await
     }
 
@@ -214,7 +203,8 @@ impl Store {
             { "$indexOfBytes": ["$claim.owner", { "$literal": owner_prefix }] },
             0,
         ] };
-        let filter = doc! { "plan": plan, "state": "open", "claim": { "$exists": true }, "$expr": starts };
+        let filter =
+            doc! { "plan": plan, "state": PieceState::Open, "claim": { "$exists": true }, "$expr": starts };
         let update = vec![doc! { "$unset": "claim" }];
         let result = self.bounded("release pieces", self.pieces.update_many(filter, update)).await?;
         Ok(result.modified_count)
@@ -235,19 +225,19 @@ impl Store {
         host: &str,
     ) -> Result<bool, StoreError> {
         let set = doc! {
-            "state": "done",
+            "state": PieceState::Done,
             "filecid": { "$literal": payload_cid },
             "piececid": { "$literal": piece_cid },
             "outputpath": { "$literal": car },
             "host": { "$literal": host },
-            "updatedtime": "$$NOW",
+            "updatedtime": NOW,
         };
         self.change_piece("finish piece", claim, doc! { "$set": set }, Some(doc! { "$unset": "claim" })).await
     }
 
     /// Writes that a piece cannot be made. `false`: the lease was lost, nothing was written.
     pub async fn fail_piece(&self, claim: &PieceClaim, reason: &str) -> Result<bool, StoreError> {
-        let set = doc! { "state": "failed", "reason": { "$literal": reason }, "updatedtime": "$$NOW" };
+        let set = doc! { "state": PieceState::Failed, "reason": { "$literal": reason }, "updatedtime": NOW };
         self.change_piece("fail piece", claim, doc! { "$set": set }, Some(doc! { "$unset": "claim" })).await
     }
 
@@ -267,12 +257,13 @@ impl Store {
     pub async fn piece_counts(&self, plan: &str) -> Result<PieceCounts, StoreError> {
         let count =
             async |filter: Document| self.bounded("pieces count", self.pieces.count_documents(filter)).await;
-        let under_lease = doc! { "$expr": { "$gte": ["$claim.until", "$$NOW"] } };
+        let under_lease = doc! { "$expr": { "$gte": ["$claim.until", NOW] } };
         Ok(PieceCounts {
-            open: count(doc! { "plan": plan, "state": "open" }).await?,
-            claimed: count(doc! { "$and": [{ "plan": plan, "state": "open" }, under_lease] }).await?,
-            done: count(doc! { "plan": plan, "state": "done" }).await?,
-            failed: count(doc! { "plan": plan, "state": "failed" }).await?,
+            open: count(doc! { "plan": plan, "state": PieceState::Open }).await?,
+            claimed: count(doc! { "$and": [{ "plan": plan, "state": PieceState::Open }, under_lease] })
+                .await?,
+            done: count(doc! { "plan": plan, "state": PieceState::Done }).await?,
+            failed: count(doc! { "plan": plan, "state": PieceState::Failed }).await?,
         })
     }
 

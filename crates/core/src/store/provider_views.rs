@@ -1,14 +1,11 @@
 //! `offlinedeals.provider`: deals as their provider sees them. Written by miner-agent only.
 
-use std::time::Duration;
-
 use bson::{Document, doc};
 
 use crate::model::{DealId, DealStatus};
 use crate::store::Store;
-use crate::store::deals::numbers;
 use crate::store::error::StoreError;
-use crate::store::import_queue::{RESTING, count_of, lease_millis, object_or_nothing};
+use crate::store::expr::{NOW, numbers};
 use crate::store::miners::written_as;
 use crate::store::pages::{DEALS_AT_ONCE, DealPages};
 
@@ -27,11 +24,11 @@ impl ProviderView {
     /// As stored.
     pub(super) fn document(&self) -> Document {
         doc! {
-            "status": i64::try_from(self.status.get()).unwrap_or(i64::MAX),
+            "status": self.status.stored(),
             "statusname": { "$literal": self.status.name() },
             "message": { "$literal": &self.message },
-            "dealid": self.deal_id.map(|id| i64::try_from(id.get()).unwrap_or(i64::MAX)),
-            "updatedtime": "$$NOW",
+            "dealid": self.deal_id.map(DealId::stored),
+            "updatedtime": NOW,
         }
     }
 }
@@ -117,12 +114,7 @@ impl Store {
         for page in views.chunks(VIEWS_AT_ONCE) {
             let updates: Vec<Document> =
                 page.iter().map(|new| doc! { "q": filter(new), "u": update(&new.view) }).collect();
-            let limit = i64::try_from(self.call_timeout.as_millis()).unwrap_or(i64::MAX);
-            let command = doc! {
-                "update": self.deals.name(), "updates": updates, "ordered": false,
-                "writeConcern": { "w": "majority", "wtimeout": limit },
-            };
-            let reply = self.bounded("provider views", self.database.run_command(command)).await?;
+            let reply = self.update_deals("provider views", updates).await?;
             if reply.contains_key("writeErrors") || reply.contains_key("writeConcernError") {
                 for new in page {
                     let one = self.deals.update_one(filter(new), update(&new.view));
@@ -131,57 +123,5 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Makes resting deals due some time within `spread`: their market has the data after all, or somebody
-    /// else may have ended them. They have waited, and come in turn with others that have. Returns how
-    /// many.
-    pub async fn wake_resting(
-        &self,
-        miner: &str,
-        deals: &[&str],
-        spread: Duration,
-    ) -> Result<u64, StoreError> {
-        let filter = doc! {
-            "dealcid": { "$in": deals }, "miner": written_as(miner), "isdeal": 0,
-            "import.state": { "$in": RESTING.to_vec() },
-        };
-        let after = doc! { "$toLong": { "$multiply": [{ "$rand": {} }, lease_millis(spread)] } };
-        let update = vec![doc! { "$set": {
-            "import.state": "waiting",
-            "import.nexttry": { "$add": ["$$NOW", after] },
-            "updatedtime": "$$NOW",
-        } }];
-        Ok(self.bounded("wake resting", self.deals.update_many(filter, update)).await?.modified_count)
-    }
-
-    /// Ends the pauses of deals that waited for their provider's acceptance, which is there. What waits for a
-    /// file goes on waiting for it. Returns how many.
-    pub async fn wake_accepted(&self, miner: &str, deals: &[&str]) -> Result<u64, StoreError> {
-        let filter = doc! {
-            "dealcid": { "$in": deals }, "miner": written_as(miner), "isdeal": 0,
-            "import.state": "waiting", "import.awaitedfiles": { "$exists": false },
-        };
-        let update = vec![doc! { "$set": { "updatedtime": "$$NOW" } }, doc! { "$unset": "import.nexttry" }];
-        Ok(self.bounded("wake accepted", self.deals.update_many(filter, update)).await?.modified_count)
-    }
-
-    /// Puts a deal back to pending whose `isdeal` said 1 without truth, and says why. `false`: it does not
-    /// say so any more.
-    pub async fn put_back(&self, miner: &str, deal: &str, reason: &str) -> Result<bool, StoreError> {
-        let filter = doc! { "dealcid": deal, "miner": written_as(miner), "isdeal": 1 };
-        let update = vec![
-            doc! { "$set": { "import": object_or_nothing("$import") } },
-            doc! { "$set": {
-                "isdeal": 0_i32,
-                "import.state": "waiting",
-                "import.reason": { "$literal": reason },
-                "import.putback": { "$add": [{ "$mod": [count_of("$import.putback"), 1_i64 << 32] }, 1_i64] },
-                "updatedtime": "$$NOW",
-            } },
-            doc! { "$unset": ["import.nexttry", "import.importedtime", "claim"] },
-        ];
-        let result = self.bounded("put back", self.deals.update_one(filter, update)).await?;
-        Ok(result.matched_count == 1)
     }
 }

@@ -205,7 +205,7 @@ async fn tell(
         arrivals.note(&arrived);
         let arrived: Vec<String> = arrived.into_iter().collect();
         let files = (!anything.swap(false, Ordering::Relaxed)).then_some(arrived.as_slice());
-        match store.wake_awaiting(miners, files).await {
+        match store.make_due_awaiting(miners, files).await {
             Ok(0) => {}
             Ok(deals) => {
                 debug!(files = arrived.len(), deals, "files arrived that deals wait for");

@@ -475,7 +475,7 @@ async fn have_files_come(importer: &ImportContext, outcome: &ImportOutcome, sinc
         return false;
     }
     let miner = importer.market.miner().to_owned();
-    if let Err(error) = importer.store.wake_awaiting(&[miner], Some(files)).await {
+    if let Err(error) = importer.store.make_due_awaiting(&[miner], Some(files)).await {
         debug!(error = %ErrorChain(&error), "arrivals not told, the interval decides");
     }
     true

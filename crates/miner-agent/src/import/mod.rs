@@ -334,7 +334,7 @@ impl ImportContext {
         loop {
             // Noting lengthens the lease, by the database's clock: from this moment at the earliest.
             let send_before = BootInstant::now().plus(lease / 2);
-            let note = || self.store.note_import_call(claim, &car.node_path, lease);
+            let note = || self.store.record_import_call(claim, &car.node_path, lease);
             match self.patience.until_answered("note import call", note).await {
                 Ok(Noted::Yes) => {}
                 Ok(Noted::GivenUp) => {
