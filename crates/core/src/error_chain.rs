@@ -36,6 +36,14 @@ impl fmt::Display for ErrorChain<'_> {
 
 const CAUSES_MAX: usize = 32;
 
+/// A reason on one line with the advice that goes with it: `text; hint: advice`.
+pub fn with_hint(text: String, hint: Option<String>) -> String {
+    match hint {
+        Some(hint) => format!("{text}; hint: {hint}"),
+        None => text,
+    }
+}
+
 /// An error that may know what the operator can do about it.
 pub trait Hint: Error {
     /// One sentence that tells how to get past this error, without the word `hint`.

@@ -3,11 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use carferry_core::config::Secret;
 use carferry_core::error_chain::ErrorChain;
-use carferry_core::lotus::FullNode;
-use carferry_core::rpc::endpoint::{Endpoint, EndpointError};
-use carferry_core::rpc::{CallTimeouts, Client, endpoint};
+use carferry_core::rpc::endpoint::EndpointError;
 use carferry_core::runtime::{Shutdown, Supervisor};
 use carferry_core::store::watch::Wake;
 use carferry_core::store::{IndexUser, Store, StoreOptions};
@@ -23,8 +20,9 @@ use crate::config::{Config, Setting};
 use crate::dispatch::worker;
 use crate::error::AgentError;
 use crate::import::ImportContext;
-use crate::market::chain_head::Head;
-use crate::market::{Environment, Market, NodeAddress, NodeError};
+use crate::market::Market;
+use crate::market::chain_head::{Head, full_node};
+use crate::market::node::{Environment, NodeAddress, NodeError};
 use crate::patience::Patience;
 use crate::{miner_state, provider_sync};
 
@@ -56,7 +54,8 @@ impl Agent {
     pub async fn build(config: &Config, env: Environment) -> Result<Self, AgentError> {
         let store = open_store(config).await?;
         let setting = Arc::new(config.setting.clone());
-        let head = Arc::new(Head::new(setting.head_source, full_node(config, env)?, store.clone()));
+        let head =
+            Arc::new(Head::new(setting.head_source, full_node(&config.full_node, env)?, store.clone()));
         let places = Arc::<Places>::new(config.places());
         let pieces = Arc::new(PieceChecker::default());
         let arrivals = Arc::<arrivals::Arrivals>::default();
@@ -143,7 +142,9 @@ impl Agent {
             });
             let (reported, ending, agent) = (importer.clone(), shutdown.token().clone(), owner.clone());
             supervisor.spawn(format!("state of {miner}"), async move {
-                ending.run_until_cancelled(miner_state::report(&reported, &agent)).await;
+                let ImportContext { store, market, standing, .. } = &reported;
+                let report = miner_state::report(store, market.miner(), standing, &agent);
+                ending.run_until_cancelled(report).await;
                 Ok::<(), AgentError>(())
             });
             let (importer, wake) = (importer.clone(), Arc::clone(wake));
@@ -200,28 +201,4 @@ async fn prepare_database(
         Some(Err(error)) => warn!(error = %ErrorChain(&error), "indexes could not be looked at"),
     }
     Ok(())
-}
-
-fn client(found: &Endpoint, timeouts: CallTimeouts) -> Result<Client, AgentError> {
-    let token = found.token.as_ref().map(Secret::expose);
-    Ok(Client::new(found.url.as_str(), token, timeouts)?)
-}
-
-/// The full node, where one is configured, or found as Lotus finds it.
-fn full_node(config: &Config, env: Environment) -> Result<Option<FullNode>, AgentError> {
-    let section = &config.full_node;
-    let is_configured = section.endpoint.is_some() || section.api_info.is_some() || section.repo.is_some();
-    match endpoint::resolve_full_node(section, &env) {
-        Ok(found) => {
-            debug!(endpoint = %found, "full node");
-            let timeouts = CallTimeouts { quick: section.request_timeout, ..CallTimeouts::default() };
-            Ok(Some(FullNode::new(client(&found, timeouts)?)))
-        }
-        Err(EndpointError::NotFound { .. }) => Ok(None),
-        Err(error) if is_configured => Err(error.into()),
-        Err(error) => {
-            debug!(error = %ErrorChain(&error), "no full node");
-            Ok(None)
-        }
-    }
 }

@@ -10,6 +10,8 @@ use carferry_core::runtime::SupervisorError;
 use carferry_core::store::StoreError;
 use carferry_core::telemetry::TelemetryError;
 
+use crate::market::node::NodeError;
+
 /// Why the agent, or one of its commands, did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -45,6 +47,15 @@ pub enum AgentError {
     /// The system refused something.
     #[error("the system refused")]
     Io(#[from] std::io::Error),
+}
+
+impl From<NodeError> for AgentError {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Address(error) => Self::FullNode(error),
+            NodeError::Lotus(error) => Self::Lotus(error),
+        }
+    }
 }
 
 impl AgentError {

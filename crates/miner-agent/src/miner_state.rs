@@ -4,13 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx;
-use carferry_core::store::{AgentState, StoreError};
+use carferry_core::store::{AgentState, Store, StoreError};
 use carferry_core::telemetry::fields;
 use tokio::sync::Notify;
 use tokio::time::{Duration, timeout};
 use tracing::{debug, warn};
-
-use crate::import::ImportContext;
 
 /// Why nothing is imported for a miner now, if so.
 #[derive(Debug, Default)]
@@ -53,11 +51,11 @@ impl Standing {
 /// # Cancel safety
 ///
 /// May be dropped at any point.
-pub async fn report(importer: &ImportContext, agent: &str) {
-    let (miner, host) = (importer.market.miner(), fsx::hostname());
+pub async fn report(store: &Store, miner: &str, standing: &Standing, agent: &str) {
+    let host = fsx::hostname();
     let mut is_told = false;
     loop {
-        let pause = importer.standing.pause();
+        let pause = standing.pause();
         let state = AgentState {
             miner,
             host: &host,
@@ -65,7 +63,7 @@ pub async fn report(importer: &ImportContext, agent: &str) {
             version: env!("CARGO_PKG_VERSION"),
             pause: pause.as_deref(),
         };
-        match importer.store.record_miner_state(&state).await {
+        match store.record_miner_state(&state).await {
             Ok(()) => is_told = false,
             Err(error @ StoreError::Refused { .. }) if !is_told => {
                 is_told = true;
@@ -78,6 +76,6 @@ pub async fn report(importer: &ImportContext, agent: &str) {
             Err(error) => debug!(error = %ErrorChain(&error), "the miner's state is not recorded now"),
         }
         // A change meanwhile, or the next heartbeat.
-        let _elapsed = timeout(HEARTBEAT, importer.standing.changed.notified()).await;
+        let _elapsed = timeout(HEARTBEAT, standing.changed.notified()).await;
     }
 }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carferry_core::error_chain::ErrorChain;
-use carferry_core::lotus::wire::MinerDeal;
-use carferry_core::model::{DealPhase, DealStatus, ImportState, ProviderViewDoc};
+use carferry_core::model::{DealId, DealPhase, DealStatus, ImportState, ProviderViewDoc};
 use carferry_core::rpc::RpcError;
 use carferry_core::store::{NewView, PollScope, StoreError};
 use carferry_core::telemetry::fields;
@@ -14,8 +13,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::import::decide::DataState;
-use crate::import::{ImportContext, decide, view_of};
+use crate::import::ImportContext;
+use crate::market::listed_deal::{DataState, ListedDeal};
 
 /// Why a poll did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -126,15 +125,15 @@ pub async fn poll_once(
                 continue;
             };
             // Those of the prototype stay as it left them.
-            if deal.isdeal == Some(1) && deal.intent.is_some() && awaits_data(seen) {
+            if deal.isdeal == Some(1) && deal.intent.is_some() && seen.awaits_data() {
                 doubted.push(proposal_cid);
             }
             let may_be_imported = rests
-                && match decide::before_import(Some(seen)) {
-                    DataState::HasData => true,
+                && match &seen.data {
+                    DataState::Received => true,
                     // Ended by us, or by somebody else: another agent of this miner, or one who may write
                     // here as well.
-                    DataState::Import => importer.endings.is_news(deal),
+                    DataState::Awaited => importer.endings.is_news(deal),
                     DataState::Failed(_) => deal.is_on_chain(),
                     DataState::NotYet(_) => false,
                 };
@@ -146,10 +145,10 @@ pub async fn poll_once(
             }
             if differs(deal.provider.as_ref(), seen) {
                 let was = deal.provider.as_ref().and_then(|view| view.status);
-                if goes_back(was, seen) {
+                if goes_back(deal.provider.as_ref().and_then(ProviderViewDoc::deal_status), seen) {
                     backward.push((proposal_cid, was));
                 } else {
-                    views.push(NewView { deal: proposal_cid, was, view: view_of(seen) });
+                    views.push(NewView { deal: proposal_cid, was, view: seen.view.clone() });
                 }
             }
         }
@@ -161,7 +160,7 @@ pub async fn poll_once(
             // Another agent of this miner may have recorded what a later list says.
             let listing = importer.market.fresh_listing().await?;
             for (deal, was) in backward {
-                let view = listing.deal(deal).map(view_of);
+                let view = listing.deal(deal).map(|seen| seen.view.clone());
                 views.extend(view.map(|view| NewView { deal, was, view }));
             }
         }
@@ -190,15 +189,10 @@ pub async fn poll_once(
 const WOKEN_EACH: Duration = Duration::from_millis(30);
 const WOKEN_SPREAD_MAX: Duration = Duration::from_secs(600);
 
-fn awaits_data(deal: &MinerDeal) -> bool {
-    DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData
-}
-
 /// Whether the provider waits for the data now, and did not when it was recorded last.
-fn is_accepted(recorded: Option<&ProviderViewDoc>, seen: &MinerDeal) -> bool {
-    let status = recorded.and_then(|view| view.status).and_then(|status| u64::try_from(status).ok());
-    awaits_data(seen)
-        && status.is_none_or(|status| DealStatus::from_lotus(status).phase() == DealPhase::Proposed)
+fn is_accepted(recorded: Option<&ProviderViewDoc>, seen: &ListedDeal) -> bool {
+    let status = recorded.and_then(ProviderViewDoc::deal_status);
+    seen.awaits_data() && status.is_none_or(|status| status.phase() == DealPhase::Proposed)
 }
 
 /// Deals that are closed in the database while the market waits for their data: another user of the database
@@ -209,7 +203,7 @@ async fn put_back(importer: &ImportContext, doubted: &[&str]) -> Result<usize, P
     let listing = importer.market.fresh_listing().await?;
     let mut put_back = 0;
     for proposal_cid in doubted {
-        let is_false = listing.deal(proposal_cid).is_some_and(awaits_data);
+        let is_false = listing.deal(proposal_cid).is_some_and(ListedDeal::awaits_data);
         let reason = "`isdeal` was 1, but the market still waits for the data: put back to 0";
         if is_false && store.reopen(miner, proposal_cid, reason).await? {
             warn!({ fields::MINER } = miner, { fields::PROPOSAL_CID } = proposal_cid, "{reason}");
@@ -219,27 +213,25 @@ async fn put_back(importer: &ImportContext, doubted: &[&str]) -> Result<usize, P
     Ok(put_back)
 }
 
-/// Whether a state that is followed by another is said to be the deal's again.
-fn goes_back(recorded: Option<i64>, seen: &MinerDeal) -> bool {
-    let rank = |state: u64| match DealStatus::from_lotus(state).phase() {
+/// Whether the provider says a state again that an earlier state has followed.
+fn goes_back(recorded: Option<DealStatus>, seen: &ListedDeal) -> bool {
+    let rank = |status: DealStatus| match status.phase() {
         DealPhase::Proposed => 0,
         DealPhase::AwaitsData => 1,
         DealPhase::Progressing => 2,
         DealPhase::Active => 3,
         DealPhase::Expired | DealPhase::Failed => 4,
     };
-    recorded
-        .and_then(|status| u64::try_from(status).ok())
-        .is_some_and(|status| rank(status) > rank(seen.state))
+    recorded.is_some_and(|status| rank(status) > rank(seen.view.status))
 }
 
-fn differs(recorded: Option<&ProviderViewDoc>, seen: &MinerDeal) -> bool {
-    let number = |recorded: Option<i64>| recorded.and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
+/// Whether the provider says something else than what is recorded.
+fn differs(recorded: Option<&ProviderViewDoc>, seen: &ListedDeal) -> bool {
+    let view = &seen.view;
     recorded.is_none_or(|recorded| {
-        recorded.status.is_none()
-            || number(recorded.status) != seen.state
-            || recorded.message.as_deref().unwrap_or_default() != seen.message
-            || number(recorded.dealid) != seen.deal_id
+        recorded.deal_status() != Some(view.status)
+            || recorded.message.as_deref().unwrap_or_default() != view.message
+            || recorded.dealid.and_then(|id| DealId::from_lotus(u64::try_from(id).ok()?)) != view.deal_id
     })
 }
 
@@ -247,12 +239,8 @@ fn differs(recorded: Option<&ProviderViewDoc>, seen: &MinerDeal) -> bool {
 mod tests {
     use super::*;
 
-    fn seen(state: u64, message: &str, deal_id: u64) -> MinerDeal {
-        serde_json::from_value(serde_json::json!({
-            "Proposal": {"PieceCID": null, "PieceSize": 128, "Provider": "f01", "StartEpoch": 9, "EndEpoch": 10},
-            "ProposalCid": {"/": "bafyrei"}, "State": state, "Message": message, "DealID": deal_id,
-        }))
-        .unwrap()
+    fn seen(state: u64, message: &str, deal_id: u64) -> ListedDeal {
+        ListedDeal::example(state, message, deal_id, 128)
     }
 
     #[tokio::test(start_paused = true)]
@@ -292,7 +280,11 @@ mod tests {
             (Some(7), 6, true),
             (Some(26), 18, true),
         ] {
-            assert_eq!(goes_back(was, &seen(now, "", 0)), back, "{was:?} to {now}");
+            assert_eq!(
+                goes_back(was.map(DealStatus::from_lotus), &seen(now, "", 0)),
+                back,
+                "{was:?} to {now}"
+            );
         }
     }
 

@@ -211,6 +211,13 @@ pub struct ProviderViewDoc {
     pub updatedtime: Option<DateTime>,
 }
 
+impl ProviderViewDoc {
+    /// The recorded state; `None` where none is recorded, or a number that is no state.
+    pub fn deal_status(&self) -> Option<DealStatus> {
+        self.status.and_then(|status| u64::try_from(status).ok()).map(DealStatus::from_lotus)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bson::doc;

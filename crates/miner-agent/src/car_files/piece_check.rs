@@ -15,6 +15,8 @@ use tracing::info;
 
 use crate::car_files::folder_guard::Heartbeat;
 
+/// Part of the reason of every deal whose file was found to be another piece.
+pub const NOT_THE_PIECE: &str = "is not the deal's piece";
 /// Files remembered; beyond that the memory starts anew.
 const REMEMBERED_MAX: usize = 10_000;
 /// How often a long computation says how far it is.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use carferry_core::doctor::{Check, Indexes};
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::exit_status::ExitStatus;
-use carferry_core::lotus::provider::ImportMethod;
 use carferry_core::model::address::Network;
 use carferry_core::store::IndexUser;
 use carferry_core::{doctor, fsx};
@@ -16,7 +15,8 @@ use crate::agent::Agent;
 use crate::config::Config;
 use crate::import::ImportContext;
 use crate::market::chain_head::HeadSource;
-use crate::market::{Environment, Node};
+use crate::market::checks::check_node;
+use crate::market::node::Environment;
 
 /// Runs all checks in order; a failed one does not end them.
 pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
@@ -31,12 +31,16 @@ pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
                 let subject = format!("market {}", importer.market.miner());
                 match importer.market.identify().await {
                     Ok(node) => {
-                        let endpoint = node.provider.endpoint();
+                        let endpoint = node.endpoint();
                         checks.push(Check::ok(&subject, format!("{endpoint} works for this miner")));
                         let found = importer.market.endpoint();
                         checks.extend(found.and_then(|found| doctor::token_in_clear(&subject, &found)));
-                        let method = config.setting.import_method;
-                        checks.extend(market(&subject, importer, &node, method).await);
+                        let answers = check_node(&subject, &node, importer.market.method()).await;
+                        checks.extend(answers.checks);
+                        checks.push(match answers.listed {
+                            Ok(listed) => deals_check(&subject, importer, listed).await,
+                            Err(check) => check,
+                        });
                     }
                     Err(error) => checks.push(Check::of_error(
                         &subject,
@@ -59,35 +63,6 @@ pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
     checks
 }
 
-async fn market(subject: &str, importer: &ImportContext, node: &Node, method: ImportMethod) -> Vec<Check> {
-    let provider = &node.provider;
-    let mut checks = Vec::new();
-    checks.push(match provider.version().await {
-        Ok(version) => Check::ok(subject, format!("version {}", version.version)),
-        Err(error) => Check::lotus(subject, &error),
-    });
-    let needed = match method {
-        ImportMethod::Market => "write",
-        ImportMethod::Deals => "admin",
-    };
-    checks.push(match &node.token {
-        None => Check::warn(
-            subject,
-            "no token: the node lets this agent read only, unless it asks nobody for tokens",
-            format!("make one with `lotus-miner auth create-token --perm {needed}`"),
-        ),
-        Some(token) => match provider.permissions(token.expose()).await {
-            Ok(permissions) => permission_check(subject, &permissions, needed),
-            Err(error) => Check::lotus(subject, &error),
-        },
-    });
-    checks.push(match provider.list_deals().await {
-        Ok(deals) => deals_check(subject, importer, u64::try_from(deals.len()).unwrap_or(u64::MAX)).await,
-        Err(error) => Check::lotus(subject, &error),
-    });
-    checks
-}
-
 /// What the market lists beside what the database has of this miner.
 async fn deals_check(subject: &str, importer: &ImportContext, listed: u64) -> Check {
     let (store, miner) = (&importer.store, importer.market.miner());
@@ -106,19 +81,6 @@ async fn deals_check(subject: &str, importer: &ImportContext, listed: u64) -> Ch
             )
         },
     )
-}
-
-fn permission_check(subject: &str, permissions: &[String], needed: &str) -> Check {
-    let seen = format!("the token may {}", permissions.join(", "));
-    if permissions.iter().any(|permission| permission == needed) {
-        Check::ok(subject, seen)
-    } else {
-        Check::fail(
-            subject,
-            format!("{seen}; imports need {needed}"),
-            format!("make a token with `lotus-miner auth create-token --perm {needed}`"),
-        )
-    }
 }
 
 async fn head(agent: &Agent, config: &Config) -> Check {
@@ -251,15 +213,6 @@ mod tests {
     use carferry_core::doctor::State;
 
     use super::*;
-
-    #[test]
-    fn a_token_without_the_permission_fails_with_the_command_that_makes_one() {
-        let permissions = ["read".to_owned(), "write".to_owned()];
-        assert_eq!(permission_check("market f01", &permissions, "write").state, State::Ok);
-        let check = permission_check("market f01", &permissions, "admin");
-        assert_eq!(check.state, State::Fail);
-        assert!(check.hint.unwrap().contains("--perm admin"));
-    }
 
     #[test]
     fn a_root_that_is_not_there_fails() {

@@ -31,7 +31,7 @@ use crate::dispatch::one_pass;
 use crate::dispatch::one_pass::{DealLine, PassEnd};
 use crate::error::AgentError;
 use crate::import::ImportContext;
-use crate::import::decide::Remedy;
+use crate::market::node::Remedy;
 
 /// The whole program, from its arguments (its own name first) to its exit status.
 pub fn main_entry(args: impl IntoIterator<Item = OsString>) -> ExitCode {

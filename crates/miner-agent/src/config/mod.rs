@@ -9,7 +9,6 @@ use carferry_core::config::sections::{LogSection, LotusSection};
 use carferry_core::config::{
     ConfigError, Key, Kind, MongodbSection, OtherProgram, RESERVED_VARIABLES, Secret, Sources, human,
 };
-use carferry_core::lotus::provider::ImportMethod;
 use carferry_core::model::address::MinerId;
 use carferry_core::rpc::CallTimeouts;
 use carferry_core::store::{LEASE_MAX, PAUSE_MAX};
@@ -18,6 +17,7 @@ use serde::de::Deserializer;
 
 use crate::car_files::locate::Places;
 use crate::car_files::path_mapping::PathMapping;
+use crate::market::ImportMethod;
 use crate::market::chain_head::HeadSource;
 
 /// Everything that is configured.

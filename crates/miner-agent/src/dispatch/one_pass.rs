@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bson::Bson;
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, with_hint};
 use carferry_core::model::OfflineDealDoc;
 use carferry_core::store::{ImportOutcome, StoreError};
 use carferry_core::telemetry::fields;
@@ -16,9 +16,8 @@ use tracing::{Instrument, error, warn};
 use crate::dispatch::worker;
 use crate::dispatch::worker::{Finished, IN_HAND_MAX};
 use crate::import::call_slots::CallSlots;
-use crate::import::decide::{Remedy, with_hint};
 use crate::import::{Assessment, ImportContext};
-use crate::market::IdentityError;
+use crate::market::node::{IdentityError, Remedy};
 
 /// What became, or would become, of one deal: a line of the commands' output.
 #[derive(Clone, Debug, Serialize)]
@@ -63,7 +62,7 @@ pub struct Trouble {
 impl Trouble {
     fn of_identity(error: &IdentityError) -> Self {
         let reason = with_hint(ErrorChain(error).to_string(), error.hint());
-        Self { reason, remedy: Remedy::of(error.is_permanent()) }
+        Self { reason, remedy: error.remedy() }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::Bson;
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, with_hint};
 use carferry_core::fsx;
 use carferry_core::runtime::{Backoff, BackoffPolicy, fail_point};
 use carferry_core::store::{CONNECTIONS_MAX, Claim, ImportOutcome, Store, StoreError};
@@ -26,8 +26,8 @@ use crate::dispatch::due_queue::Queue;
 use crate::dispatch::lease_renewal::Leases;
 use crate::dispatch::pause::{BREAKER, Claims, Pause};
 use crate::import::call_slots::{CallSlot, CallSlots};
-use crate::import::decide::{Remedy, with_hint};
 use crate::import::{ImportContext, Verdict};
+use crate::market::node::Remedy;
 
 /// The imports of one miner.
 #[derive(Debug)]
@@ -328,7 +328,7 @@ impl Worker {
         match self.stop.run_until_cancelled(self.importer.market.identify()).await {
             None => false,
             Some(Ok(node)) => {
-                let endpoint = node.provider.endpoint();
+                let endpoint = node.endpoint();
                 info!({ fields::MINER } = miner, { fields::ENDPOINT } = endpoint, "market node answers");
                 self.importer.standing.works();
                 true

@@ -2,133 +2,12 @@
 
 use std::time::Duration;
 
-use carferry_core::error_chain::ErrorChain;
-use carferry_core::lotus::wire::MinerDeal;
-use carferry_core::model::{ChainEpoch, DealPhase, DealStatus, ImportDoc};
-use carferry_core::rpc::RpcError;
+use carferry_core::model::{ChainEpoch, ImportDoc};
 
-/// What the provider's state of a deal means for its import.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DataState {
-    /// It waits for the data: import.
-    Import,
-    /// It has the data.
-    HasData,
-    /// It will never take the data.
-    Failed(String),
-    /// It does not take the data yet.
-    NotYet(String),
-}
+use crate::car_files::piece_check::NOT_THE_PIECE;
 
-/// Reads the provider's state; `None`: the provider does not list the deal.
-pub fn before_import(deal: Option<&MinerDeal>) -> DataState {
-    let Some(deal) = deal else {
-        return DataState::NotYet("the provider does not know the proposal yet".to_owned());
-    };
-    let status = DealStatus::from_lotus(deal.state);
-    match status.phase() {
-        DealPhase::AwaitsData => DataState::Import,
-        DealPhase::Progressing | DealPhase::Active | DealPhase::Expired => DataState::HasData,
-        DealPhase::Failed => DataState::Failed(failed_at_provider(status, &deal.message)),
-        DealPhase::Proposed if takes_data_by_network(status) => DataState::NotYet(format!(
-            "the provider fetches the data over the network ({status}): this is no manual-transfer deal"
-        )),
-        DealPhase::Proposed => {
-            DataState::NotYet(format!("the provider has not accepted the proposal yet ({status})"))
-        }
-    }
-}
-
-/// Why a deal that the provider gave up counts as failed.
-pub fn failed_at_provider(status: DealStatus, message: &str) -> String {
-    let words = if message.trim().is_empty() { "without a message" } else { message.trim() };
-    format!("the deal failed at the provider ({status}): {words}")
-}
-
-/// Starting, running, interrupted and queued data transfers.
-/// Source: go-fil-markets v1.28.3 `storagemarket/dealstatus.go`.
-fn takes_data_by_network(status: DealStatus) -> bool {
-    matches!(status.get(), 16 | 17 | 27 | 28 | 30)
-}
-
-/// What to do after an import call that answered with an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AfterError {
-    /// The call may have had its effect: the deal's state tells.
-    LookAtState(String),
-    /// It had none; another try may succeed.
-    Retry(String),
-    /// It had none: the file is another piece. Another file may succeed.
-    WrongFile(String),
-    /// The provider does not know the deal (any more, or yet).
-    NotYet(String),
-    /// The node is the trouble, every other deal would fail alike.
-    NodeTrouble(String, Remedy),
-}
-
-/// What ends a trouble with a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remedy {
-    /// Nothing that is configured here: the node is away, busy, or in trouble itself.
-    Time,
-    /// The operator: another token, another address.
-    Operator,
-}
-
-impl Remedy {
-    /// Of a trouble that is permanent, or is not.
-    pub const fn of(is_permanent: bool) -> Self {
-        if is_permanent { Self::Operator } else { Self::Time }
-    }
-
-    /// Of a call that failed.
-    pub fn of_call(error: &RpcError) -> Self {
-        Self::of(error.is_permanent())
-    }
-}
-
-/// What the words of a failed import call mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ErrorClass {
-    WrongFile,
-    Retry,
-    NotYet,
-    LookAtState,
-    NodeTrouble,
-}
-
-/// The texts of `MarketImportDealData` and `DealsImportData` (lotus-contract §3.1, §3.2), what each means,
-/// and the advice that goes with it. The first text that is found decides; an unknown one may pass, and is
-/// tried again as often as `setting.maxTries` allows.
-const IMPORT_ERRORS: &[(&str, ErrorClass, Option<&str>)] = &[
-    ("does not match expected commP", ErrorClass::WrongFile, None),
-    (
-        "failed to open",
-        ErrorClass::Retry,
-        Some(
-            "the market process cannot open this path: set `nodePaths` to how it sees the folder, and check \
-             its permissions",
-        ),
-    ),
-    ("key not found", ErrorClass::NotYet, None),
-    ("No state for", ErrorClass::NotYet, None),
-    ("normal shutdown of state machine", ErrorClass::LookAtState, None),
-    (
-        "no space left on device",
-        ErrorClass::NodeTrouble,
-        Some("the market copies every CAR into its deal-staging folder before it seals it"),
-    ),
-    (
-        "read-only file system",
-        ErrorClass::NodeTrouble,
-        Some("the market's deal-staging folder takes no files"),
-    ),
-    (
-        "panic in rpc method",
-        ErrorClass::NodeTrouble,
-        Some("imports go to the process that runs the market (EnableMarkets, or the markets node)"),
-    ),
-];
+/// The reason of a deal that its market does not list.
+pub const UNLISTED: &str = "the provider does not know the proposal yet";
 
 /// Whether a file in the deal's place was found to be another piece, by the market or by this agent: from
 /// then on the piece CID is computed before a call. Documents of before the field say it in their reason.
@@ -140,37 +19,9 @@ pub fn is_other_piece(import: Option<&ImportDoc>) -> bool {
     })
 }
 
-/// In the reason of every deal whose file was found to be another piece.
-pub const NOT_THE_PIECE: &str = "is not the deal's piece";
-
-/// Reads the error of an import call of the file the market knows as `node_path`.
-pub fn after_error(error: &RpcError, node_path: &str) -> AfterError {
-    let chain = ErrorChain(error).to_string();
-    if error.effect_is_unknown() {
-        return AfterError::LookAtState(chain);
-    }
-    if error.is_about_the_node() {
-        return AfterError::NodeTrouble(with_hint(chain, error.hint()), Remedy::of_call(error));
-    }
-    let words = error.message().unwrap_or(&chain);
-    let known = IMPORT_ERRORS.iter().find(|(text, _, _)| words.contains(text));
-    let Some((_, meaning, hint)) = known else { return AfterError::Retry(words.to_owned()) };
-    let advised = with_hint(words.to_owned(), hint.map(str::to_owned));
-    match meaning {
-        ErrorClass::WrongFile => AfterError::WrongFile(format!("{node_path} {NOT_THE_PIECE}: {words}")),
-        ErrorClass::Retry => AfterError::Retry(advised),
-        ErrorClass::NotYet => AfterError::NotYet(format!("the provider does not know the proposal: {words}")),
-        ErrorClass::LookAtState => AfterError::LookAtState(advised),
-        ErrorClass::NodeTrouble => AfterError::NodeTrouble(advised, Remedy::Time),
-    }
-}
-
-/// An error's text with the advice that goes with it.
-pub fn with_hint(text: String, hint: Option<String>) -> String {
-    match hint {
-        Some(hint) => format!("{text}; hint: {hint}"),
-        None => text,
-    }
+/// Why the file that the market knows as `node_path` is refused, with the market's words.
+pub fn not_the_piece(node_path: &str, words: &str) -> String {
+    format!("{node_path} {NOT_THE_PIECE}: {words}")
 }
 
 /// Why the start epoch of a deal cannot be met any more; `None` if it can.
@@ -233,16 +84,6 @@ impl RetryPauses {
 mod tests {
     use super::*;
 
-    fn deal(state: u64, message: &str) -> MinerDeal {
-        serde_json::from_value(serde_json::json!({
-            "Proposal": {"PieceCID": null, "PieceSize": 128, "Provider": "f01", "StartEpoch": 9, "EndEpoch": 10},
-            "ProposalCid": {"/": "bafyrei"},
-            "State": state,
-            "Message": message,
-        }))
-        .unwrap()
-    }
-
     #[test]
     fn age_of_a_deal_leaves_the_lease_out() {
         let lease = Duration::from_secs(60);
@@ -251,106 +92,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_deal_that_awaits_data_is_imported() {
-        for (state, expected) in [
-            (18, "import"),
-            (20, "data"),
-            (24, "data"),
-            (29, "data"),
-            (7, "data"),
-            (8, "data"),
-            (26, "failed"),
-            (11, "failed"),
-            (10, "failed"),
-            (9, "failed"),
-            (14, "not yet"),
-            (15, "not yet"),
-            (17, "not yet"),
-            (99, "not yet"),
-        ] {
-            let seen = match before_import(Some(&deal(state, "because"))) {
-                DataState::Import => "import",
-                DataState::HasData => "data",
-                DataState::Failed(reason) => {
-                    assert!(reason.ends_with(": because"), "{reason}");
-                    "failed"
-                }
-                DataState::NotYet(_) => "not yet",
-            };
-            assert_eq!(seen, expected, "state {state}");
-        }
-        assert!(matches!(before_import(None), DataState::NotYet(_)));
-        assert!(
-            matches!(before_import(Some(&deal(17, ""))), DataState::NotYet(why) if why.contains("network"))
-        );
-    }
-
-    fn refused(message: &str) -> RpcError {
-        RpcError::Application {
-            method: "Filecoin.MarketImportDealData",
-            code: 1,
-            message: message.to_owned(),
-        }
-    }
-
-    #[test]
-    fn the_nodes_words_decide_what_follows() {
-        let endpoint = || "http://127.0.0.1:2345/rpc/v0".to_owned();
-        let method = "Filecoin.MarketImportDealData";
-        let cases = [
-            (refused("given data does not match expected commP (got: bagaA, expected bagaB)"), "wrong"),
-            (refused("given data does not match expected commP (got: 0155, expected 0166)"), "wrong"),
-            (refused("failed to open file: open /x: no such file or directory"), "retry"),
-            (refused("failed to open given file: open /x: permission denied"), "retry"),
-            (refused("importing deal data failed: write /s/fstmp1: no space left on device"), "node"),
-            (refused("something unheard of"), "retry"),
-            (
-                refused("failed getting deal bafyrei: No state for /bafyrei: datastore: key not found"),
-                "not yet",
-            ),
-            (refused("normal shutdown of state machine"), "look"),
-            (RpcError::Timeout { method, endpoint: endpoint(), seconds: 5 }, "look"),
-            (RpcError::Transport { method, endpoint: endpoint(), source: "reset".into() }, "look"),
-            (RpcError::Decode { method, endpoint: endpoint(), source: "odd".into() }, "look"),
-            (RpcError::Unauthorized { method, endpoint: endpoint(), status: 401 }, "node"),
-            (RpcError::MethodNotFound { method, endpoint: endpoint() }, "node"),
-            (
-                RpcError::Permission {
-                    method,
-                    endpoint: endpoint(),
-                    message: "missing permission to invoke 'MarketImportDealData' (need 'write')".to_owned(),
-                },
-                "node",
-            ),
-            (
-                refused("fatal error calling 'Filecoin.MarketImportDealData': panic in rpc method 'x': nil"),
-                "node",
-            ),
-        ];
-        for (error, expected) in cases {
-            let seen = match after_error(&error, "/cars/a.car") {
-                AfterError::LookAtState(_) => "look",
-                AfterError::Retry(_) => "retry",
-                AfterError::WrongFile(_) => "wrong",
-                AfterError::NotYet(_) => "not yet",
-                AfterError::NodeTrouble(..) => "node",
-            };
-            assert_eq!(seen, expected, "{error}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_file_is_named_with_both_piece_cids() {
-        let error = refused("given data does not match expected commP (got: bagaA, expected bagaB)");
-        let AfterError::WrongFile(reason) = after_error(&error, "/cars/a.car") else { panic!("no file") };
-        for part in ["/cars/a.car", NOT_THE_PIECE, "bagaA", "bagaB"] {
-            assert!(reason.contains(part), "{reason}");
-        }
-    }
-
-    #[test]
     fn another_piece_is_known_by_its_field_and_in_old_documents_by_their_words() {
-        let words = format!("/a.car {NOT_THE_PIECE}: x");
+        let words = not_the_piece("/a.car", "x");
+        assert!(words.contains("/a.car") && words.contains(NOT_THE_PIECE));
         for (piecemismatch, reason, expected) in [
             (None, Some(words.clone()), true),
             (None, Some("the CAR is not here yet".to_owned()), false),
@@ -362,21 +106,6 @@ mod tests {
             assert_eq!(is_other_piece(Some(&import)), expected, "{import:?}");
         }
         assert!(!is_other_piece(None));
-    }
-
-    #[test]
-    fn advice_goes_with_what_the_operator_can_fix() {
-        for (words, advice) in [
-            ("failed to open file: open /x: permission denied", "nodePaths"),
-            ("write fstmp: no space left on device", "deal-staging"),
-        ] {
-            let (AfterError::Retry(reason) | AfterError::NodeTrouble(reason, _)) =
-                after_error(&refused(words), "/x")
-            else {
-                panic!("neither: {words}")
-            };
-            assert!(reason.contains(advice), "{reason}");
-        }
     }
 
     #[test]

@@ -17,16 +17,12 @@ pub mod unanswered_calls;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::DateTime;
-use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid, UnpaddedPieceSize};
-use carferry_core::error_chain::ErrorChain;
-use carferry_core::lotus::wire::MinerDeal;
-use carferry_core::model::{CarDoc, ChainEpoch, DealId, DealPhase, DealStatus, OfflineDealDoc, ProposalCid};
+use carferry_car::{PaddedPieceSize, PayloadCid, UnpaddedPieceSize};
+use carferry_core::error_chain::{ErrorChain, with_hint};
+use carferry_core::model::{CarDoc, ChainEpoch, OfflineDealDoc, ProposalCid};
 use carferry_core::rpc::{BootInstant, RpcError};
 use carferry_core::runtime::fail_point;
-use carferry_core::store::{
-    Claim, ImportOutcome, Noted, PayloadCars, ProviderView, Settled, Store, StoreError,
-};
+use carferry_core::store::{Claim, ImportOutcome, Noted, PayloadCars, Settled, Store, StoreError};
 use carferry_core::telemetry::fields;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -38,12 +34,15 @@ use crate::car_files::locate::{FoundCar, Located, Places, Search, Wanted, locate
 use crate::car_files::piece_check::PieceChecker;
 use crate::config::Setting;
 use crate::import::call_slots::CallSlot;
-use crate::import::decide::{AfterError, DataState, Remedy, RetryPauses};
+use crate::import::decide::RetryPauses;
 use crate::import::own_ends::OwnEnds;
 use crate::import::unanswered_calls::CallEnd;
 use crate::market::Market;
 use crate::market::calendar::Agreed;
 use crate::market::chain_head::Head;
+use crate::market::import_errors::{AfterError, after_error};
+use crate::market::listed_deal::{DataState, ListedDeal, SignedTerms};
+use crate::market::node::Remedy;
 use crate::miner_state::Standing;
 use crate::patience::Patience;
 
@@ -125,7 +124,7 @@ enum Look {
 
 /// How a deal stands after a while of looking.
 enum Seen {
-    Moved(Box<MinerDeal>),
+    Moved(Box<ListedDeal>),
     StillWaiting,
     /// The provider does not list it any more.
     Gone,
@@ -141,9 +140,8 @@ impl ImportContext {
     /// When the database does not answer.
     pub async fn assess(&self, deal: &OfflineDealDoc) -> Result<Assessment, StoreError> {
         let is_other_piece = decide::is_other_piece(deal.import.as_ref());
-        let settled = |outcome| {
-            Ok(Assessment::Settled(Settled { outcome, view: None, is_answered: false, is_other_piece }))
-        };
+        let settled_now = |outcome| Settled { outcome, view: None, is_answered: false, is_other_piece };
+        let settled = |outcome| Ok(Assessment::Settled(settled_now(outcome)));
         // Another user of the database may have written it, and the client's agent puts it right: no end.
         let unusable = |field: &str, error: &dyn std::error::Error| {
             settled(self.waiting_by_age(deal, format!("`{field}` cannot be used: {error}"), Vec::new()))
@@ -156,25 +154,39 @@ impl ImportContext {
             Ok(listing) => listing,
             Err(error) => return Ok(Assessment::NodeTrouble(node_trouble(&error), Remedy::of_call(&error))),
         };
-        let seen = listing.deal(proposal_cid.as_str());
+        let Some(listed) = listing.deal(proposal_cid.as_str()) else {
+            // Its market's records can be lost, while the chain goes on with the deal.
+            if deal.is_on_chain() {
+                let outcome = ImportOutcome::Done { path: None };
+                return Ok(Assessment::Settled(Settled { is_answered: true, ..settled_now(outcome) }));
+            }
+            // Recorded after that listing, perhaps. One that stays unknown is not worth a listing at each
+            // look.
+            if deal.import.is_none() {
+                return Ok(Assessment::Unlisted { proposal_cid });
+            }
+            return settled(match self.never_came(deal).await {
+                Some(reason) => ImportOutcome::Missed { reason },
+                None => self.waiting_by_age(deal, decide::UNLISTED.to_owned(), Vec::new()),
+            });
+        };
         let with_view = |outcome| {
-            let view = seen.map(view_of);
+            let view = Some(listed.view.clone());
             Ok(Assessment::Settled(Settled { outcome, view, is_answered: true, is_other_piece }))
         };
-        let at_provider = match (decide::before_import(seen), seen) {
-            (DataState::Import, Some(at_provider)) => at_provider,
-            (DataState::HasData, _) => return with_view(ImportOutcome::Done { path: None }),
-            // The market's watchers can fail on a deal that the chain goes on with, and its records can be
-            // lost.
-            (DataState::Failed(_), _) | (DataState::NotYet(_), None) if deal.is_on_chain() => {
+        match &listed.data {
+            DataState::Awaited => {}
+            DataState::Received => return with_view(ImportOutcome::Done { path: None }),
+            // The market's watchers can fail on a deal that the chain goes on with.
+            DataState::Failed(_) if deal.is_on_chain() => {
                 return with_view(ImportOutcome::Done { path: None });
             }
-            (DataState::Failed(reason), _) => return with_view(failed(reason)),
-            (DataState::NotYet(reason), Some(seen)) => {
-                // With the view that it was, even if a poll has recorded a newer one: the next poll then
-                // wakes the deal.
-                let view = Some(view_of(seen));
-                let outcome = self.waiting(reason);
+            DataState::Failed(reason) => return with_view(ImportOutcome::Failed { reason: reason.clone() }),
+            DataState::NotYet(reason) => {
+                // With this view, even if a poll has recorded a newer one: the next poll then makes the deal
+                // due.
+                let view = Some(listed.view.clone());
+                let outcome = self.waiting(reason.clone());
                 return Ok(Assessment::Settled(Settled {
                     outcome,
                     view,
@@ -182,23 +194,9 @@ impl ImportContext {
                     is_other_piece,
                 }));
             }
-            (DataState::NotYet(reason), None) => {
-                // Recorded after that listing, perhaps. One that stays unknown is not worth a listing at each
-                // look.
-                return if deal.import.is_none() {
-                    Ok(Assessment::Unlisted { proposal_cid })
-                } else if let Some(reason) = self.never_came(deal).await {
-                    settled(ImportOutcome::Missed { reason })
-                } else {
-                    settled(self.waiting_by_age(deal, reason, Vec::new()))
-                };
-            }
-            (DataState::Import, None) => {
-                return settled(self.waiting("the provider lists no such deal".to_owned()));
-            }
-        };
+        }
         if deal.import.as_ref().is_none_or(|import| import.pendingcall.is_none())
-            && let Some(reason) = self.missed_start(at_provider).await
+            && let Some(reason) = self.missed_start(listed).await
         {
             return with_view(ImportOutcome::Missed { reason });
         }
@@ -207,13 +205,13 @@ impl ImportContext {
             Err(error) => return unusable("filecid", &error),
         };
         let PayloadCars { cars, unreadable } = self.store.payload_cars(&payload_cid.to_string()).await?;
-        let wanted = wanted(payload_cid, deal, at_provider);
+        let wanted = wanted(payload_cid, deal, &listed.terms);
         // What the market once found to be another piece is not copied into its staging folder again on
         // trust.
         let verify = self.setting.verify_piece || is_other_piece;
         match self.search(wanted, cars, verify).await {
             Ok(Located::Found(car)) => {
-                let piece_bytes = at_provider.proposal.piece_size;
+                let piece_bytes = listed.terms.piece_bytes();
                 Ok(Assessment::Import { proposal_cid, car, piece_bytes })
             }
             Ok(Located::Missing { reason, names }) => {
@@ -323,7 +321,7 @@ impl ImportContext {
         fail_point("import.called");
         drop(seat);
         match ended {
-            CallEnd::Moved(at_provider) => self.moved(&at_provider, Some(&car)),
+            CallEnd::Moved(listed) => self.moved(&listed, Some(&car)),
             CallEnd::Answered(answer) => self.confirm(claim, &proposal_cid, &car, answer).await,
         }
     }
@@ -376,7 +374,7 @@ impl ImportContext {
         let seen = self.look_until_moved(proposal_cid, Look::BeforeCall, Duration::ZERO).await;
         match seen {
             Seen::StillWaiting => None,
-            Seen::Moved(at_provider) => Some(self.moved(&at_provider, None)),
+            Seen::Moved(listed) => Some(self.moved(&listed, None)),
             Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
             Seen::Unseen(error) => Some(trouble(node_trouble(&error), Remedy::of_call(&error), false)),
         }
@@ -434,13 +432,14 @@ impl ImportContext {
             Ok(()) => {
                 ("the import call answered success, but the deal still waits for data".to_owned(), None)
             }
-            Err(error) => match decide::after_error(&error, &car.node_path) {
+            Err(error) => match after_error(&error) {
                 AfterError::LookAtState(reason) => {
                     warn!(reason, "what became of the import call is unknown, looking at the deal");
                     (format!("the deal still waits for data after: {reason}"), Some(reason))
                 }
                 AfterError::Retry(reason) => return answered(self.retrying(&claim.deal, reason)),
-                AfterError::WrongFile(reason) => {
+                AfterError::WrongFile(words) => {
+                    let reason = decide::not_the_piece(&car.node_path, &words);
                     let name = car.local_path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
                     let outcome = self.wrong_file(&claim.deal, reason, name.into_iter().collect());
                     return Verdict::Settled(Settled { is_other_piece: true, ..without_view(outcome, true) });
@@ -453,7 +452,7 @@ impl ImportContext {
         };
         let patience = self.setting.confirm_timeout;
         match self.look_until_moved(proposal_cid, Look::AfterCall, patience).await {
-            Seen::Moved(at_provider) => self.moved(&at_provider, Some(car)),
+            Seen::Moved(listed) => self.moved(&listed, Some(car)),
             Seen::StillWaiting if unclear.is_none() => answered(self.retrying(&claim.deal, without_effect)),
             Seen::StillWaiting => settled(self.retrying(&claim.deal, without_effect)),
             Seen::Gone => settled(self.waiting("the provider lists the deal no more".to_owned())),
@@ -467,14 +466,14 @@ impl ImportContext {
     }
 
     /// The deal has left "waiting for data".
-    fn moved(&self, at_provider: &MinerDeal, car: Option<&FoundCar>) -> Verdict {
-        let outcome = match decide::before_import(Some(at_provider)) {
-            DataState::HasData => ImportOutcome::Done { path: car.map(|car| car.node_path.clone()) },
-            DataState::Failed(reason) => failed(reason),
-            DataState::NotYet(reason) => self.waiting(reason),
-            DataState::Import => self.waiting("the deal waits for data again".to_owned()),
+    fn moved(&self, listed: &ListedDeal, car: Option<&FoundCar>) -> Verdict {
+        let outcome = match &listed.data {
+            DataState::Received => ImportOutcome::Done { path: car.map(|car| car.node_path.clone()) },
+            DataState::Failed(reason) => ImportOutcome::Failed { reason: reason.clone() },
+            DataState::NotYet(reason) => self.waiting(reason.clone()),
+            DataState::Awaited => self.waiting("the deal waits for data again".to_owned()),
         };
-        let view = Some(view_of(at_provider));
+        let view = Some(listed.view.clone());
         Verdict::Settled(Settled { outcome, view, is_answered: true, is_other_piece: false })
     }
 
@@ -491,9 +490,7 @@ impl ImportContext {
             let seen = match listing {
                 Ok(listing) => match listing.deal(proposal_cid.as_str()) {
                     None => Seen::Gone,
-                    Some(deal) if DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData => {
-                        Seen::StillWaiting
-                    }
+                    Some(deal) if deal.awaits_data() => Seen::StillWaiting,
                     Some(deal) => return Seen::Moved(Box::new(deal.clone())),
                 },
                 Err(error) => Seen::Unseen(error),
@@ -506,9 +503,8 @@ impl ImportContext {
         }
     }
 
-    async fn missed_start(&self, at_provider: &MinerDeal) -> Option<String> {
-        let start = ChainEpoch::new(at_provider.proposal.start_epoch);
-        let at = DateTime::parse_rfc3339_str(&at_provider.creation_time).ok();
+    async fn missed_start(&self, listed: &ListedDeal) -> Option<String> {
+        let (at, start) = (listed.received, listed.terms.start);
         let head = self.head.epoch(&self.market, Agreed { at, start }).await?;
         decide::missed_start(start, head, self.setting.start_epoch_margin)
     }
@@ -554,7 +550,7 @@ impl ImportContext {
 }
 
 fn node_trouble(error: &RpcError) -> ImportOutcome {
-    let reason = decide::with_hint(ErrorChain(error).to_string(), error.hint());
+    let reason = with_hint(ErrorChain(error).to_string(), error.hint());
     // Not the deal's doing: it keeps its place. The worker pauses meanwhile.
     let reason = format!("the market node cannot be worked with: {reason}");
     ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() }
@@ -562,15 +558,6 @@ fn node_trouble(error: &RpcError) -> ImportOutcome {
 
 fn failures_of(deal: &OfflineDealDoc) -> i64 {
     deal.import.as_ref().and_then(|import| import.attempts).unwrap_or(0)
-}
-
-/// What a provider says of a deal, to be recorded.
-pub fn view_of(deal: &MinerDeal) -> ProviderView {
-    ProviderView {
-        status: DealStatus::from_lotus(deal.state),
-        message: deal.message.clone(),
-        deal_id: DealId::from_lotus(deal.deal_id),
-    }
 }
 
 fn without_view(outcome: ImportOutcome, is_answered: bool) -> Settled {
@@ -590,24 +577,17 @@ fn answered(outcome: ImportOutcome) -> Verdict {
     Verdict::Settled(without_view(outcome, true))
 }
 
-fn failed(reason: String) -> ImportOutcome {
-    ImportOutcome::Failed { reason }
-}
-
 /// A tenth more or less, so that deals that wait for the same thing do not come back in one moment.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.9 + fastrand::f64() / 5.0)
 }
 
 /// What the provider signed decides; the document fills in.
-fn wanted(payload_cid: PayloadCid, deal: &OfflineDealDoc, at_provider: &MinerDeal) -> Wanted {
-    let signed = &at_provider.proposal;
-    let signed_piece = signed.piece_cid.as_ref().and_then(|link| link.cid.parse::<PieceCid>().ok());
-    let signed_size = PaddedPieceSize::new(signed.piece_size).ok().map(PaddedPieceSize::unpadded);
+fn wanted(payload_cid: PayloadCid, deal: &OfflineDealDoc, signed: &SignedTerms) -> Wanted {
     let recorded_size = || UnpaddedPieceSize::new(u64::try_from(deal.dealsizebytes?).ok()?).ok();
     Wanted {
         payload_cid,
-        piece_cid: signed_piece.or_else(|| deal.piececid.as_deref()?.parse().ok()),
-        piece_size: signed_size.or_else(recorded_size),
+        piece_cid: signed.piece_cid.or_else(|| deal.piececid.as_deref()?.parse().ok()),
+        piece_size: signed.piece_size.map(PaddedPieceSize::unpadded).or_else(recorded_size),
     }
 }

@@ -6,8 +6,7 @@
 
 use std::time::Duration;
 
-use carferry_core::lotus::wire::MinerDeal;
-use carferry_core::model::{DealPhase, DealStatus, OfflineDealDoc, ProposalCid};
+use carferry_core::model::{OfflineDealDoc, ProposalCid};
 use carferry_core::rpc::RpcError;
 use carferry_core::store::{PendingCall, StoreError};
 use carferry_core::telemetry::fields;
@@ -17,7 +16,8 @@ use tracing::{debug, warn};
 use crate::config::Setting;
 use crate::import::ImportContext;
 use crate::import::decide::{age_at_claim, import_takes_at_most};
-use crate::market::Listing;
+use crate::market::listed_deal::ListedDeal;
+use crate::market::listing::Listing;
 
 /// What ended the wait for a call.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub enum CallEnd {
     /// Its answer, or that there is none.
     Answered(Result<(), RpcError>),
     /// The deal has moved on; the answer is of no use any more.
-    Moved(Box<MinerDeal>),
+    Moved(Box<ListedDeal>),
 }
 
 /// A call that takes so many times as long as its size explains counts as unanswered. Source: an estimate;
@@ -96,7 +96,7 @@ impl ImportContext {
             };
             if let Ok(listing) = &listing
                 && let Some(deal) = listing.deal(proposal_cid.as_str())
-                && !awaits_data(deal)
+                && !deal.awaits_data()
             {
                 warn!("the deal has moved on, though its import call has no answer");
                 return CallEnd::Moved(Box::new(deal.clone()));
@@ -123,17 +123,13 @@ impl ImportContext {
 fn may_run(call: &PendingCall, listing: Option<&Listing>, longest: Duration) -> bool {
     let limit = match listing {
         Some(listing) => match listing.deal(&call.dealcid) {
-            Some(deal) if awaits_data(deal) => import_takes_at_most(deal.proposal.piece_size),
+            Some(deal) if deal.awaits_data() => import_takes_at_most(deal.terms.piece_bytes()),
             // It has moved on, or the market does not have it.
             _ => return false,
         },
         None => call.recorded_size.map_or(longest, import_takes_at_most),
     };
     call.age < limit.min(longest)
-}
-
-fn awaits_data(deal: &MinerDeal) -> bool {
-    DealStatus::from_lotus(deal.state).phase() == DealPhase::AwaitsData
 }
 
 #[cfg(test)]
@@ -148,19 +144,10 @@ mod tests {
 
     #[test]
     fn a_call_of_another_process_counts_as_long_as_its_signed_size_explains() {
-        let deal = |cid: &str, state: u64, piece_bytes: u64| {
-            serde_json::from_value::<MinerDeal>(serde_json::json!({
-                "Proposal": {
-                    "PieceCID": null, "PieceSize": piece_bytes, "Provider": "f01", "StartEpoch": 9, "EndEpoch": 10,
-                },
-                "ProposalCid": {"/": cid}, "State": state,
-            }))
-            .unwrap()
-        };
         let listing = Listing::of([
-            deal("large", 18, 32 * GIB),
-            deal("small", 18, 1 << 20),
-            deal("moved", 20, 32 * GIB),
+            ("large", ListedDeal::example(18, "", 0, 32 * GIB)),
+            ("small", ListedDeal::example(18, "", 0, 1 << 20)),
+            ("moved", ListedDeal::example(20, "", 0, 32 * GIB)),
         ]);
         let longest = seconds(12 * 3600);
         for (dealcid, age, recorded_size, unlisted, listed) in [

@@ -4,9 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use carferry_core::config::Secret;
+use carferry_core::config::sections::LotusSection;
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::lotus::FullNode;
 use carferry_core::model::ChainEpoch;
+use carferry_core::rpc::endpoint::EndpointError;
+use carferry_core::rpc::{CallTimeouts, Client, endpoint};
 use carferry_core::store::Store;
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -14,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::market::calendar::{Agreed, NoCalendar};
+use crate::market::node::{Environment, NodeError};
 use crate::market::{Market, calendar};
 
 /// Where the head is taken from.
@@ -196,9 +201,31 @@ impl Head {
     }
 }
 
+/// The full node, where one is configured, or found as Lotus finds it; nothing is called yet.
+///
+/// # Errors
+///
+/// [`NodeError`] for a configured address or token that cannot be used.
+pub fn full_node(section: &LotusSection, env: Environment) -> Result<Option<FullNode>, NodeError> {
+    let is_configured = section.endpoint.is_some() || section.api_info.is_some() || section.repo.is_some();
+    match endpoint::resolve_full_node(section, &env) {
+        Ok(found) => {
+            debug!(endpoint = %found, "full node");
+            let timeouts = CallTimeouts { quick: section.request_timeout, ..CallTimeouts::default() };
+            let token = found.token.as_ref().map(Secret::expose);
+            Ok(Some(FullNode::new(Client::new(found.url.as_str(), token, timeouts)?)))
+        }
+        Err(EndpointError::NotFound { .. }) => Ok(None),
+        Err(error) if is_configured => Err(error.into()),
+        Err(error) => {
+            debug!(error = %ErrorChain(&error), "no full node");
+            Ok(None)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use carferry_core::config::Secret;
     use carferry_core::store::StoreOptions;
 
     use super::*;

@@ -18,8 +18,7 @@ use tracing::debug;
 
 use crate::car_files::folder_guard::{FolderGuard, FolderPermit, Heartbeat};
 use crate::car_files::path_mapping::{PathMapping, map_longest};
-use crate::car_files::piece_check::{PieceChecker, PieceVerdict};
-use crate::import::decide::NOT_THE_PIECE;
+use crate::car_files::piece_check::{NOT_THE_PIECE, PieceChecker, PieceVerdict};
 
 /// Where to look.
 #[derive(Clone, Debug, Default)]
