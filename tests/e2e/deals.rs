@@ -9,8 +9,8 @@ use carferry_core::lotus::FullNode;
 use carferry_core::model::{AttoFil, PublishMethod};
 use carferry_core::rpc::{CallTimeouts, Client};
 use carferry_core::store::{IndexUser, Store, StoreOptions};
-use client_agent::config::StartDelay;
-use client_agent::propose::lotus::preflight::{MethodChoice, PreflightError, SyncRule};
+use client_agent::config::{StartDelay, SyncRule};
+use client_agent::propose::lotus::preflight::{MethodChoice, PreflightError};
 use client_agent::propose::policy::{Limits, Target};
 use client_agent::propose::{DealState, Mode, ProposeError, Proposer, Report, Terms};
 use client_agent::track::Tracker;
@@ -335,7 +335,7 @@ async fn a_pass_goes_on_where_lanes_were_full_and_misses_no_car() -> anyhow::Res
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         anyhow::ensure!(passes < 100, "{report:?}");
-        if !report.found_busy_lanes() {
+        if !report.found_busy_miners() {
             assert_eq!(report.cars, 150, "{report:?}");
             assert_eq!(u64::try_from(report.car_problems.len())? + report.more_car_problems, 200);
             break;
@@ -347,7 +347,7 @@ async fn a_pass_goes_on_where_lanes_were_full_and_misses_no_car() -> anyhow::Res
     }
     // From the first again.
     let report = proposer.pass(Mode::Publish).await?;
-    assert_eq!((report.cars, report.found_busy_lanes()), (150, false));
+    assert_eq!((report.cars, report.found_busy_miners()), (150, false));
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use bson::{Document, doc};
 use carferry_core::model::AttoFil;
 use carferry_core::store::FailuresOf;
-use client_agent::propose::lotus::preflight::{MethodChoice, PreflightError, SyncRule};
+use client_agent::config::SyncRule;
+use client_agent::propose::lotus::preflight::{MethodChoice, PreflightError};
 use client_agent::propose::{DealState, Mode, ProposeError};
 use harness::eventually;
 use harness::test_env::{MINER, TestEnv};
@@ -164,7 +165,7 @@ async fn a_provider_that_never_answers_keeps_no_other_waiting() -> anyhow::Resul
     let first = proposer.pass(Mode::Publish).await?;
     // Its call is still under way, so this pass did not wait for it, and another is due for it.
     assert_eq!(first.held.get("miner has not told its terms yet"), Some(&1), "{first:?}");
-    assert!(first.found_busy_lanes() && first.miner_problems.is_empty(), "{first:?}");
+    assert!(first.found_busy_miners() && first.miner_problems.is_empty(), "{first:?}");
     assert_eq!(first.totals().deals, 2);
     proposer.pass(Mode::Publish).await?;
     assert_eq!(env.sim.count("Filecoin.ClientQueryAsk"), 2, "one call each");

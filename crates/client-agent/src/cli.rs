@@ -1,4 +1,4 @@
-//! The command line: types only. What the commands do lives in the rooms named after them.
+//! The command line: arguments of every command, as `clap` reads them.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -209,7 +209,7 @@ pub struct GenerateCarArgs {
     #[arg(long, value_name = "PROFILE", default_value_t = Profile::Lotus, value_parser = profile_parser())]
     pub profile: Profile,
     /// Largest piece the CAR may need: 32GiB or 64GiB.
-    #[arg(long, value_name = "SIZE", default_value = "32GiB", value_parser = parse_max_piece)]
+    #[arg(long, value_name = "SIZE", default_value = "32GiB", value_parser = config::parse_max_piece)]
     pub max_piece: PaddedPieceSize,
     /// Threads that read and hash (default: one a processor).
     #[arg(long, value_name = "N")]
@@ -257,7 +257,7 @@ pub struct ExtractArgs {
     #[arg(long, value_enum, default_value_t = WhereThere::Refuse)]
     pub existing: WhereThere,
     /// Restore from this root instead of the one in the header; may be given several times.
-    #[arg(long, value_name = "CID", value_parser = crate::commands::extract::parse_root)]
+    #[arg(long, value_name = "CID", value_parser = parse_root)]
     pub root: Vec<PayloadCid>,
     /// Leave symbolic links out.
     #[arg(long)]
@@ -330,6 +330,11 @@ pub struct RegenerateArgs {
     pub no_progress: bool,
 }
 
+/// A root as it is given on the command line.
+fn parse_root(text: &str) -> Result<PayloadCid, String> {
+    text.parse().map_err(|error: carferry_car::CidError| error.to_string())
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     human::parse_duration(text).map_err(|error| error.to_string())
 }
@@ -376,14 +381,4 @@ fn profile_parser() -> impl clap::builder::TypedValueParser<Value = Profile> {
     use clap::builder::TypedValueParser as _;
     clap::builder::PossibleValuesParser::new(Profile::ALL.map(Profile::name))
         .try_map(|name| name.parse::<Profile>())
-}
-
-/// A piece size that sectors take: 32 or 64 GiB, or smaller ones of test networks.
-pub(crate) fn parse_max_piece(text: &str) -> Result<PaddedPieceSize, String> {
-    let wanted = "write 32GiB or 64GiB (test networks: any power of two from 128)";
-    let bytes = human::parse_bytes(text).map_err(|error| error.to_string())?;
-    match PaddedPieceSize::new(bytes) {
-        Ok(size) if size <= PaddedPieceSize::GIB_64 => Ok(size),
-        _ => Err(format!("\"{text}\" is not a piece size: {wanted}")),
-    }
 }

@@ -11,41 +11,41 @@ use carferry_core::store::StoreError;
 
 /// A command that cannot go on.
 #[derive(Debug)]
-pub struct CommandError {
+pub(crate) struct CommandError {
     report: String,
     status: ExitStatus,
 }
 
 impl CommandError {
     /// Something the user can fix.
-    pub fn user<E: Hint + 'static>(error: &E) -> Self {
+    pub(crate) fn user<E: Hint + 'static>(error: &E) -> Self {
         Self { report: Report::of(error).to_string(), status: ExitStatus::UserError }
     }
 
     /// Something the user can fix, with a hint found here.
-    pub fn user_hint(error: &(dyn Error + 'static), hint: impl Into<String>) -> Self {
+    pub(crate) fn user_hint(error: &(dyn Error + 'static), hint: impl Into<String>) -> Self {
         let report = Report::with_hint(error, Some(hint.into())).to_string();
         Self { report, status: ExitStatus::UserError }
     }
 
     /// This program, or a server that it needs, failed.
-    pub fn failure(error: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn failure(error: &(dyn Error + 'static)) -> Self {
         Self { report: Report::with_hint(error, None).to_string(), status: ExitStatus::Failure }
     }
 
     /// A server that this program needs is there, but not ready.
-    pub fn failure_hint(error: &(dyn Error + 'static), hint: Option<String>) -> Self {
+    pub(crate) fn failure_hint(error: &(dyn Error + 'static), hint: Option<String>) -> Self {
         Self { report: Report::with_hint(error, hint).to_string(), status: ExitStatus::Failure }
     }
 
     /// The same words, where a signal is why it ended.
     #[must_use]
-    pub fn interrupted(self) -> Self {
+    pub(crate) fn interrupted(self) -> Self {
         Self { status: ExitStatus::Interrupted, ..self }
     }
 
     /// The exit status.
-    pub fn status(&self) -> ExitStatus {
+    pub(crate) fn status(&self) -> ExitStatus {
         self.status
     }
 }

@@ -1,21 +1,22 @@
 //! The agent of the data-prep box: packs CARs, publishes offline deals, tracks them.
 //!
-//! What lives here: the command line, this agent's configuration, the rooms of its work ([`pack`],
-//! [`propose`], [`track`]), the tools that need no database ([`tools`]), the checks of `doctor`. What does
-//! not: the bytes of CARs (`carferry_car`), what both agents share (`carferry_core`).
+//! What lives here: the command line and its commands (`commands`), this agent's configuration ([`config`]),
+//! the parts of a running agent (`agent`), CARs of folders (`makecars`), deals proposed ([`propose`]) and
+//! tracked ([`track`]). What does not: the bytes of CARs (`carferry_car`), what both agents share
+//! (`carferry_core`).
 
 #![warn(clippy::indexing_slicing)]
 
-pub mod agent;
+mod agent;
+mod blocking;
 pub mod cli;
-pub mod commands;
+mod commands;
 pub mod config;
-pub mod exit;
-pub mod makecars;
+mod exit;
+mod makecars;
 pub mod node_deals;
-pub mod progress;
+mod progress;
 pub mod propose;
 pub mod track;
 
 pub use crate::commands::main_entry;
-pub use crate::exit::CommandError;

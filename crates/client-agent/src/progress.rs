@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// The terminal, shared by bars and log lines.
 #[derive(Clone, Debug)]
-pub struct Screen {
+pub(crate) struct Screen {
     bars: MultiProgress,
 }
 
@@ -33,20 +33,20 @@ impl Default for Screen {
 
 impl Screen {
     /// For the log: prints above the bars.
-    pub fn log_writer(&self) -> impl Fn() -> AboveBars + Send + Sync + 'static {
+    pub(crate) fn log_writer(&self) -> impl Fn() -> AboveBars + Send + Sync + 'static {
         let bars = self.bars.clone();
         move || AboveBars { bars: bars.clone() }
     }
 
     /// Prints to standard output without tearing the bars.
-    pub fn print<T>(&self, print: impl FnOnce() -> T) -> T {
+    pub(crate) fn print<T>(&self, print: impl FnOnce() -> T) -> T {
         if io::stdout().is_terminal() { self.bars.suspend(print) } else { print() }
     }
 }
 
 /// Writes log lines to stderr, above the bars.
 #[derive(Clone, Debug)]
-pub struct AboveBars {
+pub(crate) struct AboveBars {
     bars: MultiProgress,
 }
 
@@ -62,7 +62,7 @@ impl Write for AboveBars {
 
 /// Counts the bytes and files, or pieces, of one command; asked by every thread.
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     bytes: AtomicU64,
     bytes_before: u64,
     bytes_total: u64,
@@ -77,7 +77,7 @@ pub struct Meter {
 
 /// How much of some work there is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Amount {
+pub(crate) struct Amount {
     /// Bytes of sources.
     pub bytes: u64,
     /// Files or pieces.
@@ -86,13 +86,18 @@ pub struct Amount {
 
 impl Meter {
     /// For this many files, which end early when `stop` is cancelled.
-    pub fn new(bytes_total: u64, files_total: u64, stop: CancellationToken) -> Arc<Self> {
+    pub(crate) fn new(bytes_total: u64, files_total: u64, stop: CancellationToken) -> Arc<Self> {
         let all = Amount { bytes: bytes_total, items: files_total };
         Self::of_items("file", all, Amount::default(), stop)
     }
 
     /// For all of these, of which some were done by earlier runs.
-    pub fn of_items(noun: &'static str, all: Amount, done: Amount, stop: CancellationToken) -> Arc<Self> {
+    pub(crate) fn of_items(
+        noun: &'static str,
+        all: Amount,
+        done: Amount,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             bytes: AtomicU64::new(done.bytes),
             bytes_before: done.bytes,
@@ -106,12 +111,12 @@ impl Meter {
     }
 
     /// One file or piece more is done with.
-    pub fn item_done(&self) {
+    pub(crate) fn item_done(&self) {
         self.items.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Nothing is done until this comes; no time to go is told meanwhile. `None`: it goes on.
-    pub fn wait_for(&self, what: Option<&'static str>) {
+    pub(crate) fn wait_for(&self, what: Option<&'static str>) {
         *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
@@ -126,12 +131,12 @@ impl Meter {
     }
 
     /// Cancelled when the work is to end.
-    pub fn stop(&self) -> &CancellationToken {
+    pub(crate) fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
     /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 }
@@ -148,19 +153,19 @@ impl Progress for Meter {
 
 /// One file's part of a [`Meter`]: knows how much of its own bytes it has counted.
 #[derive(Debug)]
-pub struct FileMeter<'a> {
+pub(crate) struct FileMeter<'a> {
     all: &'a Meter,
     own: AtomicU64,
 }
 
 impl<'a> FileMeter<'a> {
     /// Of a file of which nothing has been read.
-    pub fn new(all: &'a Meter) -> Self {
+    pub(crate) fn new(all: &'a Meter) -> Self {
         Self { all, own: AtomicU64::new(0) }
     }
 
     /// The file is done with, well or not: it counts for the bytes that were planned for it.
-    pub fn done(self, planned_bytes: u64) {
+    pub(crate) fn done(self, planned_bytes: u64) {
         self.all.advance(planned_bytes.saturating_sub(self.own.load(Ordering::Relaxed)));
         self.all.item_done();
     }
@@ -179,7 +184,7 @@ impl Progress for FileMeter<'_> {
 
 /// Shows a meter until it is dropped.
 #[derive(Debug)]
-pub struct Shown {
+pub(crate) struct Shown {
     bar: Option<ProgressBar>,
     _stop: DropGuard,
 }
@@ -188,7 +193,7 @@ impl Screen {
     /// Shows the meter: a bar on a terminal, a log line every ten seconds elsewhere, nothing if `silent`.
     ///
     /// Must be called inside the runtime.
-    pub fn show(&self, meter: &Arc<Meter>, silent: bool) -> Shown {
+    pub(crate) fn show(&self, meter: &Arc<Meter>, silent: bool) -> Shown {
         let stop = CancellationToken::new();
         let mut shown = Shown { bar: None, _stop: stop.clone().drop_guard() };
         if silent {
@@ -214,14 +219,14 @@ impl Screen {
 
 /// Shows how many of a number that may grow are done, until it is dropped.
 #[derive(Debug)]
-pub struct Counter {
+pub(crate) struct Counter {
     bar: Option<ProgressBar>,
     told: Instant,
 }
 
 impl Screen {
     /// A counter: a bar on a terminal, a log line every ten seconds elsewhere.
-    pub fn counter(&self) -> Counter {
+    pub(crate) fn counter(&self) -> Counter {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = self.bars.add(ProgressBar::new(0));
             let style = ProgressStyle::with_template("{bar:30} {msg}  {elapsed}");
@@ -234,7 +239,7 @@ impl Screen {
 
 impl Counter {
     /// So many are done, of so many as are known.
-    pub fn set(&mut self, done: usize, known: usize, what: &str) {
+    pub(crate) fn set(&mut self, done: usize, known: usize, what: &str) {
         if let Some(bar) = &self.bar {
             bar.set_length(u64::try_from(known).unwrap_or(u64::MAX));
             bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
@@ -323,7 +328,7 @@ fn log_line(meter: &Meter, elapsed: Duration) {
 }
 
 /// `less than a second`, `3 minutes`.
-pub fn duration_words(duration: Duration) -> String {
+pub(crate) fn duration_words(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         return "less than a second".to_owned();
     }
@@ -331,7 +336,7 @@ pub fn duration_words(duration: Duration) -> String {
 }
 
 /// Bytes a second.
-pub fn rate(bytes: u64, elapsed: Duration) -> u64 {
+pub(crate) fn rate(bytes: u64, elapsed: Duration) -> u64 {
     let milliseconds = elapsed.as_millis().max(1);
     u64::try_from(u128::from(bytes) * 1000 / milliseconds).unwrap_or(u64::MAX)
 }

@@ -1,27 +1,123 @@
-//! `makedeals`: passes of [`crate::propose`] until every deal that can be made now is made.
+//! `makedeals`, `run`, `track`: deals published and tracked, once or until told to stop.
 
 use std::io;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
 use carferry_core::store::IndexUser;
+use carferry_core::words::counted;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::agent::{connect, proposer, unless_stopped};
-use crate::cli::MakedealsArgs;
-use crate::commands::status;
+use crate::agent::Agent;
+use crate::cli::{MakedealsArgs, RunArgs, TrackArgs};
+use crate::commands::plan_text::plan_text;
 use crate::config::Config;
 use crate::exit::CommandError;
 use crate::progress::{Counter, Screen};
 use crate::propose::{DealState, Mode, ProposeError, Proposer, Report};
 
-/// How often a run looks whether its queues are empty and the node is there.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long a run waits for a node in trouble.
-const NODE_PATIENCE: Duration = Duration::from_secs(120);
+/// How often `makedeals` checks whether its queues are empty and the node answers.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
+/// How long `makedeals` waits for a node in trouble.
+const NODE_DOWN_MAX: Duration = Duration::from_secs(120);
+/// How long a pass may go on after a stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A command that goes on until it is stopped has no JSON to print at its end.
+#[derive(Debug, thiserror::Error)]
+#[error("`{command} --json` would print nothing: it goes on until it is stopped")]
+struct NoEnd {
+    command: &'static str,
+}
+
+/// Runs a pass; `None` if it has not ended some time after a stop, because node or database keep it waiting.
+/// An intent that it was writing is settled by the next start.
+async fn unless_stopped<T>(pass: impl Future<Output = T>, stop: &CancellationToken) -> Option<T> {
+    let given_up = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_TIMEOUT).await;
+    };
+    // Cancel safety: both are dropped as a whole.
+    tokio::select! {
+        done = pass => Some(done),
+        () = given_up => None,
+    }
+}
+
+/// Keeps the states of deals true, once or until told to stop.
+///
+/// # Errors
+///
+/// [`CommandError`] when the configuration does not suffice, or with `--once` when node or database fail.
+pub(super) async fn track(
+    args: &TrackArgs,
+    config: &Config,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, CommandError> {
+    if args.json && !args.once {
+        let hint = "add --once: one pass and its counts";
+        return Err(CommandError::user_hint(&NoEnd { command: "track" }, hint));
+    }
+    let agent = Agent::connect(config).await?;
+    if !args.once {
+        agent.track(shutdown).await?;
+        return Ok(ExitStatus::Success);
+    }
+    let done = agent.tracker()?.pass().await?;
+    if args.json {
+        out.json(&done)?;
+    } else {
+        let followed = counted(done.followed, "deal");
+        out.line(format_args!(
+            "{followed} followed, {} changed, {} unknown to this node, {} not looked up, {} put back, {} restored",
+            done.changed, done.unknown, done.failed, done.put_back, done.restored
+        ))?;
+    }
+    Ok(ExitStatus::Success)
+}
+
+/// The daemon: new CARs become deals as limits free up, deals are tracked.
+///
+/// # Errors
+///
+/// [`CommandError`] when the configuration does not suffice, or a task failed by a bug.
+pub(super) async fn run(
+    args: &RunArgs,
+    config: &Config,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, CommandError> {
+    if args.dry_run {
+        let plan_only = MakedealsArgs { dry_run: true, json: args.json };
+        return makedeals(&plan_only, config, screen, shutdown, out).await;
+    }
+    if args.json {
+        let hint = "add --dry-run for the plan, or use `makedeals --json`; the log of `run` is JSON where it is no terminal";
+        return Err(CommandError::user_hint(&NoEnd { command: "run" }, hint));
+    }
+    let agent = Agent::connect(config).await?;
+    if io::stdout().is_terminal() {
+        preview(&agent, shutdown.token(), out).await?;
+    }
+    agent.run(shutdown).await?;
+    Ok(ExitStatus::Success)
+}
+
+/// Shows what the first pass is going to publish and what it costs. By a proposer of its own: where a plan
+/// ends, nothing was published. What stands in the way is logged by the passes themselves.
+async fn preview(agent: &Agent<'_>, stop: &CancellationToken, out: &mut Printer) -> Result<(), CommandError> {
+    let mut proposer = agent.proposer(stop.clone())?;
+    if let Some(Ok(plan)) = unless_stopped(proposer.pass(Mode::DryRun), stop).await {
+        out.text(plan_text(&plan, Mode::DryRun).replacen("dry run: ", "now: ", 1))?;
+    }
+    Ok(())
+}
 
 /// Publishes every deal that is wanted now, then ends: each intent has one call at most, and what cannot
 /// succeed now is left, written down, to the next run.
@@ -29,21 +125,21 @@ const NODE_PATIENCE: Duration = Duration::from_secs(120);
 /// # Errors
 ///
 /// [`CommandError`] when no deal can be made at all.
-pub async fn makedeals(
+pub(super) async fn makedeals(
     args: &MakedealsArgs,
     config: &Config,
     screen: &Screen,
     shutdown: &Shutdown,
     out: &mut Printer,
 ) -> Result<ExitStatus, CommandError> {
-    let (store, node) = connect(config).await?;
+    let agent = Agent::connect(config).await?;
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Publish };
     if mode == Mode::Publish {
-        store.ensure_indexes(IndexUser::ClientAgent).await?;
-        store.check_rights(IndexUser::ClientAgent).await?;
+        agent.store.ensure_indexes(IndexUser::ClientAgent).await?;
+        agent.store.check_rights(IndexUser::ClientAgent).await?;
     }
     let stop = shutdown.token().child_token();
-    let mut proposer = proposer(config, &store, &node, stop.clone())?.for_one_run();
+    let mut proposer = agent.proposer(stop.clone())?.for_one_run();
     let Some(first) = unless_stopped(proposer.pass(mode), &stop).await else {
         proposer.finish().await;
         return Ok(ExitStatus::Interrupted);
@@ -56,13 +152,13 @@ pub async fn makedeals(
         let queued = proposer.in_flight();
         let settled_before = run.settled();
         run.take(proposer.finish().await)?;
-        run.say_what_is_left(queued.saturating_sub(run.settled() - settled_before), &stop);
+        run.warn_of_rest(queued.saturating_sub(run.settled() - settled_before), &stop);
     }
     let whole = run.end();
     if args.json {
         out.json(&whole)?;
     } else {
-        out.text(status::plan_text(&whole, mode))?;
+        out.text(plan_text(&whole, mode))?;
     }
     if shutdown.token().is_cancelled() {
         return Ok(ExitStatus::Interrupted);
@@ -80,7 +176,7 @@ pub async fn makedeals(
     })
 }
 
-/// What a run has come to so far, and who is told.
+/// The reports of a run so far, and where they are shown.
 struct Run<'a> {
     whole: Report,
     json: bool,
@@ -98,9 +194,9 @@ enum Next {
 }
 
 impl Run<'_> {
-    /// Passes until nothing more is wanted, or can be done now. A queue takes so many proposals at a time;
-    /// what found one full is planned when it is half empty. An error of a later pass ends the run; what
-    /// it did is told all the same.
+    /// Passes until nothing more is wanted, or nothing more can be done now. What found a full queue is
+    /// planned again when the queue is half empty. An error of a later pass ends the run; what the run
+    /// did before is reported all the same.
     async fn publish(
         &mut self,
         proposer: &mut Proposer,
@@ -126,7 +222,7 @@ impl Run<'_> {
     /// Waits until a provider's queue can take the intents that found it full, or until everything is done. A
     /// node that stays in trouble ends the run.
     async fn wait(&mut self, proposer: &Proposer, stop: &CancellationToken) -> io::Result<Next> {
-        let is_more_wanted = self.whole.found_busy_lanes();
+        let is_more_wanted = self.whole.found_busy_miners();
         let mut down_since: Option<Instant> = None;
         loop {
             self.take(proposer.take_report())?;
@@ -141,11 +237,11 @@ impl Run<'_> {
             tokio::select! {
                 () = proposer.wants_more(), if is_more_wanted => return Ok(Next::Pass),
                 () = stop.cancelled() => return Ok(Next::End),
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(CHECK_EVERY) => {}
             }
             if !proposer.node_is_down() {
                 down_since = None;
-            } else if down_since.get_or_insert_with(Instant::now).elapsed() > NODE_PATIENCE {
+            } else if down_since.get_or_insert_with(Instant::now).elapsed() > NODE_DOWN_MAX {
                 warn!("the node stays in trouble");
                 stop.cancel();
             }
@@ -170,7 +266,7 @@ impl Run<'_> {
         self.whole.proposals() - self.whole.count(DealState::Unsettled)
     }
 
-    fn say_what_is_left(&self, queued: usize, stop: &CancellationToken) {
+    fn warn_of_rest(&self, queued: usize, stop: &CancellationToken) {
         let open = self.whole.count(DealState::Unsettled);
         if stop.is_cancelled() {
             warn!(

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use carferry_car::{
-    Existing, ExtractError, ExtractOptions, Extracted, Extraction, OtherState, Outcome, PayloadCid,
-    Placement, Restored, RestoredKind, Symlinks, ThreadBudget, Unfinished,
+    Existing, ExtractError, ExtractOptions, Extracted, Extraction, OtherState, Outcome, Placement, Restored,
+    RestoredKind, Symlinks, ThreadBudget, Unfinished,
 };
 use carferry_core::error_chain::Hint;
 use carferry_core::printer::{ExitStatus, Printer};
@@ -17,9 +17,10 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::blocking::in_background;
 use crate::cli::{ExtractArgs, WhereThere};
 use crate::commands::placements::{Parts, is_part_name, placements};
-use crate::commands::tools::{hint_of_header, in_background};
+use crate::commands::tools::hint_of_header;
 use crate::exit::CommandError;
 use crate::progress::{Meter, Screen};
 
@@ -195,7 +196,7 @@ impl NotWhole {
 /// # Errors
 ///
 /// When not everything was restored.
-pub async fn extract(
+pub(super) async fn extract(
     args: &ExtractArgs,
     screen: &Screen,
     shutdown: &Shutdown,
@@ -368,13 +369,4 @@ fn total_words(total: &Total) -> String {
         }
     }
     words
-}
-
-/// A root as it is given on the command line.
-///
-/// # Errors
-///
-/// Text that is no CID.
-pub fn parse_root(text: &str) -> Result<PayloadCid, String> {
-    text.parse().map_err(|error: carferry_car::CidError| error.to_string())
 }

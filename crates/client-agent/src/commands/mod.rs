@@ -1,16 +1,20 @@
-//! From the command line to an exit status: parses, loads, begins logging, runs one command.
+//! The commands of `client-agent`: parses the command line, loads the configuration, sets up the log, runs
+//! one command, and turns its end into an exit status.
 
-pub mod deals;
-pub mod doctor;
-pub mod extract;
+mod check_config;
+mod deals;
+mod doctor;
+mod extract;
 mod placements;
-pub mod regenerate;
-pub mod retry;
-pub mod status;
-pub mod tools;
-pub mod verify;
+mod plan_text;
+mod regenerate;
+mod retry;
+mod status;
+mod text;
+mod tools;
+mod verify;
+
 use std::ffi::OsString;
-use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,11 +30,10 @@ use carferry_core::telemetry;
 use clap::{ArgMatches, FromArgMatches};
 
 use crate::cli::{Cli, Command};
-use crate::config::{Config, Summary};
+use crate::config::Config;
 use crate::exit::CommandError;
-use crate::makecars::per_file;
 use crate::progress::Screen;
-use crate::{agent, cli, config};
+use crate::{cli, config, makecars};
 
 /// Runs `client-agent` with these arguments, the program's name first.
 pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -48,10 +51,10 @@ pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if wrong { ExitStatus::UserError } else { ExitStatus::Success }.into();
         }
     };
-    let status = run(cli, &matches).unwrap_or_else(|stop| {
+    let status = run(cli, &matches).unwrap_or_else(|error| {
         use io::Write as _;
-        drop(writeln!(io::stderr(), "{stop}"));
-        stop.status()
+        drop(writeln!(io::stderr(), "{error}"));
+        error.status()
     });
     status.into()
 }
@@ -62,85 +65,68 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<ExitStatus, CommandError> {
     let mut out = Printer::stdout();
     let screen = Screen::default();
     let given = Given { file: cli.config, flags: matches.subcommand().map(|(_, flags)| flags) };
+    let configured = || {
+        let config = load(&given)?;
+        log(&config.log, &screen)?;
+        Ok::<_, CommandError>(config)
+    };
     match cli.command {
         Command::GenerateCar(args) => {
             quiet_log(&screen)?;
-            block_on(|shutdown| async move { tools::generate_car(&args, &screen, &shutdown, &mut out).await })
+            block_on(async |shutdown| tools::generate_car(&args, &screen, &shutdown, &mut out).await)
         }
         Command::Commp(args) => {
             quiet_log(&screen)?;
-            block_on(|shutdown| async move { tools::commp(&args, &screen, &shutdown, &mut out).await })
+            block_on(async |shutdown| tools::commp(&args, &screen, &shutdown, &mut out).await)
         }
         Command::VerifyCar(args) => {
             quiet_log(&screen)?;
-            block_on(|shutdown| async move { tools::verify(&args, &screen, &shutdown, &mut out).await })
+            block_on(async |shutdown| tools::verify(&args, &screen, &shutdown, &mut out).await)
         }
         Command::Extract(args) => {
             quiet_log(&screen)?;
-            block_on(|shutdown| async move { extract::extract(&args, &screen, &shutdown, &mut out).await })
+            block_on(async |shutdown| extract::extract(&args, &screen, &shutdown, &mut out).await)
         }
         Command::Verify(args) => {
-            let config = load(&given)?;
-            log(&config.log, &screen)?;
-            block_on(
-                |shutdown| async move { verify::verify(&args, &config, &screen, &shutdown, &mut out).await },
-            )
+            let config = configured()?;
+            block_on(async |shutdown| verify::verify(&args, &config, &screen, &shutdown, &mut out).await)
         }
         Command::Regenerate(args) => {
-            let config = load(&given)?;
-            log(&config.log, &screen)?;
-            block_on(|shutdown| async move {
+            let config = configured()?;
+            block_on(async |shutdown| {
                 regenerate::regenerate(&args, &config, &screen, &shutdown, &mut out).await
             })
         }
         Command::Makecars(args) => {
-            let config = load(&given)?;
-            log(&config.log, &screen)?;
-            block_on(|shutdown| async move {
-                per_file::makecars(&args, &config, &screen, &shutdown, &mut out).await
-            })
+            let config = configured()?;
+            block_on(async |shutdown| makecars::makecars(&args, &config, &screen, &shutdown, &mut out).await)
         }
         Command::Makedeals(args) => {
-            let config = load(&given)?;
-            log(&config.log, &screen)?;
-            block_on(|shutdown| async move {
-                deals::makedeals(&args, &config, &screen, &shutdown, &mut out).await
-            })
+            let config = configured()?;
+            block_on(async |shutdown| deals::makedeals(&args, &config, &screen, &shutdown, &mut out).await)
         }
         Command::Track(args) => {
-            let config = load(&given)?;
-            log(&config.log, &screen)?;
-            block_on(|shutdown| async move { agent::track(&args, &config, &shutdown, &mut out).await })
+            let config = configured()?;
+            block_on(async |shutdown| deals::track(&args, &config, &shutdown, &mut out).await)
         }
         Command::Run(args) => {
-            let config = load(&given)?;
-            log(&config.log, &screen)?;
-            block_on(|shutdown| async move { agent::run(&args, &config, &screen, &shutdown, &mut out).await })
+            let config = configured()?;
+            block_on(async |shutdown| deals::run(&args, &config, &screen, &shutdown, &mut out).await)
         }
         Command::Retry(args) => {
-            let config = load(&given)?;
-            log(&config.log, &screen)?;
-            block_on(|_| async move { retry::retry(&args, &config, &mut out).await })
+            let config = configured()?;
+            block_on(async |_| retry::retry(&args, &config, &mut out).await)
         }
         Command::Status(args) => {
-            let config = load(&given)?;
-            log(&config.log, &screen)?;
-            block_on(|_| async move { status::status(&args, &config, &mut out).await })
+            let config = configured()?;
+            block_on(async |_| status::status(&args, &config, &mut out).await)
         }
         Command::Doctor(args) => {
-            let config = load(&given)?;
-            log(&config.log, &screen)?;
-            block_on(|_| async move { doctor::run(&args, &config, &mut out).await })
+            let config = configured()?;
+            block_on(async |_| doctor::run(&args, &config, &mut out).await)
         }
         Command::CheckConfig(args) => {
-            let config = load(&given)?;
-            let summary = Summary::of(&config, given.file.as_deref(), &|name| std::env::var(name).ok())?;
-            if args.json {
-                out.json(&summary)?;
-            } else {
-                out.text(summary.text())?;
-            }
-            Ok(ExitStatus::Success)
+            check_config::check_config(&args, &load(&given)?, given.file.as_deref(), &mut out)
         }
     }
 }
@@ -180,11 +166,9 @@ fn quiet_log(screen: &Screen) -> Result<(), CommandError> {
 }
 
 /// Runs a command that signals can end.
-fn block_on<F, Running>(command: F) -> Result<ExitStatus, CommandError>
-where
-    F: FnOnce(Shutdown) -> Running,
-    Running: Future<Output = Result<ExitStatus, CommandError>>,
-{
+fn block_on(
+    command: impl AsyncFnOnce(Shutdown) -> Result<ExitStatus, CommandError>,
+) -> Result<ExitStatus, CommandError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(shut_down_after(async {
         let shutdown = Shutdown::listen()?;
@@ -192,7 +176,7 @@ where
         match ended {
             Ok(ExitStatus::Success) => ended,
             Ok(_) if shutdown.was_signalled() => Ok(ExitStatus::Interrupted),
-            Err(stop) if shutdown.was_signalled() => Err(stop.interrupted()),
+            Err(error) if shutdown.was_signalled() => Err(error.interrupted()),
             ended => ended,
         }
     }));

@@ -16,8 +16,8 @@ use carferry_core::runtime::Shutdown;
 use carferry_core::store::Store;
 use serde::Serialize;
 
+use crate::blocking::in_background;
 use crate::cli::RegenerateArgs;
-use crate::commands::tools::in_background;
 use crate::config::Config;
 use crate::exit::CommandError;
 use crate::makecars::dataset::build_piece::{MakeError, PieceJob, SourceTimes, make};
@@ -27,7 +27,7 @@ use crate::progress::{Meter, Screen};
 
 /// Why a CAR was not made again.
 #[derive(Debug, thiserror::Error)]
-pub enum RegenerateError {
+pub(super) enum RegenerateError {
     /// Nobody knows it.
     #[error("no record in `cars` has the payload CID {0}")]
     Unknown(String),
@@ -118,7 +118,7 @@ enum Recipe {
 /// # Errors
 ///
 /// [`RegenerateError`], or the database's.
-pub async fn regenerate(
+pub(super) async fn regenerate(
     args: &RegenerateArgs,
     config: &Config,
     screen: &Screen,

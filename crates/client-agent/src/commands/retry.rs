@@ -31,7 +31,11 @@ struct Forgotten {
 /// # Errors
 ///
 /// [`CommandError`] when the configuration does not suffice or the database does not answer.
-pub async fn retry(args: &RetryArgs, config: &Config, out: &mut Printer) -> Result<ExitStatus, CommandError> {
+pub(super) async fn retry(
+    args: &RetryArgs,
+    config: &Config,
+    out: &mut Printer,
+) -> Result<ExitStatus, CommandError> {
     let store = Store::open(&config.store_options()?).await?;
     let payload_cid = args.filecid.as_ref().map(ToString::to_string);
     let miner = args.miner.as_ref().map(ToString::to_string);

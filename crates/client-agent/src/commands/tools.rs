@@ -14,15 +14,15 @@ use carferry_core::fsx;
 use carferry_core::printer::{Escaped, ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 
+use crate::blocking::in_background;
 use crate::cli::{FilesArgs, GenerateCarArgs};
 use crate::exit::CommandError;
 use crate::progress::{Meter, Screen};
 
 /// Why `generate-car` made no CAR.
 #[derive(Debug, thiserror::Error)]
-pub enum GenerateError {
+pub(super) enum GenerateError {
     /// Nothing is overwritten by accident.
     #[error("{} exists already", path.display())]
     Exists {
@@ -190,7 +190,7 @@ impl Line {
 /// # Errors
 ///
 /// When no CAR was made.
-pub async fn generate_car(
+pub(super) async fn generate_car(
     args: &GenerateCarArgs,
     screen: &Screen,
     shutdown: &Shutdown,
@@ -264,7 +264,7 @@ fn build(
 /// # Errors
 ///
 /// Only when printing fails; trouble with files is reported and shows in the status.
-pub async fn commp(
+pub(super) async fn commp(
     args: &FilesArgs,
     screen: &Screen,
     shutdown: &Shutdown,
@@ -278,7 +278,7 @@ pub async fn commp(
 /// # Errors
 ///
 /// Only when printing fails; what is wrong with a CAR is reported and shows in the status.
-pub async fn verify(
+pub(super) async fn verify(
     args: &FilesArgs,
     screen: &Screen,
     shutdown: &Shutdown,
@@ -381,23 +381,4 @@ async fn for_each_file(
     }
     drop(shown);
     Ok(status)
-}
-
-/// Interrupted a second time: what is under way is left to itself.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-struct Interrupted;
-
-impl Hint for Interrupted {}
-
-/// Runs work for the disk and the processors away from the runtime's own threads.
-pub(crate) async fn in_background<T: Send + 'static>(
-    shutdown: &Shutdown,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, CommandError> {
-    match shutdown.forced().run_until_cancelled(spawn_blocking(work)).await {
-        Some(Ok(done)) => Ok(done),
-        Some(Err(panicked)) => Err(CommandError::failure(&panicked)),
-        None => Err(CommandError::user(&Interrupted)),
-    }
 }

@@ -17,8 +17,8 @@ use carferry_core::store::{IndexUser, Store, VerifyDue};
 use serde::Serialize;
 use tracing::{info, warn};
 
+use crate::blocking::in_background;
 use crate::cli::VerifyArgs;
-use crate::commands::tools::in_background;
 use crate::config::Config;
 use crate::exit::CommandError;
 use crate::progress::{Meter, Screen};
@@ -73,7 +73,7 @@ struct Total {
 /// # Errors
 ///
 /// When the database does not answer; what is wrong with CARs is reported and shows in the status.
-pub async fn verify(
+pub(super) async fn verify(
     args: &VerifyArgs,
     config: &Config,
     screen: &Screen,

@@ -5,7 +5,6 @@
 //! written for people in `configs/client-agent.yaml`.
 
 mod read;
-mod summary;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,8 +19,7 @@ use carferry_core::rpc::CallTimeouts;
 use carferry_core::store::StoreOptions;
 use serde::Deserialize;
 
-pub use crate::config::summary::Summary;
-use crate::propose::lotus::preflight::SyncRule;
+pub(crate) use crate::config::read::parse_max_piece;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -204,6 +202,16 @@ pub enum PublishChoice {
     Stateless,
     /// Always `ClientStartDeal`.
     Start,
+}
+
+/// Whether the node's head must be of now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncRule {
+    /// A node that is behind the chain publishes nothing.
+    #[default]
+    Required,
+    /// A test network may be behind or fast (`setting.allowUnsyncedNode`); mainnet never is.
+    NotOnTestNetworks,
 }
 
 /// Files below `from` on this host are seen below `to` by the Lotus node.

@@ -103,7 +103,7 @@ pub(super) fn max_price<'de, D: Deserializer<'de>>(deserializer: D) -> Result<At
 
 /// The largest piece.
 pub(super) fn max_piece<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PaddedPieceSize, D::Error> {
-    parsed(deserializer, crate::cli::parse_max_piece)
+    parsed(deserializer, parse_max_piece)
 }
 
 /// The size of full pieces.
@@ -119,6 +119,16 @@ fn parsed<'de, D: Deserializer<'de>, T, E: Display>(
 ) -> Result<T, D::Error> {
     let text = human::text::deserialize(deserializer)?;
     parse(text.trim()).map_err(D::Error::custom)
+}
+
+/// A piece size that sectors take: 32 or 64 GiB, or smaller ones of test networks.
+pub(crate) fn parse_max_piece(text: &str) -> Result<PaddedPieceSize, String> {
+    let wanted = "write 32GiB or 64GiB (test networks: any power of two from 128)";
+    let bytes = human::parse_bytes(text).map_err(|error| error.to_string())?;
+    match PaddedPieceSize::new(bytes) {
+        Ok(size) if size <= PaddedPieceSize::GIB_64 => Ok(size),
+        _ => Err(format!("\"{text}\" is not a piece size: {wanted}")),
+    }
 }
 
 fn parse_start_delay(text: &str) -> Result<StartDelay, String> {

@@ -5,10 +5,8 @@ use std::path::Path;
 use carferry_car::{BuiltCar, Profile};
 use carferry_core::model::CarDoc;
 
-use crate::makecars::per_file::plan::{Job, nanos_since_1970};
-
 /// What a document says of every CAR. `dealsizebytes` is the UNPADDED piece size, as the notes have it.
-pub fn of(car: &BuiltCar, path: &Path, profile: Profile, host: &str) -> CarDoc {
+pub(super) fn of(car: &BuiltCar, path: &Path, profile: Profile, host: &str) -> CarDoc {
     let stored = |bytes: u64| i64::try_from(bytes).ok();
     CarDoc {
         outputpath: Some(path.to_string_lossy().into_owned()),
@@ -20,16 +18,5 @@ pub fn of(car: &BuiltCar, path: &Path, profile: Profile, host: &str) -> CarDoc {
         profile: Some(profile.name().to_owned()),
         host: Some(host.to_owned()),
         ..CarDoc::default()
-    }
-}
-
-/// The document of a file's CAR.
-pub fn document(job: &Job, car: &BuiltCar, profile: Profile, host: &str) -> CarDoc {
-    CarDoc {
-        inputpath: Some(job.input.to_string_lossy().into_owned()),
-        group: Some(job.group.clone()),
-        filesizebytes: i64::try_from(car.source.bytes).ok(),
-        sourcemtimenanos: Some(nanos_since_1970(car.source.modified)),
-        ..of(car, &job.output, profile, host)
     }
 }

@@ -1,11 +1,43 @@
 //! `makecars`: from folders of files to CARs on disk, and their documents in `cars`.
 //!
-//! [`per_file`] makes a CAR of each file, [`dataset`] divides whole folders into pieces; beside them stands what both
-//! use.
+//! ```text
+//! --layout file        per_file   a CAR of each file
+//! --layout tree, pack  dataset    a whole folder, planned and made in pieces
+//! ```
+//!
+//! Both layouts share the workspace (folders, lock, database), the record of a CAR and its line in reports,
+//! and the check that reads a CAR back.
 
-pub mod car_record;
-pub mod dataset;
-pub mod per_file;
-pub mod read_back;
-pub mod standing;
-pub(crate) mod workspace;
+mod car_record;
+mod car_report;
+pub(crate) mod dataset;
+mod error;
+mod per_file;
+mod read_back;
+mod workspace;
+
+use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::runtime::Shutdown;
+
+use crate::cli::MakecarsArgs;
+use crate::config::{Config, Layout};
+use crate::exit::CommandError;
+use crate::progress::Screen;
+
+/// Runs the command in the configured layout.
+///
+/// # Errors
+///
+/// When nothing could be packed at all, or nothing more can be written.
+pub(crate) async fn makecars(
+    args: &MakecarsArgs,
+    config: &Config,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut Printer,
+) -> Result<ExitStatus, CommandError> {
+    match config.setting.layout {
+        Layout::File => per_file::makecars(args, config, screen, shutdown, out).await,
+        Layout::Tree | Layout::Pack => dataset::makecars(args, config, screen, shutdown, out).await,
+    }
+}

@@ -9,7 +9,7 @@ use rustix::fs::{Advice, fadvise};
 
 /// Why a CAR that was written is not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum RereadError {
+pub(crate) enum RereadError {
     /// It is whole, but another.
     #[error("{} was written, but read again it is another", path.display())]
     Another {
@@ -31,7 +31,7 @@ pub enum RereadError {
 
 impl RereadError {
     /// Whether the run is to end.
-    pub fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         matches!(self, Self::Unreadable { source: VerifyError::Cancelled, .. })
     }
 }
@@ -52,7 +52,7 @@ impl Progress for Uncounted<'_> {
 /// # Errors
 ///
 /// [`RereadError`].
-pub fn reread(
+pub(super) fn reread(
     budget: &ThreadBudget,
     file: &File,
     path: &Path,

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::cli::MakecarsArgs;
 use crate::config::Config;
 use crate::exit::CommandError;
-use crate::makecars::per_file::MakecarsError;
+use crate::makecars::error::MakecarsError;
 
 /// Canonical input and output; makes the output unless this is a dry run.
 pub(crate) fn resolve(args: &MakecarsArgs) -> Result<(PathBuf, PathBuf), MakecarsError> {

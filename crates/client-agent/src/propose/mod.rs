@@ -39,14 +39,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::config::{PathMapping, StartDelay};
+use crate::config::{PathMapping, StartDelay, SyncRule};
 use crate::node_deals::NodeDeals;
 use crate::propose::asks::Asks;
 use crate::propose::budget::PassBudget;
 use crate::propose::funds::{Funds, Reserved};
-use crate::propose::lotus::preflight::{
-    MethodChoice, MinerFacts, NodeFacts, NodeMethods, PreflightError, SyncRule,
-};
+use crate::propose::lotus::preflight::{MethodChoice, MinerFacts, NodeFacts, NodeMethods, PreflightError};
 use crate::propose::lotus::publish::Publisher;
 use crate::propose::lotus::{node_imports, preflight};
 use crate::propose::miner_queues::{Lifetime, MinerQueues};

@@ -135,7 +135,7 @@ pub struct WalletChange {
     #[serde(rename = "datacapafter", skip_serializing_if = "Option::is_none")]
     pub datacap_after: Option<u128>,
 }
-/// A limit of the moment, not of the configuration: see [`Report::found_busy_lanes`].
+/// A limit of the moment, not of the configuration: see [`Report::found_busy_miners`].
 pub(super) const BUSY: &str = "miner is busy with earlier proposals";
 /// The node would have to read the CAR from its own disk.
 pub(super) const OUT_OF_REACH: &str = "the CAR is on another host (setting.ownCarsOnly)";
@@ -212,7 +212,7 @@ impl Report {
     }
 
     /// Whether proposals were held back only because their provider has enough to do: another pass is due.
-    pub fn found_busy_lanes(&self) -> bool {
+    pub fn found_busy_miners(&self) -> bool {
         self.held.contains_key(BUSY) || self.held.contains_key(AWAITED)
     }
 

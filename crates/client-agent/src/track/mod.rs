@@ -25,9 +25,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::config::SyncRule;
 use crate::node_deals::NodeDeals;
 use crate::propose::lotus::preflight;
-use crate::propose::lotus::preflight::SyncRule;
 use crate::track::chain_lookups::{ChainLookups, Lookup};
 use crate::track::pass::{Head, NodeList, Pass, is_new};
 use crate::track::reconcile::{FollowedDeal, NodeWord, OnChain};

@@ -21,7 +21,11 @@ use crate::exit::CommandError;
 /// # Errors
 ///
 /// Only when printing fails.
-pub async fn run(args: &DoctorArgs, config: &Config, out: &mut Printer) -> Result<ExitStatus, CommandError> {
+pub(super) async fn run(
+    args: &DoctorArgs,
+    config: &Config,
+    out: &mut Printer,
+) -> Result<ExitStatus, CommandError> {
     let mut checks = vec![configuration(config)];
     let store = open(config).await;
     match &store {

@@ -17,8 +17,8 @@ use futures::future::join_all;
 use indicatif::{BinaryBytes, HumanDuration};
 use tokio::time::timeout;
 
-use crate::config::{Config, PublishChoice};
-use crate::propose::lotus::preflight::{SyncRule, may_be_behind};
+use crate::config::{Config, PublishChoice, SyncRule};
+use crate::propose::lotus::preflight::may_be_behind;
 
 /// A head this old still comes with null rounds and a slow network: ten epochs.
 const HEAD_AGE_WARN: Duration = Duration::from_secs(300);

@@ -28,14 +28,14 @@ const PART_SHARE: u64 = 64;
 const WASTE_MAX_PERMILLE: u64 = 10;
 /// Bytes of a part's name beyond the file's: `.part-0000000000000-of-0000000000000`, and some against names
 /// that are taken.
-pub const PART_SUFFIX_MAX: usize = 48;
+pub(crate) const PART_SUFFIX_MAX: usize = 48;
 /// Links of a folder below which it is never sharded, in bytes. Source: boxo v0.10.1
 /// ipld/unixfs/io/directory.go, `HAMTShardingSize` of 256 KiB, which counts less than whole links.
 const NEVER_SHARDED_BYTES: u64 = 256 << 10;
 
 /// A piece of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PlannedPiece {
+pub(crate) struct PlannedPiece {
     /// What is in it, in the order of the paths.
     pub contents: Vec<PieceItem>,
     /// Bytes of its CAR, at most.
@@ -44,7 +44,7 @@ pub struct PlannedPiece {
 
 /// An item, or a part of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PieceItem {
+pub(crate) struct PieceItem {
     /// Place in [`Survey::items`].
     pub item: u32,
     /// Which bytes of those that the item has to pack, if not all.
@@ -53,7 +53,7 @@ pub struct PieceItem {
 
 /// How pieces are filled.
 #[derive(Clone, Copy, Debug)]
-pub struct FillRules {
+pub(crate) struct FillRules {
     /// What decides the blocks.
     pub params: DagParams,
     /// The largest piece.
@@ -65,7 +65,7 @@ pub struct FillRules {
 /// Something for which no piece is large enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a piece of {piece_size} bytes cannot hold a single leaf of this profile below its folders")]
-pub struct PieceTooSmall {
+pub(crate) struct PieceTooSmall {
     /// The piece.
     pub piece_size: PaddedPieceSize,
 }
@@ -75,7 +75,7 @@ pub struct PieceTooSmall {
 /// # Errors
 ///
 /// [`PieceTooSmall`].
-pub fn fill(survey: &Survey, rules: &FillRules) -> Result<Vec<PlannedPiece>, PieceTooSmall> {
+pub(crate) fn fill(survey: &Survey, rules: &FillRules) -> Result<Vec<PlannedPiece>, PieceTooSmall> {
     let costs = Costs::new(survey, rules);
     let whole = Filler::new(&costs).run(Large::Decreasing)?;
     if rules.keep_whole || waste_permille(&whole) <= WASTE_MAX_PERMILLE {
@@ -86,7 +86,7 @@ pub fn fill(survey: &Survey, rules: &FillRules) -> Result<Vec<PlannedPiece>, Pie
 }
 
 /// Everything in one piece, or how many bytes that would take.
-pub fn fill_one(survey: &Survey, rules: &FillRules) -> Result<PlannedPiece, PayloadSize> {
+pub(crate) fn fill_one(survey: &Survey, rules: &FillRules) -> Result<PlannedPiece, PayloadSize> {
     let costs = Costs::new(survey, rules);
     let mut bin = costs.empty_bin();
     for item in costs.items() {
@@ -96,7 +96,7 @@ pub fn fill_one(survey: &Survey, rules: &FillRules) -> Result<PlannedPiece, Payl
 }
 
 /// What padding takes of all pieces, in thousandths.
-pub fn waste_permille(fills: &[PlannedPiece]) -> u64 {
+pub(crate) fn waste_permille(fills: &[PlannedPiece]) -> u64 {
     let (payload, pieces) = fills.iter().fold((0_u128, 0_u128), |(payload, pieces), fill| {
         let piece =
             PayloadSize::new(fill.car_bytes_max).padded_piece_size().map_or(0, |size| size.unpadded().get());

@@ -23,7 +23,7 @@ use crate::makecars::read_back::{RereadError, reread};
 
 /// A piece to be made.
 #[derive(Clone, Debug)]
-pub struct PieceJob {
+pub(crate) struct PieceJob {
     /// Of which plan.
     pub plan: PlanDoc,
     /// Which piece.
@@ -55,7 +55,7 @@ impl PieceJob {
 
 /// Which modification times the sources of a piece must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceTimes {
+pub(crate) enum SourceTimes {
     /// Those that were planned.
     AsPlanned,
     /// Whatever they are now: files that were brought back have other times, and the piece CID says whether
@@ -66,7 +66,7 @@ pub enum SourceTimes {
 
 /// A piece that is complete, but has not its name yet.
 #[derive(Debug)]
-pub struct Made {
+pub(crate) struct Made {
     /// What it is.
     pub car: BuiltCar,
     /// Manifest and CAR, in the order in which they get their names: no CAR is ever without its manifest.
@@ -75,7 +75,7 @@ pub struct Made {
 
 /// Why a piece was not made.
 #[derive(Debug, thiserror::Error)]
-pub enum MakeError {
+pub(crate) enum MakeError {
     /// A name in the plan cannot be used.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -116,7 +116,7 @@ pub enum MakeError {
 
 /// What follows from an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Consequence {
+pub(crate) enum Consequence {
     /// The sources are not what was planned: this piece cannot be made.
     PlanAnew,
     /// Nothing more can be written here now.
@@ -127,7 +127,7 @@ pub enum Consequence {
 
 impl MakeError {
     /// What follows from it.
-    pub fn consequence(&self) -> Consequence {
+    pub(crate) fn consequence(&self) -> Consequence {
         match self {
             Self::Build(BuildError::Cancelled) => Consequence::Stopped,
             Self::Reread(error) if error.is_cancelled() => Consequence::Stopped,
@@ -141,7 +141,7 @@ impl MakeError {
     }
 
     /// Whether the disk is full.
-    pub fn is_no_space(&self) -> bool {
+    pub(crate) fn is_no_space(&self) -> bool {
         let (Self::Build(BuildError::Output { source }) | Self::Output(source)) = self else { return false };
         matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
@@ -152,7 +152,11 @@ impl MakeError {
 /// # Errors
 ///
 /// [`TreeError`] for a name that no CAR can have.
-pub fn tree(input: &Path, entries: &[PackEntryDoc], times: SourceTimes) -> Result<SourceTree, TreeError> {
+pub(crate) fn tree(
+    input: &Path,
+    entries: &[PackEntryDoc],
+    times: SourceTimes,
+) -> Result<SourceTree, TreeError> {
     let mut tree = SourceTree::new();
     for entry in entries {
         match entry {
@@ -244,7 +248,11 @@ const NAMED_MAX: usize = 20;
 /// # Errors
 ///
 /// [`MakeError`].
-pub fn make(job: &PieceJob, budget: &ThreadBudget, progress: &dyn Progress) -> Result<Made, MakeError> {
+pub(crate) fn make(
+    job: &PieceJob,
+    budget: &ThreadBudget,
+    progress: &dyn Progress,
+) -> Result<Made, MakeError> {
     check_sources(job)?;
     let tree = tree(&job.input, &job.entries, job.times)?;
     let (file, temp) = fsx::create_temp_beside(&job.car)?;

@@ -2,7 +2,7 @@
 
 /// Rooms in the order of the pieces, in a tree of the largest of two.
 #[derive(Clone, Debug, Default)]
-pub struct FirstFitTree {
+pub(crate) struct FirstFitTree {
     count: usize,
     /// Leaves behind inner nodes: node `i` has the children `2i` and `2i + 1`, the root is 1.
     tree: Vec<u64>,
@@ -10,7 +10,7 @@ pub struct FirstFitTree {
 
 impl FirstFitTree {
     /// One more piece.
-    pub fn push(&mut self, room: u64) {
+    pub(crate) fn push(&mut self, room: u64) {
         if self.count == self.leaves() {
             self.grow();
         }
@@ -19,7 +19,7 @@ impl FirstFitTree {
     }
 
     /// A piece has so much room now.
-    pub fn set(&mut self, piece: usize, room: u64) {
+    pub(crate) fn set(&mut self, piece: usize, room: u64) {
         let mut node = self.leaves() + piece;
         self.tree[node] = room;
         while node > 1 {
@@ -29,7 +29,7 @@ impl FirstFitTree {
     }
 
     /// The first piece with at least so much room.
-    pub fn first_with(&self, wanted: u64) -> Option<usize> {
+    pub(crate) fn first_with(&self, wanted: u64) -> Option<usize> {
         // Nothing needs no room at all, and nodes without a piece have none.
         let wanted = wanted.max(1);
         if self.tree.get(1).is_none_or(|most| *most < wanted) {

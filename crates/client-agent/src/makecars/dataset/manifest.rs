@@ -23,7 +23,7 @@ const FIRST_LINE_BYTES: usize = 1024;
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PieceLine {
+pub(crate) struct PieceLine {
     /// Of this format.
     pub manifest: u32,
     /// File name of the CAR.
@@ -52,7 +52,7 @@ pub struct PieceLine {
 
 /// Every other line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntryLine {
+pub(crate) struct EntryLine {
     /// `file`, `folder` or `symlink`.
     pub kind: String,
     /// Below the input, `/` between names.
@@ -80,7 +80,7 @@ pub struct EntryLine {
 
 impl PieceLine {
     /// The version is ours; everything else is told.
-    pub const VERSION: u32 = VERSION;
+    pub(crate) const VERSION: u32 = VERSION;
 }
 
 impl From<&PackEntryDoc> for EntryLine {
@@ -112,12 +112,12 @@ impl From<&PackEntryDoc> for EntryLine {
 }
 
 /// Where the manifest of a CAR is: `x.car` has `x.jsonl`.
-pub fn path_of(car: &Path) -> PathBuf {
+pub(crate) fn path_of(car: &Path) -> PathBuf {
     car.with_extension("jsonl")
 }
 
 /// About how many bytes a manifest takes; too few only where names are full of characters that JSON escapes.
-pub fn bytes_about(entries: &[PackEntryDoc]) -> u64 {
+pub(crate) fn bytes_about(entries: &[PackEntryDoc]) -> u64 {
     let line = |entry: &PackEntryDoc| {
         let target = if let PackEntryDoc::Symlink { target, .. } = entry { target.len() } else { 0 };
         // A part has its path twice.
@@ -127,7 +127,7 @@ pub fn bytes_about(entries: &[PackEntryDoc]) -> u64 {
 }
 
 /// Writes a manifest.
-pub fn write<'a>(
+pub(crate) fn write<'a>(
     to: impl Write,
     piece: &PieceLine,
     entries: impl Iterator<Item = &'a PackEntryDoc>,
@@ -143,14 +143,14 @@ pub fn write<'a>(
 }
 
 /// Reads the first line.
-pub fn read_piece(path: &Path) -> io::Result<PieceLine> {
+pub(crate) fn read_piece(path: &Path) -> io::Result<PieceLine> {
     let mut line = String::new();
     BufReader::new(File::open(path)?).read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)
 }
 
 /// Reads a manifest, line by line.
-pub fn read(path: &Path) -> io::Result<(PieceLine, impl Iterator<Item = io::Result<EntryLine>>)> {
+pub(crate) fn read(path: &Path) -> io::Result<(PieceLine, impl Iterator<Item = io::Result<EntryLine>>)> {
     let mut lines = BufReader::new(File::open(path)?).lines();
     let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     let piece: PieceLine = serde_json::from_str(&first)?;

@@ -12,23 +12,23 @@
 //! changed since, or is new, is planned once the plan at hand has ended.
 
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
-pub mod bin_packing;
-pub mod build_piece;
+pub(crate) mod bin_packing;
+pub(crate) mod build_piece;
 mod disk_space;
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
-pub mod first_fit;
-pub mod manifest;
+pub(crate) mod first_fit;
+pub(crate) mod manifest;
 mod packed;
 mod piece_worker;
 mod pipeline;
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
-pub mod plan;
-pub mod plan_store;
-pub mod report;
-pub mod rules;
+pub(crate) mod plan;
+pub(crate) mod plan_store;
+pub(crate) mod report;
+pub(crate) mod rules;
 mod run_plan;
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
-pub mod survey;
+pub(crate) mod survey;
 mod throughput;
 
 use std::path::{Path, PathBuf};
@@ -47,21 +47,21 @@ use tracing::{info, warn};
 use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
 use crate::exit::CommandError;
+use crate::makecars::car_report::CarReport;
 use crate::makecars::dataset::bin_packing::{FillRules, PieceTooSmall, fill, fill_one};
 use crate::makecars::dataset::plan::Plan;
 use crate::makecars::dataset::plan_store::SharedPlans;
 use crate::makecars::dataset::report::{PieceOutcome, PieceReport, PlanReport, Summary};
 use crate::makecars::dataset::rules::PlanRules;
 use crate::makecars::dataset::survey::{Item, Survey};
-use crate::makecars::per_file::MakecarsError;
-use crate::makecars::per_file::report::CarReport;
+use crate::makecars::error::MakecarsError;
 use crate::makecars::workspace;
 use crate::makecars::workspace::Workspace;
 use crate::progress::Screen;
 
 /// Why a data set was not packed at all.
 #[derive(Debug, thiserror::Error)]
-pub enum DatasetError {
+pub(crate) enum DatasetError {
     /// A single file is no data set.
     #[error("--layout {layout} packs a folder, and {} is none", path.display())]
     NotAFolder {
@@ -160,7 +160,7 @@ struct Run<'a> {
 ///
 /// When nothing could be packed at all, or nothing more can be written; trouble with single pieces is
 /// reported and shows in the status.
-pub async fn makecars(
+pub(crate) async fn makecars(
     args: &MakecarsArgs,
     config: &Config,
     screen: &Screen,

@@ -23,13 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::makecars::car_record;
+use crate::makecars::car_report::CarReport;
 use crate::makecars::dataset::build_piece::{Consequence, Made, MakeError, PieceJob, SourceTimes, make};
 use crate::makecars::dataset::disk_space::Disk;
 use crate::makecars::dataset::manifest;
 use crate::makecars::dataset::plan_store::{LEASE, SharedPlans, Task};
 use crate::makecars::dataset::report::{PieceOutcome, PieceReport};
 use crate::makecars::dataset::rules::PlanRules;
-use crate::makecars::per_file::report::CarReport;
 use crate::progress::Meter;
 
 /// What making the pieces of a plan needs.

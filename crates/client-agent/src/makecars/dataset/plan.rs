@@ -20,7 +20,7 @@ const NAME_MAX: usize = 255;
 
 /// A plan in memory: the survey, and what of it goes where.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// As it is stored.
     pub document: PlanDoc,
     survey: Survey,
@@ -31,7 +31,7 @@ pub struct Plan {
 
 impl Plan {
     /// Names and numbers everything.
-    pub fn new(key: PlanKey, host: &str, survey: Survey, fills: Vec<PlannedPiece>) -> Self {
+    pub(crate) fn new(key: PlanKey, host: &str, survey: Survey, fills: Vec<PlannedPiece>) -> Self {
         let part_names = name_parts(&survey, &fills);
         let document = PlanDoc {
             id: String::new(),
@@ -52,12 +52,12 @@ impl Plan {
     }
 
     /// The pieces.
-    pub fn pieces(&self) -> impl ExactSizeIterator<Item = &PlannedPiece> {
+    pub(crate) fn pieces(&self) -> impl ExactSizeIterator<Item = &PlannedPiece> {
         self.fills.iter()
     }
 
     /// A piece as it is stored.
-    pub fn piece(&self, piece: usize) -> PackPieceDoc {
+    pub(crate) fn piece(&self, piece: usize) -> PackPieceDoc {
         let fill = &self.fills[piece];
         PackPieceDoc {
             id: PlanDoc::piece_id(&self.document.id, count(piece)),
@@ -77,7 +77,7 @@ impl Plan {
     }
 
     /// What is in a piece, as it is stored.
-    pub fn files(&self, piece: usize) -> impl Iterator<Item = PackFilesDoc> {
+    pub(crate) fn files(&self, piece: usize) -> impl Iterator<Item = PackFilesDoc> {
         self.chunks(piece).enumerate().map(move |(chunk, contents)| PackFilesDoc {
             id: format!("{}#{piece}#{chunk}", self.document.id),
             plan: self.document.id.clone(),
@@ -88,12 +88,12 @@ impl Plan {
     }
 
     /// What is in a piece.
-    pub fn entries(&self, piece: usize) -> impl Iterator<Item = PackEntryDoc> {
+    pub(crate) fn entries(&self, piece: usize) -> impl Iterator<Item = PackEntryDoc> {
         self.fills[piece].contents.iter().map(|content| self.entry(content))
     }
 
     /// Files that are in more than one piece.
-    pub fn split_files(&self) -> usize {
+    pub(crate) fn split_files(&self) -> usize {
         self.part_names.keys().map(|content| content.item).collect::<HashSet<_>>().len()
     }
 
@@ -157,7 +157,7 @@ impl Plan {
 }
 
 /// A whole item as a plan would have it.
-pub fn entry_of(survey: &Survey, item: &Item) -> PackEntryDoc {
+pub(crate) fn entry_of(survey: &Survey, item: &Item) -> PackEntryDoc {
     let path = survey.path(item);
     match &item.kind {
         Kind::File { size, mtime_nanos, .. } => {
@@ -169,7 +169,7 @@ pub fn entry_of(survey: &Survey, item: &Item) -> PackEntryDoc {
 }
 
 /// What a plan calls an entry, in so many bits that no two are taken for each other.
-pub fn fingerprint(entry: &PackEntryDoc) -> u128 {
+pub(crate) fn fingerprint(entry: &PackEntryDoc) -> u128 {
     let mut hash = Sha256::new();
     hash_entry(&mut hash, entry);
     hash.finalize()[..16].iter().fold(0, |bits, byte| bits << 8 | u128::from(*byte))
@@ -263,7 +263,7 @@ fn item_of<'a>(survey: &'a Survey, content: &PieceItem) -> &'a Item {
 }
 
 /// Where an entry goes in its CAR.
-pub fn inside(entry: &PackEntryDoc) -> String {
+pub(crate) fn inside(entry: &PackEntryDoc) -> String {
     match entry {
         PackEntryDoc::File { path, part: Some(part), .. } => {
             join(path.rsplit_once('/').map_or("", |(folder, _)| folder), &part.name)

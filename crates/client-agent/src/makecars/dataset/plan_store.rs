@@ -19,13 +19,13 @@ use crate::makecars::dataset::plan::{Plan, fingerprint};
 use crate::makecars::dataset::rules::PlanRules;
 
 /// How long a piece stays with a box that says nothing any more. Source: ours.
-pub const LEASE: Duration = Duration::from_secs(120);
+pub(crate) const LEASE: Duration = Duration::from_secs(120);
 /// Documents that are written at the same time.
 const WRITES_AT_ONCE: usize = 16;
 
 /// A piece that is ours to make.
 #[derive(Clone, Debug)]
-pub struct Task {
+pub(crate) struct Task {
     /// Which piece of its plan.
     pub index: i64,
     /// What is in it.
@@ -40,7 +40,7 @@ pub struct Task {
 
 /// What of a folder is packed already.
 #[derive(Debug, Default)]
-pub struct Covered {
+pub(crate) struct Covered {
     /// What is in finished pieces as a whole.
     whole: HashSet<u128>,
     /// Bytes of files that are in finished pieces, by the fingerprint of the whole.
@@ -50,7 +50,7 @@ pub struct Covered {
 impl Covered {
     /// What of an entry is in no finished piece: nothing, or ranges of bytes, or (`None` among them) all of
     /// it.
-    pub fn missing(&self, entry: &PackEntryDoc) -> Vec<Option<(u64, u64)>> {
+    pub(crate) fn missing(&self, entry: &PackEntryDoc) -> Vec<Option<(u64, u64)>> {
         let fingerprint = fingerprint(entry);
         if self.whole.contains(&fingerprint) {
             return Vec::new();
@@ -91,7 +91,7 @@ fn bytes(stored: i64) -> u64 {
 
 /// Plans that are shared in the database.
 #[derive(Debug)]
-pub struct SharedPlans<'a> {
+pub(crate) struct SharedPlans<'a> {
     /// The database.
     pub store: &'a Store,
     /// Whose claims these are: agent and output folder.
@@ -102,13 +102,13 @@ pub struct SharedPlans<'a> {
 
 impl SharedPlans<'_> {
     /// Plans of which pieces may be open.
-    pub async fn open_plans(&self, key: &PlanKey) -> Result<Vec<PlanDoc>, StoreError> {
+    pub(crate) async fn open_plans(&self, key: &PlanKey) -> Result<Vec<PlanDoc>, StoreError> {
         let plans = self.store.plans_of(key).await?;
         Ok(plans.into_iter().filter(|plan| plan.state == PlanState::Ready).collect())
     }
 
     /// Everything that is in finished pieces of all plans with this key.
-    pub async fn covered(&self, key: &PlanKey) -> Result<Covered, StoreError> {
+    pub(crate) async fn covered(&self, key: &PlanKey) -> Result<Covered, StoreError> {
         let mut covered = Covered::default();
         for plan in self.store.plans_of(key).await? {
             for piece in self.store.pack_pieces(&plan.id).await? {
@@ -123,7 +123,7 @@ impl SharedPlans<'_> {
     }
 
     /// Writes a plan, so that its pieces can be claimed, by whomever.
-    pub async fn write(&self, plan: &Plan) -> Result<(), StoreError> {
+    pub(crate) async fn write(&self, plan: &Plan) -> Result<(), StoreError> {
         self.store.begin_plan(&plan.document).await?;
         let pieces = 0..plan.pieces().len();
         let files = pieces.clone().flat_map(|piece| plan.files(piece));
@@ -149,12 +149,12 @@ impl SharedPlans<'_> {
     }
 
     /// Whether a plan is there, and a piece of it is done.
-    pub async fn is_done(&self, plan: &str) -> Result<bool, StoreError> {
+    pub(crate) async fn is_done(&self, plan: &str) -> Result<bool, StoreError> {
         Ok(self.store.piece_counts(plan).await?.done > 0)
     }
 
     /// Claims the next piece; `None` if nobody may claim any now.
-    pub async fn claim(&self, plan: &str) -> Result<Option<Task>, StoreError> {
+    pub(crate) async fn claim(&self, plan: &str) -> Result<Option<Task>, StoreError> {
         let owner = format!("{}{:08x}", self.owner_prefix(), fastrand::u32(..));
         let Some(claim) = self.store.claim_piece(plan, &owner, LEASE).await? else { return Ok(None) };
         let entries = match entries(self.store, &claim.piece).await {
@@ -176,7 +176,7 @@ impl SharedPlans<'_> {
     }
 
     /// Ends a plan that has no open piece; else says who is at them.
-    pub async fn end(&self, plan: &str) -> Result<Option<PieceCounts>, StoreError> {
+    pub(crate) async fn end(&self, plan: &str) -> Result<Option<PieceCounts>, StoreError> {
         if self.store.end_plan(plan).await? {
             return Ok(None);
         }
@@ -184,7 +184,7 @@ impl SharedPlans<'_> {
     }
 
     /// Takes back what a killed run of ours held. Only under the lock of our output folder.
-    pub async fn take_back(&self, plan: &str) -> Result<u64, StoreError> {
+    pub(crate) async fn take_back(&self, plan: &str) -> Result<u64, StoreError> {
         self.store.release_pieces_of(plan, &self.owner_prefix()).await
     }
 
@@ -198,7 +198,7 @@ impl SharedPlans<'_> {
 /// # Errors
 ///
 /// When the database does not answer, or does not have all of it: a piece is never made of less.
-pub async fn entries(store: &Store, piece: &PackPieceDoc) -> Result<Vec<PackEntryDoc>, StoreError> {
+pub(crate) async fn entries(store: &Store, piece: &PackPieceDoc) -> Result<Vec<PackEntryDoc>, StoreError> {
     let mut entries = Vec::new();
     for chunk in 0..piece.chunks {
         let files = store.pack_files(&piece.plan, piece.index, chunk).await?;
@@ -212,7 +212,7 @@ pub async fn entries(store: &Store, piece: &PackPieceDoc) -> Result<Vec<PackEntr
 }
 
 /// Pieces of a plan that no manifest says are done.
-pub fn undone(plan: &Plan, output: &Path) -> VecDeque<usize> {
+pub(crate) fn undone(plan: &Plan, output: &Path) -> VecDeque<usize> {
     let rules = PlanRules::of(&plan.document);
     let is_done = |piece: usize| {
         let car = car_of(plan, rules, piece, output);
@@ -224,7 +224,7 @@ pub fn undone(plan: &Plan, output: &Path) -> VecDeque<usize> {
 
 /// The rules of a plan that no database keeps: those of the pieces that the manifests say an earlier run
 /// made.
-pub fn rules_of(plan: &Plan, output: &Path) -> PlanRules {
+pub(crate) fn rules_of(plan: &Plan, output: &Path) -> PlanRules {
     let inlined = |piece: usize| {
         let car = car_of(plan, PlanRules::InlinedRoots, piece, output);
         let is_only_name = car != car_of(plan, PlanRules::LATEST, piece, output);

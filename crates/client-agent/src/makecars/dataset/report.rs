@@ -6,14 +6,14 @@ use carferry_core::words::counted;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
+use crate::makecars::car_report::CarReport;
 use crate::makecars::dataset::bin_packing::{PlannedPiece, waste_permille};
-use crate::makecars::per_file::report::CarReport;
 use crate::progress::{duration_words, rate};
 
 /// What became of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum PieceOutcome {
+pub(crate) enum PieceOutcome {
     /// Its CAR is on disk, and recorded unless that was not wanted.
     Made,
     /// It has no CAR.
@@ -24,7 +24,7 @@ pub enum PieceOutcome {
 
 /// One piece's line. Field names are those of `cars` where they mean the same.
 #[derive(Clone, Debug, Serialize)]
-pub struct PieceReport {
+pub(crate) struct PieceReport {
     /// The plan's id.
     pub plan: String,
     /// Which piece of it.
@@ -45,7 +45,7 @@ pub struct PieceReport {
 
 impl PieceReport {
     /// Only what is known before.
-    pub fn new(plan: &str, piece: i64, state: PieceOutcome, entries: usize, sourcebytes: u64) -> Self {
+    pub(crate) fn new(plan: &str, piece: i64, state: PieceOutcome, entries: usize, sourcebytes: u64) -> Self {
         Self {
             plan: plan.to_owned(),
             piece,
@@ -58,7 +58,7 @@ impl PieceReport {
     }
 
     /// One line for people.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let entries = self.entries;
         let size = self.car.carsizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
         let piece = self.car.piecesizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
@@ -85,7 +85,7 @@ impl PieceReport {
 
 /// A whole plan, before it is worked on.
 #[derive(Clone, Debug, Serialize)]
-pub struct PlanReport {
+pub(crate) struct PlanReport {
     /// The plan's id.
     pub plan: String,
     /// How many pieces.
@@ -110,7 +110,7 @@ pub struct PlanReport {
 
 impl PlanReport {
     /// The sums over all pieces.
-    pub fn sums<'a>(
+    pub(crate) fn sums<'a>(
         plan: &str,
         entries: i64,
         sourcebytes: u64,
@@ -133,7 +133,7 @@ impl PlanReport {
     }
 
     /// For people.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "plan {}: {} of {}, {} to read",
             self.plan,
@@ -178,7 +178,7 @@ fn entries(number: impl TryInto<u64>) -> String {
 
 /// Counts over all pieces of a run.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// CARs made.
     pub made: u64,
     /// Bytes of them.
@@ -195,7 +195,7 @@ pub struct Summary {
 
 impl Summary {
     /// The last line.
-    pub fn line(&self, elapsed: Duration) -> String {
+    pub(crate) fn line(&self, elapsed: Duration) -> String {
         let speed = BinaryBytes(rate(self.source_bytes, elapsed));
         let mut line = format!(
             "{} made ({}, {}, in {}, {speed}/s), {} failed",

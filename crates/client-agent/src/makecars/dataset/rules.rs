@@ -15,7 +15,7 @@ const HASHED_ROOTS: i64 = 2;
 
 /// The rules of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlanRules {
+pub(crate) enum PlanRules {
     /// Roots are inlined where the profile inlines blocks; names are ASCII.
     InlinedRoots,
     /// Roots always have a hash; names keep their letters.
@@ -24,10 +24,10 @@ pub enum PlanRules {
 
 impl PlanRules {
     /// The rules of new plans.
-    pub const LATEST: Self = Self::HashedRoots;
+    pub(crate) const LATEST: Self = Self::HashedRoots;
 
     /// The rules that a plan was made by.
-    pub fn of(plan: &PlanDoc) -> Self {
+    pub(crate) fn of(plan: &PlanDoc) -> Self {
         match plan.rules {
             Some(HASHED_ROOTS..) => Self::HashedRoots,
             _ => Self::InlinedRoots,
@@ -35,12 +35,12 @@ impl PlanRules {
     }
 
     /// The rules that a CAR with this root was made by; both make the same CAR of most pieces.
-    pub fn of_root(root: &PayloadCid) -> Self {
+    pub(crate) fn of_root(root: &PayloadCid) -> Self {
         if root.is_inlined() { Self::InlinedRoots } else { Self::HashedRoots }
     }
 
     /// As it is stored.
-    pub fn stored(self) -> Option<i64> {
+    pub(crate) fn stored(self) -> Option<i64> {
         match self {
             Self::InlinedRoots => None,
             Self::HashedRoots => Some(HASHED_ROOTS),
@@ -48,7 +48,7 @@ impl PlanRules {
     }
 
     /// What decides the blocks of a piece.
-    pub fn params(self, profile: Profile) -> DagParams {
+    pub(crate) fn params(self, profile: Profile) -> DagParams {
         let folder_root = match self {
             Self::InlinedRoots => FolderRoot::MayBeInlined,
             Self::HashedRoots => FolderRoot::Hashed,
@@ -57,7 +57,7 @@ impl PlanRules {
     }
 
     /// File name of a piece's CAR. The plan's id keeps data sets apart whose names become the same.
-    pub fn car_name(self, plan: &PlanDoc, index: i64) -> String {
+    pub(crate) fn car_name(self, plan: &PlanDoc, index: i64) -> String {
         let group = match self {
             Self::InlinedRoots => ascii(&plan.key.group),
             Self::HashedRoots => safe(&plan.key.group),

@@ -13,11 +13,11 @@ use carferry_car::is_reserved_name;
 use carferry_core::fsx;
 use rustix::fs::{Access, access};
 
-use crate::makecars::per_file::scan::SkippedEntry;
+use crate::makecars::error::SkippedEntry;
 
 /// Everything below a folder.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub(crate) struct Survey {
     /// The input itself at 0; every other behind its parent.
     pub folders: Vec<Folder>,
     /// What is in the folders, in the order of the paths.
@@ -34,11 +34,11 @@ pub struct Survey {
 const DEPTH_MAX: u16 = 1000;
 
 /// A folder by its place in [`Survey::folders`].
-pub type FolderId = u32;
+pub(crate) type FolderId = u32;
 
 /// A folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Folder {
+pub(crate) struct Folder {
     /// Its parent; the input is its own.
     pub parent: FolderId,
     /// Its name; the input has none.
@@ -49,7 +49,7 @@ pub struct Folder {
 
 /// Something in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub(crate) struct Item {
     /// Where it is.
     pub folder: FolderId,
     /// Its name; an empty folder has none: it is the folder itself.
@@ -62,7 +62,7 @@ pub struct Item {
 
 /// What an item is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A regular file.
     File {
         /// Bytes.
@@ -80,7 +80,7 @@ pub enum Kind {
 
 impl Survey {
     /// Path of a folder below the input, `/` between names; empty for the input.
-    pub fn folder_path(&self, folder: FolderId) -> String {
+    pub(crate) fn folder_path(&self, folder: FolderId) -> String {
         let mut names = Vec::new();
         let mut at = folder;
         while at != 0 {
@@ -93,24 +93,24 @@ impl Survey {
     }
 
     /// Path of an item below the input.
-    pub fn path(&self, item: &Item) -> String {
+    pub(crate) fn path(&self, item: &Item) -> String {
         join(&self.folder_path(item.folder), &item.name)
     }
 
     /// Bytes to be packed.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.items.iter().map(Item::bytes).fold(0, u64::saturating_add)
     }
 }
 
 impl Item {
     /// Bytes to be packed.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.range.map_or_else(|| self.size(), |(from, to)| to - from)
     }
 
     /// Bytes of a file; nothing else has any.
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         match self.kind {
             Kind::File { size, .. } => size,
             Kind::Symlink(_) | Kind::EmptyFolder => 0,
@@ -119,7 +119,7 @@ impl Item {
 }
 
 /// A name in a folder, as one path.
-pub fn join(folder: &str, name: &str) -> String {
+pub(crate) fn join(folder: &str, name: &str) -> String {
     match (folder.is_empty(), name.is_empty()) {
         (true, _) => name.to_owned(),
         (false, true) => folder.to_owned(),
@@ -128,13 +128,13 @@ pub fn join(folder: &str, name: &str) -> String {
 }
 
 /// The place of a folder in a list.
-pub fn index(folder: FolderId) -> usize {
+pub(crate) fn index(folder: FolderId) -> usize {
     usize::try_from(folder).unwrap_or(usize::MAX)
 }
 
 /// When the system last changed anything about a file (ctime), nanoseconds since 1970: no program sets it
 /// back.
-pub fn changed_nanos(metadata: &Metadata) -> Option<i64> {
+pub(crate) fn changed_nanos(metadata: &Metadata) -> Option<i64> {
     metadata.ctime().checked_mul(1_000_000_000)?.checked_add(metadata.ctime_nsec())
 }
 
@@ -143,7 +143,7 @@ pub fn changed_nanos(metadata: &Metadata) -> Option<i64> {
 /// # Errors
 ///
 /// When the input itself cannot be listed, or is no folder.
-pub fn survey(input: &Path, output: &Path) -> io::Result<Survey> {
+pub(crate) fn survey(input: &Path, output: &Path) -> io::Result<Survey> {
     let mut survey = Survey::default();
     survey.folders.push(Folder { parent: 0, name: "".into(), depth: 0 });
     let names = sorted_names(input).map_err(|error| fsx::named("cannot list", input, error))?;

@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::makecars::per_file::report::{FileReport, FileState};
 
 /// Name of the file.
-pub const NAME: &str = "manifest.jsonl";
+pub(crate) const NAME: &str = "manifest.jsonl";
 
 /// One CAR.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Line {
+pub(crate) struct Line {
     /// Version of the format.
     pub manifest: u32,
     /// The CAR, below the folder of the manifest.
@@ -44,7 +44,7 @@ pub struct Line {
 /// # Errors
 ///
 /// When it cannot be read; [`io::ErrorKind::InvalidData`] for a file that no run of `makecars` wrote.
-pub fn read_earlier(output: &Path) -> io::Result<BTreeMap<String, Line>> {
+pub(crate) fn read_earlier(output: &Path) -> io::Result<BTreeMap<String, Line>> {
     let foreign = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let path = output.join(NAME);
     match path.symlink_metadata() {
@@ -64,11 +64,11 @@ pub fn read_earlier(output: &Path) -> io::Result<BTreeMap<String, Line>> {
 
 /// Lines by their CARs.
 #[derive(Debug, Default)]
-pub struct Manifest(BTreeMap<String, Line>);
+pub(crate) struct Manifest(BTreeMap<String, Line>);
 
 impl Manifest {
     /// Takes in what became of a file, if it has a CAR below `output`.
-    pub fn add(&mut self, report: &FileReport, output: &Path, profile: &str) {
+    pub(crate) fn add(&mut self, report: &FileReport, output: &Path, profile: &str) {
         let line = || {
             Some(Line {
                 manifest: 1,
@@ -98,7 +98,7 @@ impl Manifest {
     /// # Errors
     ///
     /// When it cannot be written; the earlier one stays.
-    pub fn write(mut self, output: &Path) -> io::Result<()> {
+    pub(crate) fn write(mut self, output: &Path) -> io::Result<()> {
         let path = output.join(NAME);
         for (_, line) in read_earlier(output)? {
             if !self.0.contains_key(&line.car) && output.join(&line.car).is_file() {

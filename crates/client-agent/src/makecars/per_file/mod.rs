@@ -7,16 +7,18 @@
 //! No CAR stands under its final name before it is complete and durable, no document before its CAR. Every
 //! step can be repeated; what a killed run leaves are temporary files, which the next run removes.
 
-pub mod manifest;
-pub mod plan;
-pub mod report;
-pub mod scan;
-pub mod worker;
+pub(super) mod manifest;
+pub(super) mod plan;
+pub(super) mod report;
+pub(super) mod scan;
+mod standing;
+pub(super) mod worker;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use carferry_car::ThreadBudget;
-use carferry_core::error_chain::{ErrorChain, Hint};
+use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::{Shutdown, fail_point};
@@ -28,90 +30,16 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cli::MakecarsArgs;
-use crate::config::{Config, Layout};
+use crate::config::Config;
 use crate::exit::CommandError;
+use crate::makecars::error::MakecarsError;
 use crate::makecars::per_file::manifest::Manifest;
 use crate::makecars::per_file::plan::{Planned, Rules, Shortage};
 use crate::makecars::per_file::report::{FileReport, FileState, Summary};
 use crate::makecars::per_file::worker::{Guard, Outcome, PackContext};
+use crate::makecars::workspace;
 use crate::makecars::workspace::Workspace;
-use crate::makecars::{car_record, dataset, workspace};
 use crate::progress::{Meter, Screen};
-
-/// Why nothing was packed at all.
-#[derive(Debug, thiserror::Error)]
-pub enum MakecarsError {
-    /// The input cannot be walked.
-    #[error("cannot use --input {}", path.display())]
-    Input {
-        /// As given.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The output cannot be written.
-    #[error("cannot use --output {}", path.display())]
-    Output {
-        /// As given.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// CARs would become input of the next run.
-    #[error("--input and --output are the same folder {}", path.display())]
-    SameFolder {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The manifest's name is taken.
-    #[error("{} is not a manifest of makecars, and is left alone", path.display())]
-    ForeignManifest {
-        /// What has its name.
-        path: PathBuf,
-        /// Why it is none.
-        source: std::io::Error,
-    },
-    /// Another run works here.
-    #[error("another makecars writes into {}", path.display())]
-    Locked {
-        /// The output.
-        path: PathBuf,
-    },
-    /// The file system is too full for a single CAR.
-    #[error(
-        "the CAR of {} takes up to {needed} ({bytes} bytes), but only {free} are free at {}",
-        input.display(), output.display(), needed = BinaryBytes(*bytes), free = BinaryBytes(*free)
-    )]
-    NoSpace {
-        /// The source.
-        input: PathBuf,
-        /// The output.
-        output: PathBuf,
-        /// Bytes of its CAR, at most.
-        bytes: u64,
-        /// Bytes free.
-        free: u64,
-    },
-    /// Packing threads could not be started, or ended by a bug.
-    #[error("{missing} files were not dealt with: packing threads ended early")]
-    ThreadsGone {
-        /// How many files.
-        missing: u64,
-    },
-}
-
-impl Hint for MakecarsError {
-    fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::SameFolder { .. } => "CARs go to a folder of their own; it may lie inside the input",
-            Self::ForeignManifest { .. } => "move it away, or write to another --output",
-            Self::Locked { .. } => "wait for it, or give this one its own output folder",
-            Self::NoSpace { .. } => "free some space, or write to another file system",
-            Self::Input { .. } | Self::Output { .. } | Self::ThreadsGone { .. } => return None,
-        };
-        Some(hint.to_owned())
-    }
-}
 
 /// Outcomes that wait to be recorded while the database is away; beyond them, packing waits too.
 const OUTCOMES_MAX: usize = 4096;
@@ -123,16 +51,13 @@ const RECORDS_AT_ONCE: usize = 16;
 /// # Errors
 ///
 /// When nothing could be packed at all; trouble with single files is reported and shows in the status.
-pub async fn makecars(
+pub(super) async fn makecars(
     args: &MakecarsArgs,
     config: &Config,
     screen: &Screen,
     shutdown: &Shutdown,
     out: &mut Printer,
 ) -> Result<ExitStatus, CommandError> {
-    if config.setting.layout != Layout::File {
-        return dataset::makecars(args, config, screen, shutdown, out).await;
-    }
     let started = Instant::now();
     let (input, output) = workspace::resolve(args).map_err(|error| CommandError::user(&error))?;
     if args.no_database {
@@ -328,7 +253,7 @@ impl Run<'_> {
         };
         let made = FileReport::made(&job.input, &job.output, &car);
         let Some(store) = self.store else { return made };
-        let document = car_record::document(&job, &car, self.rules.profile, &self.rules.host);
+        let document = plan::car_document(&job, &car, self.rules.profile, &self.rules.host);
         let what = format!("{}: CAR is on disk but not recorded yet", job.output.display());
         let recorded = self.retry.call(&what, || store.record_car(&document)).await;
         fail_point("pack.recorded");

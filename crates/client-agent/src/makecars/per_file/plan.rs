@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use carferry_car::{BuildError, CarPlan, PaddedPieceSize, Profile, SourceIdentity, plan_car};
+use carferry_car::{BuildError, BuiltCar, CarPlan, PaddedPieceSize, Profile, SourceIdentity, plan_car};
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::CarDoc;
 use carferry_core::store::{Store, StoreError};
@@ -15,15 +15,17 @@ use futures::{StreamExt, stream};
 use indicatif::BinaryBytes;
 use tokio_util::sync::CancellationToken;
 
+use crate::makecars::car_record;
+use crate::makecars::car_report::CarReport;
 use crate::makecars::per_file::manifest::Line;
-use crate::makecars::per_file::report::{CarReport, FileReport, FileState};
+use crate::makecars::per_file::report::{FileReport, FileState};
 use crate::makecars::per_file::scan::{Found, group_of};
-use crate::makecars::standing;
-use crate::makecars::standing::Standing;
+use crate::makecars::per_file::standing;
+use crate::makecars::per_file::standing::Standing;
 
 /// A CAR to be made.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub(crate) struct Job {
     /// The source.
     pub input: PathBuf,
     /// The CAR.
@@ -40,7 +42,7 @@ pub struct Job {
 
 /// What holds for every file of a run.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// The folder for CARs, canonical.
     pub output: PathBuf,
     /// What the manifest there says of CARs, by their names below it.
@@ -59,7 +61,7 @@ pub struct Rules {
 
 /// All that is to be done, and all that is not.
 #[derive(Debug, Default)]
-pub struct Planned {
+pub(crate) struct Planned {
     /// To be made.
     pub jobs: Vec<Job>,
     /// Skipped or refused.
@@ -68,12 +70,12 @@ pub struct Planned {
 
 impl Planned {
     /// Bytes of all sources that are to be read.
-    pub fn source_bytes(&self) -> u64 {
+    pub(crate) fn source_bytes(&self) -> u64 {
         self.jobs.iter().map(|job| job.plan.source_bytes).fold(0, u64::saturating_add)
     }
 
     /// What is to be said where many files are small: each becomes a CAR, and a deal for each of its copies.
-    pub fn many_small(&self) -> Option<String> {
+    pub(crate) fn many_small(&self) -> Option<String> {
         let is_small = |job: &&Job| job.plan.padded_piece_size_max.get() < SMALL_PIECE_BYTES;
         let small = self.jobs.iter().filter(is_small).count();
         (small >= MANY_SMALL).then(|| {
@@ -87,7 +89,7 @@ impl Planned {
     }
 
     /// Bytes of all CARs, at most.
-    pub fn car_bytes_max(&self) -> u64 {
+    pub(crate) fn car_bytes_max(&self) -> u64 {
         self.jobs.iter().map(|job| job.plan.payload_size_max.get()).fold(0, u64::saturating_add)
     }
 }
@@ -103,7 +105,7 @@ const MANY_SMALL: usize = 16;
 /// # Errors
 ///
 /// When the database does not answer: without it, nobody knows what is done.
-pub async fn plan(
+pub(crate) async fn plan(
     files: &[Found],
     rules: &Rules,
     store: Option<&Store>,
@@ -170,6 +172,17 @@ async fn plan_file(file: &Found, rules: &Rules, store: Option<&Store>) -> Result
     Ok(Step::Make(Box::new(Job { input, output, group, plan, recorded_payload_cid, standing })))
 }
 
+/// The document of a file's CAR.
+pub(crate) fn car_document(job: &Job, car: &BuiltCar, profile: Profile, host: &str) -> CarDoc {
+    CarDoc {
+        inputpath: Some(job.input.to_string_lossy().into_owned()),
+        group: Some(job.group.clone()),
+        filesizebytes: i64::try_from(car.source.bytes).ok(),
+        sourcemtimenanos: Some(nanos_since_1970(car.source.modified)),
+        ..car_record::of(car, &job.output, profile, host)
+    }
+}
+
 /// Whether the record is of this very source, and its CAR still there.
 fn is_done(car: &CarDoc, source: &SourceIdentity, profile: Profile) -> bool {
     let same_source = car.filesizebytes == i64::try_from(source.bytes).ok()
@@ -182,7 +195,7 @@ fn is_done(car: &CarDoc, source: &SourceIdentity, profile: Profile) -> bool {
 }
 
 /// A file's modification time as it is recorded.
-pub fn nanos_since_1970(time: SystemTime) -> i64 {
+fn nanos_since_1970(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
@@ -203,7 +216,7 @@ impl Rules {
 }
 
 /// What a dry run says of a job.
-pub fn would_make(job: &Job) -> FileReport {
+pub(crate) fn would_make(job: &Job) -> FileReport {
     FileReport {
         car: CarReport {
             carpath: Some(job.output.to_string_lossy().into_owned()),
@@ -215,7 +228,7 @@ pub fn would_make(job: &Job) -> FileReport {
 
 /// Space that is missing on the file system of the output: for one CAR alone, or for all together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shortage {
+pub(crate) enum Shortage {
     /// This CAR fits in no case.
     One {
         /// The source.
@@ -232,7 +245,7 @@ pub enum Shortage {
 
 /// Compares what will be written with the free space. A CAR that is replaced gives its space back only after
 /// the new one is complete, so it does not count.
-pub fn shortage(planned: &Planned, free: u64) -> Option<Shortage> {
+pub(crate) fn shortage(planned: &Planned, free: u64) -> Option<Shortage> {
     let largest = planned.jobs.iter().max_by_key(|job| job.plan.payload_size_max)?;
     let needed = largest.plan.payload_size_max.get();
     if needed > free {

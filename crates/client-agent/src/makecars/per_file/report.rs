@@ -3,17 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use carferry_car::{BuiltCar, PaddedPieceSize, PayloadSize};
+use carferry_car::BuiltCar;
 use carferry_core::model::CarDoc;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
+use crate::makecars::car_report::CarReport;
 use crate::progress::{duration_words, rate};
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum FileState {
+pub(crate) enum FileState {
     /// Its CAR is on disk, and recorded unless that was not wanted.
     Made,
     /// Nothing was to be done.
@@ -24,54 +25,9 @@ pub enum FileState {
     WouldMake,
 }
 
-/// What a line says of a CAR. Field names are those of `cars` where they mean the same.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct CarReport {
-    /// The CAR.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub carpath: Option<String>,
-    /// Root of the CAR.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub payloadcid: Option<String>,
-    /// Piece CID of the CAR.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub piececid: Option<String>,
-    /// Bytes of the CAR; in a dry run, at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub carsizebytes: Option<u64>,
-    /// PADDED piece size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub piecesizebytes: Option<u64>,
-    /// UNPADDED piece size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dealsizebytes: Option<u64>,
-}
-
-impl CarReport {
-    /// A CAR that stands.
-    pub fn made(path: &Path, car: &BuiltCar) -> Self {
-        Self {
-            carpath: Some(path.to_string_lossy().into_owned()),
-            payloadcid: Some(car.payload_cid.to_string()),
-            piececid: Some(car.piece_cid.to_string()),
-            ..Self::sized(car.payload_size, Some(car.padded_piece_size))
-        }
-    }
-
-    /// Only sizes.
-    pub fn sized(car: PayloadSize, piece: Option<PaddedPieceSize>) -> Self {
-        Self {
-            carsizebytes: Some(car.get()),
-            piecesizebytes: piece.map(PaddedPieceSize::get),
-            dealsizebytes: piece.map(|size| size.unpadded().get()),
-            ..Self::default()
-        }
-    }
-}
-
 /// One file's line.
 #[derive(Clone, Debug, Serialize)]
-pub struct FileReport {
+pub(crate) struct FileReport {
     /// The source.
     pub file: String,
     /// What became of it.
@@ -86,22 +42,22 @@ pub struct FileReport {
 
 impl FileReport {
     /// Only the state.
-    pub fn new(file: &Path, state: FileState) -> Self {
+    pub(crate) fn new(file: &Path, state: FileState) -> Self {
         Self { file: file.to_string_lossy().into_owned(), state, car: CarReport::default(), reason: None }
     }
 
     /// A file without CAR.
-    pub fn failed(file: &Path, reason: String) -> Self {
+    pub(crate) fn failed(file: &Path, reason: String) -> Self {
         Self { reason: Some(reason), ..Self::new(file, FileState::Failed) }
     }
 
     /// A file that is left out on purpose.
-    pub fn skipped(file: &Path, reason: String) -> Self {
+    pub(crate) fn skipped(file: &Path, reason: String) -> Self {
         Self { reason: Some(reason), ..Self::new(file, FileState::Skipped) }
     }
 
     /// A file whose CAR stands already.
-    pub fn done(file: &Path, car: &CarDoc) -> Self {
+    pub(crate) fn done(file: &Path, car: &CarDoc) -> Self {
         let bytes = |stored: Option<i64>| stored.and_then(|bytes| u64::try_from(bytes).ok());
         Self {
             car: CarReport {
@@ -117,12 +73,12 @@ impl FileReport {
     }
 
     /// A CAR that was made.
-    pub fn made(file: &Path, carpath: &Path, car: &BuiltCar) -> Self {
+    pub(crate) fn made(file: &Path, carpath: &Path, car: &BuiltCar) -> Self {
         Self { car: CarReport::made(carpath, car), ..Self::new(file, FileState::Made) }
     }
 
     /// One line for people.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let reason = self.reason.as_deref().unwrap_or_default();
         let size = self.car.carsizebytes.map(|bytes| BinaryBytes(bytes).to_string()).unwrap_or_default();
         let carpath = self.car.carpath.as_deref().unwrap_or_default();
@@ -140,7 +96,7 @@ impl FileReport {
 
 /// Counts over all files.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// CARs made.
     pub made: u64,
     /// Bytes of them.
@@ -159,7 +115,7 @@ pub struct Summary {
 
 impl Summary {
     /// Counts a file.
-    pub fn count(&mut self, report: &FileReport) {
+    pub(crate) fn count(&mut self, report: &FileReport) {
         let bytes = report.car.carsizebytes.unwrap_or_default();
         match report.state {
             FileState::Made => {
@@ -176,7 +132,7 @@ impl Summary {
     }
 
     /// The last line.
-    pub fn line(&self, source_bytes: u64, elapsed: Duration) -> String {
+    pub(crate) fn line(&self, source_bytes: u64, elapsed: Duration) -> String {
         let mut parts = Vec::new();
         if self.would_make > 0 {
             parts.push(format!("{} to make (up to {})", self.would_make, BinaryBytes(self.would_make_bytes)));

@@ -10,9 +10,11 @@ use std::{fs, io};
 use carferry_car::is_reserved_name;
 use carferry_core::fsx;
 
+use crate::makecars::error::SkippedEntry;
+
 /// What a walk found.
 #[derive(Debug, Default)]
-pub struct Scan {
+pub(crate) struct Scan {
     /// Files to pack, sorted by path.
     pub files: Vec<Found>,
     /// What is left out on purpose.
@@ -23,20 +25,11 @@ pub struct Scan {
 
 /// A file to pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     /// Absolute, with no symbolic link in it.
     pub path: PathBuf,
     /// Below the input; the file's name if the input is the file itself.
     pub relative: PathBuf,
-}
-
-/// Something that is not packed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SkippedEntry {
-    /// What.
-    pub path: PathBuf,
-    /// Why.
-    pub reason: String,
 }
 
 /// Walks `input` (absolute and canonical), a file or a folder; leaves the folder `output` out.
@@ -44,7 +37,7 @@ pub struct SkippedEntry {
 /// # Errors
 ///
 /// When the input itself cannot be looked at, or is neither a file nor a folder.
-pub fn scan(input: &Path, output: &Path) -> io::Result<Scan> {
+pub(crate) fn scan(input: &Path, output: &Path) -> io::Result<Scan> {
     let metadata = fs::metadata(input).map_err(|error| fsx::named("cannot read", input, error))?;
     let mut walk = Walk { input, output, scan: Scan::default() };
     if metadata.is_file() {
@@ -124,7 +117,7 @@ impl Walk<'_> {
 
 /// Name of the data set of a file: what comes before `_<digits>.<ext>`, as the first files were named
 /// (`Fedora_001.tar`), else the folder's name.
-pub fn group_of(file_name: &str, folder: Option<&str>) -> String {
+pub(crate) fn group_of(file_name: &str, folder: Option<&str>) -> String {
     let mut rest = file_name;
     while let Some((stem, _extension)) = rest.rsplit_once('.') {
         if let Some((name, digits)) = stem.rsplit_once('_')

@@ -25,14 +25,14 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::makecars::per_file::plan::Job;
+use crate::makecars::per_file::standing;
+use crate::makecars::per_file::standing::Standing;
 use crate::makecars::read_back::{RereadError, reread};
-use crate::makecars::standing;
-use crate::makecars::standing::Standing;
 use crate::progress::{FileMeter, Meter};
 
 /// What every worker needs.
 #[derive(Debug)]
-pub struct PackContext {
+pub(crate) struct PackContext {
     /// DAG parameters.
     pub profile: Profile,
     /// The largest piece.
@@ -51,7 +51,7 @@ pub struct PackContext {
 
 /// Whom a worker asks before it replaces a CAR.
 #[derive(Clone, Debug)]
-pub struct Guard {
+pub(crate) struct Guard {
     /// The database.
     pub store: Store,
     /// How it is asked.
@@ -60,7 +60,7 @@ pub struct Guard {
 
 /// What became of a job.
 #[derive(Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The job.
     pub job: Job,
     /// The CAR under its final name, or why there is none.
@@ -69,7 +69,7 @@ pub struct Outcome {
 
 /// Why a file has no new CAR.
 #[derive(Debug, thiserror::Error)]
-pub enum PackError {
+pub(crate) enum PackError {
     /// The CAR could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -100,7 +100,7 @@ pub enum PackError {
 
 impl PackError {
     /// Whether this file was only interrupted.
-    pub fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         match self {
             Self::Build(error) => matches!(error, BuildError::Cancelled),
             Self::Reread(error) => error.is_cancelled(),
@@ -122,7 +122,7 @@ struct Finished {
 }
 
 /// Starts the threads. They end when `jobs` is closed and empty, or the meter is cancelled.
-pub fn start(
+pub(crate) fn start(
     workshop: &Arc<PackContext>,
     jobs: mpsc::Receiver<Job>,
     outcomes: &mpsc::Sender<Outcome>,

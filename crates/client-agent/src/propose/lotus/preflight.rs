@@ -8,6 +8,7 @@ use carferry_core::lotus::wire::{CollateralBounds, MinerInfo, StorageAsk, TipSet
 use carferry_core::model::{AttoFil, ChainEpoch, DealDuration, PublishMethod};
 use carferry_core::rpc::RpcError;
 
+use crate::config::SyncRule;
 use crate::propose::Terms;
 use crate::propose::policy::Target;
 
@@ -19,16 +20,6 @@ pub enum MethodChoice {
     Auto,
     /// Always this one.
     Only(PublishMethod),
-}
-
-/// Whether the node's head must be of now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SyncRule {
-    /// A node that is behind the chain publishes nothing.
-    #[default]
-    Required,
-    /// A test network may be behind or fast (`setting.allowUnsyncedNode`); mainnet never is.
-    NotOnTestNetworks,
 }
 
 /// Why no deal can be made at all.

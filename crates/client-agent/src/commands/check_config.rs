@@ -1,17 +1,35 @@
-//! What a configuration comes to: `check-config`. No secrets.
+//! `check-config`: the database, node, wallet and limits that a configuration resolves to, without secrets.
 
 use std::path::Path;
 
 use carferry_core::error_chain::{ErrorChain, Hint as _};
+use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::rpc::endpoint::{EndpointError, resolve_full_node};
 use serde::Serialize;
 
+use crate::cli::CheckConfigArgs;
 use crate::config::Config;
 use crate::exit::CommandError;
 
-/// What a configuration comes to.
+/// Prints what the configuration resolves to.
+///
+/// # Errors
+///
+/// [`CommandError`] for what the user must fix.
+pub(super) fn check_config(
+    args: &CheckConfigArgs,
+    config: &Config,
+    file: Option<&Path>,
+    out: &mut Printer,
+) -> Result<ExitStatus, CommandError> {
+    let summary = Summary::of(config, file, &|name| std::env::var(name).ok())?;
+    if args.json { out.json(&summary) } else { out.text(summary.text()) }?;
+    Ok(ExitStatus::Success)
+}
+
+/// What a configuration resolves to.
 #[derive(Debug, Serialize)]
-pub struct Summary {
+struct Summary {
     ok: bool,
     file: Option<String>,
     database: String,
@@ -46,7 +64,7 @@ impl Summary {
     /// # Errors
     ///
     /// [`CommandError`] for what the user must fix. A node that is not found, or down, is no error here.
-    pub fn of(
+    fn of(
         config: &Config,
         file: Option<&Path>,
         env: &dyn Fn(&str) -> Option<String>,
@@ -84,7 +102,7 @@ impl Summary {
     }
 
     /// For people.
-    pub fn text(&self) -> String {
+    fn text(&self) -> String {
         let mut lines = vec!["configuration is good".to_owned()];
         lines.push(format!("database   {} on {}", self.database, self.servers));
         let none = || self.lotus_problem.clone().unwrap_or_default();

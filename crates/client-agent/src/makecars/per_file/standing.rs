@@ -13,7 +13,7 @@ use crate::makecars::per_file::manifest::Line;
 
 /// What stands in the place of a CAR.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Nothing, and nothing may have come there when the CAR is published.
     Nothing,
     /// The CAR that was made of this source before.
@@ -30,7 +30,7 @@ pub enum Standing {
 /// # Errors
 ///
 /// Why what stands there may not be replaced, in words.
-pub fn look(
+pub(super) fn look(
     output: &Path,
     source: &Path,
     plan: &CarPlan,
@@ -69,7 +69,7 @@ pub fn look(
 }
 
 /// Whether the CAR that stands is the one that was built, by root and size.
-pub fn is_same(output: &Path, car: &BuiltCar) -> bool {
+pub(super) fn is_same(output: &Path, car: &BuiltCar) -> bool {
     let size = output.symlink_metadata().map(|there| there.len());
     size.is_ok_and(|size| size == car.payload_size.get())
         && read_car_root(output).is_ok_and(|root| root == car.payload_cid)
