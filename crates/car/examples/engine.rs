@@ -45,8 +45,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             let verified = verify_car(&budget(threads)?, Path::new(car), &NoProgress)?;
             (verified.piece_cid, verified.payload_size)
         }
-        ["floor", what @ ("commp" | "pack"), file] => return floor(what == "pack", &File::open(file)?, None),
-        ["floor", "pack", file, car] => return floor(true, &File::open(file)?, Some(car)),
+        ["floor", what @ ("commp" | "pack"), file] => {
+            return instruction_floor(what == "pack", &File::open(file)?, None);
+        }
+        ["floor", "pack", file, car] => return instruction_floor(true, &File::open(file)?, Some(car)),
         _ => {
             let usage = "usage: engine commp|verify THREADS FILE | pack THREADS FILE CAR | floor commp FILE | floor pack FILE [CAR]";
             return Err(usage.into());
@@ -61,7 +63,7 @@ fn budget(threads: &str) -> Result<ThreadBudget, Box<dyn Error>> {
 }
 
 /// Takes as long as commP of a file or a CAR of it would take at best.
-fn floor(with_blake2b: bool, file: &File, car: Option<&str>) -> Result<(), Box<dyn Error>> {
+fn instruction_floor(with_blake2b: bool, file: &File, car: Option<&str>) -> Result<(), Box<dyn Error>> {
     const STEP: usize = 1 << 20;
     let mut room = Vec::new();
     let buffer = aligned(&mut room, STEP);
@@ -78,7 +80,7 @@ fn floor(with_blake2b: bool, file: &File, car: Option<&str>) -> Result<(), Box<d
         // compression.
         let nodes = bytes * 128 / 127 / 32;
         let blake2b = if with_blake2b { bytes / 512 } else { 0 };
-        if !bench::floor(nodes, blake2b) {
+        if !bench::instruction_floor(nodes, blake2b) {
             return Err("this processor has no SHA extensions, or no AVX2".into());
         }
         if let Some(output) = &mut output {

@@ -1,19 +1,22 @@
-//! Links in dag-cbor blocks. Source: the DAG-CBOR specification of IPLD; only tag 42 is a link, on bytes that
-//! start with the identity multibase.
+//! Reading dag-cbor: heads of data items, and the links of a block.
+//!
+//! Source: the DAG-CBOR specification of IPLD; only tag 42 is a link.
 
-const BYTES: u8 = 2;
-const TEXT: u8 = 3;
-const ARRAY: u8 = 4;
-const MAP: u8 = 5;
-const TAG: u8 = 6;
+pub(crate) const UINT: u8 = 0;
+pub(crate) const BYTES: u8 = 2;
+pub(crate) const TEXT: u8 = 3;
+pub(crate) const ARRAY: u8 = 4;
+pub(crate) const MAP: u8 = 5;
+pub(crate) const TAG: u8 = 6;
 const OTHER: u8 = 7;
-const TAG_CID: u64 = 42;
+/// Tag of a link: bytes that start with the identity multibase, then a binary CID.
+pub(crate) const TAG_CID: u64 = 42;
 
 /// The binary CIDs that a block links to; `None` if it is not dag-cbor.
 pub(crate) fn links(block: &[u8]) -> Option<Vec<&[u8]>> {
     let mut links = Vec::new();
     let mut rest = block;
-    // Items that are still to come. Each takes a byte, so more of them than bytes cannot come.
+    // Items that follow. Each takes a byte, so there are never more of them than bytes.
     let mut items = 1_u64;
     while items > 0 {
         items -= 1;
@@ -37,7 +40,7 @@ pub(crate) fn links(block: &[u8]) -> Option<Vec<&[u8]>> {
 }
 
 /// Major type and argument of the next item.
-fn head(rest: &mut &[u8]) -> Option<(u8, u64)> {
+pub(crate) fn head(rest: &mut &[u8]) -> Option<(u8, u64)> {
     let (&first, after) = rest.split_first()?;
     *rest = after;
     let (major, short) = (first >> 5, first & 0x1f);
@@ -47,17 +50,18 @@ fn head(rest: &mut &[u8]) -> Option<(u8, u64)> {
         25 => 2,
         26 => 4,
         27 => 8,
-        // Lengths that are not known have no place in dag-cbor.
+        // dag-cbor has no indefinite lengths.
         _ => return None,
     };
     let number = take(rest, length)?;
-    // A floating point number is longer than its head, and its argument no count.
+    // A floating point number is longer than its head, and its argument is not a count.
     let argument =
         if major == OTHER { 0 } else { number.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)) };
     Some((major, argument))
 }
 
-fn take<'a>(rest: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
+/// Takes the next bytes.
+pub(crate) fn take<'a>(rest: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
     let (taken, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
     *rest = after;
     Some(taken)

@@ -24,15 +24,18 @@ const UNIXFS_TYPE: u8 = 0x08;
 const UNIXFS_DATA: u8 = 0x12;
 const UNIXFS_FILE_SIZE: u8 = 0x18;
 const UNIXFS_BLOCK_SIZE: u8 = 0x20;
-const TYPE_DIRECTORY: u8 = 1;
-const TYPE_FILE: u8 = 2;
-const TYPE_SYMLINK: u8 = 4;
-const TYPE_SHARD: u8 = 5;
-/// Fields `hashType` and `fanout` of every shard: murmur3-x64-64 (0x22), 256.
+pub(crate) const TYPE_RAW: u8 = 0;
+pub(crate) const TYPE_DIRECTORY: u8 = 1;
+pub(crate) const TYPE_FILE: u8 = 2;
+pub(crate) const TYPE_METADATA: u8 = 3;
+pub(crate) const TYPE_SYMLINK: u8 = 4;
+pub(crate) const TYPE_SHARD: u8 = 5;
+/// murmur3-x64-64. Source: multicodec table; boxo v0.10.1 ipld/unixfs/hamt/hamt.go, `HashMurmur3`.
+pub(crate) const HASH_MURMUR3: u8 = 0x22;
+/// Fields `hashType` and `fanout` of every shard: [`HASH_MURMUR3`], 256.
 ///
-/// Sources: boxo v0.10.1 ipld/unixfs/hamt/hamt.go `HashMurmur3`, ipld/unixfs/io/directory.go
-/// `DefaultShardWidth`.
-const SHARD_HASH_AND_FANOUT: [u8; 5] = [0x28, 0x22, 0x30, 0x80, 0x02];
+/// Source: boxo v0.10.1 ipld/unixfs/io/directory.go, `DefaultShardWidth`.
+const SHARD_HASH_AND_FANOUT: [u8; 5] = [0x28, HASH_MURMUR3, 0x30, 0x80, 0x02];
 
 /// A finished child, as its parent refers to it.
 #[derive(Debug, Clone)]

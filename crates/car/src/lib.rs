@@ -44,7 +44,7 @@ pub use crate::extract::{
     BadName, BadParts, Existing, ExtractError, ExtractOptions, ExtractPlan, Extracted, Extraction,
     OtherState, Outcome, Placement, Restored, RestoredKind, Symlinks, Unfinished, extract,
 };
-#[doc(hidden)]
+#[cfg(feature = "bench")]
 pub use crate::kernels::bench;
 pub use crate::kernels::{KernelUnavailable, check_kernel_choice, kernel_name};
 pub use crate::piece::file::piece_of_file;
@@ -52,7 +52,8 @@ pub use crate::piece::{Commitment, PieceError, PieceInfo, piece_of};
 pub use crate::profile::{BlockHash, CarOrder, DagParams, FolderRoot, Profile, ShardRule, UnknownProfile};
 pub use crate::progress::{NoProgress, Progress};
 pub use crate::regular::open_regular;
-pub use crate::source_tree::{FilePart, SourceStamp, SourceTree, TreeError};
+pub use crate::source_tree::{FilePart, SourceStamp, SourceTree, TreeError, sorted_names};
+pub use crate::sparse::is_sparse;
 pub use crate::temporary_name::is_reserved_name;
 pub use crate::thread_budget::ThreadBudget;
 pub use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize};

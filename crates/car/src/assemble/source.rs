@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use crate::build_error::{BuildError, SourceChange};
 use crate::readahead::{expect_sequential, read_ahead};
 use crate::source_tree::{SourceFile, Stamp};
-use crate::sparse::{is_hole, may_have_holes};
+use crate::sparse::{is_hole, is_sparse};
 use crate::units::len64;
 
 /// Parts above this are read ahead as far as the system does.
@@ -49,7 +49,7 @@ impl Source {
         }
         let stamp = Stamp::of(&metadata);
         check_stamp(&path, Stamp { identity: identity.unwrap_or(stamp.identity), seen: expected }, stamp)?;
-        Ok(Self { file, path, range, stamp, sparse: may_have_holes(&metadata) })
+        Ok(Self { file, path, range, stamp, sparse: is_sparse(&metadata) })
     }
 
     /// Reads from a place in the file, as far as one call goes.

@@ -6,7 +6,12 @@
 
 use crate::carv1::varint;
 use crate::cids::{CidError, PayloadCid};
+use crate::dag_cbor;
+use crate::dag_cbor::{ARRAY, BYTES, MAP, TAG, TAG_CID, TEXT, UINT};
 use crate::units::len64;
+
+/// dag-cbor null.
+const NULL: u8 = 0xf6;
 
 /// Why a header is not that of a CARv1 with one root.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,46 +112,21 @@ pub(crate) fn decode(body: &[u8]) -> Result<PayloadCid, HeaderError> {
     }
 }
 
-const UINT: u8 = 0;
-const BYTES: u8 = 2;
-const TEXT: u8 = 3;
-const ARRAY: u8 = 4;
-const MAP: u8 = 5;
-const TAG: u8 = 6;
-const NULL: u8 = 0xf6;
-const TAG_CID: u64 = 42;
-
 /// What is left of a dag-cbor value.
 struct Cbor<'a>(&'a [u8]);
 
 impl<'a> Cbor<'a> {
     /// The argument of a data item of this major type.
     fn head(&mut self, major: u8) -> Result<u64, HeaderError> {
-        let (&first, rest) = self.0.split_first().ok_or(HeaderError::Malformed)?;
-        if first >> 5 != major {
-            return Err(HeaderError::Malformed);
+        match dag_cbor::head(&mut self.0) {
+            Some((found, argument)) if found == major => Ok(argument),
+            _ => Err(HeaderError::Malformed),
         }
-        let length = match first & 0x1f {
-            small @ 0..24 => {
-                self.0 = rest;
-                return Ok(u64::from(small));
-            }
-            24 => 1,
-            25 => 2,
-            26 => 4,
-            27 => 8,
-            _ => return Err(HeaderError::Malformed),
-        };
-        let (number, rest) = rest.split_at_checked(length).ok_or(HeaderError::Malformed)?;
-        self.0 = rest;
-        Ok(number.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
     fn string(&mut self, major: u8) -> Result<&'a [u8], HeaderError> {
-        let length = usize::try_from(self.head(major)?).map_err(|_| HeaderError::Malformed)?;
-        let (string, rest) = self.0.split_at_checked(length).ok_or(HeaderError::Malformed)?;
-        self.0 = rest;
-        Ok(string)
+        let length = self.head(major)?;
+        dag_cbor::take(&mut self.0, length).ok_or(HeaderError::Malformed)
     }
 
     fn text(&mut self) -> Result<&'a [u8], HeaderError> {

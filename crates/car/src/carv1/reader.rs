@@ -22,8 +22,6 @@ use crate::units::len64;
 pub(crate) const READ_BYTES: usize = (16 << 20) + (64 << 10);
 /// Sections of a batch at most: bounds what many tiny ones keep in memory.
 const BATCH_SECTIONS: usize = 1 << 16;
-/// Bytes of the longest frame length.
-const VARINT_BYTES_MAX: usize = 10;
 
 /// Why the next part of a CAR cannot be had. The offset is that of the section, or zero for the header.
 #[derive(Debug)]
@@ -260,7 +258,7 @@ impl<'a, R: Read> Filling<'a, R> {
 /// What some bytes start with.
 fn frame(bytes: &[u8], length_max: u64) -> Result<Frame, ReadError> {
     let Some((length, rest)) = varint::read(bytes) else {
-        let cut = bytes.len() < VARINT_BYTES_MAX && bytes.iter().all(|byte| byte & 0x80 != 0);
+        let cut = bytes.len() < varint::BYTES_MAX && bytes.iter().all(|byte| byte & 0x80 != 0);
         return if cut { Ok(Frame::Part(bytes.len() + 1)) } else { Err(ReadError::BadLength) };
     };
     if length == 0 {

@@ -1,5 +1,8 @@
 //! Unsigned varints: seven bits a byte, the lowest first.
 
+/// Bytes of the longest number.
+pub(crate) const BYTES_MAX: usize = 10;
+
 /// Bytes of a number.
 pub(crate) const fn len(number: u64) -> u64 {
     // 1..=7 bits take one byte, 8..=14 two; zero takes one.

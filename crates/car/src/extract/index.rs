@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::units::len64;
 
 /// Longest frame length and CID: a varint, then four of them and a digest.
-const PREFIX_BYTES_MAX: usize = 10 + 40 + CID_DIGEST_BYTES_MAX;
+const PREFIX_BYTES_MAX: usize = varint::BYTES_MAX + 4 * varint::BYTES_MAX + CID_DIGEST_BYTES_MAX;
 /// Bytes of one look where sections are short. Source: ours; sixteen pages.
 const LOOK_BYTES: usize = 64 << 10;
 /// Sections between two looks at whether the caller wants to stop.
@@ -66,11 +66,14 @@ pub(super) fn read(
             let start = offset + len64(bytes.len() - rest.len());
             if start + body <= length { Ok((start, body)) } else { Err(truncated(offset)) }
         }
-        None if bytes.len() < 10 && bytes.iter().all(|byte| byte & 0x80 != 0) => Err(truncated(offset)),
+        None if bytes.len() < varint::BYTES_MAX && bytes.iter().all(|byte| byte & 0x80 != 0) => {
+            Err(truncated(offset))
+        }
         _ => Err(ExtractError::SectionLength { car: path.to_owned(), offset }),
     };
 
-    let (start, header_len) = frame(0, window.at(0, 10).map_err(unreadable)?, HEADER_BYTES_MAX)?;
+    let (start, header_len) =
+        frame(0, window.at(0, varint::BYTES_MAX).map_err(unreadable)?, HEADER_BYTES_MAX)?;
     let header_bytes = usize::try_from(header_len).expect("at most 1 MiB");
     let header = window.at(start, header_bytes).map_err(unreadable)?;
     if header.len() < header_bytes {
@@ -102,7 +105,7 @@ pub(super) fn read(
             Ok(found) => found,
             // The file shrank under our feet.
             Err(CidError::Truncated)
-                if len64(body.len()) < body_len && body.len() < PREFIX_BYTES_MAX - 10 =>
+                if len64(body.len()) < body_len && body.len() < PREFIX_BYTES_MAX - varint::BYTES_MAX =>
             {
                 return Err(truncated(offset));
             }

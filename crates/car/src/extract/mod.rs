@@ -42,15 +42,11 @@ pub use crate::extract::plan::ExtractPlan;
 use crate::extract::plan::{Holes, Planner};
 use crate::extract::run::Run;
 use crate::extract::store::Store;
-use crate::extract::walk::Walk;
+use crate::extract::walk::{GROUP_BYTES, GROUP_FILES, Walk};
 use crate::limits::ENTRIES_MAX;
 use crate::progress::Progress;
 use crate::thread_budget::ThreadBudget;
-
-/// Bytes for which another thread is worth its while: a group's.
-const BYTES_OF_A_THREAD: u64 = 16 << 20;
-/// Files for which another thread is worth its while: a group's.
-const FILES_OF_A_THREAD: u64 = 16;
+use crate::units::len64;
 
 /// What is restored, and how.
 #[derive(Debug, Clone)]
@@ -333,7 +329,8 @@ impl Extraction {
         if options.existing != Existing::Keep {
             check_room(&options.output, &output, &plan)?;
         }
-        let threads = (plan.bytes / BYTES_OF_A_THREAD).max(plan.files / FILES_OF_A_THREAD) + 1;
+        // One thread for each full group.
+        let threads = (plan.bytes / GROUP_BYTES).max(plan.files / len64(GROUP_FILES)) + 1;
         let threads_max = usize::try_from(threads).unwrap_or(usize::MAX);
         let run = Run::new(&store, walk, restored, progress);
         for root in &roots {

@@ -25,11 +25,11 @@ use crate::units::len64;
 use crate::unixfs::decode::{FileNode, Node, NotUnixfs, ShardLink, decode};
 
 /// Bytes of a group's leaves at most, when it has more than one.
-const GROUP_BYTES: u64 = 16 << 20;
+pub(super) const GROUP_BYTES: u64 = 16 << 20;
 /// Leaves of a group at most.
 const GROUP_LEAVES: usize = 1024;
 /// Files that are begun for a group at most: all of them are open at once, beside their folders.
-const GROUP_FILES: usize = 16;
+pub(super) const GROUP_FILES: usize = 16;
 /// Steps for a group at most: bounds how long holes and folders keep the others waiting.
 const GROUP_STEPS: usize = 64 << 10;
 

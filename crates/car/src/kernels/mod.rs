@@ -9,6 +9,8 @@
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 #[expect(unsafe_code, reason = "instructions that the compiler cannot know this processor to have")]
 mod arm;
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(any(all(target_arch = "aarch64", target_endian = "little"), target_arch = "x86_64"))]
 mod constants;
 mod portable;
@@ -169,66 +171,6 @@ static ZERO_WINDOW: LazyLock<[u8; DIGEST]> = LazyLock::new(|| {
 /// Whether all bytes are zero; a look at the first page is enough for nearly all others.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(4096).all(|page| page.iter().fold(0, |all, byte| all | byte) == 0)
-}
-
-/// The parts of the engine one by one, for benches alone.
-pub mod bench {
-    use std::cell::RefCell;
-
-    use super::{DIGEST, Kernel, Rows, available};
-    use crate::profile::BlockHash;
-
-    /// Payload bytes of a window.
-    pub const WINDOW_RAW: usize = super::WINDOW_RAW;
-
-    /// One set of inner loops.
-    #[derive(Debug, Clone, Copy)]
-    pub struct Engine(&'static Kernel);
-
-    /// All sets that this processor can run.
-    pub fn engines() -> Vec<Engine> {
-        available().into_iter().map(Engine).collect()
-    }
-
-    impl Engine {
-        /// Its name.
-        pub fn name(self) -> &'static str {
-            self.0.name
-        }
-
-        /// Hashes nodes of 64 bytes.
-        pub fn hash_nodes(self, output: &mut [u8], input: &[u8]) {
-            (self.0.hash_nodes)(output, input);
-        }
-
-        /// Hashes windows; their room is kept between calls, as the pipeline keeps it.
-        pub fn hash_windows(self, digests: &mut [u8], windows: &[u8]) {
-            thread_local! {
-                static ROWS: RefCell<Rows> = RefCell::default();
-            }
-            ROWS.with_borrow_mut(|rows| (self.0.hash_windows)(digests, windows, rows));
-        }
-
-        /// Hashes blocks of one length.
-        pub fn hash_blocks(self, hash: BlockHash, digests: &mut [[u8; DIGEST]], blocks: &[&[u8]]) {
-            (self.0.hash_blocks)(hash, digests, blocks);
-        }
-    }
-
-    /// Does what the kernel `shani` cannot do without for so many nodes and so many chunks of 128 bytes in
-    /// each of four blocks, and hashes nothing: a floor for its time. Returns whether the processor can.
-    pub fn floor(nodes: u64, blake2b: u64) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        let can = super::x86::floor::nodes(nodes) && super::x86::floor::blake2b(blake2b);
-        #[cfg(not(target_arch = "x86_64"))]
-        let can = nodes + blake2b == 0;
-        can
-    }
-
-    /// Expands quads, 127 bytes to 128.
-    pub fn expand_fr32(output: &mut [u8], input: &[u8]) {
-        crate::fr32::expand(output, input);
-    }
 }
 
 /// All sets that this processor can run, the fastest first.

@@ -14,7 +14,7 @@ use crate::piece::merkle::zero_digest;
 use crate::piece::{PieceError, PieceInfo, Scratch, WINDOW_LEVEL, WINDOW_RAW, piece_of};
 use crate::progress::Progress;
 use crate::readahead::{Buffer, expect_sequential, read_ahead};
-use crate::sparse::{is_hole, may_have_holes};
+use crate::sparse::{is_hole, is_sparse};
 use crate::thread_budget::ThreadBudget;
 use crate::units::{PayloadSize, len64};
 
@@ -42,7 +42,7 @@ pub fn piece_of_file(
     let work = Work {
         file,
         length,
-        sparse: may_have_holes(&metadata),
+        sparse: is_sparse(&metadata),
         next: AtomicU64::new(0),
         piece: PieceAssembler::default(),
         failure: Mutex::new(None),

@@ -21,6 +21,7 @@ use crate::source_tree::children::Children;
 pub(crate) use crate::source_tree::children::{Child, InOrder};
 pub use crate::source_tree::error::TreeError;
 pub(crate) use crate::source_tree::scan::scan;
+pub use crate::source_tree::scan::sorted_names;
 pub use crate::source_tree::stamp::SourceStamp;
 pub(crate) use crate::source_tree::stamp::{Identity, Stamp};
 

@@ -1,17 +1,17 @@
 //! The tree of a path on disk: everything at and below it, found before anything is read.
 
 use std::ffi::OsString;
-use std::fs;
 use std::fs::Metadata;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::{fs, io};
 
 use crate::build_error::{BuildError, Unsupported};
 use crate::dag_pb;
 use crate::limits::DIRECTORY_DEPTH_MAX;
 use crate::source_tree::children::Children;
 use crate::source_tree::{Folder, Node, SourceTree, Stamp, WholeFile};
+use crate::sparse::allocated_bytes;
 use crate::temporary_name::is_reserved_name;
 
 /// Finds everything at and below a path. A link at the path itself is followed, links below it are kept.
@@ -56,7 +56,7 @@ impl SourceTree {
         self.folders += 1;
         let place = self.places.number(path);
         let mut children = Children::default();
-        for name in sorted_names(path)? {
+        for name in sorted_names(path).map_err(|error| BuildError::reading(path, error))? {
             let child_path = path.join(&name);
             if is_reserved_name(name.as_bytes()) {
                 return Err(BuildError::not_supported(&child_path, Unsupported::ReservedName));
@@ -74,18 +74,19 @@ impl SourceTree {
 
     fn find_file(&mut self, place: u32, metadata: &Metadata) -> Node {
         let Stamp { identity, seen } = Stamp::of(metadata);
-        // Source: stat(2), a block of `st_blocks` has 512 bytes on Linux.
-        self.totals.add_file(seen.size, metadata.blocks().saturating_mul(512), seen.modified);
+        self.totals.add_file(seen.size, allocated_bytes(metadata), seen.modified);
         Node::File(WholeFile { place, expected: seen, identity: Some(Box::new(identity)) })
     }
 }
 
-fn sorted_names(path: &Path) -> Result<Vec<OsString>, BuildError> {
-    let reading = |error| BuildError::reading(path, error);
-    let mut names = Vec::new();
-    for entry in fs::read_dir(path).map_err(reading)? {
-        names.push(entry.map_err(reading)?.file_name().into_vec());
-    }
+/// The names in a folder, in byte order.
+///
+/// # Errors
+///
+/// When the folder cannot be listed.
+pub fn sorted_names(folder: &Path) -> io::Result<Vec<OsString>> {
+    let entries = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let mut names = entries.collect::<io::Result<Vec<_>>>()?;
     names.sort_unstable();
-    Ok(names.into_iter().map(OsString::from_vec).collect())
+    Ok(names)
 }

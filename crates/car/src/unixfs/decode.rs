@@ -11,17 +11,12 @@
 //! could understand in two ways.
 
 use crate::carv1::varint;
-use crate::dag_pb::{DATA, LINK, LINK_HASH, LINK_NAME};
+use crate::dag_pb::{
+    DATA, HASH_MURMUR3, LINK, LINK_HASH, LINK_NAME, TYPE_DIRECTORY, TYPE_FILE, TYPE_METADATA, TYPE_RAW,
+    TYPE_SHARD, TYPE_SYMLINK,
+};
 use crate::units::len64;
 
-const TYPE_RAW: u64 = 0;
-const TYPE_DIRECTORY: u64 = 1;
-const TYPE_FILE: u64 = 2;
-const TYPE_METADATA: u64 = 3;
-const TYPE_SYMLINK: u64 = 4;
-const TYPE_SHARD: u64 = 5;
-/// murmur3-x64-64. Source: multicodec table; boxo v0.10.1 ipld/unixfs/hamt/hamt.go, `HashMurmur3`.
-const HASH_MURMUR3: u64 = 0x22;
 /// Source: go-unixfsnode hamt/util.go, `maximumHamtWidth`.
 const FANOUT_MAX: u64 = 1 << 10;
 
@@ -99,14 +94,14 @@ pub enum NotUnixfs {
 pub(crate) fn decode(block: &[u8]) -> Result<Node<'_>, NotUnixfs> {
     let (links, data) = decode_node(block).ok_or(NotUnixfs::NotDagPb)?;
     let data = Data::decode(data.ok_or(NotUnixfs::NotUnixfs)?).ok_or(NotUnixfs::NotUnixfs)?;
-    match data.kind {
-        // Raw is an old name for leaves of files.
-        TYPE_RAW | TYPE_FILE => data.into_file(&links).map(Node::File),
-        TYPE_DIRECTORY => Ok(Node::Directory(links)),
-        TYPE_METADATA => Err(NotUnixfs::Metadata),
-        TYPE_SYMLINK => Ok(Node::Symlink(data.bytes)),
-        TYPE_SHARD => data.into_shard(links).map(Node::Shard),
-        other => Err(NotUnixfs::UnknownType(other)),
+    match u8::try_from(data.kind) {
+        // `Raw` is the older type of leaves of files.
+        Ok(TYPE_RAW | TYPE_FILE) => data.into_file(&links).map(Node::File),
+        Ok(TYPE_DIRECTORY) => Ok(Node::Directory(links)),
+        Ok(TYPE_METADATA) => Err(NotUnixfs::Metadata),
+        Ok(TYPE_SYMLINK) => Ok(Node::Symlink(data.bytes)),
+        Ok(TYPE_SHARD) => data.into_shard(links).map(Node::Shard),
+        _ => Err(NotUnixfs::UnknownType(data.kind)),
     }
 }
 
@@ -197,7 +192,7 @@ impl<'a> Data<'a> {
     fn into_shard(self, links: Vec<Link<'a>>) -> Result<Shard<'a>, NotUnixfs> {
         let fanout = self.fanout.filter(|fanout| fanout.is_power_of_two() && *fanout <= FANOUT_MAX);
         let fanout = fanout.filter(|fanout| *fanout > 1).ok_or(NotUnixfs::Shard)?;
-        if self.hash != Some(HASH_MURMUR3) {
+        if self.hash != Some(HASH_MURMUR3.into()) {
             return Err(NotUnixfs::Shard);
         }
         let mut taken = vec![false; usize::try_from(fanout).expect("at most 1024")];

@@ -28,7 +28,8 @@ macro_rules! twelve_rounds {
 mod avx2;
 mod avx512;
 mod blake2b_constants;
-pub(super) mod floor;
+#[cfg(feature = "bench")]
+pub(super) mod instruction_floor;
 mod shani;
 
 use crate::kernels::{DIGEST, Kernel, portable};

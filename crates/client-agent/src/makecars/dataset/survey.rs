@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use carferry_car::is_reserved_name;
+use carferry_car::{is_reserved_name, is_sparse, sorted_names};
 use carferry_core::fsx;
 use rustix::fs::{Access, access};
 
@@ -213,9 +213,7 @@ impl Survey {
                 return self.fail(path.to_owned(), format!("cannot be read: {error}"));
             }
             self.changed_nanos = self.changed_nanos.max(changed_nanos(metadata));
-            // Source: stat(2), a block of `st_blocks` has 512 bytes on Linux.
-            let is_sparse = metadata.blocks().saturating_mul(512) < metadata.len();
-            let kind = Kind::File { size: metadata.len(), mtime_nanos, is_sparse };
+            let kind = Kind::File { size: metadata.len(), mtime_nanos, is_sparse: is_sparse(metadata) };
             self.items.push(Item { folder, name: name.into(), kind, range: None });
         } else if kind.is_symlink() {
             match fs::read_link(path).map(|target| target.to_str().map(Box::from)) {
@@ -243,13 +241,6 @@ impl Survey {
 
 fn children(folder: FolderId, path: &Path, names: Vec<std::ffi::OsString>) -> Vec<(FolderId, PathBuf)> {
     names.into_iter().rev().map(|name| (folder, path.join(name))).collect()
-}
-
-fn sorted_names(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
-    let entries = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name()));
-    let mut names = entries.collect::<io::Result<Vec<_>>>()?;
-    names.sort_unstable();
-    Ok(names)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi64,
 };
 
+use crate::fr32::{FIELD_TOP, QUAD_RAW};
 use crate::kernels::x86::avx512::nodes::{Digests, Words, hash_32_nodes};
 use crate::kernels::x86::shani;
 use crate::kernels::{DIGEST, Kernel, NODE, Rows, WINDOW_RAW, WINDOWS_AT_ONCE, portable};
@@ -31,9 +32,7 @@ const AT_ONCE: usize = 2 * LANES;
 /// Measured on Zen 5: 32 lanes take as long as 11 nodes.
 const WORTH_IT: usize = 12;
 /// Quads of a window that one lane owns.
-const LANE_QUADS: usize = WINDOW_RAW / QUAD / LANES;
-/// Payload bytes of a quad.
-const QUAD: usize = 127;
+const LANE_QUADS: usize = WINDOW_RAW / QUAD_RAW / LANES;
 /// Bytes of the digests that a window leaves behind in its lanes: two a lane.
 const WINDOW_ROW: usize = AT_ONCE * DIGEST;
 
@@ -183,7 +182,7 @@ fn hash_window_lanes(row: &mut [u8; WINDOW_ROW], window: &[u8; WINDOW_RAW], afte
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
 fn load_quads(window: &[u8; WINDOW_RAW], quad: usize) -> Words {
-    let at = |lane: usize| (lane * LANE_QUADS + quad) * QUAD;
+    let at = |lane: usize| (lane * LANE_QUADS + quad) * QUAD_RAW;
     let mut words = zero_words();
     let first = std::array::from_fn(|lane| fr32_first_half(load(window, at(lane))));
     for (word, column) in words.iter_mut().zip(columns_of_words(first)) {
@@ -218,7 +217,7 @@ fn fr32_second_half(bytes: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn field_mask() -> __m512i {
-    const TOP: i64 = 0x3fff_ffff_ffff_ffff;
+    const TOP: i64 = FIELD_TOP.cast_signed();
     _mm512_set_epi64(TOP, -1, -1, -1, TOP, -1, -1, -1)
 }
 

@@ -1,12 +1,13 @@
-//! What the processor cannot do without, and nothing else: the same instructions as the kernels', none of
-//! which waits for another. For measuring how near the engine comes.
+//! Lower bounds of the kernels' time: their instructions without any dependence of one on another.
+//!
+//! Only for benches, with the feature `bench`.
 
 use std::arch::asm;
 
 use crate::kernels::x86::{avx2, shani};
 
-/// Rounds of so many 64-byte nodes by the SHA extensions: two blocks of thirty-two instructions each. Returns
-/// whether the processor has them.
+/// Runs the rounds of `count` nodes of 64 bytes with the SHA extensions: two blocks of thirty-two instructions
+/// each. Returns whether the processor has the extensions.
 pub(in crate::kernels) fn nodes(count: u64) -> bool {
     let can = shani::is_available();
     if can && count > 0 {
@@ -36,8 +37,8 @@ pub(in crate::kernels) fn nodes(count: u64) -> bool {
     can
 }
 
-/// Compressions of four lanes of `BLAKE2b` by AVX2: of each of 24 halves of a round 28 additions, 20
-/// exclusive ors, 12 shuffles and 4 shifts. Returns whether the processor has it.
+/// Runs `count` compressions of four lanes of `BLAKE2b` with AVX2: 28 additions, 20 exclusive ors, 12 shuffles
+/// and 4 shifts in each of 24 half rounds. Returns whether the processor has AVX2.
 pub(in crate::kernels) fn blake2b(count: u64) -> bool {
     let can = avx2::is_available();
     if can && count > 0 {
@@ -45,7 +46,7 @@ pub(in crate::kernels) fn blake2b(count: u64) -> bool {
         unsafe {
             asm!(
                 "2:",
-                // Four times the sixteenth part of that, on as many registers as there are.
+                // 96 times sixteen instructions in these proportions, on all registers.
                 ".rept 96",
                 "vpaddq ymm0, ymm0, ymm15",
                 "vpaddq ymm1, ymm1, ymm15",
