@@ -8,58 +8,58 @@ use crate::units::{PaddedPieceSize, PayloadSize};
 /// Why a CAR was not built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The source is not there any more; others can go on.
+    /// The source no longer exists. Other sources are not affected.
     #[error("{} is gone", path.display())]
     SourceVanished {
-        /// What is gone.
+        /// Path of the source.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The source cannot be read; others can go on.
+    /// The source cannot be read. Other sources are not affected.
     #[error("cannot read {}", path.display())]
     SourceUnreadable {
-        /// What cannot be read.
+        /// Path of the source.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The source changed while it was read; worth a retry once it is at rest.
+    /// The source changed while it was read. A retry makes sense once nothing writes to it.
     #[error("{} changed while it was read: {change}", path.display())]
     SourceChanged {
-        /// What changed.
+        /// Path of the source.
         path: PathBuf,
-        /// How.
+        /// Kind of the change.
         change: SourceChange,
     },
     /// The source can be read, but not packed.
     #[error("cannot pack {}: {reason}", path.display())]
     NotSupported {
-        /// What cannot be packed.
+        /// Path of the source.
         path: PathBuf,
-        /// Why.
+        /// Reason.
         reason: Unsupported,
     },
-    /// The CAR would not fit into the largest piece; nothing was written.
+    /// The CAR does not fit into the largest allowed piece. Nothing was written.
     #[error(
         "{} makes a CAR of up to {payload_size} bytes, which does not fit into a piece of {max_piece} bytes",
         path.display()
     )]
     TooLarge {
-        /// What is too large.
+        /// Path of the source.
         path: PathBuf,
-        /// Bytes of the CAR, repeated blocks counted each time.
+        /// Upper bound of the CAR's bytes: repeated blocks are counted each time.
         payload_size: PayloadSize,
-        /// The largest piece that was allowed.
+        /// Largest allowed piece.
         max_piece: PaddedPieceSize,
     },
     /// The output cannot be written.
     #[error("cannot write the CAR")]
     Output {
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The caller asked to stop.
+    /// The caller cancelled the operation.
     #[error("cancelled")]
     Cancelled,
 }
@@ -67,40 +67,40 @@ pub enum BuildError {
 /// How a source changed while it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceChange {
-    /// Another size than when it was found.
+    /// Its size differs from the planned one.
     Size {
-        /// Bytes when it was found.
+        /// Planned bytes.
         before: u64,
-        /// Bytes now.
+        /// Present bytes.
         now: u64,
     },
-    /// Reading met the end before the size that the system reports.
+    /// Reading met the end of the file before the size that the system reports.
     EndedEarly {
-        /// Where.
+        /// Byte offset of the end.
         at: u64,
     },
-    /// There are bytes behind the size that the system reports.
+    /// The file has bytes after the size that the system reports.
     EndedLate,
-    /// Another modification time than when it was found.
+    /// Its modification time differs from the planned one.
     Modified,
-    /// The system says that it was changed, though its size and modification time are the same.
+    /// Its status change time (ctime) differs; size and modification time are the same.
     Status,
-    /// Another file has taken its name.
+    /// Another file has its name.
     Replaced,
 }
 
 /// Why something cannot be packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsupported {
-    /// Nothing to pack in an order that has files alone.
+    /// The tree has no file, and the CAR order packs only files.
     NoFiles,
-    /// Its name has the hash of another one in a folder that has to be sharded (HAMT): nobody can write that.
+    /// Its name has the same hash as another name in a sharded folder (HAMT), which has no encoding.
     SameHash,
     /// A socket, pipe or device.
     SpecialFile,
     /// A name that is not UTF-8.
     NameNotUtf8,
-    /// A name that this program gives to files that are not whole.
+    /// A name that this program gives to its temporary files.
     ReservedName,
     /// Folders nested too deeply.
     TooDeep,

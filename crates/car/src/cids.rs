@@ -1,12 +1,12 @@
-//! The CIDs of this field: of payloads and of pieces, parsed as strictly as Lotus parses them.
+//! Payload CIDs and piece CIDs (commP), parsed as strictly as Lotus parses them.
 //!
 //! ```text
 //! `CIDv1` = version 0x01 | codec varint | hash code varint | digest length varint | digest
 //! `CIDv0` = 0x12 0x20 | 32-byte digest                        (text: base58btc without a prefix)
 //! ```
 //!
-//! The judge for strictness is go-cid v0.4.1: nothing behind the digest, no `/ipfs/` before it. CIDs are held
-//! as bytes, because the digests of Lotus' inlined roots are longer than the `cid` crate's own limit of 64.
+//! The rules are those of go-cid v0.4.1: no bytes after the digest, no `/ipfs/` prefix. CIDs are held as
+//! bytes, because digests of Lotus' inlined roots are longer than the limit of the crate `cid`, which is 64.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,7 +33,7 @@ const HASH_PIECE: u64 = 0x1012;
 /// `fr32-sha2-256-trunc254-padded-binary-tree`. Source: FRC-0069.
 const HASH_PIECE_V2: u64 = 0x1011;
 
-/// Why bytes or text are not the CID that was asked for.
+/// Why bytes or text are not the expected CID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CidError {
     /// Neither base58 of a `CIDv0` nor a known multibase.
@@ -42,16 +42,16 @@ pub enum CidError {
     /// The bytes end inside the CID.
     #[error("not a CID: it ends too early")]
     Truncated,
-    /// There are bytes behind the digest.
+    /// Bytes follow the digest.
     #[error("not a CID: {0} bytes follow its end")]
     TrailingBytes(usize),
     /// A version other than 0 and 1.
     #[error("not a CID: unknown version {0}")]
     UnknownVersion(u64),
-    /// A number that is overlong or leaves 64 bits.
+    /// A varint that is overlong or has more than 64 bits.
     #[error("not a CID: a malformed number in it")]
     Varint,
-    /// Longer than any CID of this field.
+    /// A digest of more than 128 bytes.
     #[error("not a CID: a digest of {0} bytes, more than 128")]
     DigestTooLong(u64),
     /// A CID, but not of a piece.
@@ -64,12 +64,12 @@ pub enum CidError {
         /// The length of its digest.
         digest_bytes: usize,
     },
-    /// A version 2 piece CID whose padding or height describes no piece.
+    /// A piece CID of version 2 whose height and padding do not describe a piece.
     #[error("not a piece CID: height {height} and padding {padding} describe no piece")]
     NoSuchPiece {
         /// Height of the tree.
         height: u8,
-        /// Zero bytes behind the payload.
+        /// Zero bytes after the payload.
         padding: u64,
     },
 }
@@ -82,7 +82,7 @@ pub(crate) struct CidParts<'a> {
     pub(crate) digest: &'a [u8],
 }
 
-/// Splits a CID off the front of some bytes: its parts and its length.
+/// Parses the CID at the front of some bytes; returns its parts and its length.
 pub(crate) fn split_cid(bytes: &[u8]) -> Result<(CidParts<'_>, usize), CidError> {
     if let [0x12, 0x20, rest @ ..] = bytes {
         let digest = rest.get(..32).ok_or(CidError::Truncated)?;
@@ -127,7 +127,7 @@ fn decode_text(text: &str) -> Result<Vec<u8>, CidError> {
     }
 }
 
-/// Base32 as Go reads it: either case, and left-over bits of the last digit ignored.
+/// Decodes base32 as Go does: either case; unused bits of the last digit are ignored.
 fn decode_base32(digits: &[u8]) -> Result<Vec<u8>, CidError> {
     if matches!(digits.len() % 8, 1 | 3 | 6) {
         return Err(CidError::Encoding);
@@ -158,7 +158,7 @@ fn write_text(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(&multibase::encode(multibase::Base::Base32Lower, bytes))
 }
 
-/// CID of a DAG's root: what a deal is about.
+/// CID of a DAG's root, which identifies a deal's payload.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PayloadCid(Box<[u8]>);
 
@@ -188,7 +188,7 @@ impl PayloadCid {
         self.parts().codec
     }
 
-    /// Whether it is the CID of no bytes at all, by any hash function that blocks are checked with.
+    /// Whether this is the CID of zero bytes, by any hash function of this crate.
     pub fn is_of_nothing(&self) -> bool {
         let parts = self.parts();
         match parts.hash {
@@ -239,7 +239,7 @@ impl PieceCid {
         Self(commitment)
     }
 
-    /// The commitment: root of the piece's tree.
+    /// The commitment: the root of the piece's Merkle tree.
     pub const fn commitment(&self) -> &[u8; 32] {
         &self.0
     }
@@ -248,7 +248,7 @@ impl PieceCid {
     ///
     /// # Errors
     ///
-    /// [`CidError`] if the bytes are not exactly one CID, or not that of a piece.
+    /// [`CidError`] if the bytes are not exactly one piece CID.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
         let parts = whole_cid(bytes)?;
         match <[u8; 32]>::try_from(parts.digest) {
@@ -262,7 +262,7 @@ impl PieceCid {
         cid_bytes(CODEC_PIECE, HASH_PIECE, &self.0)
     }
 
-    /// The version 2 form, which also says how large the payload is.
+    /// The version 2 form, which includes the payload size.
     ///
     /// # Errors
     ///
@@ -293,7 +293,7 @@ impl fmt::Debug for PieceCid {
     }
 }
 
-/// CID of a piece, version 2: commitment, height of the tree, and zero bytes behind the payload.
+/// CID of a piece, version 2: commitment, height of the tree, and number of zero bytes after the payload.
 ///
 /// ```text
 /// 0x01 | 0x55 | 0x1011 | length | padding varint | height u8 | 32-byte commitment
@@ -327,7 +327,7 @@ impl PieceCidV2 {
     ///
     /// # Errors
     ///
-    /// [`CidError`] if the bytes are not exactly one such CID.
+    /// [`CidError`] if the bytes are not exactly one piece CID of version 2.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
         let parts = whole_cid(bytes)?;
         if parts.codec != CODEC_RAW || parts.hash != HASH_PIECE_V2 {

@@ -12,7 +12,7 @@ const OTHER: u8 = 7;
 /// Tag of a link: bytes that start with the identity multibase, then a binary CID.
 pub(crate) const TAG_CID: u64 = 42;
 
-/// The binary CIDs that a block links to; `None` if it is not dag-cbor.
+/// The binary CIDs of a block's links; `None` if the block is not dag-cbor.
 pub(crate) fn links(block: &[u8]) -> Option<Vec<&[u8]>> {
     let mut links = Vec::new();
     let mut rest = block;

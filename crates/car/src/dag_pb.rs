@@ -1,16 +1,16 @@
-//! dag-pb and UnixFS messages, in their one canonical form, and the links of any dag-pb block.
+//! Encodes dag-pb blocks with UnixFS in canonical form; reads the links of any dag-pb block.
 //!
 //! ```text
 //! PBNode   12 <link>…  0a <data>                     links before data
-//! PBLink   0a <cid>  12 <name>  18 <tsize>           the name is there even when it is empty
+//! PBLink   0a <cid>  12 <name>  18 <tsize>           an empty name is written as well
 //! file     08 02  18 <file size>  20 <block size>…
 //! folder   08 01
 //! shard    08 05  12 <bit field>  28 22  30 80 02    hash murmur3, 256 places
 //! symlink  08 04  12 <target>
 //! ```
 //!
-//! Sources: dag-pb specification "Canonical DAG-PB"; boxo v0.10.1 ipld/unixfs/pb. Every length can be had
-//! from the lengths of the parts alone, which is what makes one-pass CARs possible.
+//! Sources: dag-pb specification "Canonical DAG-PB"; boxo v0.10.1 ipld/unixfs/pb. The length of a block
+//! follows from the lengths of its parts, so that a CAR is written in one pass.
 
 use crate::carv1::varint;
 use crate::units::len64;
@@ -37,17 +37,17 @@ pub(crate) const HASH_MURMUR3: u8 = 0x22;
 /// Source: boxo v0.10.1 ipld/unixfs/io/directory.go, `DefaultShardWidth`.
 const SHARD_HASH_AND_FANOUT: [u8; 5] = [0x28, HASH_MURMUR3, 0x30, 0x80, 0x02];
 
-/// A finished child, as its parent refers to it.
+/// A link to a finished block.
 #[derive(Debug, Clone)]
 pub(crate) struct Child {
     pub(crate) cid: Box<[u8]>,
-    /// Its block and, repeated blocks included, everything below it.
+    /// Bytes of the block and of all blocks below it, repeated blocks included.
     pub(crate) tsize: u64,
-    /// Bytes of file content in and below it.
+    /// Bytes of file content in and below the block.
     pub(crate) file_size: u64,
 }
 
-/// A node of a file above its leaves.
+/// Encodes a node of a file above its leaves.
 pub(crate) fn encode_file(children: &[Child]) -> Vec<u8> {
     let mut node = Vec::with_capacity(children.len() * 56 + 16);
     for child in children {
@@ -63,7 +63,7 @@ pub(crate) fn encode_file(children: &[Child]) -> Vec<u8> {
     node
 }
 
-/// A folder; the children in byte order of their names.
+/// Encodes a folder of one block. The children are in byte order of their names.
 pub(crate) fn encode_directory<'a>(children: impl Iterator<Item = (&'a str, &'a Child)>) -> Vec<u8> {
     let mut node = Vec::new();
     for (name, child) in children {
@@ -73,7 +73,7 @@ pub(crate) fn encode_directory<'a>(children: impl Iterator<Item = (&'a str, &'a 
     node
 }
 
-/// A shard of a folder: slot, name and child of each link; a link to another shard has no name.
+/// Encodes a shard of a folder from slot, name and child of each link. A link to another shard has no name.
 pub(crate) fn encode_shard<'a>(links: impl Iterator<Item = (u8, &'a str, &'a Child)>) -> Vec<u8> {
     let mut node = Vec::new();
     let mut places = [0u8; 32];
@@ -90,7 +90,7 @@ pub(crate) fn encode_shard<'a>(links: impl Iterator<Item = (u8, &'a str, &'a Chi
     node
 }
 
-/// A symbolic link.
+/// Encodes a symbolic link.
 pub(crate) fn encode_symlink(target: &[u8]) -> Vec<u8> {
     let mut data = vec![UNIXFS_TYPE, TYPE_SYMLINK];
     push_bytes(&mut data, UNIXFS_DATA, target);
@@ -122,7 +122,7 @@ pub(crate) fn shard_data_len(last_slot: u8) -> u64 {
     field_len(2 + field_len(len64(bit_field_len(last_slot))) + len64(SHARD_HASH_AND_FANOUT.len()))
 }
 
-/// Bytes of the bits for all slots up to the last one in use: the others are cut off in front.
+/// Bytes of the bit field of a shard. Bytes after the last used slot are cut off.
 ///
 /// Source: go-bitfield v1.1.0, `Bytes`.
 fn bit_field_len(last_slot: u8) -> usize {
@@ -154,12 +154,12 @@ fn len(bytes: &[u8]) -> u64 {
     len64(bytes.len())
 }
 
-/// Bytes that are not a dag-pb block.
+/// The bytes are not a dag-pb block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a dag-pb block")]
 pub(crate) struct NotDagPb;
 
-/// The CIDs that a dag-pb block links to, in order, as bytes.
+/// The binary CIDs of a dag-pb block's links, in order.
 pub(crate) fn links(block: &[u8]) -> Result<Vec<&[u8]>, NotDagPb> {
     let mut links = Vec::new();
     let mut fields = Fields(block);
@@ -182,7 +182,7 @@ pub(crate) fn links(block: &[u8]) -> Result<Vec<&[u8]>, NotDagPb> {
     Ok(links)
 }
 
-/// The fields of a message that are left to read.
+/// The unread fields of a protobuf message.
 struct Fields<'a>(&'a [u8]);
 
 enum Value<'a> {

@@ -1,4 +1,4 @@
-//! Fr32 expansion: two zero bits after every 254, so that each 32 bytes are below the field's modulus.
+//! Fr32 padding: two zero bits after every 254 bits, so that each 32 bytes are below the field's modulus.
 //!
 //! ```text
 //! 127 bytes in   |--- 254 bits ---|--- 254 bits ---|--- 254 bits ---|--- 254 bits ---|
@@ -13,7 +13,7 @@ pub(crate) const QUAD_PADDED: usize = 128;
 /// The bits of a field element's last word.
 pub(crate) const FIELD_TOP: u64 = 0x3fff_ffff_ffff_ffff;
 
-/// Expands whole quads: every 127 bytes of `input` give 128 of `output`.
+/// Expands whole quads: 127 bytes of `input` become 128 bytes of `output`.
 pub(crate) fn expand(output: &mut [u8], input: &[u8]) {
     debug_assert_eq!(output.len() / QUAD_PADDED, input.len() / QUAD_RAW, "as many quads out as in");
     for (padded, raw) in output.chunks_exact_mut(QUAD_PADDED).zip(input.chunks_exact(QUAD_RAW)) {
@@ -22,7 +22,7 @@ pub(crate) fn expand(output: &mut [u8], input: &[u8]) {
 }
 
 fn expand_quad(padded: &mut [u8], raw: &[u8]) {
-    // The sixteenth word has only seven bytes of its own.
+    // The sixteenth word has only seven bytes of input.
     let mut words = [0u64; 16];
     for (word, bytes) in words.iter_mut().zip(raw.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().expect("chunks of eight bytes"));

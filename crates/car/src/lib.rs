@@ -1,4 +1,4 @@
-//! From bytes to CARs and piece commitments.
+//! Packs files into CARs with their piece commitment, verifies CARs, and extracts files from CARs.
 //!
 //! ```text
 //! files ──► leaves ──► DAG (UnixFS, dag-pb) ──► CARv1 ──► Fr32 ──► binary tree
@@ -6,11 +6,11 @@
 //!         1 MiB each        payload CID       payload size          piece CID
 //! ```
 //!
-//! What lives here: sizes and CIDs as types, the packing of a file or folder into a CAR with its commitment
-//! in one pass ([`build_car`], and [`build_tree`] for what a planner put together), the check of a CAR
-//! ([`verify_car`]), its way back to files ([`extract()`]), the commitment of any bytes ([`piece_of`]). What
-//! does not: networks, databases, asynchronous code, and names of CARs on disk: the caller opens the output,
-//! makes it durable and gives it its name.
+//! What lives here: sizes and CIDs as types; packing a file or folder into a CAR and its commitment in one
+//! pass ([`build_car`], and [`build_tree`] for a planned tree); verifying a CAR ([`verify_car`]); extracting
+//! files ([`extract()`]); the piece commitment of any bytes ([`piece_of`]). What does not: networks,
+//! databases, asynchronous code, and names of CARs on disk. The caller opens the output, syncs and renames
+//! it.
 
 mod assemble;
 mod build_error;

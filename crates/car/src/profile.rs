@@ -1,67 +1,65 @@
-//! The parameters that decide the bytes of a DAG, and the named sets of them that other tools use.
+//! UnixFS profiles: the parameters that decide the bytes of a DAG, and named sets of them from other tools.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What decides a DAG's blocks besides the files themselves.
+/// The parameters of a DAG: together with the files they decide its blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DagParams {
     /// Bytes of file content in one leaf.
     pub chunk_size: u32,
-    /// Children of one file node at most.
+    /// Most children of one file node.
     pub links_per_node: usize,
-    /// How blocks are hashed.
+    /// Hash function of the blocks.
     pub block_hash: BlockHash,
-    /// Blocks of at most this many bytes live inside their CID (identity multihash).
+    /// Blocks of at most this many bytes are inlined in their CID (identity multihash).
     pub inline_limit: Option<usize>,
     /// Which folders are sharded.
     pub shard_rule: ShardRule,
-    /// Whether the block of a root folder may live inside its CID as well.
+    /// Whether the block of a root folder may be inlined in its CID.
     pub folder_root: FolderRoot,
-    /// In which order blocks follow, and which there are.
+    /// Order of the blocks in the CAR.
     pub order: CarOrder,
 }
 
-/// What the CID of a root that is a folder may be. A root that is a file follows [`DagParams::inline_limit`]
-/// alone.
+/// The CID of a root that is a folder. The CID of a root that is a file follows [`DagParams::inline_limit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum FolderRoot {
-    /// As that of every other block: what [`DagParams::inline_limit`] allows is inlined.
+    /// Like the CID of every other block: inlined within [`DagParams::inline_limit`].
     #[default]
     MayBeInlined,
-    /// Always that of a hash. Markets and their indexes handle CARs with identity CIDs as roots badly.
+    /// Always a hash. Markets and their indexes handle CARs with identity CIDs as roots badly.
     ///
     /// Source: boost issue 715, go-fil-markets issue 747, dagstore pull request 138.
     Hashed,
 }
 
-/// What comes where in a CAR.
+/// Order of the blocks in a CAR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CarOrder {
-    /// One DAG from its root on: depth first, every node before its children, every block once.
+    /// One DAG, depth first from its root: every node before its children, every block once.
     DepthFirst,
-    /// One file after the other, in the order of their places in the tree: its leaves, then the level above
-    /// them, and so on to its root. Blocks repeat where content does.
+    /// One file after the other, in the order of the tree: the leaves of a file, then each level above them
+    /// up to its root. Blocks of repeated content are repeated.
     ///
-    /// Links carry the bytes of *file content* below them as their size. The CAR's root is its first block,
-    /// so that other blocks cannot be reached from it; each file has its own CID, in
-    /// [`BuiltCar::file_cids`](crate::BuiltCar::file_cids). Folders have no blocks, symbolic links are left
-    /// out.
+    /// The size in a link is the bytes of *file content* below it. The CAR's root is its first block, from
+    /// which no other block is reachable; [`BuiltCar::file_cids`](crate::BuiltCar::file_cids) has the CID
+    /// of each file. Folders have no blocks, symbolic links are left out.
     ///
     /// Source: singularity 1.0.0-RC1 pack/assembler.go, pack/packutil/util.go.
     LeavesFirst,
 }
 
-/// From which size on a folder is a tree of shards (HAMT) and not one block.
+/// Size from which on a folder is a tree of shards (HAMT) and not one block.
 ///
 /// Shards have 256 places and murmur3-x64-64 by every rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ShardRule {
-    /// Names and CIDs of all its links have 256 KiB or more: `links-bytes` of IPIP-499.
+    /// Names and CIDs of all links have 256 KiB or more: `links-bytes` of IPIP-499.
     ///
     /// Source: boxo v0.10.1 ipld/unixfs/io/directory.go:27, 81-83, 224; the same up to v0.36.0.
     LinksBytes,
-    /// Its one block would have more than 256 KiB: `block-bytes` of IPIP-499.
+    /// The folder's one block would have more than 256 KiB: `block-bytes` of IPIP-499.
     ///
     /// Source: boxo v0.37.0 ipld/unixfs/io/directory.go:777-797, ipld/unixfs/io/profile.go `UnixFS_v1_2025`.
     BlockBytes,
@@ -76,7 +74,7 @@ pub enum BlockHash {
     Sha2_256,
 }
 
-/// A named parameter set. All of them: `CIDv1`, raw leaves, balanced layout, canonical dag-pb.
+/// A named parameter set. All sets have `CIDv1`, raw leaves, balanced layout and canonical dag-pb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Profile {
     /// `lotus client generate-car` and `client import`.
@@ -92,12 +90,12 @@ pub enum Profile {
     Ipfs1m174,
     /// kubo up to v0.39 `--cid-version=1`.
     Ipfs256k174,
-    /// Files as singularity packs them, without the directories that it keeps in a CAR of their own, and
-    /// without the zeros that it writes behind a small CAR.
+    /// Files as singularity packs them; without its CARs of directories, and without the zeros with which it
+    /// pads small CARs.
     Singularity,
 }
 
-/// A name that is no profile.
+/// The name is not that of a profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown profile {0:?}: expected lotus, unixfs-v1-2025, ipfs-1m-174, ipfs-256k-174 or singularity")]
 pub struct UnknownProfile(String);

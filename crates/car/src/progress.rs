@@ -1,17 +1,17 @@
-//! How a caller follows a long operation, and stops it.
+//! Progress reports and cancellation of long operations.
 
-/// Told about the bytes that an operation has dealt with, from whichever thread dealt with them.
+/// Receives the progress of an operation, from any of its threads.
 pub trait Progress: Send + Sync {
-    /// So many more bytes of the source have been read.
+    /// A further `source_bytes` of the source have been processed.
     fn advance(&self, source_bytes: u64);
 
-    /// Whether the caller wants the operation to stop; asked every few MiB.
+    /// Whether the operation is to stop. Operations ask every few MiB.
     fn is_cancelled(&self) -> bool {
         false
     }
 }
 
-/// For callers that neither watch nor stop.
+/// Ignores progress and never cancels.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoProgress;
 

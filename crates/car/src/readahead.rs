@@ -1,4 +1,4 @@
-//! Reading ahead of those who hash, and buffers that the system fills quickly.
+//! Read-ahead of source files, and page-aligned buffers with a pool to reuse them.
 
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -13,16 +13,16 @@ use crate::units::len64;
 /// Bytes of a page of memory, and the largest block size of disks and file systems in use.
 pub(crate) const BLOCK: usize = 4096;
 
-/// Tells the system that a file will be read once from front to back.
+/// Advises the kernel that a file will be read sequentially.
 pub(crate) fn expect_sequential(file: &File) {
-    // Only advice: a file system that takes none is read all the same.
+    // Advice only: an error changes nothing.
     let _ = fadvise(file, 0, None, Advice::Sequential);
 }
 
-/// Has the system read a part of a file while something else is worked on.
+/// Asks the kernel to read a range of a file into the page cache in the background.
 ///
-/// Asks first whether its last byte is in memory: where all is, the advice alone costs nearly as much as
-/// reading (measured on Zen 3: 0.2 ms a MiB).
+/// Gives the advice only if the range's last byte is not in the page cache: for a cached range the advice
+/// costs nearly as much as reading it (measured on Zen 3: 0.2 ms a MiB).
 pub(crate) fn read_ahead(file: &File, offset: u64, length: NonZeroU64) {
     let last = offset + length.get() - 1;
     let in_memory = preadv2(file, &mut [IoSliceMut::new(&mut [0])], last, ReadWriteFlags::NOWAIT);
@@ -31,11 +31,10 @@ pub(crate) fn read_ahead(file: &File, offset: u64, length: NonZeroU64) {
     }
 }
 
-/// Bytes in memory whose place can be chosen to agree with their place in a file.
+/// A buffer whose address agrees with a file offset modulo the page size.
 ///
-/// That is for direct writes, and for the copy out of the page cache: Zen 3 copies two and a half times
-/// slower to the first 32 bytes of a page, other than the very first, which is just where a large allocation
-/// starts.
+/// Direct writes need this alignment. Copies out of the page cache profit from it: Zen 3 copies two and a
+/// half times slower to addresses at bytes 1 to 31 of a page, where the data of a large allocation starts.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
@@ -43,10 +42,10 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// Makes room for the bytes of a file from `offset` on.
+    /// Prepares the buffer for `length` bytes of a file from `offset` on.
     pub(crate) fn place(&mut self, offset: u64, length: usize) {
         if self.bytes.len() < length + BLOCK {
-            // Not kept: nothing of the old content is wanted.
+            // The old content is dropped.
             self.bytes = vec![0; length + BLOCK];
         }
         let wanted = usize::try_from(offset % len64(BLOCK)).expect("less than a block");
@@ -63,11 +62,11 @@ impl Buffer {
     }
 }
 
-/// Buffers that one CAR has done with, for the next.
+/// A pool of buffers that CARs reuse one after the other.
 ///
-/// Not left to malloc: glibc keeps what a thread frees for that thread, and CARs come and go with their
-/// threads. Eighty CARs of 8 MiB, four at a time on two processors, came to 200 MiB that way, of which 50
-/// were in use.
+/// glibc's malloc keeps freed memory for the thread that freed it, and each CAR has its own threads. Measured
+/// without the pool: 80 CARs of 8 MiB, four at a time on two processors, took 200 MiB, of which 50 were in
+/// use.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
     count_max: usize,
@@ -75,18 +74,18 @@ pub(crate) struct BufferPool {
 }
 
 impl BufferPool {
-    /// Keeps so many at most.
+    /// A pool that keeps at most `count_max` buffers.
     pub(crate) fn new(count_max: usize) -> Self {
         Self { count_max, buffers: Mutex::default() }
     }
 
-    /// One that was used before, or an empty one.
+    /// Takes a used buffer, or creates an empty one.
     pub(crate) fn take(&self) -> Buffer {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    /// Keeps a buffer; an empty one is not worth it.
-    pub(crate) fn keep(&self, buffer: Buffer) {
+    /// Returns a buffer to the pool. Empty buffers are dropped.
+    pub(crate) fn put(&self, buffer: Buffer) {
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         if !buffer.bytes.is_empty() && buffers.len() < self.count_max {
             buffers.push(buffer);

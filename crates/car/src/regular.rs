@@ -1,4 +1,4 @@
-//! Opening what must be a regular file: a pipe by that name would keep its reader waiting for ever.
+//! Opens regular files only: a named pipe would block its reader for ever.
 
 use std::fs::File;
 use std::io;
@@ -7,12 +7,12 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 
-/// Opens a regular file to read.
+/// Opens a regular file for reading.
 ///
 /// # Errors
 ///
-/// What the system said; [`io::ErrorKind::InvalidInput`] for folders, pipes, sockets and devices, without
-/// waiting for the other end of a pipe.
+/// Errors of the operating system. [`io::ErrorKind::InvalidInput`] for folders, pipes, sockets and devices; a
+/// pipe does not block the call.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let file = File::from(open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
     let kind = file.metadata()?.file_type();

@@ -1,48 +1,56 @@
-//! Work that has an order, done by threads that come to it in any order.
+//! Runs steps of several threads in the order of their sequence numbers.
+//!
+//! Threads finish their parallel work in any order; each then runs its ordered step when all lower numbers
+//! are done. The first error ends all waiting.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Something that many threads change, one after the other in the order of their numbers, until one fails.
+/// A value that threads change one after the other, in the order of their sequence numbers.
 #[derive(Debug)]
 pub(crate) struct Sequencer<T, E> {
     state: Mutex<State<T, E>>,
-    turned: Condvar,
+    advanced: Condvar,
 }
 
 #[derive(Debug)]
 struct State<T, E> {
-    /// Whose turn it is.
-    turn: u64,
-    work: T,
+    /// Sequence number of the next step.
+    next: u64,
+    value: T,
     /// The first error.
     failure: Option<E>,
-    /// Nobody's turn comes any more.
+    /// No further step runs.
     ended: bool,
 }
 
 impl<T, E> Sequencer<T, E> {
-    /// Turn 0 comes first.
-    pub(crate) fn new(work: T) -> Self {
-        let state = State { turn: 0, work, failure: None, ended: false };
-        Self { state: Mutex::new(state), turned: Condvar::new() }
+    /// A sequencer whose first step has the number 0.
+    pub(crate) fn new(value: T) -> Self {
+        let state = State { next: 0, value, failure: None, ended: false };
+        Self { state: Mutex::new(state), advanced: Condvar::new() }
     }
 
-    /// Whether there is nothing left to wait for.
-    pub(crate) fn have_ended(&self) -> bool {
+    /// Whether a step has failed, so that no further one runs.
+    pub(crate) fn has_ended(&self) -> bool {
         self.state().ended
     }
 
-    /// Waits for a turn and takes it; `None` if a turn failed, perhaps this one.
-    pub(crate) fn take<R>(&self, turn: u64, act: impl FnOnce(&mut T) -> Result<R, E>) -> Option<R> {
+    /// Waits until all steps with lower numbers are done, then runs this one. Returns `None` if this step or
+    /// an earlier one failed.
+    pub(crate) fn run_in_order<R>(
+        &self,
+        number: u64,
+        step: impl FnOnce(&mut T) -> Result<R, E>,
+    ) -> Option<R> {
         let mut state = self
-            .turned
-            .wait_while(self.state(), |state| state.turn != turn && !state.ended)
+            .advanced
+            .wait_while(self.state(), |state| state.next != number && !state.ended)
             .unwrap_or_else(PoisonError::into_inner);
         if state.ended {
             return None;
         }
-        let result = match act(&mut state.work) {
+        let result = match step(&mut state.value) {
             Ok(result) => Some(result),
             Err(error) => {
                 state.failure = Some(error);
@@ -50,36 +58,36 @@ impl<T, E> Sequencer<T, E> {
                 None
             }
         };
-        state.turn += 1;
+        state.next += 1;
         drop(state);
-        self.turned.notify_all();
+        self.advanced.notify_all();
         result
     }
 
-    /// Ends all waiting; the first error is kept.
+    /// Ends all waiting and keeps the first error.
     pub(crate) fn fail(&self, error: E) {
         self.state().failure.get_or_insert(error);
         self.end();
     }
 
-    /// Ends all waiting if the thread panics before the guard is dropped, so that the panic is seen instead
-    /// of a standstill.
+    /// Returns a guard that ends all waiting if its thread panics: the other threads do not wait for a step
+    /// that never runs.
     pub(crate) fn end_on_panic(&self) -> impl Drop {
         EndOnPanic(self)
     }
 
-    /// What became of the work, once nobody is at it any more.
+    /// The value after the last step, or the first error.
     pub(crate) fn finish(self) -> Result<T, E> {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         match state.failure {
             Some(error) => Err(error),
-            None => Ok(state.work),
+            None => Ok(state.value),
         }
     }
 
     fn end(&self) {
         self.state().ended = true;
-        self.turned.notify_all();
+        self.advanced.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State<T, E>> {
@@ -102,42 +110,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_taken_in_order() {
+    fn steps_run_in_order() {
         let sequencer: Sequencer<Vec<u64>, ()> = Sequencer::new(Vec::new());
         thread::scope(|scope| {
-            for turn in (0..20).rev() {
+            for number in (0..20).rev() {
                 let sequencer = &sequencer;
-                let act = move |taken: &mut Vec<u64>| {
-                    taken.push(turn);
+                let step = move |done: &mut Vec<u64>| {
+                    done.push(number);
                     Ok(())
                 };
-                scope.spawn(move || sequencer.take(turn, act));
+                scope.spawn(move || sequencer.run_in_order(number, step));
             }
         });
         assert_eq!(sequencer.finish(), Ok((0..20).collect()));
     }
 
     #[test]
-    fn a_failure_ends_the_turns_after_it() {
+    fn a_failure_ends_the_steps_after_it() {
         let sequencer: Sequencer<(), u64> = Sequencer::new(());
         thread::scope(|scope| {
-            for turn in (0..20).rev() {
+            for number in (0..20).rev() {
                 let sequencer = &sequencer;
                 scope.spawn(move || {
-                    let act = |(): &mut ()| if turn < 7 { Ok(()) } else { Err(turn) };
-                    assert_eq!(sequencer.take(turn, act).is_some(), turn < 7);
+                    let step = |(): &mut ()| if number < 7 { Ok(()) } else { Err(number) };
+                    assert_eq!(sequencer.run_in_order(number, step).is_some(), number < 7);
                 });
             }
         });
-        assert!(sequencer.have_ended());
+        assert!(sequencer.has_ended());
         assert_eq!(sequencer.finish(), Err(7));
     }
 
     #[test]
-    fn a_panic_leaves_nobody_waiting() {
+    fn a_panic_leaves_no_thread_waiting() {
         let sequencer: Sequencer<(), ()> = Sequencer::new(());
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| sequencer.take(1, |()| Ok(())));
+            let waiting = scope.spawn(|| sequencer.run_in_order(1, |()| Ok(())));
             let panicking = scope.spawn(|| {
                 let _end = sequencer.end_on_panic();
                 std::panic::resume_unwind(Box::new("as wanted"));

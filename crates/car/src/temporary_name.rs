@@ -1,7 +1,7 @@
 //! Names of temporary files that stand beside a file until it is whole.
 //!
-//! What lives here: the names that `extract` gives, and which names are reserved. What does not: the making of
-//! published files, whose names `.carferry-<name>.<…>.tmp` are reserved here as well.
+//! What lives here: the names that `extract` gives, and which names are reserved. What does not: the making
+//! of published files, whose names `.carferry-<name>.<…>.tmp` are reserved here as well.
 
 use crate::kernels::hash_blocks;
 use crate::profile::BlockHash;

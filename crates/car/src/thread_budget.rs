@@ -1,10 +1,10 @@
-//! Threads that several CARs share.
+//! A limit on hashing threads that all CARs of a process share.
 //!
 //! ```text
-//! places    |●|●|●|○|      a CAR takes one place, and every free one as long as it has work for it
+//! permits    |●|●|●|○|     a CAR takes one permit, and every free one while it has work for it
 //! ```
 //!
-//! What lives here: who may work. What does not: what there is to do, and in which order.
+//! What lives here: permits and the threads that hold them. What does not: the work and its order.
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -14,28 +14,28 @@ use std::thread::Scope;
 
 use crate::readahead::BufferPool;
 
-/// So many threads may hash at a time, however many CARs are built or checked.
+/// Limits how many threads hash at a time, over all CARs that are built or checked.
 ///
-/// One CAR uses all of them, many CARs divide them: whoever has more work than hands takes every place that
-/// becomes free.
+/// A single CAR uses all permits. Several CARs divide them: each takes free permits while it has work for
+/// more threads.
 #[derive(Debug)]
 pub struct ThreadBudget {
-    places: NonZeroUsize,
+    permits: NonZeroUsize,
     free: Mutex<usize>,
     freed: Condvar,
-    /// What the threads read into, between one CAR and the next.
-    spares: Arc<BufferPool>,
+    /// Buffers of the threads, kept between CARs.
+    buffers: Arc<BufferPool>,
 }
 
-/// Buffers that are kept for each thread: as many as it uses at a time. More took more memory and saved no
-/// time.
-const SPARES_A_PLACE: usize = 2;
+/// Buffers that the pool keeps for each thread: as many as a thread uses at a time. Measured: more buffers
+/// take more memory and save no time.
+const POOLED_BUFFERS_PER_PERMIT: usize = 2;
 
 impl ThreadBudget {
-    /// A crew of so many threads.
-    pub fn new(places: NonZeroUsize) -> Self {
-        let spares = Arc::new(BufferPool::new(SPARES_A_PLACE.saturating_mul(places.get())));
-        Self { places, free: Mutex::new(places.get()), freed: Condvar::new(), spares }
+    /// A budget of this many threads.
+    pub fn new(permits: NonZeroUsize) -> Self {
+        let buffers = Arc::new(BufferPool::new(POOLED_BUFFERS_PER_PERMIT.saturating_mul(permits.get())));
+        Self { permits, free: Mutex::new(permits.get()), freed: Condvar::new(), buffers }
     }
 
     /// One thread for each processor.
@@ -49,30 +49,31 @@ impl ThreadBudget {
     }
 
     /// How many threads may hash at a time.
-    pub fn places(&self) -> NonZeroUsize {
-        self.places
+    pub fn permits(&self) -> NonZeroUsize {
+        self.permits
     }
 
-    /// Buffers that are free.
-    pub(crate) fn spares(&self) -> &Arc<BufferPool> {
-        &self.spares
+    /// Buffers that no thread uses.
+    pub(crate) fn buffers(&self) -> &Arc<BufferPool> {
+        &self.buffers
     }
 
-    /// Repeats `step` on this thread, and on others while places are free, until it breaks on each of them.
+    /// Repeats `step` on this thread, and on further threads while permits are free, until it breaks on each
+    /// of them.
     ///
-    /// Every thread has a state of its own. At most `threads_max` take part. Waits for a place first.
+    /// Each thread has its own state. At most `threads_max` threads run. Waits for the first permit.
     pub(crate) fn work<S>(
         &self,
         threads_max: usize,
         state: impl Fn() -> S + Sync,
         step: impl Fn(&mut S) -> ControlFlow<()> + Sync,
     ) {
-        let _place = self.wait_for_place();
+        let _permit = self.acquire();
         let repeat = || {
             let mut state = state();
             while step(&mut state).is_continue() {}
         };
-        if threads_max <= 1 || self.places == NonZeroUsize::MIN {
+        if threads_max <= 1 || self.permits == NonZeroUsize::MIN {
             return repeat();
         }
         thread::scope(|scope| {
@@ -80,9 +81,9 @@ impl ThreadBudget {
             let mut threads = 1;
             loop {
                 while threads < threads_max
-                    && let Some(place) = self.free_place()
+                    && let Some(permit) = self.try_acquire()
                 {
-                    start(scope, place, &repeat);
+                    start(scope, permit, &repeat);
                     threads += 1;
                 }
                 if step(&mut own).is_break() {
@@ -92,17 +93,17 @@ impl ThreadBudget {
         });
     }
 
-    fn wait_for_place(&self) -> Place<'_> {
+    fn acquire(&self) -> Permit<'_> {
         let mut free =
             self.freed.wait_while(self.free(), |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
         *free -= 1;
-        Place(self)
+        Permit(self)
     }
 
-    fn free_place(&self) -> Option<Place<'_>> {
+    fn try_acquire(&self) -> Option<Permit<'_>> {
         let mut free = self.free();
         *free = free.checked_sub(1)?;
-        Some(Place(self))
+        Some(Permit(self))
     }
 
     fn free(&self) -> MutexGuard<'_, usize> {
@@ -110,19 +111,19 @@ impl ThreadBudget {
     }
 }
 
-/// A place that is taken, until this is dropped.
-struct Place<'a>(&'a ThreadBudget);
+/// The right to run one thread; dropping it frees the permit.
+struct Permit<'a>(&'a ThreadBudget);
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         *self.0.free() += 1;
         self.0.freed.notify_one();
     }
 }
 
-fn start<'scope>(scope: &'scope Scope<'scope, '_>, place: Place<'scope>, work: &'scope (impl Fn() + Sync)) {
+fn start<'scope>(scope: &'scope Scope<'scope, '_>, permit: Permit<'scope>, work: &'scope (impl Fn() + Sync)) {
     scope.spawn(move || {
-        let _place = place;
+        let _permit = permit;
         work();
     });
 }
@@ -134,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts who is at work at the same time, over all that share the crew.
+    /// Counts threads that work at the same time, over all tasks of the budget.
     #[derive(Default)]
     struct Seen {
         now: AtomicUsize,
@@ -154,17 +155,17 @@ mod tests {
     }
 
     #[test]
-    fn one_task_uses_the_whole_crew() {
+    fn one_task_uses_all_permits() {
         let budget = ThreadBudget::new(NonZeroUsize::new(4).unwrap());
         let (seen, left) = (Seen::default(), AtomicUsize::new(100));
         budget.work(usize::MAX, || (), |()| seen.step(&left));
         assert_eq!(left.into_inner(), 0);
         assert_eq!(seen.most.into_inner(), 4);
-        assert_eq!(*budget.free(), 4, "all places are free again");
+        assert_eq!(*budget.free(), 4, "all permits are free again");
     }
 
     #[test]
-    fn many_tasks_never_use_more_than_the_crew() {
+    fn many_tasks_never_use_more_threads_than_permits() {
         let budget = ThreadBudget::new(NonZeroUsize::new(3).unwrap());
         let seen = Seen::default();
         thread::scope(|scope| {
@@ -177,11 +178,11 @@ mod tests {
             }
         });
         assert_eq!(seen.most.into_inner(), 3);
-        assert_eq!(*budget.free(), 3, "all places are free again");
+        assert_eq!(*budget.free(), 3, "all permits are free again");
     }
 
     #[test]
-    fn a_panic_is_seen_and_frees_its_place() {
+    fn a_panic_is_seen_and_frees_its_permit() {
         let budget = ThreadBudget::new(NonZeroUsize::new(2).unwrap());
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             budget.work(

@@ -1,7 +1,7 @@
-//! Sizes: bytes of a payload, and the two ways to count a piece.
+//! Payload sizes and piece sizes, padded and unpadded, as types.
 //!
-//! One number means three things in this field, so each is a type of its own with named conversions.
-//! No `Deref`, no `From<u64>`: a size crosses a border only with its unit.
+//! The same number can be any of three sizes, so each has its own type with named conversions and without
+//! `Deref` or `From<u64>`.
 //!
 //! ```text
 //! payload size         any number of bytes: the CAR on disk
@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-/// A size that no piece has, or a payload that no piece holds.
+/// Why a number is not the size of a piece, or a payload fits into no piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PieceSizeError {
     /// Not 127 · 2ⁿ.

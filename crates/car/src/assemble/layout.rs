@@ -1,16 +1,16 @@
-//! Where each block lands in the CAR, decided in the CAR's order.
+//! Assigns each block its offset in the CAR, in the CAR's order, and writes every block once.
 //!
-//! The length of every section is known before its content, so a node leaves a *hole* of its length and its
-//! children follow behind. A block that was there before is not written again: a leaf is left out; a node
-//! turns out to be a repetition only at its end, but then all below it was one too, nothing was laid behind
-//! its hole, and the hole is given back.
+//! The length of every section is known before its content. A node reserves a *placeholder* of its length,
+//! and its children follow behind. A block that the CAR already has is not written again: a repeated leaf is
+//! left out; a repeated node is recognised when its last child is laid out. All blocks below a repeated node
+//! are repeated too, so nothing stands behind its placeholder, and the placeholder is freed.
 //!
-//! Where leaves come first, nothing is left out, and the nodes of a file have places of their own behind its
-//! leaves, which are known as well: a node is written as soon as its last child is there.
+//! With [`CarOrder::LeavesFirst`] repeated blocks are written again. The nodes of a file stand behind its
+//! leaves at offsets that are known in advance: a node is written as soon as its last child is laid out.
 //!
 //! ```text
 //! |leaf|leaf|leaf|leaf|leaf|leaf|node|node|root|leaf|…
-//! end of the leaves so far ─┘    └─ next of level 1
+//! end of the leaves so far ─┘    └─ next node of level 1
 //! ```
 
 use std::collections::HashSet;
@@ -28,7 +28,7 @@ use crate::source_tree::{Folder, Stamp};
 use crate::units::len64;
 use crate::unixfs::dag::Codec;
 
-/// Bytes for a place in the CAR.
+/// Bytes and their offset in the CAR.
 #[derive(Debug)]
 pub(crate) struct Extent {
     pub(crate) offset: u64,
@@ -43,39 +43,39 @@ pub(crate) enum Bytes {
     Owned(Vec<u8>),
 }
 
-/// A CAR of which every block has its place.
+/// The totals of a CAR after the layout of its last block.
 #[derive(Debug)]
 pub(crate) struct LaidOut {
     pub(crate) root: Box<[u8]>,
-    /// Where leaves come first, the CID of each file.
+    /// CID of each file; only with [`CarOrder::LeavesFirst`].
     pub(crate) file_cids: Vec<Box<[u8]>>,
     pub(crate) length: u64,
     pub(crate) blocks: u64,
 }
 
-/// The state of the layout after the groups so far.
+/// The layout after some groups of blocks.
 #[derive(Debug)]
 pub(crate) struct Layout {
     params: DagParams,
-    /// Where the next section goes.
+    /// Offset of the next section.
     end: u64,
     /// CIDs of all blocks so far.
     written: HashSet<Box<[u8]>>,
-    /// Nodes that are not complete, the root first.
+    /// Nodes whose children are not all laid out, the root first.
     open: Vec<OpenNode>,
-    /// The file whose nodes are open, where leaves come first.
-    file: Option<FilePlaces>,
+    /// The file whose nodes are open; only with [`CarOrder::LeavesFirst`].
+    file: Option<NodeOffsets>,
     file_cids: Vec<Box<[u8]>>,
     blocks: u64,
     root: Option<Box<[u8]>>,
     header_len: u64,
-    header_laid: bool,
+    header_written: bool,
 }
 
-/// Where the nodes of a file go.
+/// Offsets of a file's nodes with [`CarOrder::LeavesFirst`].
 #[derive(Debug)]
-struct FilePlaces {
-    /// Where the next node of each level goes; that of the leaves is the layout's end.
+struct NodeOffsets {
+    /// Offset of the next node of each level; leaves go to the layout's end.
     next: Vec<u64>,
     end: u64,
 }
@@ -88,7 +88,7 @@ struct OpenNode {
 }
 
 impl Layout {
-    /// An empty CAR, of which the length of the root's CID is known.
+    /// The layout of an empty CAR. Only the length of the root's CID is known.
     pub(crate) fn new(params: DagParams, root_cid_len: u64) -> Self {
         let header_len = header::header_len(root_cid_len);
         Self {
@@ -101,11 +101,12 @@ impl Layout {
             blocks: 0,
             root: None,
             header_len,
-            header_laid: false,
+            header_written: false,
         }
     }
 
-    /// Lays out a group, whose leaves have these CIDs and lie in its buffer; returns what to write where.
+    /// Lays out a group of leaves and nodes; returns the extents to write. `cids` are those of the leaves,
+    /// which lie in the group's buffer.
     pub(crate) fn lay(&mut self, group: &Group<'_>, cids: Vec<Box<[u8]>>) -> Result<Vec<Extent>, BuildError> {
         let mut extents = Vec::new();
         let mut leaves = group.leaves.iter().zip(cids);
@@ -113,22 +114,22 @@ impl Layout {
             match step {
                 Step::StartFile { file_size } => self.start_file(*file_size),
                 Step::OpenNode { section_len } => {
-                    let offset = self.place_of_node(*section_len);
+                    let offset = self.offset_of_node(*section_len);
                     self.open.push(OpenNode { offset, section_len: *section_len, children: Vec::new() });
                 }
                 Step::Leaf => {
                     let (leaf, cid) = leaves.next().expect("a step for each leaf");
-                    if self.is_to_be_written(&cid) {
+                    if self.mark_written(&cid) {
                         let range = leaf.at..leaf.at + leaf.prefix_len + leaf.len;
                         let offset = self.append(range.len());
                         push_range(&mut extents, offset, range);
                     }
                     let len = len64(leaf.len);
-                    self.adopt(Child { cid, tsize: len, file_size: len });
+                    self.add_child(Child { cid, tsize: len, file_size: len });
                 }
                 Step::Symlink(block) => {
                     let cid = self.params.cid(Codec::DagPb, block);
-                    if self.is_to_be_written(&cid) {
+                    if self.mark_written(&cid) {
                         let section = writer::section(&cid, block);
                         extents.push(Extent {
                             offset: self.append(section.len()),
@@ -136,7 +137,7 @@ impl Layout {
                         });
                     }
                     let tsize = len64(block.len());
-                    self.adopt(Child { cid, tsize, file_size: 0 });
+                    self.add_child(Child { cid, tsize, file_size: 0 });
                 }
                 Step::EndFile(source) => {
                     source.check()?;
@@ -169,17 +170,21 @@ impl Layout {
             }
         }
         if let Some(root) = &self.root
-            && !self.header_laid
+            && !self.header_written
         {
-            self.header_laid = true;
+            self.header_written = true;
             let header = header::encode(root);
-            debug_assert_eq!(u64::try_from(header.len()), Ok(self.header_len), "the header was foretold");
+            debug_assert_eq!(
+                u64::try_from(header.len()),
+                Ok(self.header_len),
+                "the length of the header was predicted"
+            );
             extents.push(Extent { offset: 0, bytes: Bytes::Owned(header) });
         }
         Ok(extents)
     }
 
-    /// What the CAR is, once everything is laid out.
+    /// The totals, after the last group.
     pub(crate) fn finish(self) -> LaidOut {
         LaidOut {
             root: self.root.expect("the walk ends with the root"),
@@ -189,19 +194,19 @@ impl Layout {
         }
     }
 
-    /// Where the next section goes.
+    /// Offset of the next section.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Takes the place for the next section.
+    /// Reserves the bytes of the next section; returns its offset.
     fn append(&mut self, len: usize) -> u64 {
         let offset = self.end;
         self.end += len64(len);
         offset
     }
 
-    /// The CID of a folder's block, or of a shard's, whose own node is open no more.
+    /// The CID of a folder's or shard's block. Its node is no longer in `open`.
     fn folder_cid(&self, block: &[u8]) -> Box<[u8]> {
         let is_root = self.open.is_empty();
         let params = if is_root { self.params.of_root_folder() } else { self.params };
@@ -217,21 +222,29 @@ impl Layout {
         extents: &mut Vec<Extent>,
     ) {
         let section = writer::section(&cid, block);
-        debug_assert_eq!(u64::try_from(section.len()), Ok(node.section_len), "the node was foretold");
-        if self.is_to_be_written(&cid) {
+        debug_assert_eq!(
+            u64::try_from(section.len()),
+            Ok(node.section_len),
+            "the length of the node was predicted"
+        );
+        if self.mark_written(&cid) {
             extents.push(Extent { offset: node.offset, bytes: Bytes::Owned(section) });
         } else {
-            debug_assert_eq!(self.end, node.offset + node.section_len, "nothing lies behind a repeated node");
+            debug_assert_eq!(
+                self.end,
+                node.offset + node.section_len,
+                "nothing stands behind the placeholder of a repeated node"
+            );
             self.end = node.offset;
         }
         let block_len = len64(block.len());
         let tsize = block_len + node.children.iter().map(|child| child.tsize).sum::<u64>();
         let tsize = self.params.tsize_of_file_node(tsize, file_size);
-        self.adopt(Child { cid, tsize, file_size });
+        self.add_child(Child { cid, tsize, file_size });
     }
 
-    /// Gives a finished block to the node it belongs to.
-    fn adopt(&mut self, child: Child) {
+    /// Adds a finished block to the node that links to it.
+    fn add_child(&mut self, child: Child) {
         match (self.open.last_mut(), self.params.order) {
             (Some(parent), _) => parent.children.push(child),
             (None, CarOrder::DepthFirst) => self.root = Some(child.cid),
@@ -239,8 +252,8 @@ impl Layout {
         }
     }
 
-    /// Whether a block is written, which is counted as well.
-    fn is_to_be_written(&mut self, cid: &[u8]) -> bool {
+    /// Returns whether a block has to be written, and counts it if so.
+    fn mark_written(&mut self, cid: &[u8]) -> bool {
         let written = match self.params.order {
             CarOrder::DepthFirst => self.written.insert(cid.into()),
             CarOrder::LeavesFirst => {
@@ -259,15 +272,15 @@ impl Layout {
             next.push(end);
             end += level_len;
         }
-        self.file = Some(FilePlaces { next, end });
+        self.file = Some(NodeOffsets { next, end });
     }
 
-    /// Takes the place for a node.
-    fn place_of_node(&mut self, section_len: u64) -> u64 {
+    /// Reserves the placeholder of a node; returns its offset.
+    fn offset_of_node(&mut self, section_len: u64) -> u64 {
         let next = match &mut self.file {
             None => &mut self.end,
             Some(file) => {
-                // Only nodes of this file are open: the root of it first.
+                // Only nodes of this file are open, its root first.
                 let level = file.next.len() - 1 - self.open.len();
                 &mut file.next[level]
             }
@@ -283,7 +296,7 @@ fn encode_folder(folder: &Folder, children: &[Child]) -> Vec<u8> {
     dag_pb::encode_directory(folder.children.iter().map(|child| &*child.name).zip(children))
 }
 
-/// Adds a range of the buffer, as one extent with the one before if they touch on both sides.
+/// Adds a range of the buffer. It extends the last extent if both the offsets and the ranges are adjacent.
 fn push_range(extents: &mut Vec<Extent>, offset: u64, range: Range<usize>) {
     if let Some(Extent { offset: start, bytes: Bytes::Buffer(before) }) = extents.last_mut()
         && before.end == range.start

@@ -1,13 +1,13 @@
-//! One pass from files to a CAR and its commitment.
+//! Builds a CAR and its piece commitment in one pass over the source files.
 //!
 //! ```text
 //! walk ──► group ──► read, hash leaves ──► layout (in order) ──► commitment, write
 //!         4 to 16 MiB  any thread            one at a time            any thread
 //! ```
 //!
-//! Every byte of the source is read once, straight to its place behind its CID, hashed there for the DAG and
-//! for the piece, and written from there once. Nodes and header are filled into their holes as soon as they
-//! are known. The bytes do not depend on the number of threads.
+//! Every byte of the source is read once, directly behind the room for its CID in a buffer, hashed there for
+//! the DAG and for the piece, and written from there. Nodes and header are written into their placeholders as
+//! soon as they are known. The bytes of the CAR do not depend on the number of threads.
 //!
 //! What lives here: [`plan_car`], [`build_car`], [`build_tree`]. What does not: naming, syncing and
 //! publishing of the output.
@@ -47,25 +47,25 @@ pub struct BuildOptions {
     pub max_piece: PaddedPieceSize,
 }
 
-/// A CAR before anything is read.
+/// Sizes of a CAR, calculated from metadata before any file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CarPlan {
-    /// Bytes of the CAR at most; fewer only where blocks repeat.
+    /// Upper bound of the CAR's bytes. A CAR has fewer bytes only if blocks repeat.
     pub payload_size_max: PayloadSize,
-    /// The piece that this takes.
+    /// The smallest piece that holds this many bytes.
     pub padded_piece_size_max: PaddedPieceSize,
     /// Bytes to read.
     pub source_bytes: u64,
     /// Files to read.
     pub files: u64,
-    /// What the source looks like.
+    /// Size and modification time of the source.
     pub source: SourceIdentity,
 }
 
 /// A CAR that was written, but is not yet durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuiltCar {
-    /// Root of the DAG, or what stands for it in the CAR's header.
+    /// Root in the CAR's header: the root of the DAG, or the first block with [`CarOrder::LeavesFirst`].
     pub payload_cid: PayloadCid,
     /// Commitment of the whole CAR.
     pub piece_cid: PieceCid,
@@ -78,11 +78,11 @@ pub struct BuiltCar {
     /// The CID of each file in the order of the CAR, with [`CarOrder::LeavesFirst`];
     /// empty otherwise, where the files are below the root.
     pub file_cids: Vec<PayloadCid>,
-    /// What the source looked like.
+    /// Size and modification time of the source.
     pub source: SourceIdentity,
 }
 
-/// By what a source is known to be the same.
+/// Size and modification time, by which an unchanged source is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceIdentity {
     /// Bytes of all files.
@@ -97,23 +97,24 @@ impl Default for BuildOptions {
     }
 }
 
-/// What a CAR of a file or folder will be, from metadata alone.
+/// Calculates the sizes of the CAR of a file or folder from metadata.
 ///
 /// # Errors
 ///
-/// [`BuildError`] about the source; [`BuildError::TooLarge`] only where no piece holds it.
+/// [`BuildError`] about the source. [`BuildError::TooLarge`] only if no piece holds the CAR.
 pub fn plan_car(input: &Path, params: &DagParams) -> Result<CarPlan, BuildError> {
     scan(input)?.plan(params)
 }
 
 /// Packs a file or folder into a CAR: writes it to `output`, an open, empty, writable file.
 ///
-/// The crew's threads read and hash; one more writes. The CAR does not depend on how many they are.
-/// Neither syncs nor renames: on success the caller does, on an error the output is worthless.
+/// The budget's threads read and hash; one further thread writes. The CAR does not depend on their number.
+/// The output is neither synced nor renamed: the caller does both after success. After an error the output is
+/// incomplete.
 ///
 /// # Errors
 ///
-/// [`BuildError`], the first that occurs. [`BuildError::TooLarge`] comes before anything is written.
+/// The first [`BuildError`] that occurs. [`BuildError::TooLarge`] is returned before anything is written.
 pub fn build_car(
     budget: &ThreadBudget,
     input: &Path,
@@ -124,15 +125,15 @@ pub fn build_car(
     build_tree(budget, &scan(input)?, output, options, progress)
 }
 
-/// Packs what a planner has put together into a CAR, as [`build_car`] does with a path.
+/// Packs a planned tree of files into a CAR, as [`build_car`] packs a path.
 ///
-/// Every file is opened when its turn comes and compared with what was expected, and again when its part has
-/// been read. Room for the whole CAR is reserved first, as if no file had holes.
+/// Each file is opened when the walk reaches it. Its metadata is compared with the planned stamp then, and
+/// again after its range was read. Disk space for the upper bound of the CAR is reserved first.
 ///
 /// # Errors
 ///
-/// [`BuildError`], the first that occurs; [`BuildError::SourceChanged`] names a file that is not as expected.
-/// [`BuildError::TooLarge`] comes before anything is opened or written.
+/// The first [`BuildError`] that occurs. [`BuildError::SourceChanged`] names a file whose stamp differs.
+/// [`BuildError::TooLarge`] is returned before anything is opened or written.
 pub fn build_tree(
     budget: &ThreadBudget,
     tree: &SourceTree,
@@ -152,10 +153,10 @@ pub fn build_tree(
     let header_len = header::header_len(root_cid_len);
     let walk = Walk::new(tree, &shapes, options.params, header_len);
     let groups = plan.payload_size_max.get() / len64(walk.group_bytes()) + 1;
-    let line =
+    let pipeline =
         Pipeline::new(options.params, walk, Layout::new(options.params, root_cid_len), &output, progress);
-    line.run(budget, groups);
-    let (layout, piece) = line.finish()?;
+    pipeline.run(budget, groups);
+    let (layout, piece) = pipeline.finish()?;
     let LaidOut { root, file_cids, length, blocks } = layout.finish();
     output.finish(length).map_err(output_error)?;
     let payload_size = PayloadSize::new(length);
@@ -172,12 +173,12 @@ pub fn build_tree(
 }
 
 impl SourceTree {
-    /// What a CAR of the tree will be, from what was added alone; opens nothing.
+    /// Calculates the sizes of the tree's CAR from the planned sizes; opens no file.
     ///
     /// # Errors
     ///
-    /// [`BuildError::TooLarge`] where no piece holds it; [`BuildError::NotSupported`] for two names in one
-    /// large folder that no sharded folder can hold.
+    /// [`BuildError::TooLarge`] if no piece holds the CAR. [`BuildError::NotSupported`] if two names in one
+    /// sharded folder have the same hash.
     pub fn plan(&self, params: &DagParams) -> Result<CarPlan, BuildError> {
         plan(self, params, Shapes::new(self, params)?.of(&self.root))
     }
@@ -193,7 +194,7 @@ fn plan(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<CarPlan, B
     };
     let payload_size_max = PayloadSize::new(header_len.saturating_add(car_len));
     let padded_piece_size_max = payload_size_max.padded_piece_size().map_err(|_: PieceSizeError| {
-        // The largest piece there can be at all.
+        // The largest piece size that fits in 64 bits.
         let max_piece = PaddedPieceSize::new(1 << 63).expect("a power of two");
         too_large(tree, payload_size_max, max_piece)
     })?;
@@ -212,7 +213,7 @@ fn params_of_root(tree: &SourceTree, params: &DagParams) -> DagParams {
     if let Node::Folder(_) = tree.root { params.of_root_folder() } else { *params }
 }
 
-/// Length of the CID that the header names: of the root of the DAG, or of the first leaf.
+/// Length of the root CID in the header: that of the DAG's root, or of the first leaf.
 fn root_cid_len(tree: &SourceTree, params: &DagParams, root: Shape) -> Result<u64, BuildError> {
     match params.order {
         CarOrder::DepthFirst => Ok(params_of_root(tree, params).cid_len(root.block_len)),

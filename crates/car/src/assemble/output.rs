@@ -1,18 +1,18 @@
-//! Writing a CAR: space reserved first, large aligned parts past the page cache, all else through it.
+//! Writes a CAR: reserves disk space, writes large aligned parts with O_DIRECT and the rest through the page
+//! cache.
 //!
 //! ```text
 //! extent     ......|====|====|====|====|....
 //!            cached      direct         cached
 //! ```
 //!
-//! A direct write wants offset, length and address to be multiples of the block size. The buffers are placed
-//! so that a byte's address and its offset agree in that, so only the two edges of an extent go through the
-//! cache. Edges and direct parts never share a block, so the two ways never see each other's bytes.
+//! A direct write needs offset, length and address to be multiples of the block size. Address and offset of a
+//! byte agree modulo the block size, so only the two edges of an extent go through the cache. Edges and
+//! direct parts never share a block, so cached and direct writes do not overlap.
 //!
-//! Where the file system takes no direct writes, large parts go through the page cache without staying there
-//! (`RWF_DONTCACHE`, Linux 6.14 and later); where it cannot do that either (tmpfs, some network file
-//! systems), they are synced and dropped every [`FLUSH_BYTES`], so that the last sync is short and other
-//! programs keep their cache.
+//! Fallbacks, if the file system has no direct writes: writes that leave no pages in the cache
+//! (`RWF_DONTCACHE`, Linux 6.14 and later); else (tmpfs, some network file systems) the cache is synced and
+//! dropped every [`FLUSH_BYTES`], so that the last sync is short and other programs keep their cache.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -27,38 +27,39 @@ use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use crate::readahead::BLOCK;
 use crate::units::len64;
 
-/// Below this the page cache is cheaper. Source: ours, not measured finely.
+/// Smallest direct write. Chosen: below about 1 MiB the page cache is cheaper.
 const DIRECT_BYTES_MIN: usize = 1 << 20;
-/// Bytes that wait in the page cache at most. Source: ours; a second or less of most disks.
+/// Dirty bytes in the page cache before they are synced. Chosen: at most a second of most disks.
 const FLUSH_BYTES: u64 = 64 << 20;
 /// Source: Linux 6.14 include/uapi/linux/fs.h, `RWF_DONTCACHE`; not in rustix 1.1.
 const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
-/// What it means when the greatest length of a CAR does not fit on the disk.
+/// What happens if the upper bound of a CAR does not fit on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhenFull {
-    /// The CAR does not fit.
+    /// An error.
     Refuse,
-    /// It may fit all the same: the source has holes, which become blocks that are written once.
+    /// The CAR is written without a reservation. It may fit, because the source is sparse and its blocks of
+    /// zeros are written once.
     Try,
 }
 
-/// An output of which the greatest length is known.
+/// The output file of a CAR whose upper bound is known.
 #[derive(Debug)]
 pub(crate) struct Output<'a> {
     cached: &'a File,
-    /// The same file again, for direct writes.
+    /// The same file, opened with `O_DIRECT`.
     direct: Option<File>,
     direct_works: AtomicBool,
-    /// Whether large parts may be written through the cache without staying there.
+    /// Whether `RWF_DONTCACHE` works.
     uncached_works: AtomicBool,
-    /// Bytes that were left to the cache since it was emptied last; not counted for small or special files.
+    /// Bytes written to the cache since the last flush; `None` for small and special files.
     in_cache: Option<AtomicU64>,
     reserved: u64,
 }
 
 impl<'a> Output<'a> {
-    /// Reserves the space of a large CAR, so that a full disk is known before the work and not after it.
+    /// Reserves the space of a large CAR, so that a full disk is an error before the CAR is built.
     pub(crate) fn new(file: &'a File, length_max: u64, when_full: WhenFull) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if metadata.len() != 0 {
@@ -80,7 +81,7 @@ impl<'a> Output<'a> {
         })
     }
 
-    /// Writes bytes to their place.
+    /// Writes bytes at an offset.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let Some((before, blocks, after)) = self.split(offset, bytes) else {
             return self.write_through(offset, bytes);
@@ -91,12 +92,12 @@ impl<'a> Output<'a> {
         self.cached.write_all_at(after, blocks_at + len64(blocks.len()))
     }
 
-    /// Gives back what was reserved behind the end.
+    /// Frees the space that was reserved after the CAR's end.
     pub(crate) fn finish(&self, length: u64) -> io::Result<()> {
         if self.reserved > length { self.cached.set_len(length) } else { Ok(()) }
     }
 
-    /// The part that can be written directly, and what is before and after it.
+    /// Splits bytes into the first edge, the part for a direct write, and the last edge.
     fn split<'b>(&self, offset: u64, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8], &'b [u8])> {
         if bytes.len() < DIRECT_BYTES_MIN || !self.direct_works.load(Ordering::Relaxed) {
             return None;
@@ -117,7 +118,7 @@ impl<'a> Output<'a> {
             && done < blocks.len()
         {
             match direct.write_at(&blocks[done..], offset + len64(done)) {
-                // A short write leaves the rest to the cache, whatever its alignment.
+                // After a short write the rest goes through the cache, because it may be misaligned.
                 Ok(count) => {
                     done += count;
                     if done % BLOCK != 0 || count == 0 {
@@ -135,7 +136,7 @@ impl<'a> Output<'a> {
         self.write_through(offset + len64(done), &blocks[done..])
     }
 
-    /// Writes through the page cache, and keeps large parts from filling it.
+    /// Writes through the page cache, without keeping large parts there.
     fn write_through(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut done = 0;
         while bytes.len() - done >= DIRECT_BYTES_MIN && self.uncached_works.load(Ordering::Relaxed) {
@@ -151,16 +152,16 @@ impl<'a> Output<'a> {
             }
         }
         self.cached.write_all_at(&bytes[done..], offset + len64(done))?;
-        self.empty_cache(len64(bytes.len() - done))
+        self.flush_cache(len64(bytes.len() - done))
     }
 
-    /// Counts bytes left to the cache; empties it when they are many.
-    fn empty_cache(&self, more: u64) -> io::Result<()> {
+    /// Counts bytes in the cache; syncs and drops them at [`FLUSH_BYTES`].
+    fn flush_cache(&self, more: u64) -> io::Result<()> {
         let Some(in_cache) = &self.in_cache else { return Ok(()) };
         if in_cache.fetch_add(more, Ordering::Relaxed) + more >= FLUSH_BYTES {
             in_cache.store(0, Ordering::Relaxed);
             self.cached.sync_data()?;
-            // Only advice.
+            // Advice only: an error changes nothing.
             let _ = fadvise(self.cached, 0, None, Advice::DontNeed);
         }
         Ok(())
@@ -169,20 +170,20 @@ impl<'a> Output<'a> {
 
 /// Reserves space in a file; returns how much.
 fn reserve(file: &File, length: u64, when_full: WhenFull) -> io::Result<u64> {
-    // Looked at first, because an attempt that fails can fill the disk for a moment, under everybody's feet.
+    // Checked first, because a failing fallocate can fill the disk for a moment and fail other programs.
     let disk = fstatvfs(file)?;
-    // File systems without a size of their own say zero.
+    // File systems without a size report zero blocks.
     let fits = disk.f_blocks == 0 || length <= disk.f_bavail.saturating_mul(disk.f_frsize);
     match if fits { fallocate(file, FallocateFlags::empty(), 0, length) } else { Err(Errno::NOSPC) } {
         Ok(()) => Ok(length),
         Err(Errno::NOSPC) if when_full == WhenFull::Try => file.set_len(0).map(|()| 0),
-        // Not every file system can.
+        // Not every file system supports fallocate.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => Ok(0),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The same file opened once more, for direct writes.
+/// Opens the same file with `O_DIRECT`.
 fn reopen_direct(file: &File) -> Option<File> {
     let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -196,7 +197,7 @@ mod tests {
     use super::*;
     use crate::readahead::Buffer;
 
-    /// Writes with edges, from a block on, misplaced and small; checks what can be read back.
+    /// Writes parts with edges, aligned, misaligned and small; checks the bytes of the file.
     fn check_writes(output: &Output<'_>, file: &File) {
         let length = (5 << 20) + 777;
         let wanted: Vec<u8> = (0..=250).cycle().take(length).collect();
@@ -218,14 +219,14 @@ mod tests {
 
     #[test]
     fn every_way_of_writing_gives_the_same_bytes() {
-        // What each file system can do decides; then each step down by force.
+        // The file system's own way first, then each fallback by force.
         for folder in [env!("CARGO_MANIFEST_DIR"), "/dev/shm"].map(Path::new) {
             for (direct, uncached) in [(true, true), (false, true), (false, false)] {
                 let Ok(file) = tempfile::tempfile_in(folder) else { continue };
                 let output = Output::new(&file, (5 << 20) + 20_000, WhenFull::Refuse).unwrap();
                 output.direct_works.fetch_and(direct, Ordering::Relaxed);
                 output.uncached_works.fetch_and(uncached, Ordering::Relaxed);
-                // Soon full, so that it is emptied.
+                // Close to the limit, so that a flush happens.
                 output.in_cache.as_ref().unwrap().store(FLUSH_BYTES - (1 << 20), Ordering::Relaxed);
                 check_writes(&output, &file);
             }
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_fit_is_refused_or_tried_without_filling_the_disk() {
+    fn a_car_beyond_the_free_space_is_refused_or_tried_without_filling_the_disk() {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let error = Output::new(&file, 1 << 62, WhenFull::Refuse).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);

@@ -1,5 +1,7 @@
-//! The threads of one CAR: each takes the next group, reads and hashes it, waits for its turn to be laid out,
-//! and hands it on to be written while it goes into the piece.
+//! The threads that build one CAR.
+//!
+//! Each thread takes the next group of leaves, reads and hashes it, lays it out in the order of the groups,
+//! and sends it to the writing thread while it computes the piece commitment of its bytes.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,20 +25,21 @@ use crate::thread_budget::ThreadBudget;
 use crate::units::len64;
 use crate::unixfs::dag::Codec;
 
-/// Groups in memory for each thread: one that is filled, one that is written.
-const IMAGES_PER_THREAD: usize = 2;
-/// How long a thread waits for an image before it looks whether all has failed. Source: ours.
-const LOOK_FOR_FAILURE: Duration = Duration::from_secs(1);
+/// Buffers of each thread: one that is filled, one that is written.
+const BUFFERS_PER_THREAD: usize = 2;
+/// How long a thread waits for a written buffer before it checks for a failure. Chosen: a cancelled build
+/// ends within a second.
+const FAILURE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the threads of one CAR share.
+/// State that the threads of one CAR share.
 pub(super) struct Pipeline<'a> {
     params: DagParams,
     walk: Mutex<Walk<'a>>,
-    /// The CAR's order: one group after the other.
+    /// Lays out the groups in the CAR's order.
     sequencer: Sequencer<Layout, BuildError>,
-    /// Bytes that repeated blocks have saved so far.
+    /// Bytes of repeated blocks that were left out so far.
     saved: AtomicU64,
-    /// The block of zeros that holes are made of.
+    /// The block of zeros for holes of sparse files.
     zeros: Mutex<Option<ZeroBlock>>,
     piece: PieceAssembler,
     output: &'a Output<'a>,
@@ -48,30 +51,30 @@ pub(super) struct Pipeline<'a> {
 struct ZeroBlock {
     len: usize,
     cid: Box<[u8]>,
-    /// It stands in the CAR, so that it is not written again.
-    laid: bool,
+    /// The CAR has the block, so it is not written again.
+    is_written: bool,
 }
 
-/// What one thread keeps between groups.
+/// Buffers that a thread keeps between groups.
 struct ThreadState {
-    /// One image is filled while another one is written; the one used last is still in the cache.
+    /// Used as a stack: the bytes of the last buffer are still in the processor's cache.
     free: Vec<Arc<GroupBuffer>>,
     done: mpsc::Sender<Arc<GroupBuffer>>,
     written: mpsc::Receiver<Arc<GroupBuffer>>,
     scratch: Scratch,
 }
 
-/// A group that only has to be written; its buffer goes back to the thread that filled it.
+/// A group to write. Its buffer returns to the thread that filled it.
 struct WriteJob {
-    image: Arc<GroupBuffer>,
+    group: Arc<GroupBuffer>,
     done: mpsc::Sender<Arc<GroupBuffer>>,
 }
 
-/// A group's bytes and where they go.
+/// A group's bytes and their offsets in the CAR.
 struct GroupBuffer {
     buffer: Buffer,
     extents: Vec<Extent>,
-    spares: Arc<BufferPool>,
+    pool: Arc<BufferPool>,
 }
 
 impl GroupBuffer {
@@ -85,15 +88,15 @@ impl GroupBuffer {
 
 impl Drop for GroupBuffer {
     fn drop(&mut self) {
-        self.spares.keep(std::mem::take(&mut self.buffer));
+        self.pool.put(std::mem::take(&mut self.buffer));
     }
 }
 
 impl ThreadState {
-    fn new(spares: &Arc<BufferPool>) -> Self {
+    fn new(pool: &Arc<BufferPool>) -> Self {
         let (done, written) = mpsc::channel();
-        let image = || GroupBuffer { buffer: spares.take(), extents: Vec::new(), spares: Arc::clone(spares) };
-        let free = (0..IMAGES_PER_THREAD).map(|_| Arc::new(image())).collect();
+        let buffer = || GroupBuffer { buffer: pool.take(), extents: Vec::new(), pool: Arc::clone(pool) };
+        let free = (0..BUFFERS_PER_THREAD).map(|_| Arc::new(buffer())).collect();
         Self { free, done, written, scratch: Scratch::default() }
     }
 }
@@ -118,31 +121,31 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Works until all of about so many groups are done, or the first failure.
+    /// Builds the CAR, up to the first failure. `groups` is the expected number of groups.
     pub(super) fn run(&self, budget: &ThreadBudget, groups: u64) {
-        let hand = || ThreadState::new(budget.spares());
+        let thread_state = || ThreadState::new(budget.buffers());
         if groups <= 1 {
-            budget.work(1, hand, |hand| self.step(hand, None));
+            budget.work(1, thread_state, |thread| self.step(thread, None));
             return;
         }
         thread::scope(|scope| {
-            let (writer, jobs) = mpsc::sync_channel(budget.places().get());
+            let (writer, jobs) = mpsc::sync_channel(budget.permits().get());
             scope.spawn(|| self.write(jobs));
             // More threads than groups would only wait.
             let threads_max = usize::try_from(groups).unwrap_or(usize::MAX);
-            budget.work(threads_max, hand, |hand| self.step(hand, Some(&writer)));
+            budget.work(threads_max, thread_state, |thread| self.step(thread, Some(&writer)));
         });
     }
 
-    /// Layout and piece, once everything went well.
+    /// Layout and piece of a CAR without failure, or the first failure.
     pub(super) fn finish(self) -> Result<(Layout, PieceAssembler), BuildError> {
         Ok((self.sequencer.finish()?, self.piece))
     }
 
-    /// Deals with the next group; writes it itself if there is no thread for that.
-    fn step(&self, hand: &mut ThreadState, writer: Option<&mpsc::SyncSender<WriteJob>>) -> ControlFlow<()> {
+    /// Processes the next group; writes it as well if there is no writing thread.
+    fn step(&self, thread: &mut ThreadState, writer: Option<&mpsc::SyncSender<WriteJob>>) -> ControlFlow<()> {
         let _end = self.sequencer.end_on_panic();
-        self.next_group(hand, writer).unwrap_or_else(|error| {
+        self.next_group(thread, writer).unwrap_or_else(|error| {
             self.sequencer.fail(error);
             ControlFlow::Break(())
         })
@@ -150,65 +153,65 @@ impl<'a> Pipeline<'a> {
 
     fn next_group(
         &self,
-        hand: &mut ThreadState,
+        thread: &mut ThreadState,
         writer: Option<&mpsc::SyncSender<WriteJob>>,
     ) -> Result<ControlFlow<()>, BuildError> {
-        if self.sequencer.have_ended() {
+        if self.sequencer.has_ended() {
             return Ok(ControlFlow::Break(()));
         }
-        hand.free.extend(hand.written.try_iter());
-        let image = hand.free.pop().or_else(|| hand.written.recv_timeout(LOOK_FOR_FAILURE).ok());
-        let Some(mut image) = image else { return Ok(ControlFlow::Continue(())) };
+        thread.free.extend(thread.written.try_iter());
+        let free = thread.free.pop().or_else(|| thread.written.recv_timeout(FAILURE_CHECK_INTERVAL).ok());
+        let Some(mut filled) = free else { return Ok(ControlFlow::Continue(())) };
         let group = self.walk.lock().unwrap_or_else(PoisonError::into_inner).next_group()?;
         let Some(group) = group else { return Ok(ControlFlow::Break(())) };
         {
-            let image = Arc::get_mut(&mut image).expect("a written image has no other user");
-            image.buffer.place(group.offset - self.saved.load(Ordering::Relaxed), group.bytes);
-            let read = self.read_and_hash(&group, image.buffer.bytes_mut())?;
+            let filled = Arc::get_mut(&mut filled).expect("a written buffer has no other user");
+            filled.buffer.place(group.offset - self.saved.load(Ordering::Relaxed), group.bytes);
+            let read = self.read_and_hash(&group, filled.buffer.bytes_mut())?;
             let Some(extents) = self.lay_in_order(&group, read) else {
                 return Ok(ControlFlow::Break(()));
             };
-            image.extents = extents;
+            filled.extents = extents;
         }
         match writer {
             Some(writer) => {
-                let job = WriteJob { image: Arc::clone(&image), done: hand.done.clone() };
+                let job = WriteJob { group: Arc::clone(&filled), done: thread.done.clone() };
                 if writer.send(job).is_err() {
                     return Ok(ControlFlow::Break(())); // the writer has panicked
                 }
             }
-            None => self.write_image(&image)?,
+            None => self.write_group(&filled)?,
         }
-        for (offset, bytes) in image.extents() {
-            self.piece.feed(offset, bytes, &mut hand.scratch);
+        for (offset, bytes) in filled.extents() {
+            self.piece.feed(offset, bytes, &mut thread.scratch);
         }
         if writer.is_none() {
-            hand.free.push(image);
+            thread.free.push(filled);
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Writes what the other threads hand over, until none of them is left.
+    /// Writes the groups of the other threads, until the last of them ends.
     #[expect(clippy::needless_pass_by_value, reason = "the channel must end with this thread")]
     fn write(&self, jobs: mpsc::Receiver<WriteJob>) {
         let _end = self.sequencer.end_on_panic();
-        for WriteJob { image, done } in &jobs {
-            // After a failure the images still go back, so that nobody waits for them.
-            if !self.sequencer.have_ended()
-                && let Err(error) = self.write_image(&image)
+        for WriteJob { group, done } in &jobs {
+            // After a failure buffers are still returned, because threads may wait for them.
+            if !self.sequencer.has_ended()
+                && let Err(error) = self.write_group(&group)
             {
                 self.sequencer.fail(error);
             }
-            // A thread that has nothing left to read does not wait for its images.
-            drop(done.send(image));
+            // The thread may have ended.
+            drop(done.send(group));
         }
     }
 
-    fn write_image(&self, image: &GroupBuffer) -> Result<(), BuildError> {
-        image.extents().try_for_each(|(offset, bytes)| self.output.write(offset, bytes)).map_err(output_error)
+    fn write_group(&self, group: &GroupBuffer) -> Result<(), BuildError> {
+        group.extents().try_for_each(|(offset, bytes)| self.output.write(offset, bytes)).map_err(output_error)
     }
 
-    /// Reads the leaves behind their CIDs, which are returned.
+    /// Reads and hashes the leaves of a group, and puts their CIDs before them; returns the CIDs.
     fn read_and_hash(&self, group: &Group<'_>, buffer: &mut [u8]) -> Result<HashedLeaves, BuildError> {
         if let Some(leaf) = group.leaves.last() {
             leaf.source.read_ahead(leaf.offset + len64(leaf.len));
@@ -221,8 +224,8 @@ impl<'a> Pipeline<'a> {
             let hole = if leaf.is_hole() { Some(self.zero_block(leaf.len)) } else { None };
             match &hole {
                 None => read_leaf(leaf, &mut buffer[leaf.block()])?,
-                Some(zeros) if !zeros.laid => buffer[leaf.block()].fill(0),
-                // Left out of the CAR: what is in the buffer goes nowhere.
+                Some(zeros) if !zeros.is_written => buffer[leaf.block()].fill(0),
+                // The leaf is left out of the CAR, so the buffer's bytes are not used.
                 Some(_) => {}
             }
             holes.push(hole);
@@ -247,30 +250,32 @@ impl<'a> Pipeline<'a> {
         Ok(HashedLeaves { cids, hole_len })
     }
 
-    /// The block of so many zeros; the last one is kept, as all but the last of a file have one length.
+    /// The block of `len` zeros. The last one is cached, because all leaves of a file but the last have the
+    /// same length.
     fn zero_block(&self, len: usize) -> ZeroBlock {
         let mut zeros = self.zeros();
         match &*zeros {
             Some(zeros) if zeros.len == len => zeros.clone(),
             _ => {
-                let block = ZeroBlock { len, cid: self.params.cid(Codec::Raw, &vec![0; len]), laid: false };
+                let block =
+                    ZeroBlock { len, cid: self.params.cid(Codec::Raw, &vec![0; len]), is_written: false };
                 zeros.insert(block).clone()
             }
         }
     }
 
-    /// Waits for the group's turn and lays it out; `None` if that failed, or another thread did.
+    /// Lays out the group after all groups before it. Returns `None` after a failure of any thread.
     fn lay_in_order(&self, group: &Group<'_>, leaves: HashedLeaves) -> Option<Vec<Extent>> {
-        let extents = self.sequencer.take(group.turn, |layout| {
+        let extents = self.sequencer.run_in_order(group.number, |layout| {
             let extents = layout.lay(group, leaves.cids)?;
             let saved = group.offset + len64(group.bytes) - layout.end();
             self.saved.store(saved, Ordering::Relaxed);
             Ok(extents)
         })?;
         if let Some(zeros) = &mut *self.zeros() {
-            // Only now: groups whose turn comes later find this block in the CAR.
+            // After the layout of this group: only groups after it may rely on the block.
             let once = self.params.order == CarOrder::DepthFirst;
-            zeros.laid |= once && leaves.hole_len == Some(zeros.len);
+            zeros.is_written |= once && leaves.hole_len == Some(zeros.len);
         }
         Some(extents)
     }
@@ -280,10 +285,10 @@ impl<'a> Pipeline<'a> {
     }
 }
 
-/// The leaves of a group once they are in its buffer.
+/// CIDs of a group's leaves.
 struct HashedLeaves {
     cids: Vec<Box<[u8]>>,
-    /// Length of the longest one that is a hole.
+    /// Length of the longest leaf that is a hole.
     hole_len: Option<usize>,
 }
 
@@ -294,7 +299,7 @@ fn read_leaf(leaf: &Leaf, block: &mut [u8]) -> Result<(), BuildError> {
         let at = leaf.offset + len64(done);
         match source.read_at(&mut block[done..], at) {
             Ok(0) => {
-                // The size tells better what happened, if it has changed.
+                // If the stamp differs as well, that error tells more.
                 source.check()?;
                 return Err(BuildError::changed(&source.path, SourceChange::EndedEarly { at }));
             }

@@ -1,4 +1,4 @@
-//! A file that is being read, or a part of it.
+//! An open source file: reads a range of it and checks that the file does not change meanwhile.
 
 use std::fs::File;
 use std::io;
@@ -15,32 +15,32 @@ use crate::source_tree::{SourceFile, Stamp};
 use crate::sparse::{is_hole, is_sparse};
 use crate::units::len64;
 
-/// Parts above this are read ahead as far as the system does.
-const READ_AHEAD_FROM: usize = 1 << 20;
-/// Bytes that are read ahead of those who hash: some groups of all threads.
+/// Larger ranges are announced to the kernel as sequential.
+const SEQUENTIAL_BYTES_MIN: usize = 1 << 20;
+/// Bytes that the kernel is asked to read ahead of the hashing threads: some groups of all threads.
 const READ_AHEAD: u64 = 16 << 20;
 
-/// An open file, and how it looked when it was opened, which is as it was planned.
+/// An open file, and its stamp when it was opened, which agrees with the planned one.
 #[derive(Debug)]
 pub(crate) struct Source {
     file: File,
     pub(crate) path: PathBuf,
-    /// Which of its bytes are read.
+    /// The bytes that are packed.
     pub(crate) range: Range<u64>,
     stamp: Stamp,
     sparse: bool,
 }
 
 impl Source {
-    /// Opens a file and compares it with what was planned.
+    /// Opens a file and compares its stamp with the planned one.
     pub(crate) fn open(source: SourceFile) -> Result<Self, BuildError> {
         let SourceFile { path, range, expected, identity } = source;
-        // Without waiting: a pipe that has taken the file's name would keep the thread for ever.
+        // Non-blocking: a pipe that has replaced the file would block the thread for ever.
         let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("flags of open fit in an int");
         let mut options = File::options();
         let file = options.read(true).custom_flags(flags).open(&path);
         let file = file.map_err(|error| BuildError::reading(&path, error))?;
-        if range.end - range.start > len64(READ_AHEAD_FROM) {
+        if range.end - range.start > len64(SEQUENTIAL_BYTES_MIN) {
             expect_sequential(&file);
         }
         let metadata = file.metadata().map_err(|error| BuildError::reading(&path, error))?;
@@ -52,23 +52,23 @@ impl Source {
         Ok(Self { file, path, range, stamp, sparse: is_sparse(&metadata) })
     }
 
-    /// Reads from a place in the file, as far as one call goes.
+    /// Reads at an offset with one system call; returns how many bytes were read.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buffer, offset)
     }
 
-    /// Whether so many bytes from a place on were never written.
+    /// Whether the `length` bytes from `offset` on are a hole of a sparse file.
     pub(crate) fn is_hole(&self, offset: u64, length: u64) -> bool {
         self.sparse && length > 0 && is_hole(&self.file, offset, length)
     }
 
-    /// Checks that the file still looks as it did when it was opened.
+    /// Checks that the file's stamp is the same as when it was opened.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
         let metadata = self.file.metadata().map_err(|error| BuildError::reading(&self.path, error))?;
         check_stamp(&self.path, self.stamp, Stamp::of(&metadata))
     }
 
-    /// Has the system read what comes after `offset`, while what is before it is worked on.
+    /// Asks the kernel to prefetch past `offset`.
     pub(crate) fn read_ahead(&self, offset: u64) {
         let length = self.range.end.saturating_sub(offset).min(READ_AHEAD);
         if let Some(length) = NonZeroU64::new(length) {
@@ -76,13 +76,13 @@ impl Source {
         }
     }
 
-    /// Bytes that the whole file has.
+    /// Bytes of the whole file.
     pub(crate) fn size(&self) -> u64 {
         self.stamp.seen.size
     }
 }
 
-/// Checks that a file or folder looks as it did before.
+/// Compares two stamps of a file or folder.
 pub(crate) fn check_stamp(path: &Path, before: Stamp, now: Stamp) -> Result<(), BuildError> {
     let change = if !before.identity.is_same_file(&now.identity) {
         SourceChange::Replaced

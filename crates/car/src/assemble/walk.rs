@@ -1,8 +1,9 @@
-//! The order of a CAR as a list of steps: depth first, every node before its children.
+//! Walks a source tree in the order of the CAR, and cuts the walk into groups for the threads.
 //!
-//! A step says what comes next in the CAR: a node whose content follows later, a leaf to read, the end of a
-//! node. Where a file's nodes stand behind its leaves, the steps are the same; only their places differ
-//! (`layout`). Steps are cut into groups, the unit of work of one thread, by the bytes that have to be read.
+//! The walk is a list of steps, depth first, every node before its children: a node whose content follows
+//! later, a leaf to read, the end of a node. With [`CarOrder::LeavesFirst`] the steps are the same, and only
+//! the offsets of nodes differ (`layout`). A group is the unit of work of one thread; its size is limited by
+//! the bytes to read.
 
 use std::ops::Range;
 use std::path::Path;
@@ -17,52 +18,53 @@ use crate::units::len64;
 use crate::unixfs::folder::{Shapes, ShardedFolder};
 use crate::unixfs::hamt::{Link, Links};
 
-/// Bytes of leaves in a group at least, where there are so many: fewer make the edges count, and small
-/// writes.
+/// Least bytes of leaves in a group, but for the last one. Smaller groups cause small writes.
 const GROUP_BYTES_MIN: usize = 4 << 20;
-/// Bytes of leaves in a group at most, when it has more than one: all groups of all threads are in memory at
-/// once.
+/// Most bytes of leaves in a group of several leaves. The groups of all threads are in memory at the same
+/// time.
 const GROUP_BYTES_MAX: usize = 16 << 20;
-/// What the sections of a group take beside its leaves.
+/// Bytes of frames, CIDs and nodes in a group, in addition to its leaves.
 const GROUP_OVERHEAD: usize = 8 << 10;
-/// Leaves of a group at most: bounds what many tiny files keep in memory.
+/// Most leaves of a group: bounds the memory of many tiny files.
 const GROUP_LEAVES: usize = 1024;
-/// Files of a group at most, all of which are open at once: far below the usual limit of 1024 descriptors,
-/// even with a group for each of many threads.
+/// Most files of a group. All of them are open at the same time; with a group for each of many threads they
+/// stay far below the usual limit of 1024 descriptors.
 const GROUP_FILES: usize = 16;
-/// Steps of a group at most.
+/// Most steps of a group.
 const GROUP_STEPS: usize = 8 * GROUP_LEAVES;
 
-/// As many leaves as are hashed at once, within limits: what more there is falls out of the caches before it
-/// is used again. On Zen 3 two threads that pack groups of 4 MiB are 6 % faster than with 16.
+/// Bytes of a group: as many leaves as one kernel call hashes, within limits. More bytes would fall out of
+/// the processor's caches before their second use. On Zen 3 two threads are 6 % faster with groups of 4 MiB
+/// than with 16 MiB.
 fn group_bytes(params: &DagParams) -> usize {
     let leaves = kernels::blocks_at_once().saturating_mul(in_memory(params.chunk_size.into()));
     leaves.clamp(GROUP_BYTES_MIN, GROUP_BYTES_MAX) + GROUP_OVERHEAD
 }
 
-/// Work for one thread: leaves to read and hash, and what to make of them.
+/// The work of one thread: leaves to read and hash, and the steps of their layout.
 #[derive(Debug, Default)]
 pub(crate) struct Group<'a> {
-    pub(crate) turn: u64,
+    /// Sequence number.
+    pub(crate) number: u64,
     pub(crate) leaves: Vec<Leaf>,
     pub(crate) steps: Vec<Step<'a>>,
-    /// Where in the CAR the group starts, if no block before it is a repetition.
+    /// Offset of the group in the CAR, if no block before it is repeated.
     pub(crate) offset: u64,
-    /// Bytes of all sections that start in the group, holes included: the CAR's image.
+    /// Bytes of all sections that start in the group, placeholders of nodes included.
     pub(crate) bytes: usize,
-    /// Files that were opened for it.
+    /// Files that were opened for the group.
     files: usize,
 }
 
 #[derive(Debug)]
 pub(crate) enum Step<'a> {
-    /// A file starts that has so many bytes; only where its blocks follow level by level.
+    /// A file of this size starts; only with [`CarOrder::LeavesFirst`].
     StartFile { file_size: u64 },
-    /// A node starts: its section has this length, its content is known at its end.
+    /// A node starts. The length of its section is known, its content follows at its end.
     OpenNode { section_len: u64 },
     /// The next leaf of the group.
     Leaf,
-    /// A block that is known already.
+    /// The block of a symbolic link.
     Symlink(&'a [u8]),
     /// Every leaf of a file has been read.
     EndFile(Arc<Source>),
@@ -72,25 +74,25 @@ pub(crate) enum Step<'a> {
     CloseShard(&'a ShardedFolder<'a>, usize),
     /// A folder of one block ends.
     CloseFolder(&'a Folder),
-    /// Everything in a folder that was found on disk has been dealt with.
+    /// All entries of a folder that was scanned on disk are laid out; its stamp is checked again.
     EndFolder(&'a Path, Stamp),
 }
 
-/// A leaf and its place in the group's buffer.
+/// A leaf and its position in the group's buffer.
 #[derive(Debug)]
 pub(crate) struct Leaf {
     pub(crate) source: Arc<Source>,
-    /// Where in the file.
+    /// Offset in the file.
     pub(crate) offset: u64,
     pub(crate) len: usize,
-    /// Where in the buffer its section starts.
+    /// Start of its section in the buffer.
     pub(crate) at: usize,
-    /// Length of frame length and CID before it.
+    /// Length of the frame length and CID before the block.
     pub(crate) prefix_len: usize,
 }
 
 impl Group<'_> {
-    /// A node starts here: its section is a hole in the image.
+    /// A node starts here: its section is a placeholder in the group's bytes.
     fn open_node(&mut self, section_len: u64) {
         self.bytes += in_memory(section_len);
         self.steps.push(Step::OpenNode { section_len });
@@ -98,49 +100,50 @@ impl Group<'_> {
 }
 
 impl Leaf {
-    /// Where in the buffer its bytes are.
+    /// Range of the block in the buffer.
     pub(crate) fn block(&self) -> Range<usize> {
         let start = self.at + self.prefix_len;
         start..start + self.len
     }
 
-    /// Whether it is zeros that were never written, so that it need not be read.
+    /// Whether the leaf is a hole of a sparse file, so that it need not be read.
     ///
-    /// The end of the file is looked at all the same, when the file's leaves are done.
+    /// The end of the file is still checked after the file's last leaf.
     pub(crate) fn is_hole(&self) -> bool {
         self.source.is_hole(self.offset, len64(self.len))
     }
 }
 
-/// Where the walk stands.
+/// The state of a walk.
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {
     params: DagParams,
     tree: &'a SourceTree,
     shapes: &'a Shapes<'a>,
-    /// What is to come, the next at the end.
+    /// Open places of the tree, the next one at the end.
     stack: Vec<Place<'a>>,
-    sequencer: u64,
+    /// Sequence number of the next group.
+    next_number: u64,
     offset: u64,
     group_bytes: usize,
 }
 
 #[derive(Debug)]
 enum Place<'a> {
-    /// An entry and its name, which the root has not.
+    /// An entry and its name. The root has no name.
     Entry(Option<&'a str>, &'a Node),
-    /// A folder and its entries that are left.
+    /// A folder and its remaining entries.
     Folder(&'a Folder, InOrder<'a>),
-    /// A shard of a folder, and what is left of its links.
+    /// A shard of a folder and its remaining links.
     Shard {
         folder: &'a ShardedFolder<'a>,
         shard: usize,
         links: Links<'a>,
     },
-    /// Back to a folder of which all has been dealt with.
+    /// A folder whose entries are all laid out.
     EndFolder(&'a Path, Stamp),
-    /// A node of a file: level above the leaves, and the bytes of its source's range that are still to come
-    /// below it.
+    /// A node of a file: its level above the leaves, and the bytes of the source's range that remain below
+    /// it.
     FileNode {
         source: Arc<Source>,
         level: u32,
@@ -154,17 +157,17 @@ impl<'a> Walk<'a> {
     /// A walk whose first section starts at `offset`.
     pub(crate) fn new(tree: &'a SourceTree, shapes: &'a Shapes<'a>, params: DagParams, offset: u64) -> Self {
         let stack = vec![Place::Entry(None, &tree.root)];
-        Self { params, tree, shapes, stack, sequencer: 0, offset, group_bytes: group_bytes(&params) }
+        Self { params, tree, shapes, stack, next_number: 0, offset, group_bytes: group_bytes(&params) }
     }
 
-    /// Bytes of a group's sections at most, when it has more than one leaf.
+    /// Most bytes of the sections of a group with several leaves.
     pub(crate) fn group_bytes(&self) -> usize {
         self.group_bytes
     }
 
-    /// The next group, or `None` at the end.
+    /// The next group; `None` at the end of the tree.
     pub(crate) fn next_group(&mut self) -> Result<Option<Group<'a>>, BuildError> {
-        let mut group = Group { turn: self.sequencer, offset: self.offset, ..Group::default() };
+        let mut group = Group { number: self.next_number, offset: self.offset, ..Group::default() };
         while group.leaves.len() < GROUP_LEAVES
             && group.files < GROUP_FILES
             && group.steps.len() < GROUP_STEPS
@@ -183,12 +186,12 @@ impl<'a> Walk<'a> {
         if group.steps.is_empty() {
             return Ok(None);
         }
-        self.sequencer += 1;
+        self.next_number += 1;
         self.offset += len64(group.bytes);
         Ok(Some(group))
     }
 
-    /// Takes one step; hands the place back if its leaf does not fit into the group.
+    /// Takes one step. Returns the place if its leaf does not fit into the group.
     fn step(&mut self, place: Place<'a>, group: &mut Group<'a>) -> Result<Option<Place<'a>>, BuildError> {
         match place {
             Place::Entry(name, node) => self.enter(name, node, group)?,
@@ -240,7 +243,7 @@ impl<'a> Walk<'a> {
             }
             Place::EndFile(source) => {
                 if self.params.order == CarOrder::LeavesFirst {
-                    // The nodes above the leaves are a hole behind them.
+                    // The nodes above the leaves are placeholders behind them.
                     let levels = self.params.level_lens(source.range.end - source.range.start);
                     group.bytes += in_memory(levels[1..].iter().sum());
                 }
@@ -314,7 +317,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The length of a block or section, all of which are made in memory.
+/// The length of a block or section as `usize`. Every section fits in memory.
 fn in_memory(length: u64) -> usize {
     usize::try_from(length).expect("a section fits in memory")
 }

@@ -1,4 +1,4 @@
-//! The header: written in its canonical form, read in any form that dag-cbor allows.
+//! The CARv1 header: writes the canonical form, reads every form that dag-cbor allows.
 //!
 //! ```text
 //! a2 65 "roots" 81 d8 2a 58 <length> 00 <cid> 67 "version" 01
@@ -13,7 +13,7 @@ use crate::units::len64;
 /// dag-cbor null.
 const NULL: u8 = 0xf6;
 
-/// Why a header is not that of a CARv1 with one root.
+/// Why bytes are not the header of a CARv1 with one root.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Not the dag-cbor of a header.
@@ -25,12 +25,12 @@ pub enum HeaderError {
     /// None or several roots.
     #[error("the CAR has {0} roots, not one")]
     RootCount(u64),
-    /// The root is no CID.
+    /// The root is not a CID.
     #[error("the root in the header is malformed")]
     Root(#[source] CidError),
 }
 
-/// Length of the header, its own length included, with a root CID of this length.
+/// Length of the header for a root CID of this length, frame length included.
 pub(crate) fn header_len(root_len: u64) -> u64 {
     let body = body_len(root_len);
     varint::len(body) + body
@@ -49,7 +49,7 @@ fn cbor_head_len(number: u64) -> u64 {
     }
 }
 
-/// The header, its own length included.
+/// Encodes a header, frame length included.
 pub(crate) fn encode(root: &[u8]) -> Vec<u8> {
     let root_len = len64(root.len());
     let mut header = Vec::with_capacity(root.len() + 32);
@@ -67,11 +67,11 @@ pub(crate) fn encode(root: &[u8]) -> Vec<u8> {
     header
 }
 
-/// Reads a header without its length.
+/// Reads a header without its frame length.
 ///
 /// # Errors
 ///
-/// [`HeaderError`] by what is wrong first: form, version, number of roots, root.
+/// [`HeaderError`], checked in this order: form, version, number of roots, root.
 pub(crate) fn decode(body: &[u8]) -> Result<PayloadCid, HeaderError> {
     let mut cbor = Cbor(body);
     let mut version = None;
@@ -112,7 +112,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<PayloadCid, HeaderError> {
     }
 }
 
-/// What is left of a dag-cbor value.
+/// The unread rest of a dag-cbor value.
 struct Cbor<'a>(&'a [u8]);
 
 impl<'a> Cbor<'a> {

@@ -1,4 +1,4 @@
-//! CARv1: a header with the root, then one section a block.
+//! The CARv1 format: a header with the root, then one section per block.
 //!
 //! ```text
 //! header   varint length | dag-cbor {"roots": [cid], "version": 1}

@@ -1,6 +1,6 @@
-//! A CAR read from front to back, in batches of whole sections, refusing every cut.
+//! Reads a CARv1 sequentially in batches of whole sections.
 //!
-//! A CAR may end only between two sections: an end inside a frame length, a CID or a block is an error.
+//! A CAR may end only between two sections. An end inside a frame length, a CID or a block is an error.
 //!
 //! ```text
 //! CAR      |header|section|section|section|section|section|
@@ -18,55 +18,54 @@ use crate::kernels::is_zero;
 use crate::limits::{HEADER_BYTES_MAX, SECTION_BYTES_MAX};
 use crate::units::len64;
 
-/// Bytes that are read for a batch: sixteen sections with leaves of 1 MiB, and some of the next.
+/// Bytes that are read for a batch: sixteen sections with leaves of 1 MiB, and the start of the next one.
 pub(crate) const READ_BYTES: usize = (16 << 20) + (64 << 10);
-/// Sections of a batch at most: bounds what many tiny ones keep in memory.
+/// Most sections of a batch: bounds the memory of many tiny sections.
 const BATCH_SECTIONS: usize = 1 << 16;
 
-/// Why the next part of a CAR cannot be had. The offset is that of the section, or zero for the header.
+/// Why the next part of a CAR cannot be read.
 #[derive(Debug)]
 pub(crate) enum ReadError {
     Io(io::Error),
     /// The file ends inside the header or section.
     Truncated,
-    /// The frame length is no number.
+    /// The frame length is not a varint.
     BadLength,
-    /// The frame length is beyond any real one.
+    /// The frame length is beyond the limit.
     TooLong(u64),
-    /// The section has no bytes.
+    /// The section has length zero.
     Empty,
     Header(HeaderError),
     Cid(CidError),
 }
 
-/// One block where it lies.
+/// One block in its batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Section<'a> {
-    /// Where in the CAR the section starts.
+    /// Offset of the section in the CAR.
     pub(crate) offset: u64,
     pub(crate) cid: &'a [u8],
     pub(crate) block: &'a [u8],
 }
 
-/// Whole sections, one behind the other.
+/// Adjacent whole sections.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// Its number, from 0 on.
-    pub(crate) turn: u64,
-    /// Where in the CAR it starts.
+    /// Sequence number, from 0 on.
+    pub(crate) number: u64,
+    /// Offset of the batch in the CAR.
     pub(crate) offset: u64,
     buffer: Vec<u8>,
-    /// What of the buffer belongs to it.
+    /// Bytes of the buffer that belong to the batch.
     len: usize,
     places: Vec<Place>,
-    /// What comes after its sections, if that is nothing that can be read.
+    /// Why reading ends after the batch's sections.
     pub(crate) failure: Option<ReadError>,
-    /// Where in the file the CAR ended and zeros began; after a failure, what follows there are not zeros
-    /// alone.
+    /// Offset at which the CAR ends and padding zeros start. With a failure other bytes than zeros follow.
     pub(crate) padding_from: Option<u64>,
 }
 
-/// Where in the buffer a section is.
+/// Position of a section in the buffer.
 #[derive(Debug)]
 struct Place {
     start: usize,
@@ -75,12 +74,12 @@ struct Place {
 }
 
 impl Batch {
-    /// All bytes of the CAR that belong to it.
+    /// All bytes of the batch.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.buffer[..self.len]
     }
 
-    /// Where the section after it starts.
+    /// Offset of the next batch.
     pub(crate) fn end(&self) -> u64 {
         self.offset + len64(self.len)
     }
@@ -94,31 +93,31 @@ impl Batch {
     }
 }
 
-/// Cuts a CAR into batches.
+/// Reads a CAR batch by batch.
 #[derive(Debug)]
 pub(crate) struct Reader<R> {
     source: R,
-    /// What was read but belongs to the next batch.
+    /// Bytes that were read but belong to the next batch.
     carried: Vec<u8>,
     /// Length of the header at the front of `carried`, until the first batch is read.
     header_len: usize,
     offset: u64,
-    turn: u64,
+    number: u64,
     ended: bool,
-    /// Where a section of no bytes starts: nothing but zeros may follow.
+    /// Offset of a section of length zero, after which only zeros may follow.
     padding_from: Option<u64>,
 }
 
-/// What is at the front of some bytes.
+/// A frame at the front of some bytes.
 enum Frame {
-    /// A frame: length of its length, and length of what follows.
+    /// A whole frame: length of the frame length, and length of the body.
     Whole(usize, usize),
-    /// The start of one that has at least so many bytes.
+    /// The start of a frame that has at least this many bytes.
     Part(usize),
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the header, and no further; returns the root.
+    /// Reads the header and returns the root.
     pub(crate) fn open(mut source: R) -> Result<(Self, PayloadCid), ReadError> {
         let mut carried = Vec::new();
         let mut wanted = 1;
@@ -133,25 +132,25 @@ impl<R: Read> Reader<R> {
         };
         let root = header::decode(&carried[prefix..prefix + length]).map_err(ReadError::Header)?;
         let header_len = prefix + length;
-        let (offset, turn, ended, padding_from) = (0, 0, false, None);
-        Ok((Self { source, carried, header_len, offset, turn, ended, padding_from }, root))
+        let (offset, number, ended, padding_from) = (0, 0, false, None);
+        Ok((Self { source, carried, header_len, offset, number, ended, padding_from }, root))
     }
 
-    /// Fills a batch anew; `false` if there is no more to read.
+    /// Reads the next batch into `batch`. Returns `false` at the end.
     ///
-    /// A failure comes with the sections before it, and is the end.
+    /// A failure is returned with the sections before it, in the last batch.
     pub(crate) fn next(&mut self, batch: &mut Batch) -> bool {
         if self.ended {
             return false;
         }
         let header_len = std::mem::take(&mut self.header_len);
-        batch.turn = self.turn;
+        batch.number = self.number;
         batch.offset = self.offset;
         batch.places.clear();
         batch.len = header_len;
         batch.failure = self.read_sections(batch).err();
         batch.padding_from = self.padding_from;
-        self.turn += 1;
+        self.number += 1;
         self.offset = batch.end();
         self.ended |= batch.failure.is_some();
         true
@@ -187,7 +186,7 @@ impl<R: Read> Reader<R> {
                     }
                 }
                 Ok(Frame::Part(_)) if source.ended => result = Err(ReadError::Truncated),
-                // The batch ends before it, unless it would be empty.
+                // The batch ends before the frame, unless the batch would be empty.
                 Ok(Frame::Part(_)) if !batch.places.is_empty() => break,
                 Ok(Frame::Part(least)) => result = source.read_to(batch.len + least),
                 Err(ReadError::Empty) => {
@@ -201,7 +200,7 @@ impl<R: Read> Reader<R> {
         result
     }
 
-    /// Takes what follows a section of no bytes, as long as it is zeros.
+    /// Reads the padding after a section of length zero, which may have only zeros.
     fn read_padding(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let mut source = Filling::start(&mut batch.buffer, &self.carried, &mut self.source);
         self.carried.clear();
@@ -216,7 +215,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// A buffer that is being filled; it keeps its length from batch to batch, so that it is cleared once only.
+/// A partly filled buffer. It keeps its length from batch to batch, so that it is zeroed only once.
 struct Filling<'a, R> {
     buffer: &'a mut Vec<u8>,
     filled: usize,
@@ -227,7 +226,7 @@ struct Filling<'a, R> {
 impl<'a, R: Read> Filling<'a, R> {
     fn start(buffer: &'a mut Vec<u8>, carried: &[u8], source: &'a mut R) -> Self {
         if buffer.is_empty() {
-            // Pages that are never read into cost nothing.
+            // Unused pages of a zeroed allocation take no memory.
             *buffer = vec![0; READ_BYTES.max(carried.len())];
         }
         if buffer.len() < carried.len() {
@@ -241,7 +240,7 @@ impl<'a, R: Read> Filling<'a, R> {
         &self.buffer[start..self.filled]
     }
 
-    /// Reads until so many bytes are there, or the source ends.
+    /// Reads until the buffer has `wanted` bytes, or the source ends.
     fn read_to(&mut self, wanted: usize) -> Result<(), ReadError> {
         if self.buffer.len() < wanted {
             self.buffer.resize(wanted, 0);
@@ -255,7 +254,7 @@ impl<'a, R: Read> Filling<'a, R> {
     }
 }
 
-/// What some bytes start with.
+/// Reads the frame at the front of some bytes.
 fn frame(bytes: &[u8], length_max: u64) -> Result<Frame, ReadError> {
     let Some((length, rest)) = varint::read(bytes) else {
         let cut = bytes.len() < varint::BYTES_MAX && bytes.iter().all(|byte| byte & 0x80 != 0);
@@ -270,7 +269,7 @@ fn frame(bytes: &[u8], length_max: u64) -> Result<Frame, ReadError> {
     Ok(if rest.len() < length { Frame::Part(prefix + length) } else { Frame::Whole(prefix, length) })
 }
 
-/// Appends to some bytes until they are so many; `false` if the source ends before.
+/// Reads until `bytes` has the length `wanted`. Returns `false` if the source ends before.
 fn fill(source: &mut impl Read, bytes: &mut Vec<u8>, wanted: usize) -> Result<bool, ReadError> {
     let mut filled = bytes.len();
     bytes.resize(wanted, 0);

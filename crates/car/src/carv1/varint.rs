@@ -1,9 +1,9 @@
-//! Unsigned varints: seven bits a byte, the lowest first.
+//! Unsigned varints (LEB128): seven bits per byte, the lowest first.
 
-/// Bytes of the longest number.
+/// Length of the longest number in bytes.
 pub(crate) const BYTES_MAX: usize = 10;
 
-/// Bytes of a number.
+/// Length of a number in bytes.
 pub(crate) const fn len(number: u64) -> u64 {
     // 1..=7 bits take one byte, 8..=14 two; zero takes one.
     ((70 - (number | 1).leading_zeros()) / 7) as u64
@@ -14,8 +14,8 @@ pub(crate) fn push(bytes: &mut Vec<u8>, number: u64) {
     bytes.extend_from_slice(unsigned_varint::encode::u64(number, &mut [0; 10]));
 }
 
-/// A number at the front of some bytes, and what follows it; `None` if it is cut short, overlong or too
-/// large.
+/// Reads a number from the front of some bytes; returns the rest as well. `None` if the number is cut short,
+/// overlong or too large.
 pub(crate) fn read(bytes: &[u8]) -> Option<(u64, &[u8])> {
     unsigned_varint::decode::u64(bytes).ok()
 }

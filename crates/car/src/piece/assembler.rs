@@ -1,8 +1,8 @@
-//! The commitment of bytes that arrive in any order, from any thread, each once.
+//! Piece commitment of bytes that several threads feed in any order, each byte once.
 //!
-//! A window that arrives whole is hashed where it lies. The bytes of a window that arrives in parts (it
-//! touches a hole or the edge of a group) are kept until the last of them is there. Digests of 32
-//! neighbouring windows become one as soon as all are there, so a 64 GiB piece keeps 2 MiB of digests.
+//! A window that arrives whole is hashed in its buffer. A window that arrives in parts (it touches a node's
+//! placeholder or the edge of a group) is kept until its last byte arrives. The digests of 32 adjacent
+//! windows are folded into one when all have arrived, so a 64 GiB piece keeps 2 MiB of digests.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -23,7 +23,7 @@ pub(crate) struct PieceAssembler {
     digests: Mutex<Digests>,
 }
 
-/// A window of which some bytes are missing.
+/// A window with missing bytes.
 #[derive(Debug)]
 struct Part {
     bytes: Vec<u8>,
@@ -44,7 +44,7 @@ struct Span {
 }
 
 impl PieceAssembler {
-    /// Takes in bytes of the payload that start at `offset`. No byte may come twice.
+    /// Adds bytes of the payload that start at `offset`. Each byte is added once.
     pub(crate) fn feed(&self, offset: u64, bytes: &[u8], scratch: &mut Scratch) {
         let window_raw = len64(WINDOW_RAW);
         let mut window = offset / window_raw;
@@ -66,7 +66,7 @@ impl PieceAssembler {
         }
     }
 
-    /// The commitment of a payload of which every byte has been fed.
+    /// The commitment, after every byte of the payload was fed.
     pub(crate) fn finish(self, payload_size: PayloadSize) -> Result<PieceInfo, PieceSizeError> {
         let padded_piece_size = payload_size.padded_piece_size()?;
         let level = level_of(padded_piece_size);
@@ -91,7 +91,7 @@ impl PieceAssembler {
         Ok(PieceInfo { payload_size, piece_cid: PieceCid::from_commitment(commitment), padded_piece_size })
     }
 
-    /// Keeps a part of a window; hands the window out when that was the last part.
+    /// Stores a part of a window. Returns the window after its last part.
     fn fill(&self, window: u64, start: usize, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let part = parts.entry(window).or_insert_with(|| Part { bytes: vec![0; WINDOW_RAW], filled: 0 });
@@ -101,14 +101,14 @@ impl PieceAssembler {
         if part.filled == WINDOW_RAW { parts.remove(&window).map(|part| part.bytes) } else { None }
     }
 
-    /// Takes in a part of a window.
+    /// Adds a part of a window.
     fn feed_part(&self, window: u64, start: usize, bytes: &[u8], scratch: &mut Scratch) {
         if let Some(whole) = self.fill(window, start, bytes) {
             self.put(window, &[scratch.window_digest(&whole)]);
         }
     }
 
-    /// Takes in the digests of neighbouring windows.
+    /// Adds the digests of adjacent windows.
     pub(super) fn put(&self, window: u64, digests: &[Digest]) {
         let mut row = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
         for (window, digest) in (window..).zip(digests) {
@@ -147,7 +147,7 @@ impl Digests {
     }
 
     fn root(mut self, level: usize) -> Digest {
-        // Only the last span can be open; what is missing in it are zeros.
+        // Only the last span can be open; its missing windows are zeros.
         debug_assert!(self.open.len() <= 1, "every span but the last is whole");
         let last = self.open.drain().next();
         if level < SPAN_LEVEL {

@@ -1,4 +1,4 @@
-//! The commitment of a file, by all threads of a crew.
+//! Piece commitment of a file, computed by all threads of a budget.
 
 use std::fs::File;
 use std::io;
@@ -20,14 +20,14 @@ use crate::units::{PayloadSize, len64};
 
 /// Bytes that a thread reads and hashes at a time: as many windows as are hashed together.
 const SPAN: usize = WINDOWS_AT_ONCE * WINDOW_RAW;
-/// How far the system reads ahead of the threads. Source: ours.
+/// Bytes that the kernel reads ahead of the threads. Chosen: eight spans of the threads.
 const AHEAD: u64 = 8 << 20;
 
-/// The commitment of a file; other than regular files are read from where they stand to their end.
+/// The piece commitment of a file. Files that are not regular are read from their position to their end.
 ///
 /// # Errors
 ///
-/// [`PieceError`]; [`PieceError::Changed`] if the file has another length at the end than at the start.
+/// [`PieceError`]. [`PieceError::Changed`] if the file's length differs at the end.
 pub fn piece_of_file(
     budget: &ThreadBudget,
     file: &File,
@@ -49,10 +49,10 @@ pub fn piece_of_file(
         progress,
     };
     let spans = length.div_ceil(len64(SPAN));
-    budget.work(usize::try_from(spans).unwrap_or(usize::MAX), ThreadState::default, |hand| {
-        work.step(hand).unwrap_or_else(|error| {
+    budget.work(usize::try_from(spans).unwrap_or(usize::MAX), ThreadState::default, |thread| {
+        work.step(thread).unwrap_or_else(|error| {
             work.failure().get_or_insert(error);
-            // Nothing is left for the others.
+            // The other threads find no further span.
             work.next.store(length, Ordering::Relaxed);
             ControlFlow::Break(())
         })
@@ -66,19 +66,19 @@ pub fn piece_of_file(
     Ok(work.piece.finish(PayloadSize::new(length))?)
 }
 
-/// What the threads of one file share.
+/// State that the threads of one file share.
 struct Work<'a> {
     file: &'a File,
     length: u64,
     sparse: bool,
-    /// Where the next span starts.
+    /// Offset of the next span.
     next: AtomicU64,
     piece: PieceAssembler,
     failure: Mutex<Option<PieceError>>,
     progress: &'a dyn Progress,
 }
 
-/// What one thread keeps between spans.
+/// Buffers that a thread keeps between spans.
 #[derive(Default)]
 struct ThreadState {
     buffer: Buffer,
@@ -86,7 +86,7 @@ struct ThreadState {
 }
 
 impl Work<'_> {
-    fn step(&self, hand: &mut ThreadState) -> Result<ControlFlow<()>, PieceError> {
+    fn step(&self, thread: &mut ThreadState) -> Result<ControlFlow<()>, PieceError> {
         if self.progress.is_cancelled() {
             return Err(PieceError::Cancelled);
         }
@@ -104,8 +104,8 @@ impl Work<'_> {
             if let Some(ahead) = NonZeroU64::new(ahead) {
                 read_ahead(self.file, offset + AHEAD, ahead);
             }
-            hand.buffer.place(offset, SPAN);
-            let bytes = &mut hand.buffer.bytes_mut()[..count];
+            thread.buffer.place(offset, SPAN);
+            let bytes = &mut thread.buffer.bytes_mut()[..count];
             self.file.read_exact_at(bytes, offset).map_err(|error| {
                 if error.kind() == io::ErrorKind::UnexpectedEof {
                     PieceError::Changed
@@ -113,7 +113,7 @@ impl Work<'_> {
                     PieceError::Read(error)
                 }
             })?;
-            self.piece.feed(offset, bytes, &mut hand.scratch);
+            self.piece.feed(offset, bytes, &mut thread.scratch);
         }
         self.progress.advance(len64(count));
         Ok(ControlFlow::Continue(()))

@@ -1,4 +1,4 @@
-//! The binary tree above the leaves: digests of zero subtrees, and a tree that grows from left to right.
+//! The Merkle tree of a piece: digests of zero subtrees, and a tree that grows from left to right.
 //!
 //! A *level* counts from the 32-byte leaves: a digest of level `n` stands for `32 · 2ⁿ` padded bytes.
 
@@ -9,7 +9,7 @@ use crate::kernels::{DIGEST, NODE, hash_nodes};
 /// One node of the tree.
 pub(crate) type Digest = [u8; DIGEST];
 
-/// Levels there can be: a padded piece is at most `2^63` bytes.
+/// Most levels: a padded piece has at most `2^63` bytes.
 const LEVELS: usize = 60;
 
 static ZERO_DIGESTS: LazyLock<[Digest; LEVELS]> = LazyLock::new(|| {
@@ -25,7 +25,7 @@ pub(crate) fn zero_digest(level: usize) -> &'static Digest {
     &ZERO_DIGESTS[level]
 }
 
-/// The digest above two others.
+/// The digest of two digests.
 pub(crate) fn parent(left: &Digest, right: &Digest) -> Digest {
     let mut node = [0; NODE];
     node[..DIGEST].copy_from_slice(left);
@@ -35,7 +35,7 @@ pub(crate) fn parent(left: &Digest, right: &Digest) -> Digest {
     digest
 }
 
-/// Replaces the digests at the front of `row` by those of the level above; returns how many bytes are left.
+/// Replaces the digests of `row` by those of the next level; returns how many bytes these take.
 pub(crate) fn fold_row(row: &mut [u8], spare: &mut Vec<u8>) -> usize {
     spare.resize(row.len() / 2, 0);
     hash_nodes(spare, row);
@@ -43,7 +43,7 @@ pub(crate) fn fold_row(row: &mut [u8], spare: &mut Vec<u8>) -> usize {
     spare.len()
 }
 
-/// A tree whose subtrees of one size arrive from left to right; holds one digest a level.
+/// A tree whose subtrees of equal size arrive from left to right. Holds one digest per level.
 #[derive(Debug, Clone)]
 pub(crate) struct GrowingTree {
     /// Level of the subtrees that are pushed.
@@ -71,7 +71,7 @@ impl GrowingTree {
         self.pending.push(Some(digest));
     }
 
-    /// The root at `level`, everything right of what was pushed being zeros.
+    /// The root at `level`; all subtrees after the last pushed one are zeros.
     pub(crate) fn root(&self, level: usize) -> Digest {
         debug_assert!(self.pushed <= 1 << (level - self.base), "the piece holds what was pushed");
         let mut right = *zero_digest(self.base);

@@ -7,8 +7,8 @@
 //! tree            \__ ... _____/                      zero subtrees come from a table
 //! ```
 //!
-//! What lives here: the commitment of a stream ([`Commitment`]), of a file ([`file::piece_of_file`]) and of
-//! bytes that arrive in any order ([`assembler::PieceAssembler`]). What does not: CIDs of blocks, CARs.
+//! What lives here: the piece commitment of a stream ([`Commitment`]), of a file ([`file::piece_of_file`])
+//! and of bytes in any order ([`assembler::PieceAssembler`]). What does not: CIDs of blocks, CARs.
 
 pub(crate) mod assembler;
 pub(crate) mod file;
@@ -36,20 +36,20 @@ pub(crate) const WINDOW_PADDED: usize = DIGEST << WINDOW_LEVEL;
 pub(crate) const WINDOW_RAW: usize = kernels::WINDOW_RAW;
 const _: () = assert!(WINDOW_RAW == WINDOW_PADDED / QUAD_PADDED * QUAD_RAW);
 
-/// What the commitment of some bytes says about them.
+/// Size and piece commitment of some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PieceInfo {
-    /// How many bytes there were.
+    /// Number of bytes.
     pub payload_size: PayloadSize,
-    /// Their commitment.
+    /// Piece commitment of the bytes.
     pub piece_cid: PieceCid,
-    /// Size of the smallest piece that holds them.
+    /// Size of the smallest piece that holds the bytes.
     pub padded_piece_size: PaddedPieceSize,
 }
 
 impl PieceInfo {
-    /// The commitment of the same bytes, extended by zeros to fill a larger piece; that of a piece no larger
-    /// than its own is its own.
+    /// The piece commitment of the same bytes in a larger piece, filled up with zeros. A smaller piece size
+    /// returns the commitment of the own size.
     pub fn piece_cid_in(&self, padded_piece_size: PaddedPieceSize) -> PieceCid {
         let mut commitment = *self.piece_cid.commitment();
         for level in level_of(self.padded_piece_size)..level_of(padded_piece_size) {
@@ -65,18 +65,18 @@ pub enum PieceError {
     /// The source cannot be read.
     #[error("cannot read the bytes of the piece")]
     Read(#[source] io::Error),
-    /// The file has not the length that it had.
+    /// The file's length changed while it was read.
     #[error("the file changed while it was read")]
     Changed,
-    /// No piece is that large.
+    /// No piece holds the bytes.
     #[error(transparent)]
     Size(#[from] PieceSizeError),
-    /// The caller asked to stop.
+    /// The caller cancelled the operation.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// Piece commitment of bytes that come one after the other, cut in any way.
+/// Piece commitment (commP) of a byte stream, fed in chunks of any length.
 ///
 /// ```
 /// use carferry_car::Commitment;
@@ -93,14 +93,14 @@ pub enum PieceError {
 #[derive(Debug)]
 pub struct Commitment {
     tree: GrowingTree,
-    /// The window that is not full yet.
+    /// Bytes of the last, incomplete window.
     tail: Vec<u8>,
     payload_bytes: u64,
     scratch: Scratch,
 }
 
 impl Commitment {
-    /// Of no bytes yet.
+    /// The commitment before the first byte.
     pub fn new() -> Self {
         Self {
             tree: GrowingTree::new(WINDOW_LEVEL),
@@ -110,7 +110,7 @@ impl Commitment {
         }
     }
 
-    /// Takes in the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.payload_bytes += len64(bytes.len());
         let mut bytes = bytes;
@@ -135,7 +135,7 @@ impl Commitment {
     ///
     /// # Errors
     ///
-    /// [`PieceSizeError::TooLarge`] if no piece holds them.
+    /// [`PieceSizeError::TooLarge`] if no piece holds the bytes.
     pub fn finish(mut self) -> Result<PieceInfo, PieceSizeError> {
         let payload_size = PayloadSize::new(self.payload_bytes);
         let padded_piece_size = payload_size.padded_piece_size()?;
@@ -189,7 +189,7 @@ pub(crate) fn level_of(piece: PaddedPieceSize) -> usize {
     usize::try_from(piece.height()).expect("u32 fits in usize")
 }
 
-/// Buffers for the hashing of windows, kept so that they are allocated once a thread.
+/// Buffers for the hashing of windows, allocated once per thread.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     rows: Rows,
@@ -198,14 +198,14 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Digests of whole windows, one behind the other.
+    /// Digests of adjacent whole windows.
     pub(crate) fn window_digests(&mut self, windows: &[u8]) -> &[Digest] {
         self.digests.resize(windows.len() / WINDOW_RAW, [0; DIGEST]);
         kernels::hash_windows(self.digests.as_flattened_mut(), windows, &mut self.rows);
         &self.digests
     }
 
-    /// Digest of one window; a short one is filled up with zeros.
+    /// Digest of one window. A short window is filled up with zeros.
     pub(crate) fn window_digest(&mut self, raw: &[u8]) -> Digest {
         self.filled.clear();
         self.filled.extend_from_slice(raw);
@@ -239,7 +239,7 @@ mod tests {
     use super::assembler::PieceAssembler;
     use super::*;
 
-    /// Every byte differs from its neighbours and from its like in other chunks.
+    /// Every byte differs from its neighbours, and from the byte at the same position of other chunks.
     fn test_pattern(length: usize) -> Vec<u8> {
         (0..251).cycle().take(length).collect()
     }

@@ -1,4 +1,4 @@
-//! The slow, readable commitment that judges the fast one: bit by bit, node by node, no table, no window.
+//! Reference implementation of the piece commitment for tests: bit by bit and node by node, without tables.
 
 use sha2::{Digest, Sha256};
 

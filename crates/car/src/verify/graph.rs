@@ -1,4 +1,4 @@
-//! The graph of a CAR's blocks as far as it is known: by CIDs alone, the blocks themselves are forgotten.
+//! The graph of a CAR's blocks by CID: missing blocks, and blocks that the root does not reach.
 
 use std::collections::HashMap;
 
@@ -11,13 +11,13 @@ use crate::units::len64;
 use crate::verify::{VerifyError, named};
 use crate::{dag_cbor, dag_pb};
 
-/// Which blocks are there, which are linked to, and which can be reached from the root.
+/// Blocks with a section, linked blocks, and blocks that the root reaches.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     /// By CID in its version 1 form.
     index: HashMap<Box<[u8]>, u32>,
     blocks: Vec<Block>,
-    /// Blocks of codecs that may have links, which are not known here.
+    /// Blocks of codecs that may have links in an unknown format.
     unfollowed: u64,
 }
 
@@ -25,27 +25,27 @@ pub(super) struct Graph {
 struct Block {
     place: Place,
     reachable: bool,
-    /// Section with the first link to it.
+    /// Offset of the section with the first link to the block.
     linked_at: u64,
-    /// Linked to by a CID of version 0.
+    /// Whether a CID of version 0 links to the block.
     version_0: bool,
-    /// Links, kept only until the block is known to be reachable.
+    /// Links of the block, until the block is marked as reachable.
     links: Vec<u32>,
 }
 
-/// Where a block is.
+/// Location of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Nowhere so far: linked to only.
+    /// Linked to, but not found so far.
     Missing,
     /// Inside its own CID.
     Cid,
-    /// In a section, perhaps also inside its CID.
+    /// In a section, possibly also inside its CID.
     Section,
 }
 
 impl Graph {
-    /// Notes a link from the section at `offset`.
+    /// Records a link from the section at `offset`.
     pub(super) fn link(&mut self, cid: &[u8], offset: u64) -> Result<u32, VerifyError> {
         let (parts, length) = split_cid(cid).map_err(|source| VerifyError::Cid { offset, source })?;
         if length != cid.len() {
@@ -65,14 +65,14 @@ impl Graph {
             version_0: cid.len() == 34 && cid.starts_with(&[0x12, 0x20]),
             links: Vec::new(),
         });
-        // A block inside its CID is shorter than the block that links to it: this ends.
+        // The recursion ends, because a block inside its CID is shorter than the block that links to it.
         if parts.hash == HASH_IDENTITY {
             self.set_links(index, parts.codec, cid, parts.digest, offset)?;
         }
         Ok(index)
     }
 
-    /// Notes a section.
+    /// Records a section.
     pub(super) fn add(&mut self, section: &Section<'_>) -> Result<(), VerifyError> {
         let offset = section.offset;
         let (parts, _) = split_cid(section.cid).map_err(|source| VerifyError::Cid { offset, source })?;
@@ -117,7 +117,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Marks a block, and what it is known to link to, as reachable.
+    /// Marks a block, and all blocks that it is known to link to, as reachable.
     pub(super) fn reach(&mut self, index: u32) {
         let mut to_reach = vec![index];
         while let Some(index) = to_reach.pop() {
@@ -129,13 +129,13 @@ impl Graph {
         }
     }
 
-    /// Blocks of codecs that may have links, which were not followed.
+    /// Number of blocks of codecs that may have links; their links were not followed.
     pub(super) fn unfollowed(&self) -> u64 {
         self.unfollowed
     }
 
-    /// Looks for what is missing; returns how many sections cannot be reached, and how many blocks live in
-    /// their CIDs alone.
+    /// Checks that no block is missing. Returns the number of unreachable sections, and of blocks that exist
+    /// only inside their CIDs.
     pub(super) fn finish(self, root: u32, root_cid: &PayloadCid) -> Result<(u64, u64), VerifyError> {
         let root = usize::try_from(root).expect("u32 fits in usize");
         let has_others = self.blocks.iter().any(|block| block.place == Place::Section && !block.reachable);
@@ -150,7 +150,7 @@ impl Graph {
         if let Some((index, block)) = missing.min_by_key(|(_, block)| block.linked_at) {
             let cid = self.index.iter().find(|(_, at)| usize::try_from(**at) == Ok(index));
             let (cid, _) = cid.expect("every block is in the index");
-            // 0x01 and the codec come before what is the whole of a CID of version 0.
+            // A CID of version 0 is this key without 0x01 and the codec.
             let cid = named(if block.version_0 { &cid[2..] } else { cid });
             return Err(VerifyError::MissingBlock { offset: block.linked_at, cid });
         }

@@ -1,12 +1,12 @@
-//! Reads a CAR back: frames, hashes, root, links and commitment, in one pass.
+//! Verifies a CAR in one pass: frames, hashes, root, links and piece commitment.
 //!
 //! ```text
 //! reader ──► batch ──► hash blocks, commitment ──► graph (in order)
 //! one at a time           any thread               one at a time
 //! ```
 //!
-//! The bytes of a block are forgotten once they are hashed; what stays is the set of CIDs. Links are followed
-//! in dag-pb and dag-cbor blocks; blocks of other codecs that may have links are counted.
+//! Only the CIDs stay in memory, not the blocks. Links are followed in dag-pb and dag-cbor blocks. Blocks of
+//! other codecs that may have links are counted.
 
 mod graph;
 
@@ -33,7 +33,7 @@ use crate::thread_budget::ThreadBudget;
 use crate::units::{PaddedPieceSize, PayloadSize, PieceSizeError, UnpaddedPieceSize, len64};
 use crate::verify::graph::Graph;
 
-/// A CAR in which everything is as it should be.
+/// A CAR that passed all checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedCar {
     /// The one root.
@@ -42,23 +42,22 @@ pub struct VerifiedCar {
     pub piece_cid: PieceCid,
     /// Bytes of the CAR.
     pub payload_size: PayloadSize,
-    /// Bytes of zeros behind the CAR, which fill the file up to its piece.
+    /// Zero bytes that pad the file to the size of its piece.
     pub padding_bytes: u64,
     /// Size of its piece.
     pub padded_piece_size: PaddedPieceSize,
     /// Sections of the CAR.
     pub block_count: u64,
-    /// Sections that cannot be reached from the root through the links that were followed: suspicious, but
-    /// not wrong.
+    /// Sections that no followed link reaches from the root: suspicious, but not an error.
     pub unreachable_blocks: u64,
-    /// Blocks of codecs that may have links, which were not followed.
+    /// Blocks of codecs that may have links; their links were not followed.
     pub unfollowed_blocks: u64,
-    /// Linked blocks inside their CIDs that have no section: whole for every reader, but not how Lotus
-    /// writes a CAR, so perhaps one that lost its end.
+    /// Linked blocks inside their CIDs without a section of their own. Every reader has these blocks, but
+    /// Lotus writes sections for them, so the CAR may have lost its end.
     pub inlined_without_section: u64,
 }
 
-/// The first thing that is wrong with a CAR, and where.
+/// The first error of a CAR, with its offset.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The file cannot be read.
@@ -66,7 +65,7 @@ pub enum VerifyError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// Not a CARv1 with one root.
@@ -78,7 +77,7 @@ pub enum VerifyError {
         /// Where the cut section starts.
         offset: u64,
     },
-    /// A section's length cannot be true.
+    /// A section's length is malformed or beyond the limit.
     #[error("damaged section at byte {offset}: {}", impossible_length(*length))]
     SectionLength {
         /// Where the section starts.
@@ -86,7 +85,7 @@ pub enum VerifyError {
         /// The length, if it is a number.
         length: Option<u64>,
     },
-    /// A section of no bytes: padding, which is no part of a CAR, and does not fill a piece either.
+    /// A section of length zero: padding that does not fill the file up to a piece.
     #[error("empty section at byte {offset}: what follows are not zeros up to the size of a piece")]
     EmptySection {
         /// Where the section starts.
@@ -100,7 +99,7 @@ pub enum VerifyError {
         /// What is wrong with the CID.
         source: CidError,
     },
-    /// A block's hash function is not known here, so the block cannot be checked.
+    /// The hash function of a block's CID is unknown, so the block cannot be checked.
     #[error("cannot check block {cid} at byte {offset}: unknown hash function {hash:#x}")]
     UnknownHash {
         /// Where the section starts.
@@ -110,7 +109,7 @@ pub enum VerifyError {
         /// The multihash code.
         hash: u64,
     },
-    /// A block is not what its CID says.
+    /// The hash of a block differs from its CID.
     #[error("damaged block {cid} at byte {offset}: its bytes have another hash")]
     WrongHash {
         /// Where the section starts.
@@ -125,7 +124,7 @@ pub enum VerifyError {
         offset: u64,
         /// The block's CID.
         cid: PayloadCid,
-        /// What its CID says it is.
+        /// Format by the codec of its CID.
         format: &'static str,
     },
     /// A block that is linked to is not in the CAR.
@@ -142,8 +141,8 @@ pub enum VerifyError {
         /// The root.
         cid: PayloadCid,
     },
-    /// The root is the CID of no bytes at all, and not a block of the CAR: the tool that wrote the CAR left
-    /// its placeholder there.
+    /// The root is the CID of zero bytes and no block of the CAR: the tool that wrote the CAR left its
+    /// placeholder in the header.
     #[error("the root {cid} is a placeholder: the CID of no bytes, which no block of the CAR has")]
     PlaceholderRoot {
         /// The root.
@@ -152,13 +151,13 @@ pub enum VerifyError {
     /// No piece holds a file of this size.
     #[error(transparent)]
     Size(#[from] PieceSizeError),
-    /// The caller asked to stop.
+    /// The caller cancelled the operation.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl VerifyError {
-    /// Where in the file the trouble is, if it is in the file.
+    /// Offset of the error in the file, for errors of the file's content.
     pub fn offset(&self) -> Option<u64> {
         match self {
             Self::Header(_) | Self::MissingRoot { .. } | Self::PlaceholderRoot { .. } => Some(0),
@@ -182,14 +181,15 @@ fn impossible_length(length: Option<u64>) -> String {
     }
 }
 
-/// Checks a CAR: one root which is there, every block's hash, every dag-pb and dag-cbor link; computes its
-/// commitment.
+/// Verifies a CAR and computes its piece commitment: one root with its block, every block's hash, every
+/// dag-pb and dag-cbor link.
 ///
-/// Zeros behind the CAR up to the size of a piece belong to its piece, and are counted.
+/// Zeros that pad the file to the size of a piece belong to the piece, and are counted.
 ///
 /// # Errors
 ///
-/// [`VerifyError`]: the first thing wrong in the order of the file; what is missing only after all of it.
+/// The first [`VerifyError`] in the order of the file. Missing blocks are reported after the whole file was
+/// read.
 pub fn verify_car(
     budget: &ThreadBudget,
     path: &Path,
@@ -199,12 +199,12 @@ pub fn verify_car(
     let file = open_regular(path).map_err(unreadable)?;
     expect_sequential(&file);
     let length = file.metadata().map_err(unreadable)?.len();
-    // More threads than batches would only wait; a length that grows later costs speed alone.
+    // More threads than batches would only wait. If the file grows later, there are too few threads.
     let batches = usize::try_from(length.div_ceil(len64(READ_BYTES))).unwrap_or(usize::MAX);
     verify(budget, batches, file, path, progress)
 }
 
-/// The root of a CAR from its header alone; nothing else is checked.
+/// Reads the root from a CAR's header; checks nothing else.
 ///
 /// # Errors
 ///
@@ -216,7 +216,7 @@ pub fn read_car_root(path: &Path) -> Result<PayloadCid, VerifyError> {
     Ok(root)
 }
 
-/// Enough for every header with one root, so that the rest of a large file is left alone.
+/// Bytes read for a header: enough for every header with one root.
 const HEADER_READ_BYTES: u64 = 64 << 10;
 
 fn verify(
@@ -237,7 +237,7 @@ fn verify(
         sequencer: Sequencer::new(Found { graph, block_count: 0, file_bytes: 0, padding_from: None }),
         piece: PieceAssembler::default(),
     };
-    budget.work(threads_max, ThreadState::default, |hand| check.step(hand));
+    budget.work(threads_max, ThreadState::default, |thread| check.step(thread));
     let Found { graph, block_count, file_bytes, padding_from } = check.sequencer.finish()?;
     let payload_bytes = padding_from.unwrap_or(file_bytes);
     if padding_from.is_some() && UnpaddedPieceSize::new(file_bytes).is_err() {
@@ -259,7 +259,7 @@ fn verify(
     })
 }
 
-/// What the threads that check one CAR share.
+/// State that the threads of one verification share.
 struct Check<'a, R> {
     path: &'a Path,
     progress: &'a dyn Progress,
@@ -268,17 +268,17 @@ struct Check<'a, R> {
     piece: PieceAssembler,
 }
 
-/// What is known of the CAR so far.
+/// Results for the CAR so far.
 struct Found {
     graph: Graph,
     block_count: u64,
     /// Bytes of the file that were read.
     file_bytes: u64,
-    /// Where zeros start that are no part of the CAR.
+    /// Offset of the padding zeros after the CAR.
     padding_from: Option<u64>,
 }
 
-/// What one thread keeps between batches.
+/// Buffers that a thread keeps between batches.
 #[derive(Default)]
 struct ThreadState {
     batch: Batch,
@@ -287,16 +287,16 @@ struct ThreadState {
 
 impl<R: Read> Check<'_, R> {
     /// Checks the next batch.
-    fn step(&self, hand: &mut ThreadState) -> ControlFlow<()> {
+    fn step(&self, thread: &mut ThreadState) -> ControlFlow<()> {
         let _end = self.sequencer.end_on_panic();
-        if self.sequencer.have_ended() {
+        if self.sequencer.has_ended() {
             return ControlFlow::Break(());
         }
         if self.progress.is_cancelled() {
             self.sequencer.fail(VerifyError::Cancelled);
             return ControlFlow::Break(());
         }
-        let ThreadState { batch, scratch } = hand;
+        let ThreadState { batch, scratch } = thread;
         if !self.reader.lock().unwrap_or_else(PoisonError::into_inner).next(batch) {
             return ControlFlow::Break(());
         }
@@ -304,7 +304,7 @@ impl<R: Read> Check<'_, R> {
         self.piece.feed(batch.offset, batch.bytes(), scratch);
         self.progress.advance(len64(batch.bytes().len()));
         let failure = batch.failure.take();
-        let in_order = self.sequencer.take(batch.turn, |found| {
+        let in_order = self.sequencer.run_in_order(batch.number, |found| {
             for (section, verdict) in batch.sections().zip(verdicts) {
                 verdict?;
                 found.graph.add(&section)?;
@@ -319,7 +319,7 @@ impl<R: Read> Check<'_, R> {
     }
 }
 
-/// Doors for fuzzing alone.
+/// Entry points for the fuzz targets.
 pub mod fuzz {
     use std::path::Path;
 
@@ -327,13 +327,13 @@ pub mod fuzz {
     use crate::dag_pb;
     use crate::progress::NoProgress;
 
-    /// Takes bytes for a CAR.
+    /// Verifies bytes as a CAR.
     #[expect(clippy::missing_errors_doc, reason = "for fuzzing alone")]
     pub fn verify(bytes: &[u8]) -> Result<VerifiedCar, VerifyError> {
         super::verify(&ThreadBudget::alone(), 1, bytes, Path::new("the fuzzer's bytes"), &NoProgress)
     }
 
-    /// Takes bytes for a dag-pb block and counts its links.
+    /// Counts the links of a dag-pb block.
     pub fn links(bytes: &[u8]) -> Option<usize> {
         dag_pb::links(bytes).ok().map(|links| links.len())
     }
@@ -355,7 +355,7 @@ fn named(cid: &[u8]) -> PayloadCid {
     PayloadCid::from_bytes(cid).expect("the reader split this CID off")
 }
 
-/// The verdict on each section's hash. All blocks of one hash function are hashed together.
+/// Checks the hash of each section. All blocks of one hash function are hashed together.
 fn check_hashes(batch: &Batch) -> Vec<Result<(), VerifyError>> {
     let digests = [BlockHash::Blake2b256, BlockHash::Sha2_256].map(|hash| {
         let is_wanted = |section: &Section<'_>| {
@@ -381,7 +381,7 @@ fn check_hashes(batch: &Batch) -> Vec<Result<(), VerifyError>> {
     batch.sections().map(check).collect()
 }
 
-/// The hash function behind a multihash code, if it is one that blocks are checked with.
+/// The hash function of a multihash code, if this crate has it.
 pub(crate) fn block_hash(code: u64) -> Option<BlockHash> {
     match code {
         HASH_BLAKE2B_256 => Some(BlockHash::Blake2b256),

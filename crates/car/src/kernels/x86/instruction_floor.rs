@@ -6,8 +6,8 @@ use std::arch::asm;
 
 use crate::kernels::x86::{avx2, shani};
 
-/// Runs the rounds of `count` nodes of 64 bytes with the SHA extensions: two blocks of thirty-two instructions
-/// each. Returns whether the processor has the extensions.
+/// Runs the rounds of `count` nodes of 64 bytes with the SHA extensions: two blocks of thirty-two
+/// instructions each. Returns whether the processor has the extensions.
 pub(in crate::kernels) fn nodes(count: u64) -> bool {
     let can = shani::is_available();
     if can && count > 0 {
@@ -37,8 +37,8 @@ pub(in crate::kernels) fn nodes(count: u64) -> bool {
     can
 }
 
-/// Runs `count` compressions of four lanes of `BLAKE2b` with AVX2: 28 additions, 20 exclusive ors, 12 shuffles
-/// and 4 shifts in each of 24 half rounds. Returns whether the processor has AVX2.
+/// Runs `count` compressions of four lanes of `BLAKE2b` with AVX2: 28 additions, 20 exclusive ors, 12
+/// shuffles and 4 shifts in each of 24 half rounds. Returns whether the processor has AVX2.
 pub(in crate::kernels) fn blake2b(count: u64) -> bool {
     let can = avx2::is_available();
     if can && count > 0 {

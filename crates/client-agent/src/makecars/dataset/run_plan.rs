@@ -86,7 +86,7 @@ impl Run<'_> {
         let stop = pieces.stop().unwrap_or_else(|| self.shutdown.token());
         let meter = Meter::of_items("piece", all, done, stop.clone());
         let shown = self.screen.show(&meter, self.args.no_progress);
-        let places = places(self.budget.places(), self.rules.piece_size);
+        let places = places(self.budget.permits(), self.rules.piece_size);
         let works = self.works(pieces, places, Arc::clone(&meter));
         let (mut is_waiting, mut patience) = (false, SpaceWait::default());
         while !stop.is_cancelled() {

@@ -194,7 +194,7 @@ impl Run<'_> {
                 .map(|store| Guard { store: store.clone(), retry: Arc::clone(&self.retry) }),
             meter,
         });
-        let (to_workers, jobs) = mpsc::channel(workshop.budget.places().get());
+        let (to_workers, jobs) = mpsc::channel(workshop.budget.permits().get());
         let (to_record, outcomes) = mpsc::channel(OUTCOMES_MAX);
         worker::start(&workshop, jobs, &to_record)?;
         drop(to_record);

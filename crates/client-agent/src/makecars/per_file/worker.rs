@@ -130,7 +130,7 @@ pub(crate) fn start(
     let jobs = Arc::new(Mutex::new(jobs));
     let runtime = Handle::current();
     let (finished, to_publish) = sync_channel(FINISHED_MAX);
-    for number in 1..=workshop.budget.places().get() {
+    for number in 1..=workshop.budget.permits().get() {
         let (workshop, jobs, outcomes) = (Arc::clone(workshop), Arc::clone(&jobs), outcomes.clone());
         let (runtime, finished) = (runtime.clone(), finished.clone());
         thread::Builder::new()
