@@ -1,34 +1,34 @@
-//! Names of temporary files that stand beside a file until it is whole.
+//! Names of temporary files beside a file that is not complete.
 //!
-//! What lives here: the names that `extract` gives, and which names are reserved. What does not: the making
-//! of published files, whose names `.carferry-<name>.<…>.tmp` are reserved here as well.
+//! What lives here: the names that `extract` gives, and the check for reserved names. What does not: the
+//! writing of published files, whose names `.carferry-<name>.<…>.tmp` are reserved here as well.
 
 use crate::kernels::hash_blocks;
 use crate::profile::BlockHash;
 
-/// In every name that this program gives by itself.
+/// Part of every temporary name.
 const MARK: &[u8] = b".carferry-";
 /// Longest name. Source: Linux include/uapi/linux/limits.h, `NAME_MAX`.
 const NAME_BYTES_MAX: usize = 255;
 
-/// What is beside a file until it is whole.
+/// The temporary files beside a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beside {
     /// The file itself.
     New,
-    /// The file itself, where it is joined from parts. A name of its own: what is joined outlives a run, and
-    /// a state of the file that is whole must not be written over it.
+    /// The file itself while it is joined from parts. It has its own name, because it outlives a run, and a
+    /// whole file of another state must not overwrite it.
     Part,
-    /// Which ranges of it are there.
+    /// The list of its finished ranges.
     Ranges,
-    /// The same, while it is written.
+    /// The list while it is written.
     NewRanges,
 }
 
 const ALL_BESIDE: [Beside; 4] = [Beside::New, Beside::Part, Beside::Ranges, Beside::NewRanges];
 
 impl Beside {
-    /// What its name ends with.
+    /// Ending of the name.
     const fn ending(self) -> &'static [u8] {
         match self {
             Self::New => b"new",
@@ -39,8 +39,8 @@ impl Beside {
     }
 }
 
-/// Whether a name is one that this program gives to files that are not whole: those of `extract`,
-/// `.<name>.carferry-<what>`, and those of files that are published, `.carferry-<name>.<…>.tmp`.
+/// Whether a name is reserved for temporary files: those of `extract`, `.<name>.carferry-<what>`, and those
+/// of published files, `.carferry-<name>.<…>.tmp`.
 pub fn is_reserved_name(name: &[u8]) -> bool {
     let is_beside = || {
         ALL_BESIDE.iter().any(|what| {
@@ -52,14 +52,14 @@ pub fn is_reserved_name(name: &[u8]) -> bool {
     is_temporary() || is_beside()
 }
 
-/// The name of what is beside a file. Long names are cut and told apart by a hash.
+/// The name of a temporary file beside a file. Long names are cut and get a hash.
 pub(crate) fn beside(name: &[u8], what: Beside) -> Vec<u8> {
     let ending = what.ending();
     let mut beside = [b".", name].concat();
     if beside.len() + MARK.len() + b"new-ranges".len() > NAME_BYTES_MAX {
         let digest = hash_blocks(BlockHash::Sha2_256, &[name])[0];
         beside.truncate(200);
-        // No half of a letter: some file systems take only UTF-8.
+        // Not cut inside of a character: some file systems take only UTF-8.
         while beside.last().is_some_and(|byte| !byte.is_ascii()) {
             beside.pop();
         }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_beside_a_file_has_a_name_of_its_own() {
+    fn temporary_names_are_reserved_and_distinct() {
         let long = "é".repeat(127);
         let names = ["a".to_owned(), "b".to_owned(), long.clone() + "x", long + "y"];
         let mut seen = std::collections::HashSet::new();

@@ -261,7 +261,7 @@ impl<'a> Walk<'a> {
     ) -> Result<(), BuildError> {
         match node {
             Node::Folder(folder) => {
-                if let Some((path, stamp)) = self.tree.found(folder) {
+                if let Some((path, stamp)) = self.tree.scanned(folder) {
                     self.stack.push(Place::EndFolder(path, stamp));
                 }
                 let params = if name.is_none() { self.params.of_root_folder() } else { self.params };

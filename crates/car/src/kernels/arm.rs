@@ -1,4 +1,5 @@
-//! `ARMv8` SHA-2 instructions: two nodes interleaved, because one alone waits for `sha256h`.
+//! SHA-256 nodes with the `ARMv8` SHA-2 instructions: two nodes are interleaved, because the rounds of one
+//! node wait for `sha256h`.
 
 use std::arch::aarch64::{
     uint32x4_t, vaddq_u32, vld1q_u8, vld1q_u32, vreinterpretq_u8_u32, vreinterpretq_u32_u8, vrev32q_u8,
@@ -12,12 +13,12 @@ static KERNEL: Kernel = Kernel {
     name: "armsha2",
     hash_nodes,
     hash_windows,
-    // The crates behind the portable set use these instructions for single streams themselves.
+    // The crates behind the portable kernel use these instructions for single streams.
     hash_blocks: portable::hash_blocks,
     blocks_at_once: 1,
 };
 
-/// The sets that this processor can run, the fastest first.
+/// The kernels that this processor can run, the fastest first.
 pub(super) fn available() -> Vec<&'static Kernel> {
     if is_available() { vec![&KERNEL] } else { Vec::new() }
 }
@@ -62,7 +63,8 @@ fn hash<const N: usize>(digests: &mut [u8], nodes: &[u8]) {
         for (state, words) in states.iter_mut().zip(&mut words) {
             let [first, second, third, fourth] = *words;
             four_rounds(state, vaddq_u32(first, round));
-            // The last sixteen rounds need no new words; turning keeps all of them in registers.
+            // The last sixteen rounds need no new words; the rotation of `words` keeps all of them in
+            // registers.
             let next = if quarter < 12 {
                 vsha256su1q_u32(vsha256su0q_u32(first, second), third, fourth)
             } else {

@@ -1,4 +1,4 @@
-//! The constants of SHA-256, and what a padding block makes of them.
+//! The constants of SHA-256, and the schedule of the padding block of 64-byte messages.
 
 /// Source: FIPS 180-4 section 4.2.2.
 pub(super) static ROUND: [u32; 64] = [
@@ -72,8 +72,8 @@ pub(super) static ROUND: [u32; 64] = [
 pub(super) static START: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// The second block of every 64-byte message is the same padding: its schedule, with the round constants
-/// added.
+/// Schedule of the padding block with the round constants added. It is the second block of every 64-byte
+/// message.
 pub(super) static PADDING_ROUND: [u32; 64] = {
     let mut words = [0u32; 64];
     words[0] = 0x8000_0000;

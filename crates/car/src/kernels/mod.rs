@@ -1,10 +1,10 @@
-//! The inner loops: many SHA-256 nodes, many windows of a piece, many blocks at once.
+//! Hash kernels by instruction set: many SHA-256 nodes, piece windows or blocks in one call.
 //!
-//! What lives here: one set of functions for each kind of processor, each tested against the portable set,
-//! and the one safe door to them. The set is chosen once, by what the processor can do; `CARFERRY_KERNEL` set
-//! to `portable`, `avx2`, `shani`, `avx512` or `armsha2` chooses another for tests and bug reports
-//! ([`check_kernel_choice`] says whether that is one this processor can run). This is the only room with
-//! `unsafe`. What does not live here: trees, CIDs, files.
+//! What lives here: one kernel per instruction set, each tested against the portable one, and safe functions
+//! that call the chosen kernel. The kernel is chosen once, by the features of the processor. The environment
+//! variable `CARFERRY_KERNEL` (`portable`, `avx2`, `shani`, `avx512` or `armsha2`) chooses another one for
+//! tests and bug reports; [`check_kernel_choice`] checks it. Only this module has `unsafe` code. What does
+//! not live here: trees, CIDs, files.
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 #[expect(unsafe_code, reason = "instructions that the compiler cannot know this processor to have")]
@@ -26,28 +26,28 @@ use crate::profile::BlockHash;
 pub(crate) const DIGEST: usize = 32;
 /// Bytes of one node's input: two digests.
 pub(crate) const NODE: usize = 64;
-/// Payload bytes of a window: what Fr32 expands to 32 KiB.
+/// Payload bytes of a window. Fr32 expands them to 32 KiB.
 pub(crate) const WINDOW_RAW: usize = 32_512;
-/// Windows that are hashed together at best.
+/// Windows of one call at which all kernels reach their full speed.
 pub(crate) const WINDOWS_AT_ONCE: usize = 32;
 
-/// One set of inner loops.
+/// The hash functions of one instruction set.
 #[derive(Debug)]
 struct Kernel {
     name: &'static str,
-    /// 64 bytes in, 32 bytes out, the two top bits of the last one cleared.
+    /// Hashes nodes: 64 bytes in, 32 bytes out, the two top bits of the last byte cleared.
     hash_nodes: fn(&mut [u8], &[u8]),
-    /// Whole windows in, one digest each out.
+    /// Hashes whole windows to one digest each.
     hash_windows: fn(&mut [u8], &[u8], &mut Rows),
-    /// Blocks of one length in, one digest each out.
+    /// Hashes blocks of one length to one digest each.
     hash_blocks: HashBlocks,
-    /// Blocks that are hashed together at best.
+    /// Blocks of one call at which the kernel reaches its full speed.
     blocks_at_once: usize,
 }
 
 type HashBlocks = fn(BlockHash, &mut [[u8; DIGEST]], &[&[u8]]);
 
-/// Room for the rows of a tree, kept by a thread between calls.
+/// Buffers for the rows of a tree, kept by a thread between calls.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     pub(crate) row: Vec<u8>,
@@ -56,21 +56,21 @@ pub(crate) struct Rows {
 
 static CHOSEN: LazyLock<&Kernel> = LazyLock::new(|| choose(&wanted()).unwrap_or(available()[0]));
 
-/// `CARFERRY_KERNEL` names inner loops that this processor cannot run, or nobody knows.
+/// `CARFERRY_KERNEL` names a kernel that this processor cannot run, or that does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("CARFERRY_KERNEL is {wanted:?}, but this processor runs only {}", available.join(", "))]
 pub struct KernelUnavailable {
-    /// What it names.
+    /// The named kernel.
     pub wanted: String,
-    /// What it could name here, the fastest first.
+    /// The kernels that this processor can run, the fastest first.
     pub available: Vec<&'static str>,
 }
 
-/// Checks that the inner loops that `CARFERRY_KERNEL` asks for are those in use; returns their name.
+/// Checks that this processor can run the kernel of `CARFERRY_KERNEL`; returns the name of the kernel in use.
 ///
 /// # Errors
 ///
-/// [`KernelUnavailable`]; whoever goes on all the same gets the fastest ones.
+/// [`KernelUnavailable`]. The fastest kernel is in use then.
 pub fn check_kernel_choice() -> Result<&'static str, KernelUnavailable> {
     choose(&wanted()).map(|kernel| kernel.name)
 }
@@ -88,7 +88,7 @@ fn choose(wanted: &str) -> Result<&'static Kernel, KernelUnavailable> {
     })
 }
 
-/// Name of the inner loops in use: `avx512`, `shani`, `avx2`, `armsha2` or `portable`.
+/// Name of the kernel in use: `avx512`, `shani`, `avx2`, `armsha2` or `portable`.
 pub fn kernel_name() -> &'static str {
     CHOSEN.name
 }
@@ -101,7 +101,8 @@ pub(crate) fn hash_nodes(output: &mut [u8], input: &[u8]) {
     (CHOSEN.hash_nodes)(output, input);
 }
 
-/// Hashes whole windows of a piece, one 32-byte digest each; best for [`WINDOWS_AT_ONCE`] of them.
+/// Hashes whole windows of a piece to one 32-byte digest each. [`WINDOWS_AT_ONCE`] windows reach the full
+/// speed.
 pub(crate) fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
     assert_eq!(windows.len() % WINDOW_RAW, 0, "windows are whole");
     assert_eq!(digests.len() / DIGEST, windows.len() / WINDOW_RAW, "a digest for each window");
@@ -115,12 +116,12 @@ pub(crate) fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) 
     }
 }
 
-/// Blocks that [`hash_blocks`] hashes together at best.
+/// Blocks of one call at which [`hash_blocks`] reaches its full speed.
 pub(crate) fn blocks_at_once() -> usize {
     CHOSEN.blocks_at_once
 }
 
-/// Hashes blocks, those of one length together; of blocks of zeros one is enough.
+/// Hashes blocks. Adjacent blocks of one length are hashed together; of blocks of zeros only one is hashed.
 pub(crate) fn hash_blocks(hash: BlockHash, blocks: &[&[u8]]) -> Vec<[u8; DIGEST]> {
     let mut digests = vec![[0; DIGEST]; blocks.len()];
     let mut start = 0;
@@ -146,7 +147,7 @@ pub(crate) fn hash_blocks(hash: BlockHash, blocks: &[&[u8]]) -> Vec<[u8; DIGEST]
     digests
 }
 
-/// The digest of a block of zeros, which is kept: files with holes ask for the same one over and over.
+/// The digest of a block of zeros. The last one is cached, because sparse files repeat it.
 fn zero_block(hash: BlockHash, zeros: &[u8]) -> [u8; DIGEST] {
     static LAST: Mutex<Option<(BlockHash, usize, [u8; DIGEST])>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,12 +169,12 @@ static ZERO_WINDOW: LazyLock<[u8; DIGEST]> = LazyLock::new(|| {
     digest
 });
 
-/// Whether all bytes are zero; a look at the first page is enough for nearly all others.
+/// Whether all bytes are zero. For nearly all other bytes the check ends in the first page.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(4096).all(|page| page.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
-/// All sets that this processor can run, the fastest first.
+/// All kernels that this processor can run, the fastest first.
 fn available() -> Vec<&'static Kernel> {
     #[cfg(target_arch = "x86_64")]
     let faster = x86::available();
@@ -192,7 +193,7 @@ mod tests {
         (0..=250).cycle().take(length).collect()
     }
 
-    /// Miri takes a second for what a processor does in a microsecond: it sees one of each kind.
+    /// Whether a case runs under Miri, which is a million times slower: only one case of each kind does.
     fn in_time(count: usize) -> bool {
         !cfg!(miri) || [0, 1, 2, 3, 8, 9, 33].contains(&count)
     }
@@ -270,7 +271,7 @@ mod tests {
             (portable::KERNEL.hash_blocks)(hash, &mut wanted, &blocks);
             assert_eq!(hash_blocks(hash, &blocks), wanted, "{hash:?}");
         }
-        // A span of zeros, one that is not for its last byte, and a short one.
+        // A span of zeros, a span of zeros but for its last byte, and a short span.
         let mut windows = vec![0; 66 * WINDOW_RAW];
         windows[64 * WINDOW_RAW - 1] = 1;
         let (mut digests, mut wanted) = (vec![0; 66 * 32], vec![0; 66 * 32]);

@@ -1,5 +1,4 @@
-//! The set for every processor: one node or block after the other, through crates that bring their own
-//! assembly.
+//! The kernel for every processor: the crates `sha2` and `blake2`, one node or block after the other.
 
 use blake2::Blake2b;
 use blake2::digest::consts::U32;
@@ -23,23 +22,23 @@ fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
     expand_and_fold(hash_nodes, digests, windows, rows);
 }
 
-/// Windows whose rows are folded together, so that few calls are for short rows; they stay in the second
+/// Windows whose rows are folded together, so that few calls have short rows. They fit into the second-level
 /// cache.
 const FOLDED: usize = 8;
-/// An expanded window.
+/// Bytes of an expanded window.
 const PADDED: usize = WINDOW_RAW / fr32::QUAD_RAW * fr32::QUAD_PADDED;
-/// The digests of a window's first nodes.
+/// Bytes of the digests of a window's first nodes.
 const ROW: usize = PADDED / 2;
 
-/// Windows with any function for nodes: expanded first, then folded level by level.
+/// Hashes windows with a given function for nodes: expands them, then folds them level by level.
 pub(super) fn expand_and_fold(
     hash_nodes: fn(&mut [u8], &[u8]),
     digests: &mut [u8],
     windows: &[u8],
     rows: &mut Rows,
 ) {
-    let first_rows = |rows: &mut [u8], windows: &[u8], room: &mut [u8]| {
-        let padded = &mut room[..PADDED];
+    let first_rows = |rows: &mut [u8], windows: &[u8], scratch: &mut [u8]| {
+        let padded = &mut scratch[..PADDED];
         for (row, window) in rows.chunks_exact_mut(ROW).zip(windows.chunks_exact(WINDOW_RAW)) {
             fr32::expand(padded, window);
             hash_nodes(row, padded);
@@ -48,8 +47,8 @@ pub(super) fn expand_and_fold(
     fold(first_rows, hash_nodes, digests, windows, rows);
 }
 
-/// Windows with any function for the first rows of some, which is given room for an expanded window, and any
-/// for nodes.
+/// Hashes windows with given functions for the first rows of some windows and for nodes. `first_rows` gets a
+/// scratch buffer for an expanded window.
 pub(super) fn fold(
     first_rows: impl Fn(&mut [u8], &[u8], &mut [u8]),
     hash_nodes: fn(&mut [u8], &[u8]),
@@ -57,10 +56,10 @@ pub(super) fn fold(
     windows: &[u8],
     rows: &mut Rows,
 ) {
-    let room = PADDED.max(ROW * FOLDED.min(windows.len() / WINDOW_RAW));
-    // Never shorter: what grows again would be filled with zeros again.
+    let bytes = PADDED.max(ROW * FOLDED.min(windows.len() / WINDOW_RAW));
+    // Never shortened, because growing again would fill the bytes with zeros again.
     for row in [&mut rows.row, &mut rows.next] {
-        row.resize(row.len().max(room), 0);
+        row.resize(row.len().max(bytes), 0);
     }
     for (digests, windows) in digests.chunks_mut(FOLDED * DIGEST).zip(windows.chunks(FOLDED * WINDOW_RAW)) {
         let mut length = digests.len() / DIGEST * ROW;

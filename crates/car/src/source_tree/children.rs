@@ -1,7 +1,7 @@
-//! The entries of a folder in byte order of their names, lean and quick in whatever order they are added.
+//! The entries of a folder, sorted by the bytes of their names.
 //!
 //! ```text
-//! chunks   |a b c d … |k l m … |t u|      each sorted, at most 256 entries; those added in order are full
+//! chunks   |a b c d … |k l m … |t u|      each sorted, at most 256 entries; full if added in order
 //! ```
 
 use std::iter::Flatten;
@@ -9,7 +9,7 @@ use std::slice;
 
 use crate::source_tree::Node;
 
-/// Entries of a chunk at most. Source: ours; moving half of so many costs less than a microsecond.
+/// Most entries of a chunk. Chosen: moving half of them takes less than a microsecond.
 const CHUNK: usize = 256;
 
 #[derive(Debug)]
@@ -18,10 +18,10 @@ pub(crate) struct Child {
     pub(crate) node: Node,
 }
 
-/// There may be many millions of them.
-const _: () = assert!(size_of::<Child>() <= 56, "an entry is lean");
+/// A tree may have many millions of entries.
+const _: () = assert!(size_of::<Child>() <= 56, "an entry is small");
 
-/// Never an empty chunk.
+/// The sorted entries. No chunk is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Children {
     chunks: Vec<Vec<Child>>,
@@ -39,9 +39,9 @@ impl Children {
         self.chunks.iter().map(Vec::len).sum()
     }
 
-    /// The entry of a name, made if there is none; `true` if it was made.
+    /// The entry of a name, which is created if there is none. Returns `true` if it was created.
     pub(crate) fn entry(&mut self, name: &str, make: impl FnOnce() -> Node) -> (&mut Node, bool) {
-        let (chunk, place) = self.place(name);
+        let (chunk, place) = self.position(name);
         let (at, is_new) = match place {
             Ok(at) => ((chunk, at), false),
             Err(at) => (self.insert(chunk, at, Child { name: name.into(), node: make() }), true),
@@ -49,9 +49,9 @@ impl Children {
         (&mut self.chunks[at.0][at.1].node, is_new)
     }
 
-    /// The chunk for a name, and where in it the name is, or would be.
-    fn place(&self, name: &str) -> (usize, Result<usize, usize>) {
-        // Most are added in order, or all to one folder after the other.
+    /// Finds a name: its chunk, and its index there, or the index at which it would be inserted.
+    fn position(&self, name: &str) -> (usize, Result<usize, usize>) {
+        // Most names are added in order.
         if let Some(last) = self.chunks.last()
             && *last[last.len() - 1].name < *name
         {

@@ -1,7 +1,7 @@
-//! What goes into a CAR: folders, symbolic links, and files or parts of files, before anything is read.
+//! The planned content of a CAR: folders, symbolic links, and files or byte ranges of files.
 //!
-//! A tree is filled by a planner ([`SourceTree`]) or by looking at a path (`scan`); both pack the same way.
-//! It knows nothing of blocks: lengths follow from it and the parameters (`unixfs`).
+//! A tree is filled by a planner ([`SourceTree`]) or by a scan of a path (`scan`). It has no blocks: their
+//! lengths follow from the tree and the parameters of the DAG (`unixfs`).
 
 mod children;
 mod error;
@@ -25,20 +25,20 @@ pub use crate::source_tree::scan::sorted_names;
 pub use crate::source_tree::stamp::SourceStamp;
 pub(crate) use crate::source_tree::stamp::{Identity, Stamp};
 
-/// What goes into one CAR: folders, symbolic links, and files or byte ranges of files on disk.
+/// The planned content of one CAR: folders, symbolic links, and files or byte ranges of files on disk.
 ///
-/// Places in the tree are `/`-separated names below its root folder. Names stand in byte order, in whatever
-/// order they were added. In memory, a whole file that keeps its name takes 70 to 90 bytes, and any other
-/// part 200 (measured with a million of them under names of 16 bytes, in folders of a thousand and more).
+/// Paths in the tree are `/`-separated names below its root folder. Names are sorted by their bytes. A whole
+/// file that keeps its name takes 70 to 90 bytes of memory, any other range 200 (measured with a million of
+/// them with names of 16 bytes, in folders of a thousand and more).
 #[derive(Debug)]
 pub struct SourceTree {
-    /// What it is called in errors about all of it.
+    /// Path for errors about the whole tree.
     pub(crate) label: PathBuf,
     pub(crate) root: Node,
     pub(crate) totals: Totals,
-    /// How many folders there are, which is the number of the next one.
+    /// Number of folders, which is the number of the next one.
     pub(crate) folders: u32,
-    places: Places,
+    paths: SharedPaths,
 }
 
 /// A file, or a part of it, that becomes a UnixFS file of its own.
@@ -46,16 +46,16 @@ pub struct SourceTree {
 pub struct FilePart {
     /// The file on disk.
     pub path: PathBuf,
-    /// Which of its bytes; the first chunk starts with the first of them.
+    /// The packed bytes. The first chunk starts at the start of the range.
     pub range: Range<u64>,
-    /// How the whole file looked when this was planned.
+    /// Stamp of the whole file when it was planned.
     pub expected: SourceStamp,
 }
 
-/// Something in a tree.
+/// An entry of a tree.
 #[derive(Debug)]
 pub(crate) enum Node {
-    /// All of a file that has the name of its entry; the root if it is a file.
+    /// A whole file with the name of its entry, or a root that is a file.
     File(WholeFile),
     Part(Box<Part>),
     Folder(Box<Folder>),
@@ -65,14 +65,14 @@ pub(crate) enum Node {
 
 #[derive(Debug)]
 pub(crate) struct WholeFile {
-    /// Number of the path of its folder, or of its own if it is the root.
-    place: u32,
+    /// Number of the path of its folder, or of its own path if the file is the root.
+    path: u32,
     expected: SourceStamp,
-    /// Known if the file has been looked at.
+    /// Known if the file was scanned.
     identity: Option<Box<Identity>>,
 }
 
-/// A part of a file, or a file with another name than its entry.
+/// A range of a file, or a file with another name than its entry.
 #[derive(Debug)]
 pub(crate) struct Part {
     file: WholeFile,
@@ -84,21 +84,22 @@ pub(crate) struct Part {
 pub(crate) struct Folder {
     pub(crate) number: u32,
     pub(crate) children: Children,
-    /// Number of its path and how it looked, if it was found on disk.
-    found: Option<Box<(u32, Stamp)>>,
+    /// Number of its path and its stamp, if it was scanned on disk.
+    scanned: Option<Box<(u32, Stamp)>>,
 }
 
 /// Sums over a tree.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Totals {
     pub(crate) bytes: u64,
-    /// Bytes that the files take on disk, where that is known: fewer where they have holes.
+    /// Bytes that the files take on disk, where that is known. Sparse files take fewer bytes than their
+    /// length.
     pub(crate) allocated: u64,
     pub(crate) files: u64,
     pub(crate) modified: SystemTime,
 }
 
-/// Where the bytes of a file of the tree are.
+/// Path, range and expected state of a file of the tree.
 #[derive(Debug)]
 pub(crate) struct SourceFile {
     pub(crate) path: PathBuf,
@@ -107,12 +108,12 @@ pub(crate) struct SourceFile {
     pub(crate) identity: Option<Identity>,
 }
 
-/// Paths that many files share, by number.
+/// Paths of folders by number; the files of a folder share its path.
 #[derive(Debug, Default)]
-struct Places {
+struct SharedPaths {
     paths: Vec<Arc<Path>>,
     numbers: HashMap<Arc<Path>, u32>,
-    /// The one asked for last: most files are added with their neighbours.
+    /// The last result: most files are added together with others of their folder.
     last: u32,
 }
 
@@ -123,24 +124,25 @@ impl Default for SourceTree {
 }
 
 impl SourceTree {
-    /// An empty root folder.
+    /// A tree with an empty root folder.
     pub fn new() -> Self {
         Self {
             label: PathBuf::from("source tree"),
-            root: Node::Folder(Box::new(Folder { number: 0, children: Children::default(), found: None })),
+            root: Node::Folder(Box::new(Folder { number: 0, children: Children::default(), scanned: None })),
             totals: Totals::default(),
             folders: 1,
-            places: Places::default(),
+            paths: SharedPaths::default(),
         }
     }
 
-    /// Adds a file or a part of one; folders above it are added where there are none.
+    /// Adds a file or a range of a file. Missing folders above it are added.
     ///
-    /// The file is not looked at before the tree is packed.
+    /// The file is not opened before the tree is packed.
     ///
     /// # Errors
     ///
-    /// [`TreeError`]: [`TreeError::Taken`] for whatever is there already, [`TreeError::Range`] beyond the file.
+    /// [`TreeError::Taken`] if another entry has the path, [`TreeError::Range`] for a range beyond the file,
+    /// and other [`TreeError`]s.
     pub fn add_file(&mut self, at: &str, part: FilePart) -> Result<(), TreeError> {
         let FilePart { path, range, expected } = part;
         if range.start > range.end || range.end > expected.size {
@@ -149,10 +151,10 @@ impl SourceTree {
         let (Some(folder), Some(file_name)) = (path.parent(), path.file_name()) else {
             return Err(TreeError::NotAFile { path });
         };
-        let place = self.places.number(folder);
+        let folder = self.paths.number(folder);
         let length = range.end - range.start;
         self.add(at, |name| {
-            let file = WholeFile { place, expected, identity: None };
+            let file = WholeFile { path: folder, expected, identity: None };
             if file_name == name && range == (0..expected.size) {
                 return Node::File(file);
             }
@@ -162,8 +164,8 @@ impl SourceTree {
         Ok(())
     }
 
-    /// Adds a folder, and those above it. Nothing happens if it is there; a folder without entries is packed
-    /// too.
+    /// Adds a folder and the folders above it. An existing folder is not changed. Folders without entries are
+    /// packed too.
     ///
     /// # Errors
     ///
@@ -173,16 +175,16 @@ impl SourceTree {
         self.folder_at(at, at).map(|_| ())
     }
 
-    /// Adds a symbolic link; folders above it are added where there are none. Nobody looks where it leads.
+    /// Adds a symbolic link. Missing folders above it are added. The target is not checked.
     ///
     /// # Errors
     ///
-    /// [`TreeError`]: [`TreeError::Taken`] for whatever is there already.
+    /// [`TreeError::Taken`] if another entry has the path, and other [`TreeError`]s.
     pub fn add_symlink(&mut self, at: &str, target: &[u8]) -> Result<(), TreeError> {
         self.add(at, |_| Node::Symlink(dag_pb::encode_symlink(target).into()))
     }
 
-    /// Adds something that is no folder.
+    /// Adds an entry that is not a folder.
     fn add(&mut self, at: &str, make: impl FnOnce(&str) -> Node) -> Result<(), TreeError> {
         check_names(at)?;
         let (above, name) = at.rsplit_once('/').unwrap_or(("", at));
@@ -193,38 +195,38 @@ impl SourceTree {
         }
     }
 
-    /// The folder at a place, made if it is not there, for the sake of `at`.
-    fn folder_at(&mut self, place: &str, at: &str) -> Result<&mut Folder, TreeError> {
+    /// The folder at `path`, which is created if it does not exist. Errors name `at`, the entry to add.
+    fn folder_at(&mut self, path: &str, at: &str) -> Result<&mut Folder, TreeError> {
         let mut folder = match &mut self.root {
             Node::Folder(folder) => &mut **folder,
             _ => return Err(TreeError::Taken { at: at.to_owned() }),
         };
         let mut done = 0;
-        for name in place.split('/').filter(|name| !name.is_empty()) {
+        for name in path.split('/').filter(|name| !name.is_empty()) {
             let number = self.folders;
             let (node, is_new) = folder.children.entry(name, || {
-                Node::Folder(Box::new(Folder { number, children: Children::default(), found: None }))
+                Node::Folder(Box::new(Folder { number, children: Children::default(), scanned: None }))
             });
             self.folders += u32::from(is_new);
             done += name.len() + 1;
             folder = match node {
                 Node::Folder(folder) => folder,
-                _ => return Err(TreeError::Taken { at: place[..done - 1].to_owned() }),
+                _ => return Err(TreeError::Taken { at: path[..done - 1].to_owned() }),
             };
         }
         Ok(folder)
     }
 
-    /// Where the bytes of a file are, of which the entry has this name.
+    /// The source of a file whose entry has this name.
     pub(crate) fn source(&self, name: Option<&str>, node: &Node) -> Option<SourceFile> {
         let (file, name, range) = match node {
             Node::File(file) => (file, name.map(OsStr::new), 0..file.expected.size),
             Node::Part(part) => (&part.file, Some(&*part.name), part.range.clone()),
             Node::Folder(_) | Node::Symlink(_) => return None,
         };
-        let place = self.places.path(file.place);
+        let folder = self.paths.path(file.path);
         Some(SourceFile {
-            path: name.map_or_else(|| place.to_path_buf(), |name| place.join(name)),
+            path: name.map_or_else(|| folder.to_path_buf(), |name| folder.join(name)),
             range,
             expected: file.expected,
             identity: file.identity.as_deref().copied(),
@@ -243,9 +245,9 @@ impl SourceTree {
         first(&self.root)
     }
 
-    /// Path of a folder and how it looked, if it was found on disk.
-    pub(crate) fn found(&self, folder: &Folder) -> Option<(&Arc<Path>, Stamp)> {
-        folder.found.as_deref().map(|(place, stamp)| (self.places.path(*place), *stamp))
+    /// Path and stamp of a folder that was scanned on disk.
+    pub(crate) fn scanned(&self, folder: &Folder) -> Option<(&Arc<Path>, Stamp)> {
+        folder.scanned.as_deref().map(|(path, stamp)| (self.paths.path(*path), *stamp))
     }
 }
 
@@ -275,7 +277,7 @@ impl Default for Totals {
     }
 }
 
-impl Places {
+impl SharedPaths {
     fn number(&mut self, path: &Path) -> u32 {
         if self.paths.get(index(self.last)).is_some_and(|last| **last == *path) {
             return self.last;
@@ -299,7 +301,7 @@ fn index(number: u32) -> usize {
     usize::try_from(number).expect("u32 fits in usize")
 }
 
-/// Checks every name of a place in the tree.
+/// Checks every name of a path in the tree.
 fn check_names(at: &str) -> Result<(), TreeError> {
     let bad = |name: &&str| matches!(*name, "" | "." | "..") || name.contains('\0');
     if let Some(name) = at.split('/').find(bad) {

@@ -1,4 +1,4 @@
-//! The tree of a path on disk: everything at and below it, found before anything is read.
+//! Scans a path on disk: the source tree of everything at and below it.
 
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -14,25 +14,26 @@ use crate::source_tree::{Folder, Node, SourceTree, Stamp, WholeFile};
 use crate::sparse::allocated_bytes;
 use crate::temporary_name::is_reserved_name;
 
-/// Finds everything at and below a path. A link at the path itself is followed, links below it are kept.
+/// Scans everything at and below a path. A link at the path itself is followed, links below it are packed as
+/// links.
 pub(crate) fn scan(path: &Path) -> Result<SourceTree, BuildError> {
     let metadata = fs::metadata(path).map_err(|error| BuildError::reading(path, error))?;
     let mut tree = SourceTree { label: path.to_owned(), folders: 0, ..SourceTree::new() };
     tree.root = if metadata.is_file() {
-        let place = tree.places.number(path);
-        tree.find_file(place, &metadata)
+        let number = tree.paths.number(path);
+        tree.scan_file(number, &metadata)
     } else {
-        tree.find(path, 0, &metadata, 0)?
+        tree.scan_entry(path, 0, &metadata, 0)?
     };
     Ok(tree)
 }
 
 impl SourceTree {
-    /// Finds what is at a path in the folder with this number.
-    fn find(
+    /// Scans a path. `folder` is the number of its folder's path.
+    fn scan_entry(
         &mut self,
         path: &Path,
-        place: u32,
+        folder: u32,
         metadata: &Metadata,
         depth: usize,
     ) -> Result<Node, BuildError> {
@@ -42,7 +43,7 @@ impl SourceTree {
             return Ok(Node::Symlink(dag_pb::encode_symlink(target.as_os_str().as_bytes()).into()));
         }
         if file_type.is_file() {
-            return Ok(self.find_file(place, metadata));
+            return Ok(self.scan_file(folder, metadata));
         }
         if !file_type.is_dir() {
             return Err(BuildError::not_supported(path, Unsupported::SpecialFile));
@@ -54,7 +55,7 @@ impl SourceTree {
         self.totals.modified = self.totals.modified.max(stamp.seen.modified);
         let number = self.folders;
         self.folders += 1;
-        let place = self.places.number(path);
+        let own_path = self.paths.number(path);
         let mut children = Children::default();
         for name in sorted_names(path).map_err(|error| BuildError::reading(path, error))? {
             let child_path = path.join(&name);
@@ -66,16 +67,16 @@ impl SourceTree {
             };
             let metadata =
                 fs::symlink_metadata(&child_path).map_err(|error| BuildError::reading(&child_path, error))?;
-            let node = self.find(&child_path, place, &metadata, depth + 1)?;
+            let node = self.scan_entry(&child_path, own_path, &metadata, depth + 1)?;
             children.entry(&name, || node);
         }
-        Ok(Node::Folder(Box::new(Folder { number, children, found: Some(Box::new((place, stamp))) })))
+        Ok(Node::Folder(Box::new(Folder { number, children, scanned: Some(Box::new((own_path, stamp))) })))
     }
 
-    fn find_file(&mut self, place: u32, metadata: &Metadata) -> Node {
+    fn scan_file(&mut self, path: u32, metadata: &Metadata) -> Node {
         let Stamp { identity, seen } = Stamp::of(metadata);
         self.totals.add_file(seen.size, allocated_bytes(metadata), seen.modified);
-        Node::File(WholeFile { place, expected: seen, identity: Some(Box::new(identity)) })
+        Node::File(WholeFile { path, expected: seen, identity: Some(Box::new(identity)) })
     }
 }
 
@@ -83,7 +84,7 @@ impl SourceTree {
 ///
 /// # Errors
 ///
-/// When the folder cannot be listed.
+/// If the folder cannot be listed.
 pub fn sorted_names(folder: &Path) -> io::Result<Vec<OsString>> {
     let entries = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name()));
     let mut names = entries.collect::<io::Result<Vec<_>>>()?;

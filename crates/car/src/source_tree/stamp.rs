@@ -1,36 +1,35 @@
-//! How files and folders look before they are read, and must still look afterwards.
+//! Stamps of files and folders (size, times, inode), compared before and after reading to detect changes.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
-/// How a file looked when it was planned; it must look the same when it is read.
+/// Size and modification time of a file when it was planned. They must be the same when the file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceStamp {
     /// Bytes of the whole file.
     pub size: u64,
-    /// When it was changed last.
+    /// Modification time.
     pub modified: SystemTime,
 }
 
-/// What tells a file from another one that has its name.
+/// Device, inode and status change time, which tell a file from another one with its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     device: u64,
     inode: u64,
-    /// When the system last changed anything about it (ctime), in seconds and nanoseconds: no program sets
-    /// it back.
+    /// Status change time (ctime) in seconds and nanoseconds. No program can set it.
     status_changed: (i64, i64),
 }
 
 impl Identity {
-    /// Whether it is the same file, changed or not.
+    /// Whether both are the same file, changed or not.
     pub(crate) fn is_same_file(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 }
 
-/// How a file or folder looked when it was found; it must look the same when it has been read.
+/// Identity, size and times of a file or folder. They must be the same after it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) identity: Identity,
@@ -38,7 +37,7 @@ pub(crate) struct Stamp {
 }
 
 impl SourceStamp {
-    /// How a file looks by what the system says about it.
+    /// The stamp of a file's metadata.
     pub fn of(metadata: &Metadata) -> Self {
         Self { size: metadata.len(), modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH) }
     }

@@ -1,10 +1,10 @@
-//! What things take in a CAR, for those who plan which files share one: exact, or never too little.
+//! Upper bounds of the bytes that files, folders and links take in a CAR, for planning.
 //!
 //! ```text
-//! CAR ≤ header + Σ files + Σ folders + Σ links              blocks that repeat are written once
+//! CAR ≤ header + Σ files + Σ folders + Σ links              repeated blocks are written once
 //! ```
 //!
-//! Folders and links take nothing in an order that has files alone.
+//! Folders and links take no bytes with [`CarOrder::LeavesFirst`].
 
 use crate::carv1::{header, varint};
 use crate::dag_pb;
@@ -13,63 +13,62 @@ use crate::profile::{CarOrder, DagParams};
 use crate::units::len64;
 use crate::unixfs::dag::Shape;
 
-/// Shards below the root that an entry can cause, twice: each has two entries or more in or below it, and
-/// there are seven levels of them.
+/// Shards below the root that two entries can cause: there are seven levels below the root, and each shard
+/// has at least two entries in or below it.
 const SHARDS_FOR_TWO_ENTRIES: u64 = 7;
-/// The last of 256 places, for which a shard's bits are longest.
+/// The last of 256 slots, with which a shard's bit field is longest.
 const LAST_SLOT: u8 = u8::MAX;
 
 impl DagParams {
-    /// Bytes of all sections of a file of so many bytes; exact if none of its blocks is in the CAR already.
+    /// Bytes of all sections of a file of this size; exact if the CAR has none of its blocks already.
     pub fn file_bytes(&self, file_size: u64) -> u64 {
         self.file_shape(file_size).car_len
     }
 
     /// Bytes of the section of a symbolic link.
     pub fn symlink_bytes(&self, target: &[u8]) -> u64 {
-        self.unless_files_alone(|| self.section_len(len64(dag_pb::encode_symlink(target).len())))
+        self.unless_leaves_first(|| self.section_len(len64(dag_pb::encode_symlink(target).len())))
     }
 
     /// Bytes of the section of a folder without entries.
     pub fn empty_folder_bytes(&self) -> u64 {
-        self.unless_files_alone(|| self.section_len(dag_pb::DIRECTORY_DATA_LEN))
+        self.unless_leaves_first(|| self.section_len(dag_pb::DIRECTORY_DATA_LEN))
     }
 
-    /// Bytes at most of a folder's section without its links, however many there are.
+    /// Upper bound of a folder's section without its links.
     pub fn folder_bytes_max(&self) -> u64 {
-        self.unless_files_alone(|| self.section_prefix_len_max() + dag_pb::shard_data_len(LAST_SLOT))
+        self.unless_leaves_first(|| self.section_prefix_len_max() + dag_pb::shard_data_len(LAST_SLOT))
     }
 
-    /// Bytes of the link to a file of so many bytes, in a folder that is not sharded, under a name of so many
-    /// bytes.
+    /// Bytes of the link to a file, in a folder that is not sharded.
     pub fn file_link_bytes(&self, name_len: usize, file_size: u64) -> u64 {
         let Shape { block_len, tsize, .. } = self.file_shape(file_size);
-        self.unless_files_alone(|| dag_pb::link_len(self.cid_len(block_len), len64(name_len), tsize))
+        self.unless_leaves_first(|| dag_pb::link_len(self.cid_len(block_len), len64(name_len), tsize))
     }
 
-    /// Bytes at most of a link to anything, in a folder that is not sharded, under a name of so many bytes.
+    /// Upper bound of a link with a name of this length, in a folder that is not sharded.
     pub fn link_bytes_max(&self, name_len: usize) -> u64 {
-        self.unless_files_alone(|| self.link_len_max(len64(name_len)))
+        self.unless_leaves_first(|| self.link_len_max(len64(name_len)))
     }
 
-    /// Bytes at most that a link adds to a folder that is sharded, shards and their links included.
+    /// Upper bound of the bytes that a link adds to a sharded folder, shards and their links included.
     ///
-    /// Names would have to be chosen for their hashes to come near: among others, a link adds about a fifth
-    /// more than [`Self::link_bytes_max`]. [`SourceTree::plan`](crate::SourceTree::plan) knows the true
+    /// Only names that are chosen for their hashes come near this bound; a usual name adds about a fifth more
+    /// than [`Self::link_bytes_max`]. [`SourceTree::plan`](crate::SourceTree::plan) calculates the exact
     /// number.
     pub fn sharded_link_bytes_max(&self, name_len: usize) -> u64 {
         let shard = self.folder_bytes_max() + self.link_len_max(2);
-        self.unless_files_alone(|| {
+        self.unless_leaves_first(|| {
             self.link_len_max(len64(name_len) + 2) + (SHARDS_FOR_TWO_ENTRIES * shard).div_ceil(2)
         })
     }
 
-    /// Bytes at most of a CAR's header.
+    /// Upper bound of a CAR's header.
     pub fn header_bytes_max(&self) -> u64 {
         header::header_len(self.cid_len_max())
     }
 
-    fn unless_files_alone(&self, bytes: impl FnOnce() -> u64) -> u64 {
+    fn unless_leaves_first(&self, bytes: impl FnOnce() -> u64) -> u64 {
         match self.order {
             CarOrder::DepthFirst => bytes(),
             CarOrder::LeavesFirst => 0,
@@ -80,7 +79,7 @@ impl DagParams {
         dag_pb::link_len(self.cid_len_max(), name_len, u64::MAX)
     }
 
-    /// Length of the longest CID: of a hash, or of the longest block that is inlined.
+    /// Length of the longest CID: a hash, or the longest inlined block.
     fn cid_len_max(&self) -> u64 {
         let inlined = self.inline_limit.map_or(0, |limit| self.cid_len(len64(limit)));
         inlined.max(self.cid_len(u64::MAX))
@@ -99,7 +98,7 @@ mod tests {
 
     #[test]
     fn no_shards_take_more_than_the_bound() {
-        // The worst there is: pairs of names that agree in all but the last byte of their hashes.
+        // The worst case: pairs of names whose hashes agree in all but the last byte.
         let pairs = |count: u64| (0..count).flat_map(|pair| [pair << 56 | 1, pair << 56 | 255]).collect();
         for profile in Profile::ALL.into_iter().filter(|profile| *profile != Profile::Singularity) {
             let params = profile.params();

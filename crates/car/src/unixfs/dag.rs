@@ -1,8 +1,8 @@
-//! Blocks and their CIDs, and the shape of a file's tree before a byte of it is read.
+//! CIDs of blocks, and the lengths of a file's DAG calculated from the file's size.
 //!
-//! The tree is balanced: leaves from left to right, `links_per_node` children a node, every leaf at the same
-//! depth (boxo `balanced.Layout`). All lengths follow from the size of the file: of blocks, because the
-//! lengths of CIDs do (a block is inlined or not by its length); of sections; of the whole CAR.
+//! The DAG is balanced: leaves from left to right, `links_per_node` children per node, every leaf at the same
+//! depth (boxo `balanced.Layout`). The length of a block decides whether it is inlined, and so the length of
+//! its CID. Therefore the lengths of all blocks, sections and the CAR follow from the size of the file.
 
 use crate::carv1::varint;
 use crate::cids::{CODEC_DAG_PB, CODEC_RAW, HASH_BLAKE2B_256, HASH_IDENTITY, HASH_SHA2_256, cid_bytes};
@@ -10,7 +10,7 @@ use crate::profile::{BlockHash, CarOrder, DagParams, FolderRoot};
 use crate::units::len64;
 use crate::{dag_pb, kernels};
 
-/// What a block holds.
+/// Codec of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
     /// Bytes of a file.
@@ -19,7 +19,7 @@ pub(crate) enum Codec {
     DagPb,
 }
 
-/// Lengths of a subtree, known before its content is.
+/// Lengths of a subtree, calculated without its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
     /// Length of the topmost block.
@@ -42,7 +42,7 @@ impl Codec {
 }
 
 impl DagParams {
-    /// Whether a block of this length lives inside its CID.
+    /// Whether a block of this length is inlined in its CID.
     fn inlines(&self, block_len: u64) -> bool {
         self.inline_limit.is_some_and(|limit| usize::try_from(block_len).is_ok_and(|length| length <= limit))
     }
@@ -64,7 +64,7 @@ impl DagParams {
         codec + varint::len(self.hash_code()) + 1 + 32
     }
 
-    /// Length of what precedes a block of this length in a CAR: frame length and CID.
+    /// Length of frame length and CID before a block of this length in a CAR.
     pub(crate) fn section_prefix_len(&self, block_len: u64) -> u64 {
         let cid_len = self.cid_len(block_len);
         varint::len(cid_len + block_len) + cid_len
@@ -83,7 +83,7 @@ impl DagParams {
         cid_bytes(codec.code(), self.hash_code(), &kernels::hash_blocks(self.block_hash, &[block])[0]).into()
     }
 
-    /// The CIDs of blocks, which are hashed together.
+    /// The CIDs of blocks. The blocks are hashed together.
     pub(crate) fn cids(&self, codec: Codec, blocks: &[&[u8]]) -> Vec<Box<[u8]>> {
         let digests = kernels::hash_blocks(self.block_hash, blocks);
         let cid = |(block, digest): (&&[u8], [u8; 32])| {
@@ -102,7 +102,7 @@ impl DagParams {
         }
     }
 
-    /// Bytes of content below a full node, `level` levels above the leaves.
+    /// Bytes of content below a full node that is `level` levels above the leaves.
     pub(crate) fn span(&self, level: u32) -> u64 {
         let links = len64(self.links_per_node);
         (0..level).fold(u64::from(self.chunk_size), |span, _| span.saturating_mul(links))
@@ -145,7 +145,7 @@ impl DagParams {
         Shape { tsize: self.tsize_of_file_node(shape.tsize, file_size), ..shape }
     }
 
-    /// What links to a file node say of its size.
+    /// The size in links to a file node.
     pub(crate) fn tsize_of_file_node(&self, block_bytes: u64, file_size: u64) -> u64 {
         match self.order {
             CarOrder::DepthFirst => block_bytes,
@@ -153,7 +153,7 @@ impl DagParams {
         }
     }
 
-    /// Lengths of all sections of a file, level by level from the leaves on.
+    /// Lengths of all sections of a file, per level from the leaves up.
     pub(crate) fn level_lens(&self, file_size: u64) -> Vec<u64> {
         let level_len = |level| {
             let span = self.span(level);
@@ -176,10 +176,10 @@ impl DagParams {
 }
 
 impl Shape {
-    /// No block at all.
+    /// No block.
     pub(crate) const NOTHING: Self = Self { block_len: 0, tsize: 0, file_size: 0, car_len: 0 };
 
-    /// The same block with all of this below it.
+    /// The same block with the blocks of `below` under it.
     pub(crate) fn above(self, below: Self) -> Self {
         Self {
             tsize: self.tsize.saturating_add(below.tsize),
@@ -195,7 +195,7 @@ mod tests {
     use crate::dag_pb::Child;
     use crate::profile::Profile;
 
-    /// Builds the tree of a file of zeros block by block and returns what the shape must say.
+    /// Builds the DAG of a file of zeros block by block; returns the expected shape.
     fn built(params: &DagParams, file_size: u64) -> Shape {
         let mut row = Vec::new();
         let mut car_len = 0;
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_foretell_the_blocks_that_are_built() {
+    fn shapes_predict_the_blocks_that_are_built() {
         for base in [Profile::Lotus.params(), Profile::UnixfsV1_2025.params()] {
             let params = DagParams { chunk_size: 256, links_per_node: 4, ..base };
             for file_size in
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn cids_have_the_length_that_was_foretold() {
+    fn cids_have_the_predicted_length() {
         for profile in Profile::ALL {
             let params = profile.params();
             for length in [0, 1, 125, 126, 127, 128, 129, 300] {

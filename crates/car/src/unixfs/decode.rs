@@ -1,4 +1,4 @@
-//! dag-pb and UnixFS read back, in every form that other tools have written.
+//! Decodes dag-pb blocks with UnixFS in every form that other tools write.
 //!
 //! ```text
 //! PBNode   12 <link>…  0a <data>                         or data before links, as older kubo wrote
@@ -6,9 +6,8 @@
 //! Data     08 <type>  12 <bytes>  18 <file size>  20 <block size>…  28 <hash>  30 <fanout>  …
 //! ```
 //!
-//! Sources: dag-pb specification; boxo v0.10.1 ipld/unixfs/pb/unixfs.proto. Fields that nobody here needs,
-//! such as the mode and time of UnixFS 1.5, are passed over. What is refused: everything that two readers
-//! could understand in two ways.
+//! Sources: dag-pb specification; boxo v0.10.1 ipld/unixfs/pb/unixfs.proto. Unused fields, such as mode and
+//! time of UnixFS 1.5, are skipped. Blocks that two readers could understand differently are refused.
 
 use crate::carv1::varint;
 use crate::dag_pb::{
@@ -20,7 +19,7 @@ use crate::units::len64;
 /// Source: go-unixfsnode hamt/util.go, `maximumHamtWidth`.
 const FANOUT_MAX: u64 = 1 << 10;
 
-/// A dag-pb block as UnixFS.
+/// A decoded UnixFS block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Node<'a> {
     File(FileNode<'a>),
@@ -30,7 +29,7 @@ pub(crate) enum Node<'a> {
     Symlink(&'a [u8]),
 }
 
-/// A part of a file: bytes of its own, then its children.
+/// A node of a file: its own bytes, then its children.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileNode<'a> {
     pub(crate) data: &'a [u8],
@@ -43,7 +42,7 @@ pub(crate) struct FileNode<'a> {
 /// A part of a large folder (HAMT).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shard<'a> {
-    /// Places in it: a power of two.
+    /// Number of slots: a power of two.
     pub(crate) fanout: u64,
     pub(crate) links: Vec<ShardLink<'a>>,
 }
@@ -61,7 +60,7 @@ pub(crate) struct Link<'a> {
     pub(crate) cid: &'a [u8],
 }
 
-/// Why a block is nothing that could be restored.
+/// Why a block cannot be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotUnixfs {
     /// Not the encoding of a node.
@@ -70,19 +69,19 @@ pub enum NotUnixfs {
     /// The node's data is not UnixFS.
     #[error("its data is not UnixFS")]
     NotUnixfs,
-    /// A type that has neither content nor names.
+    /// A type without content and names.
     #[error("UnixFS metadata nodes are not supported")]
     Metadata,
-    /// A type that nobody has defined.
+    /// An undefined type.
     #[error("unknown UnixFS type {0}")]
     UnknownType(u64),
-    /// The sizes in a file's node contradict each other, or what is below it.
+    /// The sizes in a file's node contradict each other, or those of the nodes below.
     #[error("the sizes in it contradict each other")]
     Sizes,
-    /// A shard whose parameters or link names cannot be true.
+    /// A shard with invalid parameters or link names.
     #[error("a malformed shard of a folder (HAMT)")]
     Shard,
-    /// A folder, shard or link where a part of a file should be, or the other way round.
+    /// The block's type differs from the type that the link to it expects.
     #[error("of another type than what links to it")]
     Misplaced,
     /// A block of a codec that UnixFS does not use.
@@ -90,7 +89,7 @@ pub enum NotUnixfs {
     Codec(u64),
 }
 
-/// Reads a dag-pb block.
+/// Decodes a dag-pb block with UnixFS.
 pub(crate) fn decode(block: &[u8]) -> Result<Node<'_>, NotUnixfs> {
     let (links, data) = decode_node(block).ok_or(NotUnixfs::NotDagPb)?;
     let data = Data::decode(data.ok_or(NotUnixfs::NotUnixfs)?).ok_or(NotUnixfs::NotUnixfs)?;
@@ -105,7 +104,7 @@ pub(crate) fn decode(block: &[u8]) -> Result<Node<'_>, NotUnixfs> {
     }
 }
 
-/// Links and data of a node.
+/// Decodes links and data of a dag-pb node.
 fn decode_node(block: &[u8]) -> Option<(Vec<Link<'_>>, Option<&[u8]>)> {
     const LINKS: u64 = (LINK >> 3) as u64;
     const NODE_DATA: u64 = (DATA >> 3) as u64;
@@ -157,7 +156,7 @@ impl<'a> Data<'a> {
                 (2, Value::Bytes(bytes)) => data.bytes = bytes,
                 (3, Value::Number(number)) => data.file_size = Some(number),
                 (4, Value::Number(number)) => data.block_sizes.push(number),
-                // Packed, as a repeated number may be written as well.
+                // Packed: the other encoding of a repeated number.
                 (4, Value::Bytes(mut packed)) => {
                     while !packed.is_empty() {
                         let (number, rest) = varint::read(packed)?;
@@ -195,11 +194,11 @@ impl<'a> Data<'a> {
         if self.hash != Some(HASH_MURMUR3.into()) {
             return Err(NotUnixfs::Shard);
         }
-        let mut taken = vec![false; usize::try_from(fanout).expect("at most 1024")];
+        let mut used = vec![false; usize::try_from(fanout).expect("at most 1024")];
         let links = links.into_iter().map(|link| {
             let (prefix, name) = link.name.split_at_checked(prefix_len(fanout)).ok_or(NotUnixfs::Shard)?;
-            let place = place_of(prefix).and_then(|place| taken.get_mut(place)).ok_or(NotUnixfs::Shard)?;
-            if std::mem::replace(place, true) {
+            let slot = slot_of(prefix).and_then(|slot| used.get_mut(slot)).ok_or(NotUnixfs::Shard)?;
+            if std::mem::replace(slot, true) {
                 return Err(NotUnixfs::Shard);
             }
             Ok(match name {
@@ -212,7 +211,7 @@ impl<'a> Data<'a> {
 }
 
 impl Shard<'_> {
-    /// Deepest chain of shards that a name's hash of 64 bits leads through.
+    /// Maximum HAMT depth for a 64-bit hash of a name.
     ///
     /// Source: boxo v0.10.1 ipld/unixfs/hamt/util.go, `hashBits.Next`.
     pub(crate) fn depth_max(&self) -> usize {
@@ -221,7 +220,7 @@ impl Shard<'_> {
     }
 }
 
-/// Hexadecimal digits before each name of a shard: as many as its last place needs.
+/// Hexadecimal digits before each name of a shard: those of its last slot.
 ///
 /// Source: boxo v0.10.1 ipld/unixfs/hamt/hamt.go, `makeShard`.
 fn prefix_len(fanout: u64) -> usize {
@@ -232,30 +231,30 @@ fn prefix_len(fanout: u64) -> usize {
     }
 }
 
-/// The number of a place in a shard, in upper case hexadecimal.
-fn place_of(prefix: &[u8]) -> Option<usize> {
-    prefix.iter().try_fold(0, |place, digit| {
+/// Parses the number of a slot in a shard, in upper case hexadecimal.
+fn slot_of(prefix: &[u8]) -> Option<usize> {
+    prefix.iter().try_fold(0, |slot, digit| {
         let value = match digit {
             b'0'..=b'9' => digit - b'0',
             b'A'..=b'F' => digit - b'A' + 10,
             _ => return None,
         };
-        Some(place * 16 + usize::from(value))
+        Some(slot * 16 + usize::from(value))
     })
 }
 
-/// The fields of a protobuf message that are left to read.
+/// The unread fields of a protobuf message.
 struct Fields<'a>(&'a [u8]);
 
 enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-    /// Four or eight bytes, which no field that is needed has.
+    /// Four or eight bytes; no used field has them.
     Fixed,
 }
 
 impl<'a> Fields<'a> {
-    /// The next field's number and value; `None` if there is no whole one.
+    /// The next field's number and value; `None` if no whole field follows.
     fn next(&mut self) -> Option<(u64, Value<'a>)> {
         let (tag, rest) = varint::read(self.0)?;
         let (value, rest) = match tag & 7 {
@@ -320,7 +319,7 @@ mod tests {
         ] {
             assert_eq!(decode(&node(data, &[])), Ok(Node::File(inline.clone())), "{data:x?}");
         }
-        // Block sizes packed, a name that is not there, data before links.
+        // Packed block sizes, links without names, data before links.
         let file = b"\x0a\x08\x08\x02\x18\x03\x22\x02\x01\x02\x12\x03\x0a\x01\x07\x12\x03\x0a\x01\x08";
         let wanted = FileNode { data: &[], children: vec![(&[7], 1), (&[8], 2)], size: 3 };
         assert_eq!(decode(file), Ok(Node::File(wanted)));

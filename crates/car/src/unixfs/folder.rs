@@ -1,4 +1,4 @@
-//! Lengths of folders' nodes, and which of them are sharded, from a tree alone.
+//! Lengths of the folders of a source tree, and which folders are sharded.
 
 use crate::build_error::{BuildError, Unsupported};
 use crate::dag_pb;
@@ -10,12 +10,11 @@ use crate::unixfs::dag::Shape;
 use crate::unixfs::hamt::{SameHash, Shards};
 use crate::unixfs::murmur3;
 
-/// Lengths of everything in a tree with one set of parameters: those of folders are kept, those of files
-/// follow from their sizes at once.
+/// Lengths of all folders of a tree for one set of parameters. Lengths of files are calculated on demand.
 #[derive(Debug)]
 pub(crate) struct Shapes<'a> {
     params: DagParams,
-    /// By the numbers of the folders.
+    /// Indexed by the number of the folder.
     folders: Vec<FolderShape<'a>>,
 }
 
@@ -25,11 +24,11 @@ struct FolderShape<'a> {
     sharded: Option<Box<ShardedFolder<'a>>>,
 }
 
-/// A folder that is a tree of shards.
+/// A folder that is a tree of shards (HAMT).
 #[derive(Debug)]
 pub(crate) struct ShardedFolder<'a> {
     pub(crate) shards: Shards,
-    /// In the order of their hashes.
+    /// Entries in the order of their names' hashes.
     pub(crate) entries: Vec<&'a Child>,
 }
 
@@ -38,7 +37,7 @@ impl<'a> Shapes<'a> {
     ///
     /// # Errors
     ///
-    /// [`Unsupported::SameHash`] with the name.
+    /// [`Unsupported::SameHash`] with the path of the name.
     pub(crate) fn new(tree: &'a SourceTree, params: &DagParams) -> Result<Self, BuildError> {
         let mut folders = Vec::new();
         let none = || FolderShape { shape: Shape::NOTHING, sharded: None };
@@ -54,7 +53,7 @@ impl<'a> Shapes<'a> {
         Ok(shapes)
     }
 
-    /// The lengths of an entry and all below it.
+    /// Lengths of an entry with everything below it.
     pub(crate) fn of(&self, node: &Node) -> Shape {
         match node {
             Node::File(_) | Node::Part(_) => self.params.file_shape(node.file_size()),
@@ -64,13 +63,13 @@ impl<'a> Shapes<'a> {
         }
     }
 
-    /// The shards of a folder, if it has any.
+    /// The shards of a folder, if it is sharded.
     pub(crate) fn sharded(&self, folder: &Folder) -> Option<&ShardedFolder<'a>> {
         self.folders[index(folder)].sharded.as_deref()
     }
 
-    /// Finds the shape of a folder and those below it. An error leaves in `failed` what it is about, the last
-    /// name first.
+    /// Calculates the shapes of a folder and of the folders below it. On an error `failed` has the names of
+    /// the path in reverse order.
     fn add(&mut self, folder: &'a Folder, failed: &mut Vec<&'a str>) -> Result<(), ()> {
         for child in folder.children.iter() {
             if let Node::Folder(below) = &child.node {
@@ -111,7 +110,7 @@ impl<'a> Shapes<'a> {
                 let link = |child: &Child| {
                     len64(child.name.len()) + self.params.cid_len(self.of(&child.node).block_len)
                 };
-                // A block has more bytes than the names and CIDs in it.
+                // The block has more bytes than its names and CIDs, so the cheap check comes first.
                 plain.block_len >= SHARDING_BYTES
                     && folder.children.iter().map(link).sum::<u64>() >= SHARDING_BYTES
             }
@@ -119,7 +118,7 @@ impl<'a> Shapes<'a> {
         }
     }
 
-    /// The shards of a folder and its lengths, or a name that has the hash of another one.
+    /// The shards of a folder and its lengths. The error is a name with the hash of another one.
     fn shard(&self, folder: &'a Folder) -> Result<(ShardedFolder<'a>, Shape), &'a str> {
         let mut hashed: Vec<(u64, &Child)> = Vec::with_capacity(folder.children.len());
         hashed.extend(folder.children.iter().map(|child| (murmur3::hash(child.name.as_bytes()), child)));

@@ -1,13 +1,13 @@
-//! Sharded folders: a tree of shards in which a hash of its name says where an entry stands (HAMT).
+//! Sharded folders (HAMT): a tree of shards in which the hash of its name decides the slot of an entry.
 //!
 //! ```text
-//! hash of a name   6b|03|f1|…            a byte a level, the first one for the root shard
-//! root shard       …  "6B" ──► shard     several names begin with this byte: a shard below
-//!                     "9Cname" ──► file  one name alone: the entry itself
+//! hash of a name   6b|03|f1|…            one byte per level, the first one for the root shard
+//! root shard       …  "6B" ──► shard     several hashes begin with this byte: a shard below
+//!                     "9Cname" ──► file  a single hash: the entry itself
 //! ```
 //!
-//! Entries in the order of their hashes are in the order of links, depth first, so a shard is a range of
-//! them. Which shards there are follows from the names alone, and their lengths from those of the entries.
+//! The order of hashes is the order of links, depth first, so a shard is a range of the entries. The shards
+//! follow from the names, their lengths from the lengths of the entries.
 //!
 //! Source: boxo v0.10.1 ipld/unixfs/hamt/hamt.go.
 
@@ -17,27 +17,27 @@ use crate::profile::DagParams;
 use crate::unixfs::dag::Shape;
 use crate::unixfs::murmur3;
 
-/// Levels of shards at most: bytes of a hash.
+/// Most levels of shards: bytes of a hash.
 const LEVELS_MAX: u32 = 8;
 /// Length of the two hexadecimal digits before each link's name.
 const PREFIX_LEN: u64 = 2;
 
-/// The shards of one folder, every one before those below it: the order of their blocks in a CAR.
+/// The shards of one folder, each before the shards below it, which is the order of their blocks in a CAR.
 #[derive(Debug)]
 pub(crate) struct Shards(Vec<Shard>);
 
 #[derive(Debug, Clone, Copy)]
 struct Shard {
-    /// Entries in and below it, in the order of their hashes.
+    /// Range of entries in and below the shard, in the order of their hashes.
     first: usize,
     end: usize,
-    /// The first shard that is not below it.
+    /// The first shard after all shards below this one.
     after: usize,
     level: u32,
     block_len: u64,
 }
 
-/// What a shard links to.
+/// The target of a shard's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Link {
     /// The entry with this number in the order of hashes.
@@ -46,20 +46,21 @@ pub(crate) enum Link {
     Shard(usize),
 }
 
-/// Two entries of which the whole hash is the same: no tree of shards can tell them apart.
+/// Two entries have the same hash, so no tree of shards can hold both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SameHash(pub(crate) usize);
 
-/// Where in a shard of this level an entry with this hash stands.
+/// The slot of an entry with this hash in a shard of this level.
 fn slot(hash: u64, level: u32) -> u8 {
     let level = usize::try_from(level).expect("u32 fits in usize");
     hash.to_be_bytes()[level]
 }
 
 impl Shards {
-    /// The shards for entries with these hashes, in ascending order; `entry` tells length of name and shape.
+    /// Calculates the shards for entries with these hashes, which are in ascending order. `entry` returns the
+    /// length of a name, and the shape.
     ///
-    /// Returns the shape of the folder with all below it as well.
+    /// Returns the shape of the folder with everything below it as well.
     pub(crate) fn new(
         params: &DagParams,
         hashes: &[u64],
@@ -71,7 +72,7 @@ impl Shards {
         Ok((shards, shape))
     }
 
-    /// Recursive by level, of which there are few.
+    /// Adds a shard and the shards below it. The recursion is limited by the number of levels.
     fn add(
         &mut self,
         params: &DagParams,
@@ -114,7 +115,7 @@ impl Shards {
         self.0[shard].block_len
     }
 
-    /// The block of a shard with these children, where each entry has this name.
+    /// Encodes a shard with these children. `name` returns the name of an entry.
     pub(crate) fn encode<'a>(
         &self,
         shard: usize,
@@ -130,20 +131,20 @@ impl Shards {
         dag_pb::encode_shard(links)
     }
 
-    /// What a shard links to, in the order of its links.
+    /// The links of a shard, in order.
     pub(crate) fn links(&self, shard: usize) -> Links<'_> {
         let Shard { first, end, .. } = self.0[shard];
         Links { shards: self, entry: first, end, shard: shard + 1 }
     }
 }
 
-/// The links of a shard that are left.
+/// The remaining links of a shard.
 #[derive(Debug, Clone)]
 pub(crate) struct Links<'a> {
     shards: &'a Shards,
     entry: usize,
     end: usize,
-    /// The next shard that may be below this one.
+    /// The next shard that may be linked.
     shard: usize,
 }
 
@@ -176,9 +177,9 @@ mod tests {
     use crate::units::len64;
     use crate::unixfs::dag::Codec;
 
-    /// Names whose hashes agree in their first bytes, so that shards are as deep as that.
+    /// Names with a pair whose hashes agree in their first three bytes, which makes deep shards.
     ///
-    /// Found by trying `n0`, `n1`, …: the first pair to agree in three bytes, and all names before it.
+    /// Found by trying `n0`, `n1`, …: the first such pair, and all names before it.
     fn colliding_names() -> Vec<String> {
         let mut seen = std::collections::HashMap::new();
         let mut names = Vec::new();
@@ -207,7 +208,7 @@ mod tests {
         [&[tag], &varint(len64(value.len()))[..], value].concat()
     }
 
-    /// The shard with these entries, written out place by place, and the blocks of all shards, parents first.
+    /// Encodes the shard with these entries slot by slot; returns the blocks of all shards, parents first.
     fn slow(params: &DagParams, entries: &[(&str, &Child)], level: usize) -> (Child, Vec<Vec<u8>>) {
         let (mut links, mut bits, mut tsize, mut below) = (Vec::new(), [0u8; 32], 0, Vec::new());
         for place in 0..=255u8 {
@@ -252,7 +253,7 @@ mod tests {
                 })
                 .collect();
             let block = shards.encode(shard, &children, |entry| entries[entry].0);
-            assert_eq!(len64(block.len()), shards.block_len(shard), "shard {shard} was foretold");
+            assert_eq!(len64(block.len()), shards.block_len(shard), "shard {shard} has the predicted length");
             let tsize = len64(block.len()) + children.iter().map(|child| child.tsize).sum::<u64>();
             done[shard] = Some(Child { cid: params.cid(Codec::DagPb, &block), tsize, file_size: 0 });
             blocks[shard] = block;
@@ -260,7 +261,7 @@ mod tests {
         (done[0].clone().unwrap(), blocks)
     }
 
-    /// Compares the shards of some names with those that are written out; returns how deep they are.
+    /// Compares the shards of some names with the slowly encoded ones; returns their depth.
     fn check(params: &DagParams, names: &[String]) -> u32 {
         let leaf = |name: &String| {
             let block = vec![b'x'; name.len() * 40 % 300];

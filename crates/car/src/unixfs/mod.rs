@@ -1,8 +1,8 @@
-//! UnixFS: how files and folders become blocks.
+//! UnixFS: the blocks of files and folders.
 //!
-//! What lives here: the encoding of nodes ([`pb`]) and their decoding ([`decode`]), the shape of a file's
-//! balanced tree ([`dag`]), folders ([`folder`]), also large ones ([`hamt`]). What does not: reading files,
-//! CARs.
+//! What lives here: the lengths of a file's balanced DAG ([`dag`]), of folders ([`folder`]) and of sharded
+//! folders ([`hamt`]), and the decoding of blocks ([`decode`]). What does not: the encoding of single blocks
+//! (`dag_pb`), reading files, CARs.
 
 mod bounds;
 pub(crate) mod dag;

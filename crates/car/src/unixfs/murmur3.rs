@@ -1,14 +1,14 @@
-//! The hash of names that decides where in a sharded folder they stand.
+//! murmur3-x64-64, the hash of names in sharded folders (HAMT).
 //!
-//! Sources: `MurmurHash3_x64_128` (`smhasher`, `MurmurHash3.cpp`), seed 0, of which the first half is used;
-//! boxo v0.10.1 ipld/unixfs/hamt/util.go reads it from its most significant byte on.
+//! Sources: the first half of `MurmurHash3_x64_128` with seed 0 (`smhasher`, `MurmurHash3.cpp`); boxo v0.10.1
+//! ipld/unixfs/hamt/util.go reads it from its most significant byte on.
 
 use crate::units::len64;
 
 const C1: u64 = 0x87c3_7b91_1142_53d5;
 const C2: u64 = 0x4cf5_ad43_2745_937f;
 
-/// The first 64 bits; the most significant byte is the one of the root shard.
+/// The first 64 bits of the hash. The most significant byte is the slot in the root shard.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let (mut h1, mut h2) = (0u64, 0u64);
     let (blocks, tail) = bytes.as_chunks::<16>();

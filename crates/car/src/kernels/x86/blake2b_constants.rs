@@ -1,6 +1,6 @@
 //! The constants of BLAKE2b-256. Source: RFC 7693.
 
-/// Bytes that one compression takes in.
+/// Bytes of one compression.
 pub(super) const CHUNK: usize = 128;
 /// Source: RFC 7693 section 2.6.
 pub(super) static START: [u64; 8] = [
@@ -13,5 +13,5 @@ pub(super) static START: [u64; 8] = [
     0x1f83_d9ab_fb41_bd6b,
     0x5be0_cd19_137e_2179,
 ];
-/// A digest of 32 bytes, no key, no tree. Source: RFC 7693 section 2.5.
+/// Parameter block: digest of 32 bytes, no key, no tree. Source: RFC 7693 section 2.5.
 pub(super) const PARAMETERS: i64 = 0x0101_0020;

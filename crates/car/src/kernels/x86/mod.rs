@@ -1,11 +1,11 @@
-//! The sets for x86-64: AVX-512 with sixteen lanes, SHA extensions, and AVX2 with eight lanes.
+//! Kernels for x86-64: AVX-512 with sixteen lanes, SHA extensions, and AVX2 with eight lanes.
 
 #![expect(clippy::many_single_char_names, reason = "the names of the standards")]
 #![expect(clippy::needless_range_loop, reason = "lanes, streams and words are numbers in all tables at once")]
 #![expect(clippy::large_types_passed_by_value, reason = "vectors stay in registers once they are inlined")]
 
-/// The rounds of `BLAKE2b` as text of assembly, each by the macro `$round` with its order of the message's
-/// words. Source: RFC 7693 section 2.7; the last two are the first two again.
+/// The twelve rounds of `BLAKE2b` as assembly text, each by the macro `$round` with its order of the message
+/// words. Source: RFC 7693 section 2.7; the last two orders are the first two again.
 macro_rules! twelve_rounds {
     ($round:ident) => {
         concat!(
@@ -35,7 +35,7 @@ mod shani;
 use crate::kernels::{DIGEST, Kernel, portable};
 use crate::profile::BlockHash;
 
-/// The sets that this processor can run, the fastest first.
+/// The kernels that this processor can run, the fastest first.
 pub(super) fn available() -> Vec<&'static Kernel> {
     let mut kernels = Vec::new();
     if avx512::is_available() {
@@ -50,10 +50,10 @@ pub(super) fn available() -> Vec<&'static Kernel> {
     kernels
 }
 
-/// Blocks without AVX-512: `BLAKE2b` in four lanes, all else as everywhere; `sha2` uses the SHA extensions by
-/// itself.
+/// Hashes blocks without AVX-512: `BLAKE2b` in four lanes of AVX2, SHA-256 by the portable kernel, whose
+/// crate uses the SHA extensions.
 fn hash_blocks(hash: BlockHash, digests: &mut [[u8; DIGEST]], blocks: &[&[u8]]) {
-    // Some small processors have the SHA extensions and no AVX2.
+    // Some small processors have the SHA extensions but no AVX2.
     if hash == BlockHash::Blake2b256 && avx2::is_available() {
         avx2::blake2b::hash_blocks(digests, blocks);
     } else {

@@ -1,7 +1,7 @@
-//! AVX2: eight nodes, one in each lane, for processors without SHA extensions.
+//! SHA-256 of eight nodes, one in each lane of AVX2, for processors without SHA extensions.
 //!
-//! Bound by the number of operations, because a rotation takes three of them: about 5400 for eight nodes.
-//! Measured on Zen 3: 240 cycles a node, where the software path of `sha2` takes 1570.
+//! The number of operations limits the speed: about 5400 for eight nodes, because a rotation takes three.
+//! Measured on Zen 3: 240 cycles per node; the software path of `sha2` takes 1570.
 
 pub(super) mod blake2b;
 use std::arch::x86_64::{
@@ -28,7 +28,7 @@ const LANES: usize = 8;
 type Nodes = [[u8; NODE]; LANES];
 type Digests = [[u8; DIGEST]; LANES];
 
-/// One vector a word.
+/// One vector per word.
 type State = [__m256i; 8];
 type Words = [__m256i; 16];
 
@@ -87,7 +87,7 @@ fn hash_lanes(digests: &mut Digests, nodes: &Nodes) {
         eight_rounds(&mut state, |i| _mm256_set1_epi32(constants[i].cast_signed()));
     }
     let mut end = add(state, middle);
-    // Words are big-endian numbers here: the last byte of the digest is the lowest of its last word.
+    // The words are big-endian numbers: the last byte of the digest is the lowest byte of its last word.
     end[7] = _mm256_and_si256(end[7], _mm256_set1_epi32(0xffff_ff3f_u32.cast_signed()));
     for (digest, row) in digests.iter_mut().zip(columns(end)) {
         // SAFETY: 32 bytes can be written through the reference; the store needs no alignment.
@@ -101,7 +101,7 @@ fn add(left: State, right: State) -> State {
     std::array::from_fn(|i| _mm256_add_epi32(left[i], right[i]))
 }
 
-/// Eight rounds, after which every word is back in its own place: the roles rotate, not the values.
+/// Eight rounds, after which every word has its role again: the roles rotate, not the values.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn eight_rounds(state: &mut State, mut word: impl FnMut(usize) -> __m256i) {
@@ -122,9 +122,9 @@ fn eight_rounds(state: &mut State, mut word: impl FnMut(usize) -> __m256i) {
 #[target_feature(enable = "avx2")]
 fn round([a, b, c, d, e, f, g, h]: State, word: __m256i) -> (__m256i, __m256i) {
     let choice = _mm256_xor_si256(g, _mm256_and_si256(e, _mm256_xor_si256(f, g)));
-    let sum1 = xor3(turn::<6, 26>(e), turn::<11, 21>(e), turn::<25, 7>(e));
+    let sum1 = xor3(rotate_right::<6, 26>(e), rotate_right::<11, 21>(e), rotate_right::<25, 7>(e));
     let first = _mm256_add_epi32(_mm256_add_epi32(h, word), _mm256_add_epi32(choice, sum1));
-    let sum0 = xor3(turn::<2, 30>(a), turn::<13, 19>(a), turn::<22, 10>(a));
+    let sum0 = xor3(rotate_right::<2, 30>(a), rotate_right::<13, 19>(a), rotate_right::<22, 10>(a));
     // The compiler keeps a ^ b, which is b ^ c of the next round.
     let majority = _mm256_xor_si256(b, _mm256_and_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(b, c)));
     (_mm256_add_epi32(d, first), _mm256_add_epi32(first, _mm256_add_epi32(majority, sum0)))
@@ -135,15 +135,15 @@ fn round([a, b, c, d, e, f, g, h]: State, word: __m256i) -> (__m256i, __m256i) {
 #[target_feature(enable = "avx2")]
 fn later_word(words: &Words, i: usize) -> __m256i {
     let (x, y) = (words[(i + 1) % 16], words[(i + 14) % 16]);
-    let sum0 = xor3(turn::<7, 25>(x), turn::<18, 14>(x), _mm256_srli_epi32::<3>(x));
-    let sum1 = xor3(turn::<17, 15>(y), turn::<19, 13>(y), _mm256_srli_epi32::<10>(y));
+    let sum0 = xor3(rotate_right::<7, 25>(x), rotate_right::<18, 14>(x), _mm256_srli_epi32::<3>(x));
+    let sum1 = xor3(rotate_right::<17, 15>(y), rotate_right::<19, 13>(y), _mm256_srli_epi32::<10>(y));
     _mm256_add_epi32(_mm256_add_epi32(words[i], words[(i + 9) % 16]), _mm256_add_epi32(sum0, sum1))
 }
 
-/// Rotates to the right; the two numbers are 32 together.
+/// Rotates words to the right by `RIGHT` bits. `LEFT` is 32 minus `RIGHT`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn turn<const RIGHT: i32, const LEFT: i32>(x: __m256i) -> __m256i {
+fn rotate_right<const RIGHT: i32, const LEFT: i32>(x: __m256i) -> __m256i {
     const { assert!(RIGHT + LEFT == 32) }
     _mm256_or_si256(_mm256_srli_epi32::<RIGHT>(x), _mm256_slli_epi32::<LEFT>(x))
 }
@@ -154,7 +154,7 @@ fn xor3(x: __m256i, y: __m256i, z: __m256i) -> __m256i {
     _mm256_xor_si256(_mm256_xor_si256(x, y), z)
 }
 
-/// Eight rows of eight big-endian words become one vector a word, and the other way round.
+/// Transposes eight rows of eight big-endian words to one vector per word, or back.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn columns(rows: [__m256i; 8]) -> [__m256i; 8] {

@@ -1,7 +1,7 @@
 //! BLAKE2b-256 of sixteen blocks of one length, eight in each of two interleaved AVX-512 streams.
 //!
 //! Written in assembly: every operation works in place and takes the message from memory, so the sixteen
-//! words of state of both streams fill the 32 registers exactly, which the compiler does not find.
+//! words of state of both streams fill the 32 registers. The compiler does not find this allocation.
 
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -18,10 +18,10 @@ use crate::profile::BlockHash;
 const LANES: usize = 8;
 /// Blocks that are hashed at once.
 const AT_ONCE: usize = 2 * LANES;
-/// From so many blocks on, lanes that are partly empty beat one block after the other.
+/// Least number of blocks for lanes; fewer blocks are faster one after the other.
 ///
 /// Measured on Zen 5: all lanes take as long as two or three blocks.
-const WORTH_IT: usize = 3;
+const BLOCKS_MIN: usize = 3;
 
 /// Word `k` of lane `l` of stream `s` is lane `l` of `words[k][s]`.
 type Message = [[__m512i; 2]; 16];
@@ -31,11 +31,11 @@ type State = [[__m512i; 2]; 8];
 pub(super) fn hash_blocks(digests: &mut [[u8; DIGEST]], blocks: &[&[u8]]) {
     let length = blocks.first().map_or(0, |block| block.len());
     for (digests, blocks) in digests.chunks_mut(AT_ONCE).zip(blocks.chunks(AT_ONCE)) {
-        if blocks.len() < WORTH_IT || length == 0 || !crate::kernels::x86::avx512::is_available() {
+        if blocks.len() < BLOCKS_MIN || length == 0 || !crate::kernels::x86::avx512::is_available() {
             portable::hash_blocks(BlockHash::Blake2b256, digests, blocks);
             continue;
         }
-        // Empty lanes repeat the first block.
+        // Unused lanes repeat the first block.
         let lanes = std::array::from_fn(|lane| *blocks.get(lane).unwrap_or(&blocks[0]));
         // SAFETY: the features were just found.
         let all = unsafe { hash_lanes(&lanes, length) };
@@ -49,7 +49,7 @@ fn hash_lanes(blocks: &[&[u8]; AT_ONCE], length: usize) -> [[u8; DIGEST]; AT_ONC
     let mut state: State = START.map(|word| [_mm512_set1_epi64(word.cast_signed()); 2]);
     state[0] = state[0].map(|word| _mm512_xor_si512(word, _mm512_set1_epi64(PARAMETERS)));
     let mut message: Message = [[zero; 2]; 16];
-    // The last bytes are hashed with the mark of the end, even when they fill a chunk.
+    // The last bytes are hashed with the end mark, even when they fill a chunk.
     let last = (length - 1) / CHUNK * CHUNK;
     for at in (0..last).step_by(CHUNK) {
         for stream in 0..2 {
@@ -77,7 +77,7 @@ fn hash_lanes(blocks: &[&[u8]; AT_ONCE], length: usize) -> [[u8; DIGEST]; AT_ONC
     digests
 }
 
-/// Fills in one stream's message: 128 bytes from each lane's place, transposed.
+/// Loads one stream's message: 128 bytes of each lane, transposed.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn load_message<'a>(message: &mut Message, stream: usize, place: impl Fn(usize) -> (&'a [u8], usize)) {
@@ -92,7 +92,7 @@ fn load_message<'a>(message: &mut Message, stream: usize, place: impl Fn(usize) 
     }
 }
 
-/// Eight rows of eight words become one vector a word.
+/// Transposes eight rows of eight words to one vector per word.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn columns(rows: [__m512i; 8]) -> [__m512i; 8] {
@@ -134,23 +134,23 @@ macro_rules! op {
     };
 }
 
-/// Both streams: `x = x >>> turn`.
-macro_rules! turn {
-    (($x0:tt $x1:tt) $turn:literal) => {
+/// Both streams: `x = x >>> bits`.
+macro_rules! rotate {
+    (($x0:tt $x1:tt) $bits:literal) => {
         concat!(
             "vprorq zmm",
             $x0,
             ", zmm",
             $x0,
             ", ",
-            $turn,
+            $bits,
             "\n",
             "vprorq zmm",
             $x1,
             ", zmm",
             $x1,
             ", ",
-            $turn,
+            $bits,
             "\n",
         )
     };
@@ -178,9 +178,9 @@ macro_rules! add_word {
     };
 }
 
-/// Half of four mixings side by side.
+/// Half of four interleaved mixings.
 macro_rules! mix {
-    ($turn_d:literal $turn_b:literal
+    ($bits_d:literal $bits_b:literal
      $a0:tt $b0:tt $c0:tt $d0:tt $a1:tt $b1:tt $c1:tt $d1:tt
      $a2:tt $b2:tt $c2:tt $d2:tt $a3:tt $b3:tt $c3:tt $d3:tt
      $m0:tt $m1:tt $m2:tt $m3:tt) => {
@@ -188,15 +188,15 @@ macro_rules! mix {
             add_word!($a0 $m0), add_word!($a1 $m1), add_word!($a2 $m2), add_word!($a3 $m3),
             op!("vpaddq" $a0 $b0), op!("vpaddq" $a1 $b1), op!("vpaddq" $a2 $b2), op!("vpaddq" $a3 $b3),
             op!("vpxorq" $d0 $a0), op!("vpxorq" $d1 $a1), op!("vpxorq" $d2 $a2), op!("vpxorq" $d3 $a3),
-            turn!($d0 $turn_d), turn!($d1 $turn_d), turn!($d2 $turn_d), turn!($d3 $turn_d),
+            rotate!($d0 $bits_d), rotate!($d1 $bits_d), rotate!($d2 $bits_d), rotate!($d3 $bits_d),
             op!("vpaddq" $c0 $d0), op!("vpaddq" $c1 $d1), op!("vpaddq" $c2 $d2), op!("vpaddq" $c3 $d3),
             op!("vpxorq" $b0 $c0), op!("vpxorq" $b1 $c1), op!("vpxorq" $b2 $c2), op!("vpxorq" $b3 $c3),
-            turn!($b0 $turn_b), turn!($b1 $turn_b), turn!($b2 $turn_b), turn!($b3 $turn_b),
+            rotate!($b0 $bits_b), rotate!($b1 $bits_b), rotate!($b2 $bits_b), rotate!($b3 $bits_b),
         )
     };
 }
 
-/// One round with its order of the message's words. Stream 0 is zmm0 to 15, stream 1 is zmm16 to 31.
+/// One round with its order of the message words. Stream 0 is in zmm0 to 15, stream 1 in zmm16 to 31.
 macro_rules! round {
     ($m0:tt $m1:tt $m2:tt $m3:tt $m4:tt $m5:tt $m6:tt $m7:tt
      $m8:tt $m9:tt $m10:tt $m11:tt $m12:tt $m13:tt $m14:tt $m15:tt) => {
@@ -213,7 +213,7 @@ macro_rules! round {
     };
 }
 
-/// Word `$k` of the working state from the state, and its other half from the starting values.
+/// Loads word `$k` of the working state from the state, and word `$k + 8` from the starting values.
 macro_rules! start_word {
     ($k:tt ($x0:tt $x1:tt) ($y0:tt $y1:tt)) => {
         concat!(
@@ -241,7 +241,7 @@ macro_rules! start_word {
     };
 }
 
-/// Word `$k` of the state: both halves of the working state are mixed in.
+/// Updates word `$k` of the state with both halves of the working state.
 macro_rules! end_word {
     ($k:tt ($x0:tt $x1:tt) ($y0:tt $y1:tt)) => {
         concat!(
@@ -283,7 +283,8 @@ macro_rules! eight_words {
     };
 }
 
-/// Takes in one chunk of every lane; `bytes` counts them to its end, `end` is all ones for the last.
+/// Compresses one chunk of every lane. `bytes` is the number of bytes up to its end; `end` is all ones for
+/// the last chunk.
 #[inline(never)]
 #[target_feature(enable = "avx512f")]
 fn compress(state: &mut State, message: &Message, bytes: u64, end: u64) {

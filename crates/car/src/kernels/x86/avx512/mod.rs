@@ -1,7 +1,7 @@
-//! AVX-512: nodes and windows in two times sixteen lanes.
+//! SHA-256 nodes and piece windows with AVX-512, in two streams of sixteen lanes.
 //!
-//! In a window each lane owns a subtree, so that digests stay where they are from level to level: they are
-//! laid out as one vector a word, and only the last level of a batch puts them back into rows of bytes.
+//! Each lane hashes one subtree of a window, so digests stay in their lanes from level to level, one vector
+//! per word. Only the last level of a batch stores digests as rows of bytes.
 
 mod blake2b;
 mod nodes;
@@ -27,24 +27,25 @@ pub(super) static KERNEL: Kernel =
 const LANES: usize = 16;
 /// Nodes that are hashed at once.
 const AT_ONCE: usize = 2 * LANES;
-/// From so many nodes on, lanes that are partly empty beat the SHA extensions.
+/// Least number of nodes for lanes; fewer nodes are faster with the SHA extensions.
 ///
 /// Measured on Zen 5: 32 lanes take as long as 11 nodes.
-const WORTH_IT: usize = 12;
-/// Quads of a window that one lane owns.
+const NODES_MIN: usize = 12;
+/// Quads of a window per lane.
 const LANE_QUADS: usize = WINDOW_RAW / QUAD_RAW / LANES;
-/// Bytes of the digests that a window leaves behind in its lanes: two a lane.
+/// Bytes of a window's digests after the levels in lanes: two digests per lane.
 const WINDOW_ROW: usize = AT_ONCE * DIGEST;
 
 const CACHE_LINE: usize = 64;
-/// Lines to fetch with every other quad, so that a window is there after the last.
+/// Cache lines to prefetch with every second quad, so that the next window is in the cache after the last
+/// quad.
 const LINES_PER_STEP: usize = WINDOW_RAW.div_ceil(CACHE_LINE * LANE_QUADS / 2);
 
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
 }
 
-/// Whether vectors can be shifted by bits across their words, which Fr32 is.
+/// Whether the processor can shift vectors by bits across words, as Fr32 expansion needs.
 fn has_wide_shifts() -> bool {
     is_x86_feature_detected!("avx512vbmi2")
 }
@@ -56,7 +57,7 @@ fn hash_nodes(output: &mut [u8], input: &[u8]) {
     let (lane_nodes, rest_nodes) = input.split_at(whole * NODE);
     // SAFETY: the features were just found.
     unsafe { hash_in_lanes(lanes, lane_nodes) }
-    if rest.len() < WORTH_IT * DIGEST {
+    if rest.len() < NODES_MIN * DIGEST {
         hash_few(rest, rest_nodes);
         return;
     }
@@ -109,7 +110,7 @@ fn hash_blocks(hash: BlockHash, digests: &mut [[u8; DIGEST]], blocks: &[&[u8]]) 
     }
 }
 
-/// Hashes nodes in rows, a multiple of [`AT_ONCE`].
+/// Hashes nodes in lanes. Their number is a multiple of [`AT_ONCE`].
 #[target_feature(enable = "avx512f,avx512bw")]
 fn hash_in_lanes(output: &mut [u8], input: &[u8]) {
     for (output, input) in output.chunks_exact_mut(AT_ONCE * DIGEST).zip(input.chunks_exact(AT_ONCE * NODE)) {
@@ -129,10 +130,9 @@ fn hash_in_lanes(output: &mut [u8], input: &[u8]) {
     }
 }
 
-/// Hashes a window up to two digests a lane: each lane owns sixteen quads, 2 KiB after expansion.
+/// Hashes a window to two digests per lane. Each lane has sixteen quads, 2 KiB after expansion.
 ///
-/// What comes after the window is fetched into the cache meanwhile (measured: 4 % less time for the whole
-/// pipeline).
+/// Prefetches the bytes after the window (measured: 4 % less time for the whole pipeline).
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
 fn hash_window_lanes(row: &mut [u8; WINDOW_ROW], window: &[u8; WINDOW_RAW], after: &[u8]) {
     let mut row_digests = [[_mm512_setzero_si512(); 8]; LANE_QUADS];
@@ -178,7 +178,7 @@ fn hash_window_lanes(row: &mut [u8; WINDOW_ROW], window: &[u8; WINDOW_RAW], afte
     store_digests(row, DIGEST, 2 * DIGEST, row_digests[1]);
 }
 
-/// Both leaf nodes of one quad in every lane, expanded on the way.
+/// Loads and expands both leaf nodes of one quad in every lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
 fn load_quads(window: &[u8; WINDOW_RAW], quad: usize) -> Words {
@@ -188,7 +188,7 @@ fn load_quads(window: &[u8; WINDOW_RAW], quad: usize) -> Words {
     for (word, column) in words.iter_mut().zip(columns_of_words(first)) {
         word[0] = column;
     }
-    // The second half starts inside byte 63, and its last byte is the quad's.
+    // The second half starts inside byte 63 and ends with the quad.
     let second = std::array::from_fn(|lane| fr32_second_half(load(window, at(lane) + 63)));
     for (word, column) in words.iter_mut().zip(columns_of_words(second)) {
         word[1] = column;
@@ -221,7 +221,7 @@ fn field_mask() -> __m512i {
     _mm512_set_epi64(TOP, -1, -1, -1, TOP, -1, -1, -1)
 }
 
-/// Sixteen rows of sixteen big-endian words become one vector a word.
+/// Transposes sixteen rows of sixteen big-endian words to one vector per word.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn columns_of_words(rows: [__m512i; LANES]) -> [__m512i; LANES] {
@@ -252,7 +252,7 @@ pub(super) fn columns_of_words(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// Sixteen digests, one vector a word, as bytes: the one of lane `l` at `start + l · stride`.
+/// Stores sixteen digests, one vector per word, as bytes: the digest of lane `l` at `start + l · stride`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn store_digests(output: &mut [u8], start: usize, stride: usize, words: [__m512i; 8]) {
@@ -305,7 +305,7 @@ fn zero_digests() -> Digests {
     [[_mm512_setzero_si512(); 2]; 8]
 }
 
-/// The 64 bytes at a place.
+/// Loads the 64 bytes at an offset.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn load(bytes: &[u8], at: usize) -> __m512i {

@@ -1,8 +1,8 @@
-//! Thirty-two SHA-256 nodes at once, one in each lane of two interleaved AVX-512 streams.
+//! Hashes 32 SHA-256 nodes at once, one in each lane of two interleaved AVX-512 streams.
 //!
-//! Written in assembly, because the compiler's own order of the same instructions is 10 to 25 % slower on
-//! Zen 5 and moves from build to build. A stream alone waits for its own results (two cycles each), so every
-//! instruction is written for both. All 32 registers are in use:
+//! Written in assembly, because the compiler's order of the same instructions is 10 to 25 % slower on Zen 5
+//! and changes from build to build. A single stream waits for its results (two cycles each), so every
+//! instruction is written for both streams. All 32 registers are in use:
 //!
 //! ```text
 //!             state a…h    last two words    temporaries
@@ -17,7 +17,7 @@ use crate::kernels::constants::{PADDING_ROUND, ROUND, START};
 
 /// Word `k` of the message in lane `l` of stream `s` is lane `l` of `words[k][s]`.
 pub(super) type Words = [[__m512i; 2]; 16];
-/// Word `k` of the digest, likewise.
+/// Word `k` of the digest, in the same layout.
 pub(super) type Digests = [[__m512i; 2]; 8];
 
 /// Both streams: an instruction with two registers, and what follows them.
@@ -81,7 +81,7 @@ macro_rules! add_constant {
     };
 }
 
-/// A round after `h` has taken in word and constant.
+/// A round after word and constant were added to `h`.
 macro_rules! round {
     ($a0:tt/$a1:tt $b0:tt/$b1:tt $c0:tt/$c1:tt $d0:tt/$d1:tt $e0:tt/$e1:tt $f0:tt/$f1:tt $g0:tt/$g1:tt $h0:tt/$h1:tt) => {
         concat!(
@@ -129,7 +129,7 @@ macro_rules! schedule {
     };
 }
 
-/// Sixteen rounds; `$step` says what each round needs besides its registers.
+/// Sixteen rounds; `$step` is the macro of one round.
 macro_rules! sixteen_rounds {
     ($step:ident) => {
         concat!(
@@ -153,7 +153,7 @@ macro_rules! sixteen_rounds {
     };
 }
 
-/// A round of the message's block that makes a later word.
+/// A round of the message block that computes a later word.
 macro_rules! message_step {
     ($i:tt $i1:tt $i9:tt $n0:tt/$n1:tt $a0:tt/$a1:tt $b0:tt/$b1:tt $c0:tt/$c1:tt $d0:tt/$d1:tt $e0:tt/$e1:tt $f0:tt/$f1:tt $g0:tt/$g1:tt $h0:tt/$h1:tt) => {
         concat!(
@@ -165,7 +165,7 @@ macro_rules! message_step {
     };
 }
 
-/// A round of the message's block after which no word is needed.
+/// A round of the message block without a later word.
 macro_rules! last_step {
     ($i:tt $i1:tt $i9:tt $n0:tt/$n1:tt $a0:tt/$a1:tt $b0:tt/$b1:tt $c0:tt/$c1:tt $d0:tt/$d1:tt $e0:tt/$e1:tt $f0:tt/$f1:tt $g0:tt/$g1:tt $h0:tt/$h1:tt) => {
         concat!(
@@ -176,7 +176,7 @@ macro_rules! last_step {
     };
 }
 
-/// A round of the padding block, whose words are in the constants.
+/// A round of the padding block, whose words are included in the constants.
 macro_rules! padding_step {
     ($i:tt $i1:tt $i9:tt $n0:tt/$n1:tt $a0:tt/$a1:tt $b0:tt/$b1:tt $c0:tt/$c1:tt $d0:tt/$d1:tt $e0:tt/$e1:tt $f0:tt/$f1:tt $g0:tt/$g1:tt $h0:tt/$h1:tt) => {
         concat!(
@@ -204,7 +204,7 @@ macro_rules! start_word {
     };
 }
 
-/// Word `$k` of the state after the first block: starting value added, and kept.
+/// Word `$k` of the state after the first block: adds the starting value, and stores the sum.
 macro_rules! middle_word {
     ($k:tt $x0:tt/$x1:tt) => {
         concat!(
@@ -236,7 +236,7 @@ macro_rules! middle_word {
     };
 }
 
-/// Word `$k` of the digest: what was kept is added.
+/// Word `$k` of the digest: adds the stored sum.
 macro_rules! end_word {
     ($k:tt $x0:tt/$x1:tt) => {
         concat!(
@@ -278,13 +278,13 @@ macro_rules! eight_words {
     };
 }
 
-/// Hashes 32 nodes, the two top bits of each digest's last byte cleared; the words are used up.
+/// Hashes 32 nodes and clears the two top bits of each digest's last byte. Overwrites the words.
 ///
-/// One copy only: three would not fit into the instruction cache beside each other (measured: 20 % slower).
+/// Never inlined: three copies of the code do not fit into the instruction cache (measured: 20 % slower).
 #[inline(never)]
 #[target_feature(enable = "avx512f")]
 pub(super) fn hash_32_nodes(digests: &mut Digests, words: &mut Words) {
-    // Words are big-endian numbers here: the last byte of the digest is the lowest of its last word.
+    // The words are big-endian numbers: the last byte of the digest is the lowest byte of its last word.
     static TRUNCATION: u32 = 0xffff_ff3f;
     // SAFETY: the code reads and writes 2048 bytes at `words` and 1024 bytes at `digests`, exclusively
     // borrowed and aligned for their vectors, and reads 256 bytes at each table of constants, whose

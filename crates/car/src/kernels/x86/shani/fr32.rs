@@ -1,11 +1,11 @@
-//! Fr32 (`piece::fr32`) in assembly, in pieces that stand between the rounds (`rounds`).
+//! Fr32 expansion (`crate::fr32`) in assembly, in steps that stand between the SHA-256 rounds (`rounds`).
 //!
-//! Only integer instructions: a round and a schedule leave them room.
+//! The steps use integer instructions only, whose units rounds and schedules leave idle.
 
-/// Two of a quad's 32 words, which become message words beside the four rounds `$four`; in six steps.
+/// Expands two of a quad's 32 words to message words beside the four rounds `$four`, in six steps.
 ///
-/// All words of an element begin at the same bit of a byte, `$bit`, or with a `whole` byte. A word is in the
-/// eight bytes from the one on where it begins. In a row with `top` the second word is the last of its
+/// All words of an element begin at the same bit of a byte, `$bit`, or with a `whole` byte. A word lies in
+/// the eight bytes that start with its first bit. In a row with `top` the second word is the last of its
 /// element, and has thirty bits.
 macro_rules! expand {
     (alone $($which:tt)*) => { "" };
@@ -18,7 +18,7 @@ macro_rules! expand {
     (expanding $quad:tt 1, $four:tt $bit:tt $($top:tt)?) => {
         concat!("rorx {word}, qword ptr [{raw} + 127*", $quad, " + 8*", $four, " - 1], ", $bit, "\n")
     };
-    // Eight bytes would pass the end of the quad; the last four have all thirty bits.
+    // A load of eight bytes would pass the end of the quad; the last four bytes have all thirty bits.
     (expanding $quad:tt 4, $four:tt 2 top) => {
         concat!("mov {word:e}, [{raw} + 127*", $quad, " + 8*", $four, " + 3]\n", "shr {word:e}, 2\n")
     };

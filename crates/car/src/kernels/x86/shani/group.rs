@@ -1,15 +1,15 @@
-//! Four nodes side by side, and meanwhile the message schedules of the next four.
+//! Hashes four SHA-256 nodes side by side, and computes the message schedules of the next four meanwhile.
 //!
 //! A `sha256rnds2` waits four cycles for the one before it, but Zen 3 can start one in every cycle: four
-//! nodes keep it busy, two half of the time. With their own schedules between the rounds four nodes are
-//! little faster than two, though, because whatever else a round waits for comes late. So the rounds need
-//! nothing but words from memory, and the schedules are computed one group ahead (`rounds`). Cycles a node on
-//! Zen 3: 150 for two nodes with their own schedules, 123 for four, 70 for this; the rounds alone are 64.
+//! nodes use all cycles, two nodes use half of them. Four nodes with their own schedules between the rounds
+//! are little faster than two, because the schedules' words arrive late. Here the rounds need only words from
+//! memory, and the schedules are computed one group ahead (`rounds`). Cycles per node on Zen 3: 150 for two
+//! nodes with their own schedules, 123 for four, 70 for this module; the rounds alone take 64.
 //!
-//! The bytes of a piece are expanded one group earlier still, and beside the rounds as well: before them that
-//! took 20 cycles a node, there it takes none.
+//! The bytes of a piece are expanded two groups ahead, beside the rounds. Expanded before the rounds they
+//! took 20 cycles per node, beside the rounds they take none.
 //!
-//! Words have the processor's order of bytes here, in and out: from row to row they need no turning.
+//! Words have the processor's byte order in and out, so the words of a row need no swap before the next row.
 
 use std::arch::x86_64::{
     __m128i, _MM_HINT_T0, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_prefetch, _mm_set_epi64x,
@@ -23,7 +23,7 @@ use crate::kernels::x86::shani::rounds::{
 use crate::kernels::x86::shani::state::{Digests, GROUP, Nodes, Raw, Schedules, States};
 use crate::kernels::{DIGEST, NODE};
 
-/// Hashes nodes, the last group of which may be short.
+/// Hashes nodes. The last group may be short.
 #[target_feature(enable = "sha,sse4.1,ssse3,avx")]
 pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
     let (groups, rest) = input.as_chunks::<NODE>().0.as_chunks::<GROUP>();
@@ -31,44 +31,44 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
     let (mut rest_nodes, mut rest_digests): (Nodes, Digests) = ([[0; NODE]; GROUP], [[0; DIGEST]; GROUP]);
     rest_nodes[..rest.len()].copy_from_slice(rest);
     let groups = groups.iter().chain((!rest.is_empty()).then_some(&rest_nodes));
-    let mut line = Line::new();
-    // The first group has none before it; after the last there is nothing to prepare: the last once more does
-    // no harm.
+    let mut schedules = Lookahead::new();
+    // The first call hashes no group. The last call has no group to prepare, so it prepares the last one
+    // again.
     let mut before = [[0; DIGEST]; GROUP];
     let outputs = [&mut before].into_iter().chain(outputs).chain([&mut rest_digests]);
     let last = groups.clone().last();
     for (following, digests) in groups.chain(last).zip(outputs) {
-        line.hash_group(digests, following);
+        schedules.hash_group(digests, following);
     }
     rest_output.copy_from_slice(&rest_digests[..rest.len()]);
 }
 
-/// The digests of the leaves of windows, pair by pair; windows and digests lie one behind the other.
+/// Hashes pairs of leaves of adjacent windows to adjacent digests.
 #[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
 pub(super) fn hash_windows(row: &mut [u8], windows: &[u8]) {
     let groups = windows.as_chunks::<{ 2 * QUAD_RAW }>().0;
-    // Two calls hash nothing, because the first group is expanded in the one and has its schedules after the
-    // other; the last two have nothing to expand: the last group once more does no harm.
+    // The first two calls hash no group: they expand the first group and compute its schedules. The last two
+    // calls have no group to expand, so they expand the last one again.
     let last = groups.last().into_iter().cycle().take(2);
     let mut before = [[[0; DIGEST]; GROUP]; 2];
     let digests = before.iter_mut().chain(row.as_chunks_mut::<DIGEST>().0.as_chunks_mut::<GROUP>().0);
     let mut padded: [Nodes; 2] = [[[0; NODE]; GROUP]; 2];
     let [mut following, mut later] = padded.each_mut();
-    let mut line = Line::new();
+    let mut schedules = Lookahead::new();
     for (raw, digests) in groups.iter().chain(last).zip(digests) {
         prefetch(raw);
-        line.hash_group_expanding(digests, following, later, raw);
+        schedules.hash_group_expanding(digests, following, later, raw);
         std::mem::swap(&mut following, &mut later);
     }
 }
 
-/// Asks for what lies some groups further on, past the end of the bytes as well.
+/// Prefetches the bytes of a later group. The address may be past the end of the bytes.
 #[inline]
 fn prefetch(raw: &Raw) {
     const AHEAD: usize = 4096;
     for line in 0..4 {
         let ahead = raw.as_ptr().wrapping_add(AHEAD + line * 64);
-        // SAFETY: a prefetch of any address whatever does no harm.
+        // SAFETY: a prefetch reads no memory visibly and never faults, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) }
     }
 }
@@ -93,27 +93,27 @@ fn add(left: States, right: States) -> States {
     sum
 }
 
-/// Groups one after the other.
-struct Line {
+/// The schedules of the present group and of the next one.
+struct Lookahead {
     schedules: [Schedules; 2],
-    /// Which of them was filled last.
+    /// Index of the schedules that were filled last.
     filled: usize,
 }
 
-impl Line {
+impl Lookahead {
     fn new() -> Self {
         Self { schedules: [const { Schedules([[[0; 4]; GROUP]; 16]) }; 2], filled: 1 }
     }
 
-    /// Hashes the group that was `following` the last time, and computes the schedules of this one meanwhile.
+    /// Hashes the group that was `following` in the last call, and computes the schedules of `following`.
     #[inline]
     #[target_feature(enable = "sha,sse4.1,ssse3,avx")]
     fn hash_group(&mut self, digests: &mut Digests, following: &Nodes) {
-        let (now, next) = self.turn();
+        let (now, next) = self.swap();
         hash_group(digests, now, next, following);
     }
 
-    /// The same, and expands two quads to the nodes that will follow the next time.
+    /// The same, and expands two quads to the nodes of the next call's `following`.
     #[inline]
     #[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
     fn hash_group_expanding(
@@ -123,13 +123,13 @@ impl Line {
         padded: &mut Nodes,
         raw: &Raw,
     ) {
-        let (now, next) = self.turn();
+        let (now, next) = self.swap();
         hash_group_expanding(digests, now, next, following, padded, raw);
     }
 
-    /// The schedules that were computed the last time, and the room for others.
+    /// The schedules that were computed in the last call, and the ones to fill.
     #[inline]
-    fn turn(&mut self) -> (&Schedules, &mut Schedules) {
+    fn swap(&mut self) -> (&Schedules, &mut Schedules) {
         let [first, second] = &mut self.schedules;
         self.filled ^= 1;
         if self.filled == 0 { (second, first) } else { (first, second) }

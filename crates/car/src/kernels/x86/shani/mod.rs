@@ -1,4 +1,4 @@
-//! SHA extensions: many nodes in groups of four, few in pairs.
+//! SHA-256 nodes with the SHA extensions: many nodes in groups of four, few nodes in pairs.
 
 #[macro_use]
 mod fr32;
@@ -20,10 +20,11 @@ pub(super) static KERNEL: Kernel = Kernel {
     blocks_at_once: 4,
 };
 
-/// From so many nodes on, groups beat pairs, whose first schedules need not be waited for. Measured on Zen 3.
-const WORTH_IT: usize = 8;
+/// Least number of nodes for groups. Fewer nodes are faster in pairs, which have no schedules in advance.
+/// Measured on Zen 3.
+const GROUP_NODES_MIN: usize = 8;
 
-/// Nodes whose words are swapped together, where they come and go as everybody else has them.
+/// Nodes whose words are converted together from and to big-endian byte order.
 const SWAPPED: usize = 256;
 
 pub(super) fn is_available() -> bool {
@@ -32,7 +33,7 @@ pub(super) fn is_available() -> bool {
 
 pub(super) fn hash_nodes(output: &mut [u8], input: &[u8]) {
     assert!(is_available(), "chosen only where it can run");
-    if input.len() < WORTH_IT * NODE || !groups_can_run() {
+    if input.len() < GROUP_NODES_MIN * NODE || !groups_can_run() {
         // SAFETY: the features were just found.
         unsafe { pair::hash_all(output, input) }
         return;
@@ -60,21 +61,22 @@ fn hash_windows(digests: &mut [u8], windows: &[u8], rows: &mut Rows) {
     swap_words(digests);
 }
 
-/// Hashes nodes whose words have the processor's order of bytes, as their digests then have.
+/// Hashes nodes whose words have the processor's byte order, to digests in the same order.
 fn hash_words(output: &mut [u8], input: &[u8]) {
     assert!(is_available() && groups_can_run(), "called only where it can run");
     // SAFETY: the features were just found.
     unsafe { group::hash_all(output, input) }
 }
 
-/// Big-endian words to the processor's order, and back.
+/// Converts big-endian words to the processor's byte order, or back.
 fn swap_words(bytes: &mut [u8]) {
     for word in bytes.as_chunks_mut().0 {
         *word = u32::from_be_bytes(*word).to_ne_bytes();
     }
 }
 
-/// Some small processors have the SHA extensions without AVX and BMI2; Miri runs no assembly.
+/// Whether the groups of four can run. Some small processors have the SHA extensions without AVX and BMI2;
+/// Miri runs no assembly.
 fn groups_can_run() -> bool {
     is_x86_feature_detected!("avx") && is_x86_feature_detected!("bmi2") && !cfg!(miri)
 }

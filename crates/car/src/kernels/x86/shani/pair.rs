@@ -1,4 +1,5 @@
-//! Two nodes side by side, each with its own message schedule: no time to start up.
+//! Hashes two SHA-256 nodes side by side, each with its own message schedule, without any schedule in
+//! advance.
 
 use std::arch::x86_64::{
     __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_loadu_si128, _mm_set_epi64x,
@@ -27,7 +28,7 @@ pub(super) fn hash_all(output: &mut [u8], input: &[u8]) {
 #[target_feature(enable = "sha,sse4.1,ssse3")]
 fn hash<const N: usize>(digests: &mut [u8], nodes: &[u8]) {
     let big_endian = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
-    // The instructions want the state as (A B E F) and (C D G H), the first word on top.
+    // The instructions take the state as (A B E F) and (C D G H), the first word on top.
     let abef_start = _mm_set_epi64x(0x6a09_e667_bb67_ae85, 0x510e_527f_9b05_688c);
     let cdgh_start = _mm_set_epi64x(0x3c6e_f372_a54f_f53a, 0x1f83_d9ab_5be0_cd19);
     let mut abef = [abef_start; N];

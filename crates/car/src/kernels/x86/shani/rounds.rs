@@ -1,19 +1,20 @@
-//! The rounds of four nodes, between them the message schedules of two of the next four, in assembly.
+//! The SHA-256 rounds of four nodes in assembly, interleaved with the message schedules of two of the next
+//! four.
 //!
-//! Four words of a schedule take longer than the rounds beside them; so two schedules advance in turn. The
-//! padding's words, which all nodes share, are loaded once for four nodes. Between all that the bytes of a
-//! later group are expanded, if wanted.
+//! Four words of a schedule take longer than the rounds beside them, so two schedules advance alternately.
+//! The words of the padding block are the same for all nodes and are loaded once for four nodes. The bytes of
+//! a later group are optionally expanded between the rounds.
 //!
-//! Zen 3 takes in six instructions a cycle, and where among these a round stands decides which of the two
-//! units that can run it gets it: one instruction more or less in a row of four rounds moves the time by up
-//! to a seventh. So most rows have a multiple of six, and where each instruction stands was searched for by
-//! measuring some ten thousand orders. The compiler's own order moves from build to build.
+//! Zen 3 decodes six instructions a cycle, and the position of a round among these decides which of the two
+//! SHA units runs it: one instruction more or less in a row of four rounds changes the time by up to a
+//! seventh. So most rows have a multiple of six instructions. The order of the instructions was found by
+//! measuring some ten thousand orders. The compiler's order changes from build to build.
 //!
-//! Whoever reorders: xmm0 holds the words of the next rounds from where they are loaded to the last round
-//! that takes them, the sum of `put`, and what `ahead` keeps from its second step to its third and
-//! `ahead_other` within its own; none of these may come between the parts of another. The steps of `ahead`
-//! and of `expand` keep their order, and `finish_other` comes before the `ahead_other` and the `put` of a row
-//! that take what it finished.
+//! Constraints on a new order: three values use xmm0: the words of the next rounds from their load to the
+//! last round that takes them; the sum of `put`; the temporary of `ahead` from its second to its third step,
+//! and of `ahead_other`. The instructions of one use stand together. The steps of `ahead` and of `expand`
+//! keep their order, and `finish_other` stands before the `ahead_other` and the `put` of a row that use its
+//! result.
 
 use std::arch::asm;
 use std::mem::MaybeUninit;
@@ -21,7 +22,7 @@ use std::mem::MaybeUninit;
 use crate::kernels::constants::{PADDING_ROUND, ROUND};
 use crate::kernels::x86::shani::state::{Nodes, Raw, Schedules, States};
 
-/// Words for all rounds; those of four rounds are in one cache line.
+/// Words for all rounds. The words of four rounds are in one cache line.
 #[repr(align(64))]
 struct Words([[u32; 4]; 16]);
 
@@ -67,7 +68,7 @@ macro_rules! rounds {
     };
 }
 
-/// Words of one node's own for its next two rounds.
+/// Loads the words of one node for its next two rounds.
 macro_rules! own_words {
     (first $node:tt $four:tt) => {
         concat!("movq xmm0, [{now} + 64*", $four, " + 16*", $node, "]\n")
@@ -77,7 +78,7 @@ macro_rules! own_words {
     };
 }
 
-/// Words of the padding block for the next two rounds.
+/// Loads the words of the padding block for the next two rounds.
 macro_rules! padding_words {
     (first $four:tt) => {
         concat!("movq xmm0, [{padding} + 16*", $four, "]\n")
@@ -87,12 +88,12 @@ macro_rules! padding_words {
     };
 }
 
-/// Four rounds with the nodes' own words, and meanwhile a step of two schedules.
+/// Four rounds with the nodes' own words, interleaved with a step of two schedules.
 ///
-/// A schedule's words are `none` yet, words of the `message`, `later` ones, or among the `last`, which no
-/// later ones need. The arguments: whether bytes are expanded, and which; what words the schedules are at,
-/// two steps back, one step back and now; the numbers of those of sixteen words ago and of these; the
-/// registers of the first schedule, the oldest words first, and of the second.
+/// The kind of a schedule's words: `none` before the first ones, `message`, `later`, or `last`, on which no
+/// further words depend. Arguments: whether bytes are expanded, and which; the kind of the words two steps
+/// back, one step back and now; the numbers of the words sixteen words ago, two steps back, one step back and
+/// now; the registers of the first schedule, the oldest words first, and of the second.
 macro_rules! own_row {
     ($expand:tt ($($bits:tt)*) $kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
      $x0:tt $x1:tt $x2:tt $x3:tt, $y1:tt $y2:tt $y3:tt) => {
@@ -137,7 +138,8 @@ macro_rules! own_row {
     };
 }
 
-/// Four rounds with the padding's words, which are the same for all nodes, and the rest as in `own_row`.
+/// Four rounds with the words of the padding block, which are the same for all nodes; the rest is as in
+/// `own_row`.
 macro_rules! padding_row {
     ($expand:tt ($($bits:tt)*) $kind2:tt $kind1:tt $kind:tt, $ago:tt $back2:tt $back1:tt $four:tt,
      $x0:tt $x1:tt $x2:tt $x3:tt, $y1:tt $y2:tt $y3:tt) => {
@@ -190,20 +192,21 @@ macro_rules! sixteen_rows {
     };
 }
 
-/// Runs all rounds of a block, and meanwhile two schedules, which are put into `next`.
+/// Runs all rounds of a block and computes two schedules, which are stored in `next`.
 macro_rules! rounds_and_schedules {
     ($states:expr, $next:expr, $pair:literal, $nodes:expr, $rows:ident $expand:ident, $($operands:tt)*) => {{
         let States { abef, cdgh } = $states;
         let nodes = &$nodes.as_chunks::<2>().0[$pair];
-        // For words of a schedule, not of all rounds, but as large and aligned as those.
-        let mut room = MaybeUninit::<Words>::uninit();
-        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants` and 128 at `nodes`. If it
-        // expands, it reads one of the two quads at `raw`, and no load passes the quad's end: the last one of eight
-        // bytes ends there, and so do the four bytes of the last word; it writes the quad's half of `padded`, which is
-        // exclusively borrowed. It writes 32 bytes at every 64th of `next`, from the pair's place in the first four
-        // rounds to that in the last: all of them are inside the schedules, which are exclusively borrowed and aligned.
-        // It writes 192 of the 256 bytes at `room`, which is aligned for it, and reads what it wrote there. It uses no
-        // stack, and says which registers it changes. The features it needs are enabled for the function.
+        // Holds words of a schedule; `Words` has the size and alignment that the code needs.
+        let mut scratch = MaybeUninit::<Words>::uninit();
+        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants` and 128 at `nodes`.
+        // With expansion it reads one of the two quads at `raw`; no load passes the quad's end: the last load
+        // of eight bytes ends there, and so do the four bytes of the last word. It writes the quad's half of
+        // `padded`, which is exclusively borrowed. It writes 32 bytes at every 64th of `next`, from the pair's
+        // offset in the first four rounds to that in the last: all of them are inside the schedules, which are
+        // exclusively borrowed and aligned. It writes 192 of the 256 bytes at `scratch`, which is aligned for
+        // it, and reads only bytes that it wrote there. It uses no stack, and names the registers that it
+        // changes. The features it needs are enabled for the function.
         unsafe {
             asm!(
                 sixteen_rows!($rows $expand),
@@ -211,7 +214,7 @@ macro_rules! rounds_and_schedules {
                 next = in(reg) $next.0.as_mut_ptr().cast::<[u32; 4]>().add(2 * $pair),
                 nodes = in(reg) nodes.as_ptr(),
                 constants = in(reg) CONSTANTS.0.as_ptr(),
-                room = in(reg) room.as_mut_ptr(),
+                scratch = in(reg) scratch.as_mut_ptr(),
                 inout("xmm1") abef[0], inout("xmm2") cdgh[0],
                 inout("xmm3") abef[1], inout("xmm4") cdgh[1],
                 inout("xmm5") abef[2], inout("xmm6") cdgh[2],
@@ -224,21 +227,21 @@ macro_rules! rounds_and_schedules {
     }};
 }
 
-/// The rounds of the nodes themselves, and the schedules of the first two nodes that follow.
+/// The rounds of the nodes' own blocks, and the schedules of the first two following nodes.
 #[inline]
 #[target_feature(enable = "sha,sse4.1,ssse3,avx")]
 pub(super) fn own_block(states: &mut States, now: &Schedules, next: &mut Schedules, following: &Nodes) {
     rounds_and_schedules!(states, next, 0, following, own_row alone, now = in(reg) now.0.as_ptr(),);
 }
 
-/// The rounds of the padding, and the schedules of the other two.
+/// The rounds of the padding block, and the schedules of the other two following nodes.
 #[inline]
 #[target_feature(enable = "sha,sse4.1,ssse3,avx")]
 pub(super) fn padding_block(states: &mut States, next: &mut Schedules, following: &Nodes) {
     rounds_and_schedules!(states, next, 1, following, padding_row alone, padding = in(reg) PADDING.0.as_ptr(),);
 }
 
-/// [`own_block`], and the first of two quads is expanded to the first two of four nodes.
+/// [`own_block`], and expands the first of two quads to the first two of four nodes.
 #[inline]
 #[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
 pub(super) fn own_block_expanding(
@@ -256,7 +259,7 @@ pub(super) fn own_block_expanding(
     );
 }
 
-/// [`padding_block`], and the second of two quads is expanded to the other two of four nodes.
+/// [`padding_block`], and expands the second of two quads to the other two of four nodes.
 #[inline]
 #[target_feature(enable = "sha,sse4.1,ssse3,avx,bmi2")]
 pub(super) fn padding_block_expanding(

@@ -1,16 +1,16 @@
-//! Message schedules in assembly, in pieces that stand between the rounds (`rounds`).
+//! SHA-256 message schedules in assembly, in steps that stand between the rounds (`rounds`).
 //!
-//! Two schedules go on in turn. The first has four registers for the last sixteen words, the second three,
-//! and room in memory for the rest.
+//! Two schedules advance alternately. The first keeps the last sixteen words in four registers, the second
+//! keeps twelve of them in three registers and the rest in memory.
 
-/// Words `$four` of the message of one node of the pair.
+/// Loads words `$four` of the message of one node of the pair.
 macro_rules! load {
     ($four:tt $node:tt $w:tt) => {
         concat!("vmovdqu xmm", $w, ", [{nodes} + 16*", $four, " + 64*", $node, "]\n")
     };
 }
 
-/// Puts down words `$four` of one node's schedule, the constants added.
+/// Stores words `$four` of one node's schedule with the round constants added.
 macro_rules! put {
     (none $four:tt $node:tt $w:tt) => {
         ""
@@ -31,7 +31,8 @@ macro_rules! put {
     };
 }
 
-/// Four words of the first schedule from the sixteen before, which are in four registers; in four steps.
+/// Computes four words of the first schedule from the sixteen words before them in four registers; four
+/// steps.
 macro_rules! ahead {
     (1 message, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { load!($four 0 $w0) };
     (1 later, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { concat!("sha256msg1 xmm", $w0, ", xmm", $w1, "\n") };
@@ -45,7 +46,7 @@ macro_rules! ahead {
     ($step:tt message, $four:tt, $w0:tt $w1:tt $w2:tt $w3:tt) => { "" };
 }
 
-/// The last two steps to words `$four` of the second schedule, which are in `$w`.
+/// The last two steps of words `$four` of the second schedule, which are in `$w`.
 macro_rules! finish_other {
     (none $step:tt, $four:tt, $w:tt $w3:tt) => {
         ""
@@ -60,16 +61,17 @@ macro_rules! finish_other {
         ""
     };
     ($kind:tt 2, $four:tt, $w:tt $w3:tt) => {
-        concat!("vmovdqa [{room} + 16*", $four, "], xmm", $w, "\n")
+        concat!("vmovdqa [{scratch} + 16*", $four, "], xmm", $w, "\n")
     };
 }
 
-/// Four words of the second schedule but for those steps; those of sixteen words ago come from `room`.
+/// Computes four words of the second schedule but for the last two steps. The words sixteen words before them
+/// come from `scratch`.
 macro_rules! ahead_other {
     (message, $ago:tt $four:tt, $w:tt $w2:tt $w3:tt) => { load!($four 1 $w) };
     (later, $ago:tt $four:tt, $w:tt $w2:tt $w3:tt) => {
         concat!(
-            "vmovdqa xmm0, [{room} + 16*", $ago, "]\n",
+            "vmovdqa xmm0, [{scratch} + 16*", $ago, "]\n",
             "sha256msg1 xmm0, xmm", $w, "\n",
             "vpalignr xmm", $w, ", xmm", $w3, ", xmm", $w2, ", 4\n",
             "vpaddd xmm", $w, ", xmm", $w, ", xmm0\n",

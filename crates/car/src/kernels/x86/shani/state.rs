@@ -1,4 +1,4 @@
-//! What a group of four nodes is hashed from and into: messages, schedules, states, digests.
+//! Messages, schedules, states and digests of a group of four SHA-256 nodes.
 
 use std::arch::x86_64::__m128i;
 
@@ -14,13 +14,13 @@ pub(super) type Raw = [u8; 2 * QUAD_RAW];
 const _: () = assert!(2 * QUAD_PADDED == GROUP * NODE);
 pub(super) type Digests = [[u8; DIGEST]; GROUP];
 
-/// The words of one block of each node, the constants added; those of four rounds are beside each other.
+/// The words of one block of each node with the round constants added. The words of four rounds are adjacent.
 ///
-/// No row is in two cache lines.
+/// Each row lies in one cache line.
 #[repr(align(64))]
 pub(super) struct Schedules(pub(super) [[[u32; 4]; GROUP]; 16]);
 
-/// The instructions want the state as (A B E F) and (C D G H), the first word on top.
+/// The states of four nodes. The instructions take a state as (A B E F) and (C D G H), the first word on top.
 #[derive(Clone, Copy)]
 pub(super) struct States {
     pub(super) abef: [__m128i; GROUP],
