@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bson::{Document, doc};
 use carferry_core::config::Secret;
+use carferry_core::error_chain::Hint as _;
 use carferry_core::lotus::FullNode;
 use carferry_core::model::{AttoFil, PublishMethod};
 use carferry_core::rpc::{CallTimeouts, Client};

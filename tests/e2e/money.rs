@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bson::{Document, doc};
+use carferry_core::error_chain::Hint as _;
 use carferry_core::model::AttoFil;
 use carferry_core::store::FailuresOf;
 use client_agent::config::SyncRule;

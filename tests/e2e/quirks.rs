@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use carferry_core::error_chain::Hint as _;
 use carferry_core::lotus::Provider;
 use carferry_core::lotus::provider::ImportMethod;
 use carferry_core::rpc::{BootInstant, CallTimeouts, Client, RpcError};

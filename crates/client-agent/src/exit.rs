@@ -65,14 +65,14 @@ impl From<ConfigError> for CommandError {
 impl From<StoreError> for CommandError {
     fn from(error: StoreError) -> Self {
         let status = if error.is_permanent() { ExitStatus::UserError } else { ExitStatus::Failure };
-        Self { report: Report::with_hint(&error, error.hint()).to_string(), status }
+        Self { report: Report::of(&error).to_string(), status }
     }
 }
 
 impl From<RpcError> for CommandError {
     fn from(error: RpcError) -> Self {
         let status = if error.is_permanent() { ExitStatus::UserError } else { ExitStatus::Failure };
-        Self { report: Report::with_hint(&error, error.hint()).to_string(), status }
+        Self { report: Report::of(&error).to_string(), status }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::error_chain::{ErrorChain, below};
+use crate::error_chain::{ErrorChain, Hint as _, below};
 use crate::exit_status::ExitStatus;
 use crate::rpc::RpcError;
 use crate::rpc::endpoint::Endpoint;
@@ -15,7 +15,7 @@ use crate::words::counted;
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum Severity {
     /// Good.
     Ok,
     /// Works for now, or cannot be known.
@@ -30,7 +30,7 @@ pub struct Check {
     /// What: `mongodb`, `market f01000`, `root /mnt/cars`.
     pub name: String,
     /// How it came out.
-    pub state: State,
+    pub state: Severity,
     /// What was seen.
     pub detail: String,
     /// What can be done.
@@ -47,17 +47,17 @@ const NAME_COLUMNS: usize = 12;
 impl Check {
     /// A good one.
     pub fn ok(name: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::new(name, State::Ok, detail, None, ExitStatus::Success)
+        Self::new(name, Severity::Ok, detail, None, ExitStatus::Success)
     }
 
     /// One to look after.
     pub fn warn(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::new(name, State::Warn, detail, Some(hint.into()), ExitStatus::Success)
+        Self::new(name, Severity::Warn, detail, Some(hint.into()), ExitStatus::Success)
     }
 
     /// A bad one that the user can fix.
     pub fn fail(name: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::new(name, State::Fail, detail, Some(hint.into()), ExitStatus::UserError)
+        Self::new(name, Severity::Fail, detail, Some(hint.into()), ExitStatus::UserError)
     }
 
     /// What kept the database from answering.
@@ -78,12 +78,12 @@ impl Check {
         users_to_fix: bool,
     ) -> Self {
         let status = if users_to_fix { ExitStatus::UserError } else { ExitStatus::Failure };
-        Self::new(name, State::Fail, detail, hint, status)
+        Self::new(name, Severity::Fail, detail, hint, status)
     }
 
     fn new(
         name: impl Into<String>,
-        state: State,
+        state: Severity,
         detail: impl Into<String>,
         hint: Option<String>,
         status: ExitStatus,
@@ -94,9 +94,9 @@ impl Check {
     /// For people: a line, and a second one with the hint.
     pub fn lines(&self) -> String {
         let state = match self.state {
-            State::Ok => "ok",
-            State::Warn => "warn",
-            State::Fail => "FAIL",
+            Severity::Ok => "ok",
+            Severity::Warn => "warn",
+            Severity::Fail => "FAIL",
         };
         let line = format!("{state:<5} {:<NAME_COLUMNS$} {}", self.name, self.detail);
         match &self.hint {
@@ -290,12 +290,12 @@ FAIL  node sync    the head is 3 h old
     fn skew_counts_only_what_the_call_does_not_explain() {
         let at = Duration::from_secs;
         for (before, server, after, state) in [
-            (100, 100, 100, State::Ok),
-            (100, 130, 160, State::Ok),
-            (100, 94, 101, State::Warn),
-            (100, 107, 101, State::Warn),
-            (1000, 600, 1001, State::Fail),
-            (1000, 1400, 1001, State::Fail),
+            (100, 100, 100, Severity::Ok),
+            (100, 130, 160, Severity::Ok),
+            (100, 94, 101, Severity::Warn),
+            (100, 107, 101, Severity::Warn),
+            (1000, 600, 1001, Severity::Fail),
+            (1000, 1400, 1001, Severity::Fail),
         ] {
             let check = judge_skew(at(before), at(server), at(after));
             assert_eq!(check.state, state, "{before} {server} {after}: {}", check.detail);
@@ -310,10 +310,10 @@ FAIL  node sync    the head is 3 h old
         let refused: Vec<_> =
             (0..20).map(|number| (format!("cars.index{number}"), "not authorized".repeat(3))).collect();
         for (user, missing, state, words) in [
-            (IndexUser::ClientAgent, at_start(20), State::Ok, "20 will be made at the first start"),
-            (IndexUser::ClientAgent, at_start(0), State::Ok, "all there"),
-            (IndexUser::MinerAgent, at_start(16), State::Warn, "16 are missing"),
-            (IndexUser::ClientAgent, refused, State::Warn, "20 cannot be made or seen: cars.index0"),
+            (IndexUser::ClientAgent, at_start(20), Severity::Ok, "20 will be made at the first start"),
+            (IndexUser::ClientAgent, at_start(0), Severity::Ok, "all there"),
+            (IndexUser::MinerAgent, at_start(16), Severity::Warn, "16 are missing"),
+            (IndexUser::ClientAgent, refused, Severity::Warn, "20 cannot be made or seen: cars.index0"),
         ] {
             let check = judge_indexes(user, 0, &missing);
             assert!(check.state == state && check.detail.contains(words), "{check:?}");

@@ -6,11 +6,19 @@
 use std::io::Write;
 use std::{fmt, io};
 
+use comfy_table::{Table, presets};
 use serde::Serialize;
 
 pub use crate::escaped::Escaped;
 use crate::escaped::EscapedJson;
 pub use crate::exit_status::ExitStatus;
+
+/// A table without frames.
+pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
 
 /// Writes lines and JSON; after its reader has gone, writes nothing and reports no error.
 pub struct Printer {

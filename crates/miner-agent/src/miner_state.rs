@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::fsx;
 use carferry_core::store::{AgentState, Store, StoreError};
 use carferry_core::telemetry::fields;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::runtime::{Backoff, BackoffPolicy, Breaker};
 use carferry_core::store::{Store, StoreError};
 use tokio::time::sleep;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::{DealId, DealPhase, DealStatus, ImportState, ProviderViewDoc};
 use carferry_core::rpc::RpcError;
+use carferry_core::runtime::Backoff;
 use carferry_core::store::{NewView, PollScope, StoreError};
 use carferry_core::telemetry::fields;
 use tokio::sync::Notify;
@@ -35,11 +36,7 @@ pub async fn follow(importer: &ImportContext, wake: &Notify, stop: &Cancellation
     while !stop.is_cancelled() {
         // The worker finds out whether the node is the right one.
         identified = importer.market.is_identified();
-        let pause = if identified {
-            interval.mul_f64(0.9 + fastrand::f64() / 5.0)
-        } else {
-            interval.min(UNIDENTIFIED)
-        };
+        let pause = if identified { Backoff::jitter(interval) } else { interval.min(UNIDENTIFIED) };
         let poll = async {
             if identified {
                 let which = sweeps.next();

@@ -5,6 +5,7 @@ mod passes;
 use std::sync::Arc;
 
 use carferry_core::config::Secret;
+use carferry_core::error_chain::Hint as _;
 use carferry_core::lotus::FullNode;
 use carferry_core::model::PublishMethod;
 use carferry_core::rpc::Client;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::runtime::{Backoff, BackoffPolicy};
 use carferry_core::store::{IndexUser, Store};
 use tokio::time::Instant;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use carferry_core::error_chain::{ErrorChain, Hint as _};
+use carferry_core::model::chain::EPOCHS_PER_DAY;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::rpc::endpoint::{EndpointError, resolve_full_node};
 use serde::Serialize;
@@ -55,8 +56,6 @@ struct Miner {
     miner: String,
     price: String,
 }
-
-const EPOCHS_PER_DAY: i64 = 2880;
 
 impl Summary {
     /// Resolves everything that can be without calling anything: addresses, token files, certificates.

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use carferry_core::model::AttoFil;
+use carferry_core::printer::table;
 use carferry_core::words::counted;
 
-use crate::commands::text::{bytes, line, table};
+use crate::commands::text::{bytes, line};
 use crate::propose::policy::HoldReason;
 use crate::propose::{DealState, Mode, ReplicaGoal, Report};
 

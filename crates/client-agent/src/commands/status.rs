@@ -1,13 +1,13 @@
 //! `status`: CARs, deals by miner and state, and what is stuck and why.
 
 use carferry_core::model::OfflineDealDoc;
-use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::printer::{ExitStatus, Printer, table};
 use carferry_core::store::{DealCounts, Store};
 use carferry_core::words::counted;
 use serde::Serialize;
 
 use crate::cli::StatusArgs;
-use crate::commands::text::{bytes, line, table};
+use crate::commands::text::{bytes, line};
 use crate::config::Config;
 use crate::exit::CommandError;
 

@@ -14,7 +14,7 @@ use carferry_core::config::sections::{LogSection, LotusSection};
 use carferry_core::config::{ConfigError, Key, Kind, MongodbSection, OtherProgram, Sources, load};
 use carferry_core::fsx;
 use carferry_core::model::address::{MinerId, WalletAddress};
-use carferry_core::model::{AttoFil, DealDuration};
+use carferry_core::model::{AttoFil, DealDuration, chain};
 use carferry_core::rpc::CallTimeouts;
 use carferry_core::store::StoreOptions;
 use serde::Deserialize;
@@ -153,7 +153,7 @@ impl StartDelay {
 
     /// The number of epochs on mainnet.
     pub fn on_mainnet(self) -> i64 {
-        self.epochs(read::EPOCH_SECONDS)
+        self.epochs(chain::EPOCH_SECONDS)
     }
 }
 
@@ -463,7 +463,9 @@ impl Config {
         let Some(terms) = self.miners.iter().find(|terms| terms.price > most) else { return Ok(()) };
         let sum = match self.setting.duration {
             Some(duration) => format!("a deal of {duration} would cost {}", duration.cost_max(terms.price)),
-            None => format!("that is {} a day", terms.price.times(2880)),
+            None => {
+                format!("that is {} a day", terms.price.times(chain::EPOCHS_PER_DAY.unsigned_abs().into()))
+            }
         };
         Err(ConfigError::Conflict {
             key: "miners".to_owned(),
@@ -480,7 +482,7 @@ impl Config {
     /// A provider refuses deals that end more than 540 days from now (go-fil-markets v1.28.3
     /// `provider_states.go:110-119`); the node may lengthen a deal by up to [`DealDuration::ALIGNMENT_MAX`].
     fn check_deal_end(&self) -> Result<(), ConfigError> {
-        let end_max = DealDuration::MAX.get() + DealDuration::ALIGNMENT_MAX;
+        let end_max = chain::DEAL_END_MAX;
         let Some(duration) = self.setting.duration else { return Ok(()) };
         let delay = self.setting.start_delay.on_mainnet();
         let end = delay + duration.get() + DealDuration::ALIGNMENT_MAX;

@@ -7,15 +7,11 @@ use std::time::Duration;
 use carferry_car::PaddedPieceSize;
 use carferry_core::config::human;
 use carferry_core::model::address::{MinerId, WalletAddress};
+use carferry_core::model::chain::DEAL_END_MAX;
 use carferry_core::model::{AttoFil, DealDuration};
 use serde::de::{Deserialize, Deserializer, Error};
 
 use crate::config::{Collateral, MinerTerms, StartDelay};
-
-/// Seconds per epoch on mainnet. Source: lotus v1.23.3 `build/params_shared_vals.go` (`BlockDelaySecs`).
-pub(super) const EPOCH_SECONDS: u64 = 30;
-/// A start later than the longest deal helps nobody: 540 days.
-const START_DELAY_MAX_EPOCHS: i64 = 1_555_200;
 
 /// The list of miners, each at most once.
 pub(super) fn miners<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<MinerTerms>, D::Error> {
@@ -144,12 +140,10 @@ fn parse_start_delay(text: &str) -> Result<StartDelay, String> {
         StartDelay::Time(time.map_err(|_| format!("\"{text}\" is not a start delay: {wanted}"))?)
     };
     let epochs = delay.on_mainnet();
-    if (1..=START_DELAY_MAX_EPOCHS).contains(&epochs) {
+    if (1..=DEAL_END_MAX).contains(&epochs) {
         Ok(delay)
     } else {
-        Err(format!(
-            "a start delay of {epochs} epochs is outside 1 to {START_DELAY_MAX_EPOCHS} epochs (540 days)"
-        ))
+        Err(format!("a start delay of {epochs} epochs is outside 1 to {DEAL_END_MAX} epochs (540 days)"))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::model::{IntentDoc, IntentState};
 use carferry_core::rpc::{BootInstant, RpcError};
 use carferry_core::runtime::{BackoffPolicy, Breaker, Permit, fail_point};

@@ -28,7 +28,7 @@ use std::time::{Duration, SystemTime};
 
 use bson::oid::ObjectId;
 use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid};
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
 use carferry_core::lotus::FullNode;
 use carferry_core::model::{
@@ -97,9 +97,10 @@ impl ProposeError {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_refusal())
     }
+}
 
-    /// What the operator can do.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for ProposeError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Preflight(error) => error.hint(),
             Self::Store(error) => error.hint(),

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bson::oid::ObjectId;
+use carferry_core::error_chain::Hint;
 use carferry_core::lotus::FullNode;
 use carferry_core::model::{ChainEpoch, IntentDoc, OfflineDealDoc};
 use carferry_core::rpc::RpcError;
@@ -58,9 +59,10 @@ impl TrackError {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_refusal())
     }
+}
 
-    /// What the operator can do.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for TrackError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Lotus(error) => error.hint(),
             Self::Store(error) => error.hint(),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use strsim::levenshtein;
+
 use crate::config::OtherProgram;
 use crate::error_chain::Hint;
 
@@ -155,31 +157,10 @@ pub(super) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'
     let bound = (written.chars().count() / 3).max(2);
     candidates
         .into_iter()
-        .map(|candidate| (distance(&written.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .map(|candidate| (levenshtein(&written.to_lowercase(), &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= bound)
         .min()
         .map(|(_, candidate)| candidate.to_owned())
-}
-
-/// Levenshtein's distance, by one row.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, to) in row.iter_mut().skip(1).zip(&b) {
-            let above = *cell;
-            let replaced = diagonal + usize::from(from != *to);
-            left = replaced.min(above + 1).min(left + 1);
-            *cell = left;
-            diagonal = above;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -191,7 +172,7 @@ mod tests {
         for (a, b, edits) in
             [("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "ba", 2)]
         {
-            assert_eq!(distance(a, b), edits, "{a} {b}");
+            assert_eq!(levenshtein(a, b), edits, "{a} {b}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::model::{AttoFil, DealId, PublishMethod};
 use crate::rpc::client::Client;
 use crate::rpc::error::{INVALID_PARAMS, RpcError};
 use crate::rpc::go_values::{BigInt, List};
-use crate::rpc::send_deadline::{BootInstant, sent_before};
+use crate::rpc::send_deadline::{BootInstant, with_send_deadline};
 
 /// A Lotus full node, API v0.
 #[derive(Clone, Debug)]
@@ -148,12 +148,12 @@ impl FullNode {
     /// Makes a deal; the answer is its proposal CID. `ClientStartDeal` needs `admin` and answers before
     /// the provider knows; `ClientStatelessDeal` needs `write` and answers when the provider waits for data.
     ///
-    /// Nothing is sent after `send_before`, when another agent may be about to settle the same proposal.
+    /// Nothing is sent after `send_deadline`, when another agent may be about to settle the same proposal.
     pub async fn publish(
         &self,
         method: PublishMethod,
         params: &StartDealParams,
-        send_before: BootInstant,
+        send_deadline: BootInstant,
     ) -> Result<CidLink, RpcError> {
         let name = publish_method_name(method);
         let value = serde_json::to_value(params).map_err(|source| RpcError::Decode {
@@ -161,7 +161,8 @@ impl FullNode {
             endpoint: self.endpoint().to_owned(),
             source: source.into(),
         })?;
-        sent_before(send_before, self.client.call(name, vec![value], self.client.timeouts.publish)).await
+        with_send_deadline(send_deadline, self.client.call(name, vec![value], self.client.timeouts.publish))
+            .await
     }
 
     /// The states of all deals the node follows, and all that it says of those of these payloads (permission

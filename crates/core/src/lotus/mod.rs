@@ -5,6 +5,7 @@
 //! shapes. Shapes and error texts are those of the legacy market, Lotus v1.5.0 to v1.27.0.
 
 pub mod full_node;
+mod hints;
 pub mod provider;
 pub mod wire;
 

@@ -7,7 +7,7 @@ use crate::model::ProposalCid;
 use crate::rpc::client::Client;
 use crate::rpc::error::RpcError;
 use crate::rpc::go_values::List;
-use crate::rpc::send_deadline::{BootInstant, sent_before};
+use crate::rpc::send_deadline::{BootInstant, with_send_deadline};
 
 /// Which of the two equal import methods is called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -75,19 +75,19 @@ impl Provider {
     /// Success says only that the bytes fit the deal. Whether the deal moved on is seen in its state:
     /// in any state but "waiting for data" the same call succeeds without effect (lotus-contract §3.2).
     ///
-    /// Nothing is sent after `send_before`, when the caller's right to call has ended.
+    /// Nothing is sent after `send_deadline`, when the caller's right to call has ended.
     pub async fn import(
         &self,
         method: ImportMethod,
         deal: &ProposalCid,
         path: &str,
-        send_before: BootInstant,
+        send_deadline: BootInstant,
     ) -> Result<(), RpcError> {
         let name = method.name();
         let link = serde_json::to_value(CidLink::new(deal.as_str())).unwrap_or(Value::Null);
         let client = self.client.on_new_connection(name)?;
         let call = client.call(name, vec![link, json!(path)], client.timeouts.import);
-        let _void: Value = sent_before(send_before, call).await?;
+        let _void: Value = with_send_deadline(send_deadline, call).await?;
         Ok(())
     }
 }

@@ -4,9 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Seconds per epoch on mainnet. Source: lotus v1.23.3 `build/params_shared_vals.go` (`BlockDelaySecs`).
-const EPOCH_SECONDS: i64 = 30;
+pub const EPOCH_SECONDS: u64 = 30;
 /// Epochs per day. Source: lotus v1.23.3 `build/params_shared_funcs.go`, builtin `EpochsInDay`.
-const EPOCHS_PER_DAY: i64 = 2880;
+pub const EPOCHS_PER_DAY: i64 = 2880;
+/// Epochs from now to the end of a deal, at most: 540 days. Source: go-fil-markets v1.28.3
+/// `storagemarket/impl/providerstates/provider_states.go:110-119`.
+pub const DEAL_END_MAX: i64 = 540 * EPOCHS_PER_DAY;
 
 /// A chain epoch (30 s each on mainnet).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +43,7 @@ impl ChainEpoch {
 
     /// Mainnet's epoch at a wall-clock time in Unix seconds: what to go by when no full node is at hand.
     pub const fn mainnet_at(unix_seconds: i64) -> Self {
-        Self((unix_seconds - Self::MAINNET_GENESIS).div_euclid(EPOCH_SECONDS))
+        Self((unix_seconds - Self::MAINNET_GENESIS).div_euclid(EPOCH_SECONDS.cast_signed()))
     }
 }
 
@@ -81,10 +84,9 @@ fn days(epochs: i64) -> f64 {
 impl DealDuration {
     /// 180 days. Source: lotus v1.5.0 `build/params_shared_vals.go:122`, `market11.DealDurationBounds`.
     pub const MIN: Self = Self(518_400);
-    /// The provider refuses more than 540 days (go-fil-markets v1.28.3 `provider_states.go:110-119`), and the
-    /// node lengthens a deal by up to 5758 epochs to end it on a proving period (lotus v1.23.3
+    /// The provider refuses a deal that ends after [`DEAL_END_MAX`], and the node lengthens a deal by up to 5758 epochs to end it on a proving period (lotus v1.23.3
     /// `node/impl/client/client.go:136-227`).
-    pub const MAX: Self = Self(1_555_200 - Self::ALIGNMENT_MAX);
+    pub const MAX: Self = Self(DEAL_END_MAX - Self::ALIGNMENT_MAX);
     /// By how many epochs, at most, a node lengthens a deal.
     pub const ALIGNMENT_MAX: i64 = 5758;
     /// Bare numbers up to this are days (the notes' `duration: 366`), above it epochs; the network's

@@ -7,7 +7,7 @@
 
 pub mod address;
 mod car_doc;
-mod chain;
+pub mod chain;
 mod deal_status;
 mod ids;
 mod intent_doc;

@@ -10,7 +10,7 @@ pub enum Refusal {
     Deal,
     /// The moment: a provider that is busy or away, a node in trouble, a wallet without money, data that came
     /// late.
-    BootInstant,
+    Moment,
     /// The provider's own trouble, which passes soon and says nothing of any deal: a program of its failed.
     Trouble,
     /// The client's own settings: the time from proposal to start, the duration, the collateral.
@@ -78,7 +78,7 @@ impl Refusal {
             // Before the others: behind these words stands whatever the program said.
             Self::Trouble
         } else if rejected_for(&MOMENT) || OF_THE_CLIENT.iter().any(|known| words.contains(known)) {
-            Self::BootInstant
+            Self::Moment
         } else if rejected_for(&SETTINGS) {
             Self::Settings
         } else {
@@ -90,7 +90,7 @@ impl Refusal {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Deal => "deal",
-            Self::BootInstant => "moment",
+            Self::Moment => "moment",
             Self::Trouble => "trouble",
             Self::Settings => "settings",
             Self::Unknown => "unknown",
@@ -101,7 +101,7 @@ impl Refusal {
     pub fn from_stored(text: &str) -> Self {
         match text {
             "deal" => Self::Deal,
-            "moment" => Self::BootInstant,
+            "moment" => Self::Moment,
             "trouble" => Self::Trouble,
             "settings" => Self::Settings,
             _ => Self::Unknown,
@@ -120,12 +120,12 @@ mod tests {
 
     #[test]
     fn only_what_is_wrong_with_the_deal_counts() {
-        use Refusal::{BootInstant, Deal, Settings, Trouble};
+        use Refusal::{Deal, Moment, Settings, Trouble};
         for (words, about) in [
             (
                 "provider returned unexpected state 11 for proposal bafy, with message: deal rejected: cannot accept deal \
                  as miner is overloaded at the moment - there are too many staging deals being processed",
-                BootInstant,
+                Moment,
             ),
             (
                 "provider returned unexpected state 11 for proposal bafy, with message: deal rejected: custom deal decision \
@@ -133,16 +133,13 @@ mod tests {
                 Trouble,
             ),
             ("deal rejected: custom deal decision logic failed: node error", Trouble),
-            ("StorageDealError: deal rejected: miner is not accepting offline storage deals", BootInstant),
-            ("deal rejected: node error getting client market balance failed: timeout", BootInstant),
-            ("deal rejected: clientMarketBalance.Available too small: 1 < 2", BootInstant),
-            ("StorageDealError: sending proposal to storage provider failed: dial backoff", BootInstant),
-            (
-                "StorageDealError: adding market funds failed: not enough funds: balance 1, needed 2",
-                BootInstant,
-            ),
-            ("deal failed: (State=13) start epoch already elapsed", BootInstant),
-            ("the start epoch has passed without the data", BootInstant),
+            ("StorageDealError: deal rejected: miner is not accepting offline storage deals", Moment),
+            ("deal rejected: node error getting client market balance failed: timeout", Moment),
+            ("deal rejected: clientMarketBalance.Available too small: 1 < 2", Moment),
+            ("StorageDealError: sending proposal to storage provider failed: dial backoff", Moment),
+            ("StorageDealError: adding market funds failed: not enough funds: balance 1, needed 2", Moment),
+            ("deal failed: (State=13) start epoch already elapsed", Moment),
+            ("the start epoch has passed without the data", Moment),
             ("deal rejected: deal start epoch is too far in the future: 5 > 4", Settings),
             ("deal rejected: cannot seal a sector before 5", Settings),
             ("deal rejected: proposed provider collateral below minimum: 1 < 2", Settings),
@@ -160,9 +157,7 @@ mod tests {
 
     #[test]
     fn a_stored_class_is_read_as_it_was_written_and_a_newer_one_never_counts() {
-        for class in
-            [Refusal::Deal, Refusal::BootInstant, Refusal::Trouble, Refusal::Settings, Refusal::Unknown]
-        {
+        for class in [Refusal::Deal, Refusal::Moment, Refusal::Trouble, Refusal::Settings, Refusal::Unknown] {
             assert_eq!(Refusal::from_stored(class.as_str()), class);
             let json = serde_json::to_string(&class).unwrap();
             assert_eq!(serde_json::from_str::<Refusal>(&json).unwrap(), class);

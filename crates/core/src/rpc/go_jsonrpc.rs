@@ -26,7 +26,7 @@ use jsonrpsee::http_client::{HttpBody, HttpRequest, HttpResponse, transport};
 use serde_json::{Map, Value};
 use tower::{Layer, Service};
 
-use crate::rpc::send_deadline::fenced;
+use crate::rpc::send_deadline::limited;
 
 /// Answers larger than this are lists of deals, never a void answer or an error: they pass unparsed.
 const REPAIRED_BYTES_MAX: usize = 64 * 1024;
@@ -67,7 +67,7 @@ where
     }
 
     fn call(&mut self, request: HttpRequest) -> Self::Future {
-        let answer = self.inner.call(fenced(request));
+        let answer = self.inner.call(limited(request));
         Box::pin(async move {
             let (mut head, body) = answer.await?.into_parts();
             let failed = |error| transport::Error::Http(HttpError::Stream(error));

@@ -1,10 +1,10 @@
-//! A call that must not go out late: its time is looked at when the bytes are on their way to the socket.
+//! Send deadlines: an HTTP request of a lease's holder breaks off where it would be sent after the lease may
+//! have ended.
 //!
-//! Whoever calls under a lease may be stopped (SIGSTOP, a paused virtual machine, a starved processor)
-//! between the last look at the lease and the send, and wake up when the lease is another's. Lotus knows no
-//! fencing numbers. So the body of such a request looks at the clock when the HTTP client asks it for its
-//! bytes, microseconds before they are written; too late, it breaks off instead, and the node gets no whole
-//! request.
+//! An agent may be stopped (SIGSTOP, a paused virtual machine, a starved processor) between its last look at
+//! the lease and the send, and may go on after another agent has taken the lease. Lotus knows no fencing
+//! numbers. So the body of such a request reads the clock when the HTTP client asks for its bytes, microseconds
+//! before they are written. After the deadline it fails instead, and the node gets no whole request.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,22 +15,22 @@ use jsonrpsee::http_client::{HttpBody, HttpRequest};
 use rustix::time::{ClockId, clock_gettime};
 
 tokio::task_local! {
-    static SEND_BEFORE: BootInstant;
+    static SEND_DEADLINE: BootInstant;
 }
 
-/// A moment of this machine's time since it started, sleep and pauses included.
+/// A time of this machine's boot clock, which goes on while the machine sleeps or is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootInstant(Duration);
 
 impl BootInstant {
-    /// This one.
+    /// The present time.
     pub fn now() -> Self {
         let time = clock_gettime(ClockId::Boottime);
         let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
         Self(Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0)))
     }
 
-    /// So much later.
+    /// This time plus a duration.
     #[must_use]
     pub fn plus(self, time: Duration) -> Self {
         Self(self.0.saturating_add(time))
@@ -42,15 +42,15 @@ impl BootInstant {
     }
 }
 
-/// Runs calls that must not be sent after this moment.
-pub(crate) async fn sent_before<F: Future>(moment: BootInstant, calls: F) -> F::Output {
-    SEND_BEFORE.scope(moment, calls).await
+/// Runs calls that must not be sent after the deadline.
+pub(crate) async fn with_send_deadline<F: Future>(deadline: BootInstant, calls: F) -> F::Output {
+    SEND_DEADLINE.scope(deadline, calls).await
 }
 
-/// The request, with the limit of the task it belongs to, if it has one.
-pub(crate) fn fenced(request: HttpRequest) -> HttpRequest {
-    match SEND_BEFORE.try_with(|moment| *moment) {
-        Ok(moment) => request.map(|body| HttpBody::new(FencedBody { body, moment })),
+/// The request with the send deadline of its task, if the task has one.
+pub(crate) fn limited(request: HttpRequest) -> HttpRequest {
+    match SEND_DEADLINE.try_with(|deadline| *deadline) {
+        Ok(deadline) => request.map(|body| HttpBody::new(DeadlineBody { body, deadline })),
         Err(_unlimited) => request,
     }
 }
@@ -59,12 +59,12 @@ pub(crate) fn fenced(request: HttpRequest) -> HttpRequest {
 #[error("not sent: its time had passed when it was on its way")]
 struct TooLate;
 
-struct FencedBody {
+struct DeadlineBody {
     body: HttpBody,
-    moment: BootInstant,
+    deadline: BootInstant,
 }
 
-impl Body for FencedBody {
+impl Body for DeadlineBody {
     type Data = <HttpBody as Body>::Data;
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -72,7 +72,7 @@ impl Body for FencedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if self.moment.has_passed() {
+        if self.deadline.has_passed() {
             return Poll::Ready(Some(Err(TooLate.into())));
         }
         Pin::new(&mut self.body).poll_frame(context)
@@ -93,9 +93,9 @@ mod tests {
 
     use super::*;
 
-    async fn bytes_before(moment: BootInstant) -> Option<Vec<u8>> {
-        sent_before(moment, async {
-            let request = fenced(HttpRequest::new(HttpBody::from("{}")));
+    async fn bytes_before(deadline: BootInstant) -> Option<Vec<u8>> {
+        with_send_deadline(deadline, async {
+            let request = limited(HttpRequest::new(HttpBody::from("{}")));
             request.into_body().collect().await.ok().map(|body| body.to_bytes().to_vec())
         })
         .await
@@ -106,7 +106,7 @@ mod tests {
         let now = BootInstant::now();
         assert_eq!(bytes_before(now.plus(Duration::from_secs(60))).await.as_deref(), Some(&b"{}"[..]));
         assert_eq!(bytes_before(now).await, None);
-        let unlimited = fenced(HttpRequest::new(HttpBody::from("{}"))).into_body().collect().await.unwrap();
+        let unlimited = limited(HttpRequest::new(HttpBody::from("{}"))).into_body().collect().await.unwrap();
         assert_eq!(unlimited.to_bytes(), "{}");
     }
 }

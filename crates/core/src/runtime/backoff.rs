@@ -66,6 +66,11 @@ impl Backoff {
         Self { policy, failures: 0, resumed: None, rng }
     }
 
+    /// The pause, a tenth longer or shorter at random, so that agents that pause together do not go on together.
+    pub fn jitter(pause: Duration) -> Duration {
+        pause.mul_f64(0.9 + fastrand::f64() / 5.0)
+    }
+
     /// Notes a failure at this moment and says how long to wait.
     pub fn next_delay(&mut self) -> Duration {
         self.next_delay_at(Instant::now())
@@ -118,6 +123,12 @@ mod tests {
         assert!(delays.iter().all(|delay| *delay <= ceiling));
         let low = delays.iter().filter(|delay| **delay < ceiling / 2).count();
         assert!((400..600).contains(&low), "{low} of 1000 in the lower half");
+    }
+
+    #[test]
+    fn jitter_is_a_tenth_at_most() {
+        let pauses = (0..1000).map(|_| Backoff::jitter(Duration::from_secs(10)));
+        assert!(pauses.into_iter().all(|pause| (9.0..=11.0).contains(&pause.as_secs_f64())));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use mongodb::error::{Error, ErrorKind};
 use tracing::debug;
 
+use crate::error_chain::Hint;
 use crate::store::driver_error::DriverError;
 
 /// A failed database call.
@@ -186,9 +187,10 @@ impl StoreError {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::Rejected { .. } | Self::NotReplicaSet)
     }
+}
 
-    /// What the operator can do.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for StoreError {
+    fn hint(&self) -> Option<String> {
         let text = match self {
             Self::SetNotInitiated { server, set } => {
                 return Some(format!(

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::error_chain::ErrorChain;
+use crate::error_chain::{ErrorChain, Hint as _};
 use crate::runtime::{Backoff, BackoffPolicy};
 use crate::store::StoreError;
 

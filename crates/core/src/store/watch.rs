@@ -11,6 +11,7 @@
 //!  └───────────────── pause (growing, with jitter) ◄──────────────────────┘
 //! ```
 
+use std::fmt;
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -19,7 +20,7 @@ use mongodb::change_stream::event::ChangeStreamEvent;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::error_chain::ErrorChain;
+use crate::error_chain::{ErrorChain, Hint as _};
 use crate::runtime::{Backoff, BackoffPolicy};
 use crate::store::Store;
 use crate::store::error::StoreError;
@@ -43,6 +44,24 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A stream that held this long was healthy: the next pause starts small again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
+/// Why a change stream ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StreamEnd {
+    /// The server sent nothing for longer than it may.
+    Silent,
+    /// The collection was dropped or renamed.
+    Dropped,
+}
+
+impl fmt::Display for StreamEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silent => "silent",
+            Self::Dropped => "collection dropped or renamed",
+        })
+    }
+}
+
 impl Store {
     /// Watches for pending deals of these miners until `stop`; never gives up. Calls `wake` from this task;
     /// it must not block.
@@ -54,17 +73,17 @@ impl Store {
         let mut backoff = Backoff::new(BackoffPolicy { max: PAUSE_MAX, ..BackoffPolicy::default() });
         loop {
             let opened = tokio::time::Instant::now();
-            let reason = tokio::select! {
+            let end = tokio::select! {
                 () = stop.cancelled() => return,
-                reason = self.one_stream(miners, &wake) => reason,
+                end = self.one_stream(miners, &wake) => end,
             };
             if opened.elapsed() >= HEALTHY_AFTER {
                 backoff.reset();
             }
             let pause = backoff.next_delay();
-            match reason {
+            match end {
                 Ok(ended) => {
-                    info!(reason = ended, pause_ms = pause.as_millis(), "change stream ended, opening anew");
+                    info!(reason = %ended, pause_ms = pause.as_millis(), "change stream ended, opening anew");
                 }
                 Err(error) if error.is_permanent() => warn!(
                     reason = %ErrorChain(&error),
@@ -82,7 +101,7 @@ impl Store {
         }
     }
 
-    async fn one_stream(&self, miners: &[String], wake: &impl Fn(Wake)) -> Result<&'static str, StoreError> {
+    async fn one_stream(&self, miners: &[String], wake: &impl Fn(Wake)) -> Result<StreamEnd, StoreError> {
         let hello = self.bounded("hello", self.database.run_command(doc! { "hello": 1 })).await?;
         let time = hello.get_timestamp("operationTime").map_err(|_| StoreError::NotReplicaSet)?;
         let collection = self.watch_database.collection::<Document>("offlinedeals");
@@ -103,14 +122,14 @@ impl Store {
 async fn follow(
     stream: &mut ChangeStream<ChangeStreamEvent<Document>>,
     wake: &impl Fn(Wake),
-) -> Result<&'static str, StoreError> {
+) -> Result<StreamEnd, StoreError> {
     loop {
         match tokio::time::timeout(MAX_AWAIT + SILENCE_MARGIN, stream.next_if_any()).await {
-            Err(_silence) => return Ok("silent"),
+            Err(_silence) => return Ok(StreamEnd::Silent),
             Ok(Err(source)) => return Err(StoreError::classify("change stream", source)),
             Ok(Ok(Some(_event))) => wake(Wake::Changed),
             Ok(Ok(None)) if stream.is_alive() => {}
-            Ok(Ok(None)) => return Ok("collection dropped or renamed"),
+            Ok(Ok(None)) => return Ok(StreamEnd::Dropped),
         }
     }
 }

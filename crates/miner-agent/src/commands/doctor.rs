@@ -210,14 +210,14 @@ pub fn text(checks: &[Check]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use carferry_core::doctor::State;
+    use carferry_core::doctor::Severity;
 
     use super::*;
 
     #[test]
     fn a_root_that_is_not_there_fails() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(root_check("root".to_owned(), &folder.path().join("none")).state, State::Fail);
+        assert_eq!(root_check("root".to_owned(), &folder.path().join("none")).state, Severity::Fail);
         assert!(root_check("root".to_owned(), folder.path()).detail.contains("readable"));
     }
 }

@@ -6,8 +6,8 @@ use bson::DateTime;
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::address::MinerId;
 use carferry_core::model::{ImportState, OfflineDealDoc};
+use carferry_core::printer::table;
 use carferry_core::store::{MinerStateDoc, PendingCounts, Store, StoreError};
-use comfy_table::{Table, presets};
 use serde::Serialize;
 use tracing::debug;
 
@@ -227,13 +227,6 @@ impl StatusReport {
         }
         text
     }
-}
-
-/// A table without frames.
-pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
-    table
 }
 
 #[cfg(test)]

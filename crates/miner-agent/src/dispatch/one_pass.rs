@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bson::Bson;
-use carferry_core::error_chain::{ErrorChain, with_hint};
+use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
 use carferry_core::model::OfflineDealDoc;
 use carferry_core::store::{ImportOutcome, StoreError};
 use carferry_core::telemetry::fields;

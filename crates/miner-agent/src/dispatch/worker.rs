@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::Bson;
-use carferry_core::error_chain::{ErrorChain, with_hint};
+use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
 use carferry_core::fsx;
 use carferry_core::runtime::{Backoff, BackoffPolicy, fail_point};
 use carferry_core::store::{CONNECTIONS_MAX, Claim, ImportOutcome, Store, StoreError};
@@ -191,7 +191,7 @@ impl Worker {
         if self.pause.until().is_none() {
             self.importer.standing.works();
         }
-        let scan = now + self.importer.setting.scan_interval.mul_f64(0.9 + fastrand::f64() / 5.0);
+        let scan = now + Backoff::jitter(self.importer.setting.scan_interval);
         while running.len() < IN_HAND_MAX && !self.stop.is_cancelled() {
             // Calls that fail at once free their seats at once: what they met counts before the next deal.
             while let Some(ended) = running.try_join_next() {

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carferry_car::{PaddedPieceSize, PayloadCid, UnpaddedPieceSize};
-use carferry_core::error_chain::{ErrorChain, with_hint};
+use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
 use carferry_core::model::{CarDoc, ChainEpoch, OfflineDealDoc, ProposalCid};
 use carferry_core::rpc::{BootInstant, RpcError};
-use carferry_core::runtime::fail_point;
+use carferry_core::runtime::{Backoff, fail_point};
 use carferry_core::store::{Claim, ImportOutcome, Noted, PayloadCars, Settled, Store, StoreError};
 use carferry_core::telemetry::fields;
 use tokio::time::{Instant, sleep};
@@ -514,7 +514,11 @@ impl ImportContext {
     }
 
     fn waiting(&self, reason: String) -> ImportOutcome {
-        ImportOutcome::Waiting { reason, after: jittered(self.setting.wait_interval), files: Vec::new() }
+        ImportOutcome::Waiting {
+            reason,
+            after: Backoff::jitter(self.setting.wait_interval),
+            files: Vec::new(),
+        }
     }
 
     /// For what may come late or never: looked for less often with time. A hundred thousand such deals must
@@ -528,7 +532,7 @@ impl ImportContext {
         let age = until.zip(deal.createdtime).map_or(Duration::ZERO, |(until, created)| {
             decide::age_at_claim(created.timestamp_millis(), until.timestamp_millis(), self.setting.lease)
         });
-        jittered(self.pauses().by_age(age, self.setting.wait_interval))
+        Backoff::jitter(self.pauses().by_age(age, self.setting.wait_interval))
     }
 
     /// For what may pass, so many times and no more.
@@ -575,11 +579,6 @@ fn trouble(outcome: ImportOutcome, remedy: Remedy, is_answered: bool) -> Verdict
 /// After a call that the market has answered.
 fn answered(outcome: ImportOutcome) -> Verdict {
     Verdict::Settled(without_view(outcome, true))
-}
-
-/// A tenth more or less, so that deals that wait for the same thing do not come back in one moment.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.9 + fastrand::f64() / 5.0)
 }
 
 /// What the provider signed decides; the document fills in.

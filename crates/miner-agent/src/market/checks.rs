@@ -67,16 +67,16 @@ fn permission_check(subject: &str, permissions: &[String], needed: &str) -> Chec
 
 #[cfg(test)]
 mod tests {
-    use carferry_core::doctor::State;
+    use carferry_core::doctor::Severity;
 
     use super::*;
 
     #[test]
     fn a_token_without_the_permission_fails_with_the_command_that_makes_one() {
         let permissions = ["read".to_owned(), "write".to_owned()];
-        assert_eq!(permission_check("market f01", &permissions, "write").state, State::Ok);
+        assert_eq!(permission_check("market f01", &permissions, "write").state, Severity::Ok);
         let check = permission_check("market f01", &permissions, "admin");
-        assert_eq!(check.state, State::Fail);
+        assert_eq!(check.state, Severity::Fail);
         assert!(check.hint.unwrap().contains("--perm admin"));
     }
 }

@@ -1,6 +1,6 @@
 //! What the errors of a market's import call mean: the one table of Lotus' texts.
 
-use carferry_core::error_chain::{ErrorChain, with_hint};
+use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
 use carferry_core::rpc::RpcError;
 
 use crate::market::node::Remedy;

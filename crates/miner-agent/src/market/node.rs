@@ -2,7 +2,7 @@
 
 use carferry_core::config::Secret;
 use carferry_core::config::sections::LotusSection;
-use carferry_core::error_chain::Hint as _;
+use carferry_core::error_chain::Hint;
 use carferry_core::lotus::Provider;
 use carferry_core::model::address::MinerId;
 use carferry_core::rpc::endpoint::EndpointError;
@@ -102,9 +102,10 @@ impl IdentityError {
     pub fn remedy(&self) -> Remedy {
         Remedy::of(self.is_permanent())
     }
+}
 
-    /// What the operator can do.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for IdentityError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::OtherMiner { .. } => Some("give every entry of `miners` its own node".to_owned()),
             Self::Node(NodeError::Address(error)) => error.hint(),

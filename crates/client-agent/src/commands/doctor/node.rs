@@ -326,12 +326,12 @@ async fn miner(node: &FullNode, miner: String) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use carferry_core::doctor::State;
+    use carferry_core::doctor::Severity;
     use carferry_core::lotus::wire::BlockHeader;
 
     use super::*;
 
-    fn permissions_of(granted: &[&str], choice: PublishChoice, stateless: bool) -> State {
+    fn permissions_of(granted: &[&str], choice: PublishChoice, stateless: bool) -> Severity {
         let granted: Vec<String> = granted.iter().map(|&granted| granted.to_owned()).collect();
         let mut config = Config::default();
         config.setting.publish_method = choice;
@@ -344,13 +344,13 @@ mod tests {
         let (read, write, admin) =
             (&["read"][..], &["read", "write"][..], &["read", "write", "sign", "admin"][..]);
         for (granted, choice, stateless, state) in [
-            (admin, Start, false, State::Ok),
-            (admin, Auto, true, State::Ok),
-            (write, Stateless, true, State::Ok),
-            (write, Auto, true, State::Ok),
-            (write, Auto, false, State::Fail),
-            (write, Start, true, State::Fail),
-            (read, Stateless, true, State::Fail),
+            (admin, Start, false, Severity::Ok),
+            (admin, Auto, true, Severity::Ok),
+            (write, Stateless, true, Severity::Ok),
+            (write, Auto, true, Severity::Ok),
+            (write, Auto, false, Severity::Fail),
+            (write, Start, true, Severity::Fail),
+            (read, Stateless, true, Severity::Fail),
         ] {
             assert_eq!(
                 permissions_of(granted, choice, stateless),
@@ -370,29 +370,33 @@ mod tests {
             ("something", "has neither ClientStartDeal"),
         ] {
             let check = judge_market(version, neither);
-            assert!(check.state == State::Fail && check.detail.contains(says), "{version}: {}", check.detail);
+            assert!(
+                check.state == Severity::Fail && check.detail.contains(says),
+                "{version}: {}",
+                check.detail
+            );
         }
-        assert_eq!(judge_market("1.5.0", Methods { start: true, stateless: false }).state, State::Ok);
+        assert_eq!(judge_market("1.5.0", Methods { start: true, stateless: false }).state, Severity::Ok);
     }
 
     #[test]
     fn heads_are_judged_by_their_age() {
         let now = Duration::from_secs(1_000_000);
         for (timestamp, state) in [
-            (1_000_000, State::Ok),
-            (1_000_020, State::Ok),
-            (999_800, State::Ok),
-            (999_500, State::Warn),
-            (990_000, State::Fail),
-            (1_001_000, State::Fail),
-            (0, State::Warn),
+            (1_000_000, Severity::Ok),
+            (1_000_020, Severity::Ok),
+            (999_800, Severity::Ok),
+            (999_500, Severity::Warn),
+            (990_000, Severity::Fail),
+            (1_001_000, Severity::Fail),
+            (0, Severity::Warn),
         ] {
             let head = TipSet { height: 7, blocks: vec![BlockHeader { timestamp }] };
             assert_eq!(judge_head(&head, now, SyncRule::Required).state, state, "{timestamp}");
             let on_test_network = judge_head(&head, now, SyncRule::NotOnTestNetworks).state;
-            assert_ne!(on_test_network, State::Fail, "{timestamp}");
+            assert_ne!(on_test_network, Severity::Fail, "{timestamp}");
         }
         let head = TipSet { height: 7, blocks: vec![] };
-        assert_eq!(judge_head(&head, now, SyncRule::Required).state, State::Warn);
+        assert_eq!(judge_head(&head, now, SyncRule::Required).state, Severity::Warn);
     }
 }

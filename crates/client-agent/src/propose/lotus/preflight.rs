@@ -3,9 +3,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use carferry_car::{PaddedPieceSize, PieceSizeError, UnpaddedPieceSize};
+use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::lotus::FullNode;
 use carferry_core::lotus::wire::{CollateralBounds, MinerInfo, StorageAsk, TipSet};
-use carferry_core::model::{AttoFil, ChainEpoch, DealDuration, PublishMethod};
+use carferry_core::model::{AttoFil, ChainEpoch, DealDuration, PublishMethod, chain};
 use carferry_core::rpc::RpcError;
 
 use crate::config::SyncRule;
@@ -89,9 +90,8 @@ pub enum PreflightError {
     Lotus(#[from] RpcError),
 }
 
-impl PreflightError {
-    /// What the operator can do.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for PreflightError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::NotSynced { .. } => Some(
                 "wait for `lotus sync wait`, or check the clock of the database's server; for a test network whose \
@@ -117,13 +117,6 @@ impl PreflightError {
 /// How old the head may be. Lotus' own `sync wait` calls a node synced when the head is younger than
 /// a few epochs; ten minutes allow for null rounds and clock skew.
 pub(crate) const HEAD_AGE_MAX: Duration = Duration::from_secs(600);
-/// Providers refuse deals that end later than 540 days from now
-/// (go-fil-markets v1.28.3 `storagemarket/impl/providerstates/provider_states.go:110-119`).
-const END_MAX: i64 = 1_555_200;
-
-/// Seconds of an epoch where the node does not say. Source: lotus v1.23.3 `build/params_shared_vals.go`,
-/// mainnet.
-const MAINNET_EPOCH_SECONDS: u64 = 30;
 const DAY_SECONDS: u64 = 86_400;
 
 /// Which calls a node has. A probe is an error in the node's log, so it is made once for each version.
@@ -188,7 +181,7 @@ pub async fn node_facts(
     let before = known.take();
     let answer = node.version().await?;
     let (version, epoch_seconds) = (answer.version, Some(answer.block_delay).filter(|&seconds| seconds > 0));
-    let epoch_seconds = epoch_seconds.unwrap_or(MAINNET_EPOCH_SECONDS);
+    let epoch_seconds = epoch_seconds.unwrap_or(chain::EPOCH_SECONDS);
     let methods = NodeMethods::of(node, &version, before).await?;
     let (can_start, can_stateless) = (methods.start, methods.stateless);
     *known = Some(methods);
@@ -212,8 +205,12 @@ pub async fn node_facts(
         return Err(PreflightError::WalletUnknown { endpoint, wallet: terms.wallet.clone() });
     }
     let delay = terms.start_delay.epochs(epoch_seconds);
-    if delay + terms.duration.get() + DealDuration::ALIGNMENT_MAX > END_MAX {
-        return Err(PreflightError::EndsTooLate { delay, duration: terms.duration, max: END_MAX });
+    if delay + terms.duration.get() + DealDuration::ALIGNMENT_MAX > chain::DEAL_END_MAX {
+        return Err(PreflightError::EndsTooLate {
+            delay,
+            duration: terms.duration,
+            max: chain::DEAL_END_MAX,
+        });
     }
     let datacap = if terms.verified {
         let left = node.datacap(&terms.wallet).await?;
@@ -255,7 +252,7 @@ pub struct MinerFacts {
 ///
 /// A sentence for the report: this provider gets no deals now, the others do.
 pub async fn miner_facts(node: &FullNode, miner: &str) -> Result<MinerFacts, String> {
-    let told = |error: &RpcError| carferry_core::error_chain::ErrorChain(error).to_string();
+    let told = |error: &RpcError| ErrorChain(error).to_string();
     let info = node.miner_info(miner).await.map_err(|error| told(&error))?;
     let Some(peer_id) = info.peer_id.clone() else {
         // The node would dereference it unchecked and panic (lotus-contract §2.4).

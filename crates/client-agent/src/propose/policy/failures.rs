@@ -112,7 +112,7 @@ fn of_deal(
     let by_words = || deal.status_message.as_deref().map_or(Refusal::Deal, Refusal::of_words);
     let about = match intent.and_then(|intent| intent.refusal) {
         // The data came too late, or not at all.
-        _ if deal.missed => Refusal::BootInstant,
+        _ if deal.missed => Refusal::Moment,
         Some(refusal) => refusal,
         None => by_words(),
     };

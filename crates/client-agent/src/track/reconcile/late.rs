@@ -4,6 +4,7 @@
 //! The network activates no deal after its start epoch. What is left to find out is whether the deal became
 //! active unseen, so the margins are long where the one who would tell may merely be silent.
 
+use carferry_core::model::chain::EPOCHS_PER_DAY;
 use carferry_core::model::{ChainEpoch, DealPhase, DealStatus, StatusSource};
 use carferry_core::store::NumberChange;
 
@@ -13,9 +14,9 @@ use crate::track::reconcile::{FollowedDeal, NodeWord, OUT_OF_SIGHT, OnChain, Wor
 const VIEW_MARGIN: i64 = 60;
 /// Epochs past the start after which a deal that chain, node or provider say is not active never becomes so:
 /// a day.
-const MARGIN: i64 = 2880;
+const MARGIN: i64 = EPOCHS_PER_DAY;
 /// The same where the one who would know may merely be silent: seven days.
-const SILENCE_MARGIN: i64 = 7 * 2880;
+const SILENCE_MARGIN: i64 = 7 * EPOCHS_PER_DAY;
 
 /// Whether a deal's start has passed for so long that it ends unless the chain has it as active.
 pub(super) fn is_past_hope(followed: &FollowedDeal, head: ChainEpoch) -> bool {
