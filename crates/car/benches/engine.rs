@@ -1,4 +1,4 @@
-//! How fast the engine is, part by part and as a whole. See `README.md` beside this file.
+//! Benches of the engine: each kernel, the piece commitment, and the whole pipeline. See `README.md`.
 
 use std::fs;
 use std::fs::File;
@@ -12,7 +12,7 @@ use carferry_car::{
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// Bytes that no processor can foresee.
+/// Pseudo-random bytes.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut bytes = Vec::with_capacity(length + 8);
@@ -90,7 +90,7 @@ fn parts(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Where a CAR goes.
+/// Outputs of the pipeline.
 fn outputs(disk: &Path) -> Vec<(&'static str, PathBuf)> {
     let tmpfs = Path::new("/dev/shm");
     let mut outputs = vec![("nowhere", PathBuf::from("/dev/null"))];
@@ -138,7 +138,7 @@ fn pipeline(criterion: &mut Criterion) {
                 });
             }
             if name != "nowhere" {
-                // Not there if a filter left these benches out.
+                // Does not exist if a filter skipped these benches.
                 drop(fs::remove_file(&output));
             }
         }

@@ -1,12 +1,12 @@
-//! The engine alone in a process, for measuring whole processes (`benches/README.md`):
+//! Runs the engine in a process of its own, to measure CPU time and memory (`benches/README.md`):
 //!
 //! ```text
 //! engine commp THREADS FILE
 //! engine pack THREADS FILE CAR        /dev/null as CAR writes nothing
 //! engine verify THREADS CAR
-//! engine floor commp FILE                 what the first two cannot do without with SHA extensions and AVX2, and
-//! engine floor pack FILE [CAR]            nothing else: reads the file, runs instructions that wait for nothing, and
-//!                                         writes as many bytes past the page cache
+//! engine floor commp FILE                 lower bounds of `commp` and `pack` with SHA extensions and AVX2: reads the
+//! engine floor pack FILE [CAR]            file, runs the instructions without dependencies, and writes the same
+//!                                         number of bytes past the page cache
 //! ```
 
 use std::error::Error;
@@ -62,11 +62,11 @@ fn budget(threads: &str) -> Result<ThreadBudget, Box<dyn Error>> {
     Ok(ThreadBudget::new(threads.parse()?))
 }
 
-/// Takes as long as commP of a file or a CAR of it would take at best.
+/// Takes the least time that commP of a file, or a CAR of it, can take.
 fn instruction_floor(with_blake2b: bool, file: &File, car: Option<&str>) -> Result<(), Box<dyn Error>> {
     const STEP: usize = 1 << 20;
-    let mut room = Vec::new();
-    let buffer = aligned(&mut room, STEP);
+    let mut storage = Vec::new();
+    let buffer = aligned(&mut storage, STEP);
     let mut output = car.map(|car| DirectWrites::new(car, file)).transpose()?;
     let mut at = 0;
     loop {
@@ -76,8 +76,7 @@ fn instruction_floor(with_blake2b: bool, file: &File, car: Option<&str>) -> Resu
         }
         let bytes = u64::try_from(count)?;
         at += bytes;
-        // 127 bytes become 128, which have a node for every 32 in their tree; four blocks share a
-        // compression.
+        // 127 bytes become 128, with one node for every 32 bytes; four blocks share a compression.
         let nodes = bytes * 128 / 127 / 32;
         let blake2b = if with_blake2b { bytes / 512 } else { 0 };
         if !bench::instruction_floor(nodes, blake2b) {
@@ -89,10 +88,10 @@ fn instruction_floor(with_blake2b: bool, file: &File, car: Option<&str>) -> Resu
     }
 }
 
-/// A file that is written past the page cache, whatever the bytes: as large parts as the engine writes here.
+/// A file that is written past the page cache, in parts of the same size as the engine's.
 struct DirectWrites {
     file: File,
-    room: Vec<u8>,
+    storage: Vec<u8>,
     written: u64,
 }
 
@@ -103,11 +102,11 @@ impl DirectWrites {
         let flags = i32::try_from(OFlags::DIRECT.bits())?;
         let file = File::options().write(true).create_new(true).custom_flags(flags).open(path)?;
         fallocate(&file, FallocateFlags::empty(), 0, like.metadata()?.len())?;
-        Ok(Self { file, room: Vec::new(), written: 0 })
+        Ok(Self { file, storage: Vec::new(), written: 0 })
     }
 
     fn write_up_to(&mut self, end: u64) -> io::Result<()> {
-        let part = aligned(&mut self.room, Self::PART);
+        let part = aligned(&mut self.storage, Self::PART);
         while end - self.written >= Self::PART as u64 {
             self.file.write_all_at(part, self.written)?;
             self.written += Self::PART as u64;
@@ -116,10 +115,10 @@ impl DirectWrites {
     }
 }
 
-/// So many bytes from the start of a page on: where the system copies fastest to, and writes directly from.
-fn aligned(room: &mut Vec<u8>, length: usize) -> &mut [u8] {
+/// A page-aligned buffer: copies out of the page cache are fastest, and direct writes need the alignment.
+fn aligned(storage: &mut Vec<u8>, length: usize) -> &mut [u8] {
     const PAGE: usize = 4096;
-    room.resize(length + PAGE, 1);
-    let start = room.as_ptr().align_offset(PAGE);
-    &mut room[start..start + length]
+    storage.resize(length + PAGE, 1);
+    let start = storage.as_ptr().align_offset(PAGE);
+    &mut storage[start..start + length]
 }

@@ -1,15 +1,13 @@
-//! How fast files come back from a CAR, beside a plain copy of the same files in the same run
-//! (`benches/README.md`):
+//! Measures extraction from a CAR against a plain copy of the same files (`benches/README.md`):
 //!
 //! ```text
-//! restore MIB MIB_A_FILE THREADS TURNS DIR
+//! restore MIB MIB_A_FILE THREADS ITERATIONS DIR
 //! ```
 //!
-//! A turn reads the files and writes them elsewhere, with one thread and a buffer of 1 MiB, and restores them
-//! from their CAR; the next turn does the two the other way round. Both end with one `syncfs`, when
-//! everything is on the disk. What they read was written just before: it comes from the page cache if it fits
-//! in there. CPU seconds are this process's, user and system; what the kernel's own threads write back is in
-//! neither.
+//! An iteration copies the files with one thread and a buffer of 1 MiB, and restores them from their CAR. The
+//! order of the two changes with each iteration. Both end with one `syncfs`. Their sources were just written,
+//! so they are read from the page cache if they fit in there. CPU seconds are user and system time of this
+//! process, without write-back by kernel threads.
 
 use std::error::Error;
 use std::fs::File;
@@ -33,11 +31,12 @@ fn main() -> Outcome<()> {
     let kernel = check_kernel_choice()?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [mib, mib_a_file, threads, sequencer, folder] = arguments[..] else {
-        return Err("usage: restore MIB MIB_A_FILE THREADS TURNS DIR".into());
+    let [mib, mib_a_file, threads, iterations, folder] = arguments[..] else {
+        return Err("usage: restore MIB MIB_A_FILE THREADS ITERATIONS DIR".into());
     };
     let (mib, mib_a_file): (u64, u64) = (mib.parse()?, mib_a_file.parse()?);
-    let (budget, sequencer): (ThreadBudget, u32) = (ThreadBudget::new(threads.parse()?), sequencer.parse()?);
+    let (budget, iterations): (ThreadBudget, u32) =
+        (ThreadBudget::new(threads.parse()?), iterations.parse()?);
     let folder = Path::new(folder);
     let [input, car, copied, restored] =
         ["restore-input", "restore.car", "restore-copied", "restore-restored"].map(|name| folder.join(name));
@@ -61,13 +60,13 @@ fn main() -> Outcome<()> {
     };
     let mut out = io::stdout();
     writeln!(out, "{mib} MiB in {files} files, {threads} threads, kernel {kernel}")?;
-    for turn in 0..sequencer {
+    for iteration in 0..iterations {
         let mut both: [(&str, &dyn Fn() -> Outcome<()>); 2] = [("copy", &copy), ("restore", &restore)];
-        if turn % 2 == 1 {
+        if iteration % 2 == 1 {
             both.reverse();
         }
         for (name, work) in both {
-            // What others have left to be written is not part of it.
+            // Writes back what other programs have written before.
             syncfs(File::open(folder)?)?;
             let (cpu_before, started) = (cpu_seconds(), Instant::now());
             work()?;
@@ -94,7 +93,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// A MiB of bytes that no processor can foresee.
+/// A MiB of pseudo-random bytes.
 fn noise(state: &mut u64) -> Vec<u8> {
     let words = (0..MIB / 8).flat_map(|_| {
         *state ^= *state << 13;
@@ -105,7 +104,7 @@ fn noise(state: &mut u64) -> Vec<u8> {
     words.collect()
 }
 
-/// The least that has to be done: read, write, and make durable, once for all of it as `extract` does.
+/// Copies the files of a folder, and syncs once at the end, as `extract` does.
 fn copy(from: &Path, to: &Path) -> Outcome<()> {
     fs::create_dir(to)?;
     let mut buffer = vec![0; 1 << 20];
@@ -139,7 +138,7 @@ fn is_same(one: &Path, other: &Path) -> Outcome<bool> {
     }
 }
 
-/// Of all threads of this process, those that have ended included.
+/// CPU time of all threads of this process, including ended ones.
 fn cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let duration = Duration::try_from(time).unwrap_or_default();

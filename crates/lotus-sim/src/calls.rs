@@ -1,4 +1,4 @@
-//! The log of every call, so that a test can count what an agent did.
+//! The log of all calls, with counters of calls, imports and proposals for tests.
 //!
 //! What lives here: calls, counters, times per deal. What does not: anything that changes an answer.
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 use serde_json::Value;
 
-/// Calls that are kept; the counters go on.
+/// Most calls in the log. Counters include older calls.
 const CALLS_KEPT: usize = 100_000;
 
 /// A node of the simulator.
@@ -42,7 +42,7 @@ impl std::fmt::Display for NodeName {
     }
 }
 
-/// How a call came.
+/// The transport of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -52,24 +52,24 @@ pub enum Transport {
     Ws,
 }
 
-/// How a call ended.
+/// The outcome of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It still runs.
+    /// The call still runs.
     Running,
-    /// It was answered with a result, or the void form.
+    /// Answered with a result, or the void form.
     Answered,
-    /// It was answered with an error.
+    /// Answered with an error.
     Error {
         /// Its code.
         code: i64,
         /// Its text.
         message: String,
     },
-    /// The answer was withheld by a fault, after the work if there was any.
+    /// A fault withheld the answer, before or after the work.
     Withheld,
-    /// The caller went away first.
+    /// The caller closed the connection or cancelled before the answer.
     Abandoned,
 }
 
@@ -78,20 +78,20 @@ pub enum Outcome {
 pub struct Call {
     /// Its number, counted from 0 since the start.
     pub number: u64,
-    /// When it came.
+    /// When it arrived.
     #[serde(serialize_with = "unix_millis")]
     pub at: SystemTime,
-    /// Whom it was for.
+    /// The called node.
     pub node: NodeName,
-    /// How it came.
+    /// Its transport.
     pub transport: Transport,
-    /// `Filecoin.Version` and so on.
+    /// Name of the method, such as `Filecoin.Version`.
     pub method: String,
     /// Its parameters.
     pub params: Value,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// How long it took, once it ended.
+    /// Its duration, after it ended.
     pub took: Option<Duration>,
 }
 
@@ -107,16 +107,16 @@ pub struct ImportCounts {
     pub started: usize,
     /// Calls whose work ended in success, with or without effect.
     pub succeeded: usize,
-    /// Calls that moved the deal: never more than one.
+    /// Calls that changed the deal's state: at most one.
     pub effective: usize,
-    /// Calls whose work began while that of another for the same deal was under way.
+    /// Calls whose work began while another import of the same deal ran.
     pub beside: usize,
 }
 
 /// One import's work at a miner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportRun {
-    /// Whose market does it.
+    /// The miner.
     pub miner: String,
     /// The deal.
     pub proposal_cid: String,
@@ -124,7 +124,7 @@ pub struct ImportRun {
     pub piece_bytes: u64,
     /// When it began.
     pub began: Instant,
-    /// When it ended, in whatever way; `None` while it runs.
+    /// When it ended, with or without success; `None` while it runs.
     pub ended: Option<Instant>,
 }
 
@@ -194,7 +194,7 @@ impl CallLog {
         self.imports.entry(cid.to_owned()).or_default()
     }
 
-    /// An import's work begins; answers with its number.
+    /// Records the start of an import's work; returns its number.
     pub(crate) fn import_begins(&mut self, miner: &str, proposal_cid: &str, piece_bytes: u64) -> usize {
         self.runs.push(ImportRun {
             miner: miner.to_owned(),

@@ -1,4 +1,4 @@
-//! What a full node says of the chain and of its own sync.
+//! Answers about the chain, actors, the network, and the state of the sync.
 
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use crate::reply::RpcError;
 use crate::world::{Miner, World};
 
 impl World {
-    /// What each sync worker does. One that has nothing to do has neither base nor target.
+    /// `SyncState`: the state of each sync worker. An idle worker has neither base nor target.
     pub(crate) fn sync_state(&self) -> Value {
         const NEVER: &str = "0001-01-01T00:00:00Z";
         let head = self.tipset();
@@ -32,7 +32,7 @@ impl World {
         })
     }
 
-    /// `NetworkParams`, with the upgrades that a caller of this market could ask for.
+    /// `NetworkParams`, with the upgrade heights that callers use.
     pub(crate) fn network_params(&self) -> Value {
         json!({
             "NetworkName": self.config.network_name,
@@ -44,7 +44,7 @@ impl World {
         })
     }
 
-    /// The network's version when this release was made.
+    /// The network version at the time of this release.
     pub(crate) fn network_version(&self) -> u64 {
         match self.config.version {
             LotusVersion::V1_5 => 10,
@@ -93,7 +93,7 @@ impl World {
         }
     }
 
-    /// The bare type: code 3 and a `meta` in v1.23, an ordinary error before.
+    /// The error for a missing actor: code 3 and a `meta` in v1.23, an ordinary error before.
     fn actor_not_found(&self) -> RpcError {
         let mut error = RpcError::application("actor not found");
         if self.config.version.has_young_jsonrpc() {

@@ -1,7 +1,7 @@
-//! The client's side of a deal that the full node tracks.
+//! The client's state machine of a deal that the full node tracks.
 //!
-//! What lives here: funds, sending the proposal, asking the provider in every poll (§4.2). What does not:
-//! what the provider does, JSON.
+//! What lives here: funds, sending the proposal, polling the provider (§4.2). What does not: the provider's
+//! state machine, JSON.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use crate::states::DealState;
 use crate::world::{ClientSide, EpochEvent, Event, Stage, World};
 
 impl World {
-    /// The machine of a new deal starts.
+    /// Starts the state machine of a new deal.
     pub(crate) fn client_start(&mut self, cid: &str) {
         let Some(deal) = self.deals.get_mut(cid) else { return };
         let (start, end) = (deal.proposal.start_epoch, deal.proposal.end_epoch);
@@ -30,7 +30,7 @@ impl World {
         self.client_enter(cid, DealState::ReserveClientFunds, "");
     }
 
-    /// The heights at which something happens to a deal.
+    /// Registers the heights at which a deal's state may change.
     pub(crate) fn watch_epochs(&mut self, cid: &str, start: i64, end: i64) {
         self.at_epoch(start + 1, cid, EpochEvent::Started);
         self.at_epoch(start + 11, cid, EpochEvent::StartedLongAgo);
@@ -52,7 +52,7 @@ impl World {
         }
     }
 
-    /// The provider has said what it thinks of a proposal.
+    /// Handles the provider's answer to a proposal.
     pub(crate) fn proposal_answered(&mut self, cid: &str, state: DealState, message: &str) {
         if self.client_mut(cid).is_none_or(|side| side.state != DealState::FundsReserved) {
             return;
@@ -69,15 +69,15 @@ impl World {
         }
     }
 
-    /// The provider went away between receiving a proposal and answering.
+    /// Handles a provider that restarted between receiving a proposal and answering it.
     pub(crate) fn proposal_stream_reset(&mut self, cid: &str) {
         if self.client_mut(cid).is_some_and(|side| side.state == DealState::FundsReserved) {
             self.client_fail(cid, "error reading Response message from provider: stream reset");
         }
     }
 
-    /// One round of asking every provider. Only deals with news are looked at, unless somebody listens:
-    /// Lotus makes one event per waiting deal and poll.
+    /// Polls every provider. Only changed deals are polled, unless a listener is subscribed: Lotus sends one
+    /// event per waiting deal and poll.
     pub(crate) fn poll_providers(&mut self) {
         for cid in std::mem::take(&mut self.dirty_clients) {
             self.poll_provider(&cid);
@@ -102,7 +102,7 @@ impl World {
         }
     }
 
-    /// Every deal of a miner wants a look, because the miner came or went.
+    /// Marks all deals of a miner for the next poll, after its reachability changed.
     pub(crate) fn miner_reachability_changed(&mut self, miner_id: &str) {
         let cids = self.miners.get(miner_id).map(|miner| miner.deals.clone()).unwrap_or_default();
         for cid in cids {
@@ -149,7 +149,7 @@ impl World {
         self.client_enter(cid, DealState::Failing, message);
     }
 
-    /// What was set aside for a deal is free again, or locked on chain by now.
+    /// Releases the funds reserved for a deal: they are free again, or locked on chain.
     fn release_reserved(&mut self, cid: &str) {
         let Some(deal) = self.deals.get_mut(cid) else { return };
         let total = deal.proposal.total_price();
@@ -208,14 +208,14 @@ impl World {
         }
     }
 
-    /// One look at one provider. A deal that has further to go stays on the list.
+    /// Polls the provider of one deal. A deal that is not final stays marked.
     fn poll_provider(&mut self, cid: &str) {
         let Some(deal) = self.deals.get(cid) else { return };
         let (Some(client), Some(provider)) = (deal.client.as_ref(), deal.provider.as_ref()) else { return };
         let (state, seen, deal_id) = (client.state, provider.state, provider.deal_id);
         let told = provider.message.clone();
         let reachable = self.is_reachable(deal.proposal.provider.as_str());
-        // What a provider lost sight of goes on, and the client sees it on chain.
+        // If only the provider lost sight of the deal, the client sees it on chain.
         let is_sealed = self.is_sealed_on_chain(deal);
         let is_lost = provider.lost_sight.is_some();
         let has_failed = seen.means_failed() && !is_lost;
@@ -283,6 +283,6 @@ impl World {
             stage.logs.push((message.clone(), now));
         }
         side.message = message;
-        // With a listener the poll itself tells it.
+        // With a listener the poll sends the update.
     }
 }

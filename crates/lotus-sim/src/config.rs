@@ -1,7 +1,7 @@
-//! What a simulator is made of: version, miners, wallets, timing.
+//! Configuration of a simulator: Lotus release, miners, wallets, timing.
 //!
-//! What lives here: plain settings with defaults that suit a fast test. What does not: anything that changes
-//! while it runs, which is in `world`.
+//! What lives here: plain settings with defaults for fast tests. What does not: state that changes while the
+//! simulator runs (`world`).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::states::DealState;
 
-/// The Lotus release whose quirks are played.
+/// The simulated Lotus release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LotusVersion {
     /// v1.5.0 … v1.5.3: one API, import needs no root on the client, client pings are answered.
@@ -37,7 +37,7 @@ impl LotusVersion {
         self < Self::V1_27_1
     }
 
-    /// `/rpc/v1` and the generated permission tags came with v1.9.0.
+    /// Whether the release has `/rpc/v1` and generated permission tags: v1.9.0 and later.
     pub(crate) fn has_split_api(self) -> bool {
         self >= Self::V1_11
     }
@@ -52,7 +52,7 @@ impl LotusVersion {
     }
 }
 
-/// How long an epoch lasts in real time.
+/// Duration of an epoch in real time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeScale {
     /// Real time per epoch; zero means that epochs pass only by
@@ -66,7 +66,7 @@ impl Default for TimeScale {
     }
 }
 
-/// How long each step takes in real time.
+/// Duration of each step in real time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
     /// Client: reserving funds (21), before the proposal is sent.
@@ -76,23 +76,23 @@ pub struct Timings {
     /// Client: how long `ClientQueryAsk` of an unreachable provider takes to fail (Lotus: more than 40 s);
     /// [`Duration::MAX`] is an answer that never comes.
     pub ask_dial: Duration,
-    /// Client: how often it asks the providers for their states (Lotus: every second).
+    /// Client: interval of polls of the providers' states (Lotus: every second).
     pub client_poll: Duration,
     /// Provider: validating a proposal (14).
     pub validate: Duration,
     /// Provider: the deal filter (15).
     pub accept: Duration,
-    /// Import: added to the copy of a file, times the number of imports under way at that miner.
+    /// Import: added to the copy of a file, times the number of running imports of the miner.
     pub import_copy: Duration,
-    /// Import: added to its commitment, times the number of imports under way at that miner.
+    /// Import: added to its commitment, times the number of running imports of the miner.
     pub import_commp: Duration,
-    /// Import: how long after its answer the deal's state moves. The call only enqueues the event.
+    /// Import: delay from the answer to the change of the deal's state. The call only enqueues the event.
     pub event_lag: Duration,
     /// Provider: reserving funds (20).
     pub reserve_funds: Duration,
     /// Provider: an `AddFunds` message landing (22); zero skips the state.
     pub provider_funding: Duration,
-    /// Provider: how long a publish batch waits for company (24; Lotus: 1 h).
+    /// Provider: how long a publish batch waits for further deals (24; Lotus: 1 h).
     pub publish_period: Duration,
     /// Provider: a publish message landing (25).
     pub publish: Duration,
@@ -106,12 +106,12 @@ pub struct Timings {
     pub finalize: Duration,
     /// Both: from failing (11) to error (26).
     pub failing: Duration,
-    /// How often a WebSocket server pings (versions that do).
+    /// Interval of a WebSocket server's pings, in releases that ping.
     pub websocket_ping: Duration,
 }
 
 impl Timings {
-    /// Every step of the road multiplied by `factor`; polls, pings and limits stay.
+    /// Multiplies the duration of every step by `factor`; polls, pings and limits stay.
     #[must_use]
     pub fn slower(mut self, factor: f64) -> Self {
         for step in [
@@ -163,7 +163,7 @@ impl Default for Timings {
     }
 }
 
-/// What a miner asks for (prices in attoFIL per GiB per epoch, sizes padded).
+/// The ask of a miner (prices in attoFIL per GiB per epoch, padded sizes).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
     /// Price of an unverified deal.
@@ -177,7 +177,7 @@ pub struct Ask {
 }
 
 impl Default for Ask {
-    /// Free storage. Lotus' own default price is 500000000.
+    /// Free storage. Lotus' default price is 500000000.
     fn default() -> Self {
         Self { price: 0, verified_price: 0, min_piece_size: 256, max_piece_size: None }
     }
@@ -189,11 +189,11 @@ impl Default for Ask {
 pub struct MinerConfig {
     /// Its address, `f01000`.
     pub id: String,
-    /// Its peer id; `None` plays a miner that never set one (§2.4 step 8).
+    /// Its peer id; `None` is a miner that never set one (§2.4 step 8).
     pub peer_id: Option<String>,
     /// Its sector size in bytes.
     pub sector_size: u64,
-    /// What it asks for.
+    /// Its ask.
     pub ask: Ask,
     /// `ConsiderOfflineStorageDeals`.
     pub accepts_offline: bool,
@@ -203,9 +203,9 @@ pub struct MinerConfig {
     pub accepts_unverified: bool,
     /// Earliest acceptable start, in epochs after the head (`ExpectedSealDuration`; Lotus: 2880).
     pub start_epoch_min: i64,
-    /// Latest acceptable start, in epochs after the head; `None` is what the version has (23040 or 43200).
+    /// Latest acceptable start, in epochs after the head; `None` is the release's default (23040 or 43200).
     pub start_epoch_max: Option<i64>,
-    /// A reason to reject every deal with.
+    /// If set, every deal is rejected with this reason.
     pub reject: Option<String>,
     /// Piece CIDs it refuses.
     pub blocklist: Vec<String>,
@@ -215,25 +215,25 @@ pub struct MinerConfig {
     pub max_deals_per_publish: usize,
     /// Whether it can pay for publishing.
     pub can_pay_publish: bool,
-    /// Crash when this many imports run at once (bidbot#39: out of memory).
+    /// The miner crashes when this many imports run at once (bidbot#39: out of memory).
     pub crash_at_imports: Option<usize>,
     /// Deals of this miner stay in this state when they reach it.
     pub hold_at: Option<DealState>,
     /// Start of its proving period; `None` derives one from its id.
     pub proving_period_start: Option<i64>,
-    /// What is different about its timing; `None` is the simulator's.
+    /// Its timing; `None` is the simulator's.
     pub timings: Option<Timings>,
     /// Whether its actor has control addresses and multiaddrs; without them both lists are `null`.
     pub has_addresses: bool,
-    /// The most collateral it puts up, as a multiple of the network's minimum
+    /// Its largest collateral, as a multiple of the network's minimum
     /// (`MaxProviderCollateralMultiplier`).
     pub collateral_multiplier_max: u32,
-    /// Where it listens; `None` is any free port of 127.0.0.1.
+    /// Its listen address; `None` is any free port of 127.0.0.1.
     pub listen: Option<SocketAddr>,
 }
 
 impl MinerConfig {
-    /// An ordinary miner with this address.
+    /// A miner with this address and default settings.
     pub fn new(id: impl Into<String>) -> Self {
         let id = id.into();
         Self {
@@ -261,7 +261,7 @@ impl MinerConfig {
         }
     }
 
-    /// Where its proving period begins.
+    /// Offset of its proving period.
     pub(crate) fn period_start(&self) -> i64 {
         self.proving_period_start.unwrap_or_else(|| {
             let hash = crate::ids::sha256(self.id.as_bytes());
@@ -279,7 +279,7 @@ pub struct WalletConfig {
     pub balance: u128,
     /// Its escrow with the storage market in attoFIL.
     pub escrow: u128,
-    /// Its `DataCap` in bytes; `None` is no verified client.
+    /// Its `DataCap` in bytes; without it the wallet is not a verified client.
     pub datacap: Option<u128>,
 }
 
@@ -294,10 +294,10 @@ impl Default for WalletConfig {
     }
 }
 
-/// A whole simulator.
+/// Configuration of a simulator.
 #[derive(Debug, Clone)]
 pub struct SimConfig {
-    /// The release to play.
+    /// The simulated release.
     pub version: LotusVersion,
     /// Its miners.
     pub miners: Vec<MinerConfig>,
@@ -309,24 +309,25 @@ pub struct SimConfig {
     pub timings: Timings,
     /// The wallets of the full node; the first is its default.
     pub wallets: Vec<WalletConfig>,
-    /// Whether `ClientStartDeal` wants the root imported; `None` is what the version does (v1.11.2 and later
-    /// do).
+    /// Whether `ClientStartDeal` needs the root imported; `None` is the release's behaviour (v1.11.2 and
+    /// later need it).
     pub root_must_be_imported: Option<bool>,
-    /// Whether tokens matter (`false` is Lotus' own `ThroughRPC` test kit: everyone may do everything).
+    /// Whether permissions are checked (`false` as in Lotus' `ThroughRPC` test kit: every call is
+    /// permitted).
     pub permissions: bool,
-    /// `'f'` on mainnet, `'t'` on test nets: how addresses are printed.
+    /// Prefix of printed addresses: `'f'` on mainnet, `'t'` on test nets.
     pub network_prefix: char,
-    /// What `StateNetworkName` says.
+    /// The answer of `StateNetworkName`.
     pub network_name: String,
-    /// Seconds an epoch of this network is said to last (`BlockDelay`).
+    /// Reported seconds per epoch (`BlockDelay`).
     pub block_delay_seconds: u64,
     /// Minutes east of UTC in the node's timestamps.
     pub utc_offset_minutes: i16,
     /// Minimum provider collateral in attoFIL per GiB of padded piece.
     pub collateral_per_gib: u128,
-    /// Where the full node listens; `None` is any free port of 127.0.0.1.
+    /// Listen address of the full node; `None` is any free port of 127.0.0.1.
     pub listen: Option<SocketAddr>,
-    /// Where miners keep the copies of imported files; `None` is a folder of its own that goes with the
+    /// Folder of the copies of imported files; `None` is a temporary folder that is removed with the
     /// simulator.
     pub staging_dir: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! The control API under `/sim/`, for rehearsals that run the simulator as a process of its own.
+//! The control API under `/sim/`, for tests that run the simulator as a separate process.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,19 +1,18 @@
-//! Faults a test asks for.
+//! Faults that a test injects: kinds, and the calls that they concern.
 //!
-//! What lives here: what can go wrong on purpose and for which calls. What does not: the playing of it
-//! (`rpc`).
+//! What does not live here: their injection into calls (`rpc`).
 
 use std::time::Duration;
 
 use crate::calls::NodeName;
 use crate::states::DealState;
 
-/// What goes wrong.
+/// Kind of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FaultKind {
-    /// The work begins this much later.
+    /// The work begins after this delay.
     Delay(Duration),
-    /// The work is done at once, the answer comes this much later.
+    /// The work is done at once, the answer is sent after this delay.
     DelayAnswer(Duration),
     /// The connection closes before any work.
     DropBefore,
@@ -31,26 +30,26 @@ pub enum FaultKind {
     ApplicationError(String),
     /// An application error with this text, after the work.
     ApplicationErrorAfterWork(String),
-    /// Deals in the answer are said to be in this state.
+    /// Deals in the answer have this state.
     WrongState(DealState),
     /// Over WebSocket the answer is an error with `"id":null`, without any work.
     NullIdError,
-    /// The answer breaks off in the middle.
+    /// The answer is cut in the middle.
     CutAnswer,
 }
 
-/// A fault, and the calls it is for.
+/// A fault, and the calls that it concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Which node; `None` is every one.
+    /// The node; `None` is every node.
     pub node: Option<NodeName>,
-    /// Which method, `Filecoin.Version`; `None` is every one.
+    /// The method, such as `Filecoin.Version`; `None` is every method.
     pub method: Option<String>,
-    /// Calls whose parameters have this text in them (a CID, say); `None` is every one.
+    /// Text that the parameters contain, such as a CID; `None` is every call.
     pub params_contain: Option<String>,
-    /// What goes wrong.
+    /// Kind of a fault.
     pub kind: FaultKind,
-    /// For how many calls; `None` until [`Sim::clear_faults`](crate::Sim::clear_faults).
+    /// Number of calls; `None` until [`Sim::clear_faults`](crate::Sim::clear_faults).
     pub times: Option<usize>,
 }
 
@@ -60,13 +59,13 @@ impl Fault {
         Self { node: None, method: Some(method.into()), params_contain: None, kind, times: None }
     }
 
-    /// The same, for this many calls.
+    /// Limits the fault to this number of calls.
     #[must_use]
     pub fn times(self, times: usize) -> Self {
         Self { times: Some(times), ..self }
     }
 
-    /// The same, on one node.
+    /// Limits the fault to one node.
     #[must_use]
     pub fn at(self, node: NodeName) -> Self {
         Self { node: Some(node), ..self }

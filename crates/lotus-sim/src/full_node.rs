@@ -1,6 +1,7 @@
-//! The methods of the full node.
+//! JSON-RPC methods of the full node.
 //!
-//! What lives here: chain, wallet, state and client calls. What does not: how a deal goes on after the call.
+//! What lives here: chain, wallet, state and client calls. What does not: the states of a deal after the call
+//! (`client`, `provider`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::world::{ClientImport, Deal, World};
 
 type Answer = Result<Reply, RpcError>;
 
-/// Answers one call; count of parameters and permission are checked.
+/// Answers one call, after the checks of parameter count and permission.
 pub(crate) async fn answer(inner: &Arc<Inner>, caller: &Caller, name: &str, params: &[Value]) -> Answer {
     let first = params.first().unwrap_or(&Value::Null);
     match name {
@@ -40,7 +41,7 @@ pub(crate) async fn answer(inner: &Arc<Inner>, caller: &Caller, name: &str, para
     }
 }
 
-/// The two calls about tokens, on either side.
+/// `AuthVerify` and `AuthNew`, which both kinds of nodes have.
 pub(crate) fn auth(inner: &Inner, name: &str, param: &Value) -> Answer {
     if name == "AuthNew" {
         let wanted = param.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -161,7 +162,7 @@ impl World {
         }))
     }
 
-    /// `APIVersion` with the rest of `Version`.
+    /// The answer of `Version`, with `APIVersion`.
     pub(crate) fn version_json(&self, api_version: u64) -> Value {
         json!({
             "Version": format!("{}+{}+git.lotus-sim", self.config.version.release(), self.config.network_name),
@@ -224,7 +225,7 @@ fn refused(method: &str, refusal: Refusal) -> RpcError {
     }
 }
 
-/// A miner that cannot be reached is dialled for as long as the simulator is told to; then the call fails.
+/// `ClientQueryAsk`. For an unreachable miner the call fails after the configured dial time.
 async fn query_ask(inner: &Arc<Inner>, api: Api, params: &[Value]) -> Answer {
     let name = "ClientQueryAsk";
     let peer = peer(name, params.first().unwrap_or(&Value::Null))?;
@@ -251,7 +252,8 @@ async fn query_ask(inner: &Arc<Inner>, api: Api, params: &[Value]) -> Answer {
     }
 }
 
-/// §2.6: sends the proposal and waits for the provider's word; nothing is kept on the client.
+/// `ClientStatelessDeal` (§2.6): sends the proposal and waits for the provider's answer; the client keeps no
+/// deal.
 async fn stateless_deal(inner: &Arc<Inner>, param: &Value) -> Answer {
     let name = "ClientStatelessDeal";
     let deal = start_deal_params(name, param)?;
@@ -310,8 +312,8 @@ async fn stateless_deal(inner: &Arc<Inner>, param: &Value) -> Answer {
     }
 }
 
-/// Of a CAR only the header is read; of any other file a CAR is made, as the DAG of both calls is the same
-/// (§6.1).
+/// `ClientImport`. Reads only the header of a CAR; packs any other file into a CAR, whose DAG is that of
+/// `ClientGenCar` (§6.1).
 async fn import(inner: &Arc<Inner>, param: &Value) -> Answer {
     let (path, is_car) = file_ref("ClientImport", param)?;
     let made = inner.own_path(&format!("imports/{:x}.car", crate::ids::random_u64()));
@@ -335,7 +337,7 @@ async fn import(inner: &Arc<Inner>, param: &Value) -> Answer {
     Ok(Reply::Value(json!({ "Root": cid_json(&root), "ImportID": id })))
 }
 
-/// Void; a failed run leaves what it has written (§6.1).
+/// `ClientGenCar`, which returns no value. A failed call leaves the bytes that it has written (§6.1).
 async fn gen_car(params: &[Value]) -> Answer {
     let name = "ClientGenCar";
     let (path, _is_car) = file_ref(name, params.first().unwrap_or(&Value::Null))?;

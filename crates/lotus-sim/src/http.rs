@@ -1,7 +1,7 @@
-//! Listeners and HTTP: one path for POST and WebSocket, answers as go-jsonrpc writes them.
+//! HTTP server of each node: POST and WebSocket upgrade on one path, with the status codes of go-jsonrpc.
 //!
-//! What lives here: accepting, authentication, status codes. What does not: WebSocket frames (`ws`), the
-//! calls themselves (`rpc`).
+//! What lives here: accepting connections, authentication, status codes. What does not: WebSocket frames
+//! (`ws`), the calls (`rpc`).
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::{control, ws};
 /// Largest request. Source: lotus v1.23.3 `--api-max-req-size`.
 const REQUEST_BYTES_MAX: usize = 100 << 20;
 
-/// Ends a connection without an answer.
+/// Closes a connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is closed on purpose")]
 struct CloseConnection;
@@ -39,7 +39,7 @@ pub(crate) async fn listen(inner: Arc<Inner>, node: NodeName, listener: TcpListe
             accepted = listener.accept() => accepted,
             () = inner.shutdown.cancelled() => return,
         };
-        // Running out of descriptors passes; the client sees a connection that closes at once.
+        // A lack of descriptors is temporary; the client's connection closes at once.
         let Ok((stream, _peer)) = accepted else {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             continue;
@@ -56,7 +56,7 @@ async fn serve(inner: Arc<Inner>, node: NodeName, stream: TcpStream, life: Cance
     let service = service_fn(|request| answer(inner.clone(), node.clone(), life.clone(), request));
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::select! {
-        // A process that has gone says nothing more.
+        // A stopped process sends nothing further.
         biased;
         () = life.cancelled() => {}
         () = inner.shutdown.cancelled() => {}
@@ -108,7 +108,7 @@ async fn answer(
     rpc_answer(&inner, &caller, &body.to_bytes()).await
 }
 
-/// `None` is a token that does not verify, or a header without `Bearer `.
+/// The permissions of a request. `None` for an invalid token, or a header without `Bearer `.
 fn authenticate(inner: &Inner, request: &HttpRequest<Incoming>) -> Option<Vec<Permission>> {
     if let Some(value) = request.headers().get(AUTHORIZATION) {
         return inner.secret.verify(value.to_str().ok()?.strip_prefix("Bearer ")?.trim()).ok();
@@ -163,7 +163,7 @@ async fn rpc_answer(
     }
 }
 
-/// One after the other; J31 only.
+/// Answers the calls of a batch one after the other; only go-jsonrpc v0.3.1 has batches.
 async fn batch_answer(
     inner: &Arc<Inner>,
     caller: &Caller,
@@ -189,7 +189,7 @@ async fn batch_answer(
     Ok(plain(StatusCode::OK, format!("[{}]\n", answers.join(","))))
 }
 
-/// An error frame with its status; without an id, the old go-jsonrpc sends no body and the young one
+/// An error frame with its status. Without an id the older go-jsonrpc sends no body, and the newer one sends
 /// `"id":null`.
 fn frame(inner: &Inner, id: Option<&Value>, error: &RpcError) -> Response<Body> {
     let young = inner.config.version.has_young_jsonrpc();
@@ -238,7 +238,7 @@ async fn control_answer(inner: &Arc<Inner>, request: HttpRequest<Incoming>) -> R
     plain(status, text)
 }
 
-/// Go's sniffing makes every answer plain text.
+/// An answer with the content type that Go detects for all of them: plain text.
 fn plain(status: StatusCode, text: String) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
@@ -247,7 +247,7 @@ fn plain(status: StatusCode, text: String) -> Response<Body> {
     response
 }
 
-/// Binds where asked, or on any free port of this machine.
+/// Binds the given address, or any free port of 127.0.0.1.
 pub(crate) async fn bind(address: Option<std::net::SocketAddr>) -> io::Result<TcpListener> {
     TcpListener::bind(address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())).await
 }

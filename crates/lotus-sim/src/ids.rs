@@ -1,6 +1,4 @@
-//! Addresses, CIDs and other names, and how Go prints them.
-//!
-//! What lives here: parsing and printing of values that appear in JSON. What does not: their meaning.
+//! Parses and prints addresses, CIDs, peer ids, labels and times as Go does.
 
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
@@ -10,8 +8,8 @@ use data_encoding::{BASE32_NOPAD, BASE64_NOPAD, BASE64URL_NOPAD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// A CID as go-cid takes it: the roots of files of two chunks are inlined, with digests of up to 126 bytes,
-/// where the `cid` crate's own type ends at 64.
+/// A CID with digests of up to 128 bytes: Lotus inlines roots of up to 126 bytes, and the `cid` crate's own
+/// type ends at 64.
 pub(crate) type Cid = cid::CidGeneric<128>;
 
 /// attoFIL in a FIL.
@@ -22,7 +20,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// Eight bytes nobody can guess well enough to matter here.
+/// A random number, without cryptographic strength.
 pub(crate) fn random_u64() -> u64 {
     RandomState::new().hash_one(0_u8)
 }
@@ -41,7 +39,7 @@ pub(crate) fn uuid() -> String {
     )
 }
 
-/// A well-formed libp2p peer id made of a name: an ed25519 key (`12D3Koo…`) nobody has.
+/// A well-formed libp2p peer id derived from a name: an ed25519 key (`12D3Koo…`) without a private key.
 pub(crate) fn peer_id(name: &str) -> String {
     let mut bytes = vec![0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
     bytes.extend_from_slice(&sha256(name.as_bytes()));
@@ -74,7 +72,7 @@ fn base58(bytes: &[u8]) -> String {
 pub(crate) struct Address(String);
 
 impl Address {
-    /// Parses `f…` or `t…`; the checksum is not looked at. Error texts are go-address's.
+    /// Parses `f…` or `t…` without checking the checksum. Error texts are go-address's.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let mut letters = text.chars();
         if !matches!(letters.next(), Some('f' | 't')) {
@@ -99,7 +97,7 @@ impl Address {
         &self.0
     }
 
-    /// As the node of a network prints it.
+    /// Prints the address with the prefix of a network.
     pub(crate) fn print(&self, network_prefix: char) -> String {
         format!("{network_prefix}{}", &self.0[1..])
     }
@@ -140,7 +138,7 @@ pub(crate) fn deal_label(root: &Cid, url_safe: bool) -> String {
     }
 }
 
-/// A CID made of a name, for messages and tipsets that do not exist: `CIDv1`, dag-cbor, blake2b-256's prefix.
+/// A CID derived from a name, for messages and tipsets that do not exist: `CIDv1`, dag-cbor, blake2b-256.
 pub(crate) fn made_up_cid(name: &str) -> String {
     let mut bytes = vec![0x01, 0x71, 0xa0, 0xe4, 0x02, 0x20];
     bytes.extend_from_slice(&sha256(name.as_bytes()));

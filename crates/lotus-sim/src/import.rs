@@ -1,6 +1,7 @@
-//! `DealsImportData` and `MarketImportDealData`: §3.1 step by step, with §3.2's success without effect.
+//! `DealsImportData` and `MarketImportDealData`: the steps of §3.1, and the success without effect of §3.2.
 //!
-//! What lives here: one import from the open file to the event. What does not: what the event leads to.
+//! What lives here: one import from the open file to the event. What does not: the states after it
+//! (`provider`).
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -19,7 +20,7 @@ use crate::reply::{Caller, Reply, RpcError};
 use crate::states::DealState;
 use crate::world::{Event, Imported, World};
 
-/// What an import works on.
+/// The inputs of one import.
 struct Job {
     inner: Arc<Inner>,
     miner: String,
@@ -27,14 +28,14 @@ struct Job {
     piece_cid: Cid,
     padded_piece_size: u64,
     staging: PathBuf,
-    /// The process it runs in.
+    /// Cancelled when the miner's process ends.
     life: CancellationToken,
-    /// The request it belongs to.
+    /// Cancelled when the caller goes away.
     gone: CancellationToken,
     delays: [Duration; 2],
 }
 
-/// Imports a file for a deal. The work goes on when the caller goes away, as it does in Lotus.
+/// Imports a file for a deal. The work continues if the caller goes away, as in Lotus.
 pub(crate) async fn import_data(
     inner: &Arc<Inner>,
     caller: &Caller,
@@ -259,8 +260,8 @@ fn finish(job: &Job, temp: PathBuf, piece: &Piece) -> Result<(), String> {
 }
 
 impl World {
-    /// The event of an import reaches its deal, or is dropped: only a deal that waits for its data takes it,
-    /// and only in the process that sent it. What is dropped leaves its copy behind.
+    /// Handles the event of an import. It changes only a deal that waits for its data, in the process that
+    /// sent the event. Otherwise the event is dropped, and its copy of the file leaks.
     pub(crate) fn import_arrives(&mut self, imported: Imported) {
         let Imported { cid, copy, oversize, session } = imported;
         let Some(deal) = self.deals.get_mut(&cid) else { return };
@@ -278,7 +279,7 @@ impl World {
     }
 }
 
-/// The process went away: nobody answers, nobody tidies.
+/// Ends an import whose process has stopped: no answer, and the copy of the file leaks.
 fn lose(job: &Job, temp: PathBuf) -> Result<(), String> {
     job.inner.with(|world| {
         if let Some(miner) = world.miners.get_mut(&job.miner) {

@@ -1,4 +1,4 @@
-//! What every task of a simulator shares, and the one task that keeps its time.
+//! State that all tasks of a simulator share, and the clock task that runs its timers.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::jwt::Secret;
 use crate::world::World;
 
 /// Longest sleep of the clock task.
-const NAP_MAX: Duration = Duration::from_secs(60);
+const SLEEP_MAX: Duration = Duration::from_secs(60);
 
 /// Shared by connections, imports and the handle.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Inner {
     pub(crate) secret: Secret,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
-    /// A folder that goes with the simulator.
+    /// Temporary folder, removed with the simulator.
     pub(crate) own_folder: PathBuf,
     world: Mutex<World>,
     wake: Notify,
@@ -41,12 +41,12 @@ impl Inner {
         }
     }
 
-    /// A file in the folder that goes with the simulator.
+    /// Path of a file in the temporary folder.
     pub(crate) fn own_path(&self, name: &str) -> PathBuf {
         self.own_folder.join(name)
     }
 
-    /// Looks at or changes the world; nothing inside may wait.
+    /// Reads or changes the world under its lock. `act` must not block.
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut World) -> R) -> R {
         let (result, changed) = {
             let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +68,7 @@ impl Inner {
                 world.timers_changed = false;
                 next
             };
-            let latest = tokio::time::Instant::now() + NAP_MAX;
+            let latest = tokio::time::Instant::now() + SLEEP_MAX;
             tokio::select! {
                 () = tokio::time::sleep_until(next.unwrap_or(latest).min(latest)) => {}
                 () = self.wake.notified() => {}
@@ -79,7 +79,7 @@ impl Inner {
 }
 
 impl Drop for Inner {
-    /// The last task out removes the folder: an import may still copy when the handle is gone.
+    /// Removes the folder with the last task: an import may still copy after the handle was dropped.
     fn drop(&mut self) {
         std::fs::remove_dir_all(&self.own_folder).ok();
     }

@@ -1,7 +1,7 @@
-//! Reading JSON the way Go's decoder does.
+//! Reads JSON as Go's decoder does.
 //!
-//! What lives here: fields by name in any case, missing ones zero, amounts as decimal strings. What does not:
-//! shapes of any one call.
+//! What lives here: fields by name in any case, zero for missing ones, amounts as decimal strings. What does
+//! not: the parameters of single calls.
 
 use serde_json::{Map, Value};
 
@@ -19,7 +19,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// By its name, else by its name in another case.
+    /// Finds a field by its name, else by its name in another case.
     pub(crate) fn get(self, name: &str) -> Option<&'a Value> {
         self.0.get(name).or_else(|| {
             self.0.iter().find(|(key, _value)| key.eq_ignore_ascii_case(name)).map(|(_key, value)| value)
@@ -76,7 +76,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// An unsigned number of epochs as the signed one it is computed with.
+/// Converts an unsigned number of epochs to the signed type of calculations.
 pub(crate) fn signed(value: u64) -> Result<i64, String> {
     i64::try_from(value).map_err(|_error| format!("number {value} is too large"))
 }

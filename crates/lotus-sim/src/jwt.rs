@@ -1,6 +1,7 @@
-//! API tokens: JSON Web Tokens signed with HMAC-SHA256, as Lotus makes them.
+//! API tokens: JSON Web Tokens signed with HMAC-SHA256, as Lotus creates them.
 //!
-//! What lives here: permissions, making and checking a token. What does not: which method needs which.
+//! What lives here: permissions, creating and verifying tokens. What does not: permissions of methods
+//! (`methods`).
 
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
@@ -10,13 +11,13 @@ use crate::ids::sha256;
 /// A permission of the API, least first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Permission {
-    /// Look.
+    /// Read state.
     Read,
-    /// Change.
+    /// Change state.
     Write,
-    /// Use keys.
+    /// Sign with wallet keys.
     Sign,
-    /// Everything.
+    /// All calls.
     Admin,
 }
 
@@ -64,7 +65,7 @@ impl Secret {
         format!("{signed}.{signature}")
     }
 
-    /// What a token allows, or what the library says of one that has a wrong shape or signature.
+    /// The permissions of a token, or Lotus' error text for a malformed token or a wrong signature.
     pub(crate) fn verify(&self, token: &str) -> Result<Vec<Permission>, &'static str> {
         const MALFORMED: &str = "jwt: malformed token";
         let (signed, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;

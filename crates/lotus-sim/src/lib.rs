@@ -1,8 +1,8 @@
-//! A stand-in for a Lotus full node and its miners, in one process, on real sockets.
+//! Simulates a Lotus full node and its miners in one process, on real sockets.
 //!
-//! For rehearsals and for tests. It speaks the JSON-RPC of Lotus' legacy markets with the quirks of each
-//! release, walks deals through both state machines, and counts what its callers do. It is no node: there is
-//! no chain, no consensus, no proof and no signature; commitments of imported files are really computed.
+//! For tests and rehearsals. It has the JSON-RPC of Lotus' legacy markets with the differences of each
+//! release, both state machines of a deal, and a log of all calls. It has no chain, consensus, proofs or
+//! signatures. Commitments of imported files are really computed.
 //!
 //! ```text
 //!            HTTP, WebSocket                    HTTP, WebSocket
@@ -11,8 +11,8 @@
 //!                                   └──── World ────┘   one lock, one clock task
 //! ```
 //!
-//! What does not live here: the wire types of the agents. Its JSON is written by hand from the contract, so
-//! that a mistake in theirs cannot hide.
+//! What does not live here: the wire types of the agents. The JSON is written by hand from the contract, so
+//! that tests find mistakes in the agents' types.
 
 mod calls;
 mod chain_state;

@@ -1,8 +1,8 @@
-//! Which watchers lose sight of which deals, as a test asks for it.
+//! Failures of deal watchers that a test injects: side, step, and deals.
 //!
-//! What lives here: the types of the request. What does not: what becomes of such a deal (`sight`).
+//! What does not live here: the effects on a deal (`sight`).
 
-/// Whose watchers fail.
+/// The side whose watchers fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watcher {
     /// The storage provider's: its list says `StorageDealError`.
@@ -13,7 +13,7 @@ pub enum Watcher {
     Both,
 }
 
-/// At which step they fail.
+/// The step at which watchers fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LostAt {
     /// While the publish message lands: the side never learns the deal's number.
@@ -22,24 +22,24 @@ pub enum LostAt {
     Sealing,
 }
 
-/// Watchers that fail for deals which come to a step.
+/// A failure of watchers for deals that reach a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostSight {
-    /// Whose.
+    /// The side.
     pub watcher: Watcher,
-    /// Where.
+    /// The step.
     pub at: LostAt,
     /// Only deals with this text as their proposal CID, piece CID, root or miner; `None` is every deal.
     pub deals: Option<String>,
 }
 
 impl LostSight {
-    /// For every deal that comes to a step.
+    /// A failure for every deal that reaches a step.
     pub fn new(watcher: Watcher, at: LostAt) -> Self {
         Self { watcher, at, deals: None }
     }
 
-    /// Only for deals with this proposal CID, piece CID, root or miner.
+    /// Limits the failure to deals with this proposal CID, piece CID, root or miner.
     #[must_use]
     pub fn only(self, deals: impl Into<String>) -> Self {
         Self { deals: Some(deals.into()), ..self }

@@ -1,4 +1,4 @@
-//! The simulator as a process: prints its endpoints, serves until it is told to stop.
+//! The program `lotus-sim`: prints its endpoints and serves until SIGINT or SIGTERM.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -113,7 +113,7 @@ fn config(arguments: &Arguments) -> Result<SimConfig> {
     if wallets.is_empty() {
         wallets.push(WalletConfig::default().address);
     }
-    // Twenty times the pace of the tests, and the client asks as often as Lotus does.
+    // Twenty times the durations of the tests, and Lotus' interval of polls.
     let timings = Timings {
         client_poll: Duration::from_secs(1),
         client_send_limit: Duration::from_secs(60),

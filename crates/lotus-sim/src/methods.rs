@@ -1,12 +1,12 @@
-//! Which methods there are, who may call them, with how many parameters.
+//! Table of the methods: node, permissions, number of parameters, releases.
 //!
-//! What lives here: the permission table of §1.1 as data. What does not: what the methods do.
+//! What lives here: the permission table of §1.1. What does not: the methods (`full_node`, `miner_node`).
 
 use crate::config::LotusVersion;
 use crate::jwt::Permission;
 use crate::jwt::Permission::{Admin, Read, Sign, Write};
 
-/// Which node has a method.
+/// The nodes that have a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Both,
@@ -23,7 +23,7 @@ pub(crate) struct Method {
     permissions: [Permission; 2],
     pub(crate) params: usize,
     since: LotusVersion,
-    /// Gone in v1.27.1.
+    /// Removed in v1.27.1.
     market: bool,
     /// Answers with a channel, over WebSocket only.
     pub(crate) channel: bool,
@@ -46,7 +46,7 @@ impl Method {
         Self { channel: true, ..self }
     }
 
-    /// What a caller needs in this release.
+    /// The permission that a caller needs in this release.
     pub(crate) fn permission(&self, version: LotusVersion) -> Permission {
         self.permissions[usize::from(version != LotusVersion::V1_5)]
     }

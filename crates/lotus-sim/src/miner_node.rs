@@ -1,4 +1,4 @@
-//! The methods of a miner (or its markets process).
+//! JSON-RPC methods of a miner (or its markets process).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::world::World;
 
 type Answer = Result<Reply, RpcError>;
 
-/// Answers one call; count of parameters and permission are checked.
+/// Answers one call, after the checks of parameter count and permission.
 pub(crate) async fn answer(
     inner: &Arc<Inner>,
     caller: &Caller,
@@ -38,8 +38,8 @@ pub(crate) async fn answer(
     }
 }
 
-/// Every deal the provider ever saw; `null` when there is none, a nil slice in Go. A page at a time: a list
-/// of 100 000 deals takes seconds to make, and other calls are answered meanwhile.
+/// All deals that the provider has seen; `null` if there are none, which is a nil slice in Go. The list is
+/// built page by page: 100 000 deals take seconds, and other calls are answered meanwhile.
 async fn local_deals(inner: &Inner, id: &str) -> Value {
     let cids = inner.with(|world| world.miners.get(id).map(|miner| miner.deals.clone())).unwrap_or_default();
     let mut listed = Vec::with_capacity(cids.len());
@@ -114,7 +114,7 @@ impl World {
         if deals.is_empty() { Value::Null } else { Value::Array(deals) }
     }
 
-    /// Sectors by their state, one for each deal that is in one.
+    /// Number of sectors by state, one sector per deal.
     fn sectors_summary(&self, id: &str) -> Value {
         let mut summary = BTreeMap::<&str, usize>::new();
         for (state, count) in self.provider_states(id) {

@@ -1,6 +1,6 @@
-//! Files: the header of a CAR, the commitment of its bytes, and errors in Go's words.
+//! Reads CAR headers, computes piece commitments of files, and prints errors as Go does.
 //!
-//! What lives here: reading. What does not: deals.
+//! What lives here: files. What does not: deals.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,7 @@ const HEADER_MAX: u64 = 1 << 20;
 /// The eleven bytes a `CARv2` starts with.
 const V2_PRAGMA: [u8; 11] = [0x0a, 0xa1, 0x67, b'v', b'e', b'r', b's', b'i', b'o', b'n', 0x02];
 
-/// A piece as its bytes make it.
+/// Piece commitment and size of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) cid: Cid,
@@ -39,7 +39,7 @@ pub(crate) fn commp_of(path: &Path) -> io::Result<Piece> {
     Ok(Piece { cid, payload_size: piece.payload_size.get(), padded_size: piece.padded_piece_size.get() })
 }
 
-/// The commitment of the same bytes in a larger piece: zeros beside them, level by level (§6.2).
+/// The commitment of the same bytes in a larger piece, padded with zeros level by level (§6.2).
 pub(crate) fn pad_commitment(cid: &Cid, from: u64, to: u64) -> Cid {
     let mut zero = [0_u8; 32];
     let mut size = 32;
@@ -95,7 +95,7 @@ pub(crate) fn car_root(path: &Path) -> Result<Cid, String> {
     }
 }
 
-/// What `ClientGenCar` writes; the output is made anew.
+/// Packs a file as `ClientGenCar` does. An existing output is replaced.
 pub(crate) fn generate_car(source: &Path, output: &Path) -> Result<Cid, String> {
     let file = File::open(source).map_err(|error| go_open_error(source, &error))?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
@@ -116,7 +116,7 @@ pub(crate) fn go_open_error(path: &Path, error: &io::Error) -> String {
     format!("open {}: {}", path.display(), go_error(error))
 }
 
-/// The words Go has for an error of the system.
+/// Go's text for an error of the operating system.
 pub(crate) fn go_error(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file or directory".to_owned(),

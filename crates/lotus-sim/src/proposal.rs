@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::ids::{Address, Cid, cid_json, sha256};
 
-/// The terms of a deal, and the data reference that travels beside them.
+/// The terms of a deal, and its data reference.
 #[derive(Debug, Clone)]
 pub(crate) struct Proposal {
     pub(crate) piece_cid: Cid,
@@ -46,7 +46,7 @@ impl Proposal {
         Cid::new_v1(0x71, hash).to_string()
     }
 
-    /// Stands where a signature would; the same for the same terms, as BLS signatures are.
+    /// Placeholder of a signature; the same for the same terms, as BLS signatures are.
     pub(crate) fn signature(&self) -> Vec<u8> {
         let seed = format!("{} {} {}", self.client.as_str(), self.label, self.start_epoch);
         [sha256(seed.as_bytes()), sha256(&sha256(seed.as_bytes())), [1; 32]].concat()[..65].to_vec()
@@ -63,7 +63,7 @@ impl Proposal {
         })
     }
 
-    /// Price for the whole term.
+    /// Price for the whole duration.
     pub(crate) fn total_price(&self) -> i128 {
         self.epoch_price * i128::from(self.end_epoch - self.start_epoch)
     }

@@ -1,6 +1,6 @@
-//! The provider's side of a deal: validation, filter, publishing, sealing.
+//! The provider's state machine of a deal: validation, filter, publishing, sealing.
 //!
-//! What lives here: every step of §3.4 and §4.3. What does not: the import that moves a deal out of
+//! What lives here: every step of §3.4 and §4.3. What does not: the import, after which a deal leaves
 //! `WaitingForData` (`import`), JSON.
 
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ const DURATION_MIN: i64 = 518_400;
 const DURATION_MAX: i64 = 1_555_200;
 
 impl World {
-    /// A proposal reaches its provider; one it knows already is answered with its present state.
+    /// Handles a proposal at its provider. A known proposal is answered with the deal's present state.
     pub(crate) fn receive_proposal(&mut self, cid: &str) {
         let Some(deal) = self.deals.get_mut(cid) else { return };
         if deal.provider.is_some() {
@@ -48,7 +48,7 @@ impl World {
         self.provider_enter(cid, DealState::Validating);
     }
 
-    /// A deal that got as far as waiting for its data some time ago; its proposal CID.
+    /// Adds a deal that waits for its data; returns its proposal CID.
     pub(crate) fn add_waiting(&mut self, proposal: Proposal) -> String {
         let cid = proposal.cid();
         let (start, end) = (proposal.start_epoch, proposal.end_epoch);
@@ -61,7 +61,7 @@ impl World {
         cid
     }
 
-    /// Moves a deal to a state, tells everyone, and starts the state's timer.
+    /// Moves a deal to a state, sends updates to listeners, and starts the state's timer.
     pub(crate) fn provider_enter(&mut self, cid: &str, state: DealState) {
         let Some(deal) = self.deals.get_mut(cid) else { return };
         let Some(side) = deal.provider.as_mut() else { return };
@@ -70,7 +70,7 @@ impl World {
         if state.is_final() {
             side.machine_ended = true;
         }
-        // `CleanupDeal`: the copy goes when the sector has it, or the deal failed.
+        // `CleanupDeal`: the copy is removed when the sector has it, or the deal failed.
         let cleanup = matches!(state, DealState::Finalizing | DealState::Failing);
         let copy: Option<PathBuf> = side.piece_path.clone().filter(|_path| cleanup);
         if deal.client.is_some() {
@@ -86,7 +86,7 @@ impl World {
         self.provider_arm(cid);
     }
 
-    /// Starts the timer of the state a deal is in, unless the miner is held there.
+    /// Starts the timer of a deal's state, unless the miner is held at this state.
     pub(crate) fn provider_arm(&mut self, cid: &str) {
         let Some(deal) = self.deals.get(cid) else { return };
         let Some(side) = deal.provider.as_ref() else { return };
@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    /// What the height of the chain does to a deal at its provider.
+    /// Handles a height of the chain for a deal at its provider.
     pub(crate) fn provider_epoch(&mut self, cid: &str, event: EpochEvent) {
         let Some(deal) = self.deals.get(cid) else { return };
         let Some(side) = deal.provider.as_ref() else { return };
@@ -216,7 +216,8 @@ impl World {
         self.provider_enter(cid, DealState::Failing);
     }
 
-    /// After a restart of the process: what was being decided is lost, what waits for data waits on (§4.3).
+    /// Handles a restart of the process: deals under decision fail, deals that wait for data keep waiting
+    /// (§4.3).
     pub(crate) fn restart_provider_machines(&mut self, miner_id: &str) {
         let cids = self.miners.get(miner_id).map(|miner| miner.deals.clone()).unwrap_or_default();
         for cid in cids {
@@ -250,7 +251,7 @@ impl World {
         self.provider_enter(cid, DealState::Rejecting);
     }
 
-    /// Tells whoever proposed the deal where it stands.
+    /// Sends the deal's state to the proposing client.
     fn answer_proposal(&mut self, cid: &str) {
         let Some(side) = self.provider_mut(cid) else { return };
         let (state, message) = (side.state, side.message.clone());
@@ -260,7 +261,8 @@ impl World {
         self.proposal_answered(cid, state, &message);
     }
 
-    /// Source of the order and the texts: go-fil-markets v1.28.3 `provider_states.go:66-183`.
+    /// Validates a proposal. Source of the order and the texts: go-fil-markets v1.28.3
+    /// `provider_states.go:66-183`.
     fn validate(&self, cid: &str) -> Result<(), String> {
         let Some(deal) = self.deals.get(cid) else { return Ok(()) };
         let Some(miner) = self.miner_of(deal) else { return Err("incorrect provider for deal".to_owned()) };
@@ -346,7 +348,8 @@ impl World {
         Ok(())
     }
 
-    /// The deal filter of lotus v1.23.3 `node/modules/storageminer.go:532-652`, and what a test asks for.
+    /// The deal filter of lotus v1.23.3 `node/modules/storageminer.go:532-652`, and rejections that a test
+    /// asks for.
     fn filter(&mut self, cid: &str) -> Result<(), String> {
         let head = self.head();
         let Some(deal) = self.deals.get(cid) else { return Ok(()) };

@@ -1,6 +1,6 @@
-//! Publishing: deals in batches on chain, with their money and their `DataCap`.
+//! Publishing deals on chain in batches, with funds and `DataCap`.
 //!
-//! What lives here: the batch queue, the publish message, deal IDs (§3.4). What does not: what comes before
+//! What lives here: the batch queue, the publish message, deal IDs (§3.4). What does not: the steps before
 //! and after (`provider`).
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::world::{ChainDeal, Event, World};
 const SEALING_BUFFER: i64 = 480;
 
 impl World {
-    /// Deals in the batch of a miner go on chain, those that may.
+    /// Publishes the batch of a miner: the deals that pass the checks go on chain.
     pub(crate) fn publish_now(&mut self, miner_id: &str) {
         let Some(miner) = self.miners.get_mut(miner_id) else { return };
         miner.publish_batch += 1;
@@ -48,7 +48,7 @@ impl World {
             return;
         }
         if !can_pay {
-            // go-fil-markets v1.28.3 keeps the deal in 24 until `MarketRetryPublishDeal`; v1.1.9 gives it up.
+            // go-fil-markets v1.28.3 keeps the deal in 24 until `MarketRetryPublishDeal`; v1.1.9 fails it.
             if self.config.version == LotusVersion::V1_5 {
                 for cid in ready {
                     self.provider_fail(
@@ -106,7 +106,7 @@ impl World {
         }
     }
 
-    /// Makes the chain agree with a state that a deal is put into.
+    /// Changes the chain to agree with a state that a test sets.
     pub(crate) fn put_on_chain(&mut self, cid: &str, state: DealState) {
         let head = self.head();
         let published = state == DealState::Staged || state == DealState::AwaitingPreCommit;
@@ -130,13 +130,13 @@ impl World {
         }
     }
 
-    /// The publish message has landed: the deal has its ID.
+    /// Handles the landed publish message: the deal gets its ID.
     pub(crate) fn published(&mut self, cid: &str) {
         self.assign_deal_id(cid);
         self.provider_enter(cid, DealState::Staged);
     }
 
-    /// The publish message has landed.
+    /// Assigns the deal ID, after the publish message has landed.
     pub(crate) fn assign_deal_id(&mut self, cid: &str) {
         self.lock_funds(cid);
         let deal_id = self.next_deal_id;
@@ -148,7 +148,7 @@ impl World {
         self.chain.insert(deal_id, ChainDeal { cid: cid.to_owned(), sector_start: -1, slash_epoch: -1 });
     }
 
-    /// Takes the `DataCap` of a whole batch, or none of it.
+    /// Spends the `DataCap` of a whole batch, or of no deal.
     fn spend_datacap(&mut self, batch: &[String]) -> bool {
         let mut wanted: BTreeMap<String, i128> = BTreeMap::new();
         for deal in batch.iter().filter_map(|cid| self.deals.get(cid)) {
@@ -166,7 +166,7 @@ impl World {
         }
         for wallet in &mut self.wallets {
             if let Some(bytes) = wanted.get(wallet.address.as_str()) {
-                // A verified client without a byte left is no verified client any more.
+                // A client without `DataCap` is no longer a verified client.
                 wallet.datacap = wallet.datacap.map(|datacap| datacap - bytes).filter(|left| *left > 0);
             }
         }

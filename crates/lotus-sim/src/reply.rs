@@ -1,4 +1,4 @@
-//! What a method of the JSON-RPC API is given and what it returns: caller, reply, error.
+//! Caller, reply and error of a JSON-RPC method.
 //!
 //! What lives here: the types that `rpc` and the methods share. What does not: reading requests and writing
 //! answers (`rpc`).
@@ -9,29 +9,29 @@ use tokio_util::sync::CancellationToken;
 use crate::calls::{NodeName, Transport};
 use crate::jwt::Permission;
 
-/// Which of the two APIs of a full node.
+/// Version of the full node's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Api {
     V0,
     V1,
 }
 
-/// Who calls, and where.
+/// The caller of a method, and the called node.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) node: NodeName,
     pub(crate) api: Api,
     pub(crate) transport: Transport,
     pub(crate) permissions: Vec<Permission>,
-    /// Cancelled when the caller no longer waits: the context of the request.
+    /// Cancelled when the caller goes away: the context of the request.
     pub(crate) gone: CancellationToken,
 }
 
-/// What a method gives.
+/// The result of a method.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Value(Value),
-    /// A list that the padding knob makes larger.
+    /// A list, which [`Sim::pad_lists`](crate::Sim::pad_lists) may enlarge.
     List(Value),
     Void,
     Channel(ChannelKind),
@@ -45,7 +45,7 @@ pub(crate) enum ChannelKind {
     Head,
 }
 
-/// An error in a frame, and the HTTP status it comes with.
+/// An error of a frame, and its HTTP status.
 #[derive(Debug, Clone)]
 pub(crate) struct RpcError {
     pub(crate) code: i64,
@@ -63,7 +63,7 @@ impl RpcError {
         Self { code, message: message.into(), meta: None, status: 500 }
     }
 
-    /// A parameter that does not decode.
+    /// The error of a parameter that does not decode.
     ///
     /// `go_type` is the parameter's type as Go prints it.
     pub(crate) fn params(method: &str, go_type: &str, error: &str) -> Self {
@@ -71,7 +71,7 @@ impl RpcError {
         Self::protocol(-32700, text)
     }
 
-    /// A nil pointer inside the method.
+    /// The error of a nil pointer inside the method.
     pub(crate) fn nil_pointer(method: &str) -> Self {
         Self::protocol(
             0,

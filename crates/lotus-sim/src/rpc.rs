@@ -1,7 +1,7 @@
-//! A JSON-RPC call from its frame to its answer, in the shapes of go-jsonrpc (§5.2).
+//! JSON-RPC calls in the format of go-jsonrpc (§5.2): reads a request, injects faults, writes the answer.
 //!
-//! What lives here: reading a request, permissions, faults, the text of an answer. What does not: sockets
-//! (`http`, `ws`), what methods do (`full_node`, `miner_node`).
+//! What lives here: requests, permissions, faults, the text of an answer. What does not: sockets (`http`,
+//! `ws`), the methods (`full_node`, `miner_node`).
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::reply::{Caller, Reply, RpcError};
 use crate::states::DealState;
 use crate::world::World;
 
-/// A request that was understood.
+/// A parsed request.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) id: Option<Value>,
@@ -23,11 +23,11 @@ pub(crate) struct Request {
     pub(crate) params: Value,
 }
 
-/// What becomes of a call.
+/// How a call is answered.
 #[derive(Debug)]
 pub(crate) enum Played {
     Answer(Result<Reply, RpcError>),
-    /// The first half of this answer, then the connection closes.
+    /// Sends the first half of this answer, then closes the connection.
     CutAnswer(Result<Reply, RpcError>),
     /// An error that names no request.
     NullId,
@@ -35,21 +35,21 @@ pub(crate) enum Played {
     Unauthorized,
     /// The connection closes.
     Close,
-    /// Nothing, for ever.
+    /// Never answers.
     Never,
 }
 
-/// Why a frame is no request.
+/// Why a frame is not a request.
 #[derive(Debug)]
 pub(crate) enum Unreadable {
-    /// No JSON, or not of the shape.
+    /// Not JSON, or not an object with the fields of a request.
     Parse,
-    /// JSON of a wrong kind.
+    /// An id of a wrong type.
     Invalid,
 }
 
 impl Request {
-    /// Reads one request object; `string_ids` is whether this release takes ids that are no integers.
+    /// Reads one request object. `string_ids`: whether this release accepts ids that are not integers.
     pub(crate) fn read(value: &Value, string_ids: bool) -> Result<Self, Unreadable> {
         let object = value.as_object().ok_or(Unreadable::Parse)?;
         let id = object.get("id").filter(|id| !id.is_null());
@@ -72,7 +72,7 @@ impl Request {
     }
 }
 
-/// Records how a call ended, also when its task is dropped because the caller went away.
+/// Records the outcome of a call, also if its task is dropped because the caller went away.
 struct Record<'a> {
     inner: &'a Inner,
     number: u64,
@@ -91,7 +91,7 @@ impl Drop for Record<'_> {
 }
 
 impl World {
-    /// The fault for a call, if any: the first that fits, used up once.
+    /// Takes the first fault that concerns a call, and counts it.
     fn take_fault(&mut self, node: &NodeName, method: &str, params: &Value) -> Option<FaultKind> {
         let index = self.faults.iter().position(|fault| {
             fault.node.as_ref().is_none_or(|wanted| wanted == node)
@@ -110,7 +110,7 @@ impl World {
     }
 }
 
-/// Plays a call: log, fault, work.
+/// Handles a call: log, fault, work.
 pub(crate) async fn play(inner: &Arc<Inner>, caller: &Caller, request: &Request) -> Played {
     let (number, fault) = inner.with(|world| {
         let number = world.log.begin(caller.node.clone(), caller.transport, &request.method, &request.params);
@@ -148,7 +148,7 @@ pub(crate) async fn play(inner: &Arc<Inner>, caller: &Caller, request: &Request)
         Some(FaultKind::ApplicationErrorAfterWork(text)) => result = Err(RpcError::application(text)),
         Some(FaultKind::WrongState(state)) => {
             if let Ok(Reply::Value(value) | Reply::List(value)) = &mut result {
-                say_state(value, state);
+                replace_state(value, state);
             }
         }
         Some(FaultKind::DropAfterWork) => withhold = Some(Played::Close),
@@ -170,7 +170,7 @@ pub(crate) async fn play(inner: &Arc<Inner>, caller: &Caller, request: &Request)
     Played::Answer(result)
 }
 
-/// Finds the method, checks count and permission, does it.
+/// Finds the method, checks parameter count and permission, and calls it.
 async fn work(inner: &Arc<Inner>, caller: &Caller, request: &Request) -> Result<Reply, RpcError> {
     let version = inner.config.version;
     let side = if caller.node == NodeName::Full { Side::Full } else { Side::Miner };
@@ -216,7 +216,7 @@ async fn work(inner: &Arc<Inner>, caller: &Caller, request: &Request) -> Result<
     }
 }
 
-/// The text of an answer, with the newline Go's encoder ends it with; empty for a request without an id.
+/// The text of an answer, with the final newline of Go's encoder. Empty for a request without an id.
 pub(crate) fn answer_text(inner: &Inner, id: Option<&Value>, result: &Result<Reply, RpcError>) -> String {
     let Some(id) = id else { return String::new() };
     let id = print_id(id);
@@ -236,7 +236,7 @@ pub(crate) fn answer_text(inner: &Inner, id: Option<&Value>, result: &Result<Rep
             };
             format!("{{\"jsonrpc\":\"2.0\",\"result\":{text},\"id\":{id}}}\n")
         }
-        // The channel's number is put in where the connection counts it.
+        // The connection replaces `null` by the channel's number.
         Ok(Reply::Channel(_kind)) => format!("{{\"jsonrpc\":\"2.0\",\"result\":null,\"id\":{id}}}\n"),
     }
 }
@@ -249,10 +249,10 @@ fn print_id(id: &Value) -> String {
     }
 }
 
-/// Rewrites the state in every deal of an answer.
-fn say_state(value: &mut Value, state: DealState) {
+/// Replaces the state in every deal of an answer.
+fn replace_state(value: &mut Value, state: DealState) {
     match value {
-        Value::Array(items) => items.iter_mut().for_each(|item| say_state(item, state)),
+        Value::Array(items) => items.iter_mut().for_each(|item| replace_state(item, state)),
         Value::Object(fields) if fields.contains_key("ProposalCid") => {
             fields.insert("State".to_owned(), json!(state.code()));
         }

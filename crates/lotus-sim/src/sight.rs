@@ -1,13 +1,12 @@
-//! Watchers that lose sight of a deal while the chain goes on.
+//! Deals whose watchers fail while the chain publishes and seals them.
 //!
-//! What lives here: the failure of a loaded Lotus whose event handlers do not find the publish message any
-//! more, and the chain's own way of such a deal from published to active. What does not: failures of calls
+//! What lives here: the failure of a loaded Lotus whose event handlers no longer find the publish message,
+//! and the chain's states of such a deal from published to active. What does not: failures of calls
 //! (`faults`).
 //!
-//! A deal like that reads `StorageDealError` at the node that lost sight of it, for ever, while the chain
-//! shows it published, then sealed. Source of the texts: go-fil-markets v1.28.3 `provider_fsm.go` and
-//! `client_fsm.go`, lotus v1.23.3 `ondealsectorcommitted.go` and `current_deal_info.go`, and a real v1.23.3
-//! under load.
+//! Such a deal stays in `StorageDealError` at the node whose watcher failed, while the chain shows it as
+//! published, then sealed. Source of the texts: go-fil-markets v1.28.3 `provider_fsm.go` and `client_fsm.go`,
+//! lotus v1.23.3 `ondealsectorcommitted.go` and `current_deal_info.go`, and a real v1.23.3 under load.
 
 use crate::ids::made_up_cid;
 use crate::lost_sight::{LostAt, LostSight, Watcher};
@@ -23,7 +22,7 @@ impl World {
         })
     }
 
-    /// The provider's watcher fails. The chain goes on by timers of its own.
+    /// Fails the provider's watcher of a deal. The chain continues by its own timers.
     pub(crate) fn provider_loses_sight(&mut self, cid: &str, at: LostAt) {
         let (context, not_found) = match at {
             LostAt::Publishing => (
@@ -42,7 +41,7 @@ impl World {
         self.arm_chain(cid);
     }
 
-    /// The text of the client node for a deal that its watcher lost sight of.
+    /// The client node's message for a deal whose watcher failed.
     pub(crate) fn client_lost_sight_text(&self, cid: &str, at: LostAt) -> String {
         match at {
             LostAt::Publishing => {
@@ -69,7 +68,7 @@ impl World {
         format!("looking for publish deal message {message}: not found")
     }
 
-    /// Starts the timer after which the chain shows the sector of a deal that its provider lost sight of,
+    /// Starts the timer after which the chain shows the sector of a deal whose provider's watcher failed,
     /// unless the miner is held before that.
     pub(crate) fn arm_chain(&mut self, cid: &str) {
         let Some(deal) = self.deals.get(cid) else { return };
@@ -83,7 +82,7 @@ impl World {
         self.schedule(handed_off + timings.sealing, Event::ChainSeals { cid: cid.to_owned() });
     }
 
-    /// The chain shows the sector of a deal that its provider lost sight of.
+    /// Shows the sector of a deal on chain whose provider's watcher failed.
     pub(crate) fn chain_seals(&mut self, cid: &str) {
         let Some(deal) = self.deals.get(cid) else { return };
         let held = self.miners.get(deal.proposal.provider.as_str()).and_then(|miner| miner.config.hold_at);
@@ -107,7 +106,7 @@ impl World {
     }
 }
 
-/// Whether a request is about a deal.
+/// Whether a failure concerns a deal.
 fn concerns(lost: &LostSight, deal: &Deal) -> bool {
     lost.deals.as_deref().is_none_or(|wanted| {
         let proposal = &deal.proposal;
@@ -118,7 +117,7 @@ fn concerns(lost: &LostSight, deal: &Deal) -> bool {
     })
 }
 
-/// Whether a miner that is held at a state does not come to prove its sectors.
+/// Whether a miner that is held at a state never proves its sectors.
 fn holds_the_chain(state: DealState) -> bool {
     matches!(state, DealState::Staged | DealState::AwaitingPreCommit | DealState::Sealing)
 }

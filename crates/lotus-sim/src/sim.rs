@@ -1,7 +1,7 @@
-//! The handle on a running simulator.
+//! `Sim`, the handle of a running simulator for tests.
 //!
-//! What lives here: start and end, addresses and tokens, knobs, what a test may look at. What does not: how
-//! calls are answered.
+//! What lives here: addresses and tokens, changes of state by tests, counters, shutdown. What does not: the
+//! start (`server`), answers to calls (`rpc`).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::states::DealState;
 use crate::view::{DealView, deal_view, deal_views};
 use crate::world::{World, signed};
 
-/// A running simulator; it ends when this is dropped.
+/// A running simulator. Dropping the handle stops it.
 #[derive(Debug)]
 pub struct Sim {
     inner: Arc<Inner>,
@@ -41,7 +41,7 @@ impl Sim {
         format!("http://{}/rpc/v0", self.full_node)
     }
 
-    /// Where the full node listens.
+    /// Listen address of the full node.
     pub fn full_node_addr(&self) -> SocketAddr {
         self.full_node
     }
@@ -50,16 +50,16 @@ impl Sim {
     ///
     /// # Panics
     ///
-    /// If there is no such miner: the caller made it up.
+    /// If there is no such miner.
     pub fn miner_url(&self, miner: &str) -> String {
         format!("http://{}/rpc/v0", self.miner_addr(miner))
     }
 
-    /// Where a miner listens.
+    /// Listen address of a miner.
     ///
     /// # Panics
     ///
-    /// If there is no such miner: the caller made it up.
+    /// If there is no such miner.
     pub fn miner_addr(&self, miner: &str) -> SocketAddr {
         *self.miners.get(&canonical(miner)).expect("the simulator has this miner")
     }
@@ -69,7 +69,7 @@ impl Sim {
         self.miners.keys().cloned().collect()
     }
 
-    /// A token with this permission and those below it; the same on every node.
+    /// A token with this permission and those below it, valid on every node.
     pub fn token(&self, permission: Permission) -> String {
         self.inner.secret.token(permission)
     }
@@ -93,47 +93,47 @@ impl Sim {
         self.inner.with(|world| world.log.since(0))
     }
 
-    /// How often a method (`Filecoin.ClientStartDeal`) was called, on all nodes.
+    /// Number of calls of a method (`Filecoin.ClientStartDeal`) on all nodes.
     pub fn count(&self, method: &str) -> usize {
         self.inner.with(|world| world.log.count(method))
     }
 
-    /// The work of every import so far, in the order in which it began.
+    /// All imports so far, in the order of their start.
     pub fn import_runs(&self) -> Vec<ImportRun> {
         self.inner.with(|world| world.log.import_runs())
     }
 
-    /// How many import calls for a deal began their work.
+    /// Number of import calls of a deal that began their work.
     pub fn imports_for(&self, proposal_cid: &str) -> usize {
         self.import_counts(proposal_cid).started
     }
 
-    /// Imports of a deal, apart by what they came to.
+    /// Numbers of imports of a deal by result.
     pub fn import_counts(&self, proposal_cid: &str) -> ImportCounts {
         self.inner.with(|world| world.log.imports(proposal_cid))
     }
 
-    /// How many different proposals were made for a root at a miner; repeats of the same one do not count.
+    /// Number of different proposals for a root at a miner. Repeats of the same proposal do not count.
     pub fn proposals_for(&self, payload_cid: &str, miner: &str) -> usize {
         self.inner.with(|world| world.log.proposals(payload_cid, &canonical(miner)))
     }
 
-    /// Makes calls go wrong. Faults are tried in the order they came; the first that fits plays.
+    /// Injects a fault. Of several faults the first one that concerns a call is used.
     pub fn inject(&self, fault: Fault) {
         self.inner.with(|world| world.faults.push(fault));
     }
 
-    /// Everything goes right again.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         self.inner.with(|world| world.faults.clear());
     }
 
-    /// Watchers lose sight of deals that come to a step from now on; the chain goes on.
+    /// Fails watchers of deals that reach a step from now on. The chain continues.
     pub fn lose_sight(&self, lost: LostSight) {
         self.inner.with(|world| world.lost_sight.push(lost));
     }
 
-    /// Watchers work again, for deals that come to a step from now on.
+    /// Watchers work again for deals that reach a step from now on.
     pub fn regain_sight(&self) {
         self.inner.with(|world| world.lost_sight.clear());
     }
@@ -148,14 +148,14 @@ impl Sim {
         self.inner.with(|world| deal_view(world, proposal_cid))
     }
 
-    /// Puts a deal into a state at its provider, whence it goes on as from any other way there. `false` if no
-    /// provider has it.
+    /// Sets a deal's state at its provider, from which its state machine continues. Returns `false` if no
+    /// provider has the deal.
     pub fn set_provider_state(&self, proposal_cid: &str, state: DealState, message: &str) -> bool {
         set_provider_state(&self.inner, proposal_cid, state, message)
     }
 
-    /// Makes so many more deals of a deal's terms, each with a later start, that wait for their data at the
-    /// provider; their proposal CIDs. For backlogs: no proposal is sent and nothing is validated.
+    /// Adds `count` deals with a deal's terms and later starts, which wait for their data at the provider;
+    /// returns their proposal CIDs. No proposal is sent and nothing is validated.
     pub fn copy_deal(&self, proposal_cid: &str, count: i64) -> Vec<String> {
         self.inner.with(|world| {
             let Some(proposal) = world.deals.get(proposal_cid).map(|deal| deal.proposal.clone()) else {
@@ -177,7 +177,7 @@ impl Sim {
         reject_next(&self.inner, miner, reason);
     }
 
-    /// Whether other nodes reach a miner. Its own API stays.
+    /// Sets whether other nodes reach a miner. Its API stays reachable.
     pub fn set_reachable(&self, miner: &str, reachable: bool) {
         let miner = canonical(miner);
         self.inner.with(|world| {
@@ -188,7 +188,7 @@ impl Sim {
         });
     }
 
-    /// Whether a miner can pay for publish messages.
+    /// Sets whether a miner can pay for publish messages.
     pub fn set_can_pay_publish(&self, miner: &str, can_pay: bool) {
         self.inner.with(|world| {
             if let Some(state) = world.miners.get_mut(&canonical(miner)) {
@@ -197,7 +197,7 @@ impl Sim {
         });
     }
 
-    /// Keeps a miner's deals in a state when they get there; `None` lets those held go on.
+    /// Holds a miner's deals in a state when they reach it; `None` releases held deals.
     pub fn hold_at(&self, miner: &str, state: Option<DealState>) {
         let miner = canonical(miner);
         self.inner.with(|world| {
@@ -212,7 +212,7 @@ impl Sim {
         });
     }
 
-    /// Sets what a wallet has: balance in attoFIL, `DataCap` in bytes.
+    /// Sets the balance of a wallet in attoFIL, and its `DataCap` in bytes.
     pub fn set_wallet(&self, address: &str, balance: u128, datacap: Option<u128>) {
         self.inner.with(|world| {
             let address = Address::parse(address).ok();
@@ -228,7 +228,7 @@ impl Sim {
         self.inner.with(|world| world.head())
     }
 
-    /// Lets this many epochs pass at once.
+    /// Advances the chain by this number of epochs.
     pub fn advance_epochs(&self, epochs: i64) {
         self.inner.with(|world| {
             let height = world.head() + epochs;
@@ -236,17 +236,17 @@ impl Sim {
         });
     }
 
-    /// Puts the chain at a height.
+    /// Sets the height of the chain.
     pub fn set_epoch(&self, height: i64) {
         self.inner.with(|world| world.set_head(height));
     }
 
-    /// The full node says that its head is this old and it still syncs; zero is synced.
+    /// Sets the reported age of the full node's head; with zero the node is synced.
     pub fn set_sync_lag(&self, lag: Duration) {
         self.inner.with(|world| world.sync_lag = lag);
     }
 
-    /// Adds white space to every list answer, to make it this much larger.
+    /// Adds this number of bytes of white space to every list answer.
     pub fn pad_lists(&self, bytes: usize) {
         self.inner.with(|world| world.list_padding = bytes);
     }
@@ -266,7 +266,7 @@ impl Sim {
         restart(&self.inner, &NodeName::Miner(canonical(miner)));
     }
 
-    /// Takes a node down: connections drop, new ones close at once.
+    /// Stops a node: its connections drop, new ones close at once.
     pub fn take_down(&self, node: &NodeName) {
         self.inner.with(|world| {
             if let Some(process) = world.node(node) {
@@ -278,23 +278,23 @@ impl Sim {
         });
     }
 
-    /// Starts it again.
+    /// Starts a stopped node again.
     pub fn bring_up(&self, node: &NodeName) {
         restart(&self.inner, node);
     }
 
-    /// Copies of imported files that nobody will ever remove, on all miners.
+    /// Number of leaked copies of imported files, on all miners.
     pub fn temp_files_leaked(&self) -> usize {
         self.inner.with(|world| world.miners.values().map(|miner| miner.temps_leaked.len()).sum())
     }
 
-    /// The most imports that ever ran at once at a miner.
+    /// The largest number of imports that ran at the same time at a miner.
     pub fn max_concurrent_imports_seen(&self, miner: &str) -> usize {
         self.inner
             .with(|world| world.miners.get(&canonical(miner)).map_or(0, |miner| miner.imports_running_max))
     }
 
-    /// Where a miner keeps the copies of imported files.
+    /// Folder of a miner's copies of imported files.
     pub fn staging_dir(&self, miner: &str) -> PathBuf {
         let staging =
             |world: &mut World| world.miners.get(&canonical(miner)).map(|miner| miner.staging.clone());
@@ -311,7 +311,7 @@ impl Sim {
         });
     }
 
-    /// Ends everything and waits until it has ended.
+    /// Stops the simulator and waits until all tasks have ended.
     pub async fn shutdown(self) {
         self.stop();
         self.inner.tasks.close();

@@ -13,7 +13,7 @@ use crate::proposal::{Proposal, padded_of};
 use crate::states::DealState;
 use crate::world::{EPOCHS_PER_DAY, World};
 
-/// What a caller of `ClientStartDeal` or `ClientStatelessDeal` asks for.
+/// Parameters of `ClientStartDeal` and `ClientStatelessDeal`.
 #[derive(Debug, Clone)]
 pub(crate) struct StartDeal {
     pub(crate) transfer_type: String,
@@ -41,7 +41,7 @@ pub(crate) enum Publication {
     Stateless,
 }
 
-/// What a proposal attempt ends in when it is not an application error.
+/// How a proposal attempt fails.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// An application error with this text.
@@ -193,7 +193,7 @@ impl World {
     }
 }
 
-/// The end of a deal, moved to just before a proving period (§2.4 step 7).
+/// The end epoch of a deal, moved to the last epoch before a proving period (§2.4 step 7).
 fn end_epoch(version: LotusVersion, min_expiration: i64, period_start: i64) -> i64 {
     let day = EPOCHS_PER_DAY;
     let mut end = min_expiration + day - min_expiration % day + period_start % day - 1;
@@ -205,7 +205,7 @@ fn end_epoch(version: LotusVersion, min_expiration: i64, period_start: i64) -> i
     end
 }
 
-/// What the client says when the CID is there already (§2.4 step 9).
+/// The error text for a CID that the client tracks already (§2.4 step 9).
 pub(crate) fn already_tracking(cid: &str, state: DealState) -> String {
     let text = if state.is_final() {
         format!("cannot initiate a state for identifier `{cid}` that already exists")

@@ -1,7 +1,7 @@
-//! Deal states: numbers, names, descriptions.
+//! Storage deal states of Lotus: numbers, names, descriptions.
 //!
-//! What lives here: the table of `lotus-contract` §4.1. What does not: who may go where, which is in
-//! `provider` and `client`.
+//! What lives here: the table of `lotus-contract` §4.1. What does not: the transitions (`provider`,
+//! `client`).
 
 /// Declares the states once: variant, number, description.
 macro_rules! states {
@@ -22,7 +22,7 @@ macro_rules! states {
                 match self { $(Self::$variant => concat!("StorageDeal", stringify!($variant)),)* }
             }
 
-            /// What Lotus says about it in `DealStages`.
+            /// Its description in `DealStages`.
             pub fn description(self) -> &'static str {
                 match self { $(Self::$variant => $description,)* }
             }

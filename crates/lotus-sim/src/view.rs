@@ -1,7 +1,6 @@
-//! Deals as a test looks at them.
+//! Views of deals for tests: the true state of both sides of a deal.
 //!
-//! What lives here: what the simulator itself knows of both sides of a deal, whatever they say. What does
-//! not: JSON of Lotus (`wire`).
+//! What does not live here: JSON of Lotus (`wire`).
 
 use std::time::SystemTime;
 
@@ -21,7 +20,7 @@ pub struct SideView {
     pub message: String,
 }
 
-/// One deal as the simulator sees it.
+/// One deal with both sides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DealView {
     /// Its proposal CID.
@@ -36,15 +35,15 @@ pub struct DealView {
     pub start_epoch: i64,
     /// Last epoch.
     pub end_epoch: i64,
-    /// State and message on the client node, if that tracks it.
+    /// State and message on the client node, if the node tracks the deal.
     pub client: Option<SideView>,
-    /// State and message at the provider, if the proposal got there.
+    /// State and message at the provider, after the proposal reached it.
     pub provider: Option<SideView>,
     /// Its number on chain, once published.
     pub deal_id: Option<u64>,
     /// Whether the chain shows its sector.
     pub sealed_on_chain: bool,
-    /// Imports that were tried, succeeded, took effect.
+    /// Imports that started, succeeded, and took effect.
     pub imports: ImportCounts,
     /// When the proposal was made.
     #[serde(skip)]

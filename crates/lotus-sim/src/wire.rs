@@ -1,7 +1,7 @@
-//! Shapes of the answers, name by name from the contract's §1.3.
+//! JSON of the answers, field by field from the contract's §1.3.
 //!
-//! What lives here: `DealInfo`, `MinerDeal`, on-chain deals, asks, miner infos. What does not: which call
-//! gives which. Sizes: `PieceSize` inside a proposal is padded, `Size` and `DataRef.PieceSize` are not.
+//! What lives here: `DealInfo`, `MinerDeal`, on-chain deals, asks, miner infos. What does not: the calls that
+//! return them. Sizes: `PieceSize` inside a proposal is padded, `Size` and `DataRef.PieceSize` are not.
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::ids::{cid_json, peer_id, rfc3339};
 use crate::lost_sight::LostAt;
 use crate::world::{ChainDeal, ClientSide, Deal, Miner, ProviderSide, World};
 
-/// Where a `DealInfo` is shown: lists leave the stages out.
+/// Whether a `DealInfo` has its stages: lists leave them out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stages {
     Shown,
@@ -94,7 +94,7 @@ impl World {
         value
     }
 
-    /// `DealProposal` as both sides signed it.
+    /// `DealProposal` as signed.
     pub(crate) fn proposal_json(&self, deal: &Deal) -> Value {
         let proposal = &deal.proposal;
         json!({
@@ -112,7 +112,7 @@ impl World {
         })
     }
 
-    /// `MarketDeal`: a deal on chain, where the client has its ID address.
+    /// `MarketDeal`: a deal on chain, in which the client is an ID address.
     pub(crate) fn market_deal(&self, deal: &Deal, chain: &ChainDeal) -> Value {
         let mut proposal = self.proposal_json(deal);
         if let Some(wallet) = self.wallet(&deal.proposal.client) {
@@ -175,7 +175,7 @@ impl World {
         rfc3339(time, self.config.utc_offset_minutes)
     }
 
-    /// Tells the listeners of `ClientGetDealUpdates`.
+    /// Sends a deal's update to the listeners of `ClientGetDealUpdates`.
     pub(crate) fn emit_client(&self, cid: &str) {
         if self.client_updates.receiver_count() == 0 {
             return;
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    /// Tells the listeners of `MarketGetDealUpdates`.
+    /// Sends a deal's update to the listeners of `MarketGetDealUpdates`.
     pub(crate) fn emit_provider(&self, cid: &str) {
         let Some(deal) = self.deals.get(cid) else { return };
         let Some(miner) = self.miners.get(deal.proposal.provider.as_str()) else { return };
@@ -200,13 +200,13 @@ impl World {
     }
 }
 
-/// What stands for the client's signature.
+/// Placeholder of the client's signature.
 pub(crate) fn signature(deal: &Deal) -> Value {
     let kind = if deal.proposal.client.protocol() == '3' { 2 } else { 1 };
     json!({ "Type": kind, "Data": BASE64.encode(&deal.proposal.signature()) })
 }
 
-/// The full node's own peer id.
+/// The full node's peer id.
 pub(crate) fn client_peer_id() -> String {
     peer_id("lotus-sim full node")
 }

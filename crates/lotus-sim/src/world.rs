@@ -1,9 +1,8 @@
-//! The state of everything, and the clock that moves it.
+//! The state of the simulated network: deals, miners, wallets, the chain's height, and timers.
 //!
-//! What lives here: deals, miners, wallets, the chain's height, timers. What does not: what a step of a deal
-//! does (`provider`, `client`), what a call does (`full_node`, `miner_node`). Nothing here waits: time comes
-//! in through [`World::run_due`], which one task calls when the next timer is due, so a deal that waits costs
-//! nothing.
+//! What does not live here: the steps of a deal (`provider`, `client`), the methods (`full_node`,
+//! `miner_node`). No function here waits. The clock task calls [`World::run_due`] when the next timer is due,
+//! so a waiting deal takes no CPU time.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -24,25 +23,25 @@ use crate::lost_sight::{LostAt, LostSight};
 use crate::proposal::Proposal;
 use crate::states::DealState;
 
-/// Values a stream's subscriber may fall behind before it loses some.
+/// Values of a stream that a slow subscriber may lag behind before it loses some.
 const STREAM_CAPACITY: usize = 4096;
 /// Epochs in a day.
 pub(crate) const EPOCHS_PER_DAY: i64 = 2880;
 
-/// Everything that changes.
+/// The state of the simulated network.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) config: Arc<SimConfig>,
     pub(crate) deals: BTreeMap<String, Deal>,
     pub(crate) miners: BTreeMap<String, Miner>,
     pub(crate) wallets: Vec<Wallet>,
-    /// Files the full node was told of by `ClientImport`.
+    /// Files that were imported with `ClientImport`.
     pub(crate) client_imports: Vec<ClientImport>,
     /// Deals on chain by their deal ID.
     pub(crate) chain: BTreeMap<u64, ChainDeal>,
     pub(crate) full_node: Node,
     pub(crate) faults: Vec<Fault>,
-    /// Watchers that fail for deals which come to a step.
+    /// Failures of watchers for deals that reach a step.
     pub(crate) lost_sight: Vec<LostSight>,
     pub(crate) log: CallLog,
     /// Bytes of white space added to every list answer.
@@ -53,7 +52,7 @@ pub(crate) struct World {
     pub(crate) head_updates: broadcast::Sender<Arc<str>>,
     /// Set when a timer was added, for the task that waits for the next one.
     pub(crate) timers_changed: bool,
-    /// Deals whose client side has something to look at in the next poll.
+    /// Deals that the client's next poll includes.
     pub(crate) dirty_clients: BTreeSet<String>,
     /// Deals whose client is polling (state 13), for the per-poll updates of the stream.
     pub(crate) polling_clients: BTreeSet<String>,
@@ -66,7 +65,7 @@ pub(crate) struct World {
     timers_made: u64,
 }
 
-/// One deal, with what either side knows of it.
+/// One deal with the states of both sides.
 #[derive(Debug)]
 pub(crate) struct Deal {
     pub(crate) cid: String,
@@ -78,7 +77,7 @@ pub(crate) struct Deal {
     pub(crate) provider: Option<ProviderSide>,
 }
 
-/// What the client node keeps of a deal.
+/// The client node's state of a deal.
 #[derive(Debug)]
 pub(crate) struct ClientSide {
     pub(crate) state: DealState,
@@ -88,7 +87,7 @@ pub(crate) struct ClientSide {
     pub(crate) generation: u32,
     /// When sending the proposal began.
     pub(crate) sending_since: Option<Instant>,
-    /// Whether funds for it are set aside.
+    /// Whether its funds are reserved.
     pub(crate) funds_reserved: bool,
 }
 
@@ -101,7 +100,7 @@ pub(crate) struct Stage {
     pub(crate) logs: Vec<(String, SystemTime)>,
 }
 
-/// What the provider keeps of a deal.
+/// The provider's state of a deal.
 #[derive(Debug)]
 pub(crate) struct ProviderSide {
     pub(crate) state: DealState,
@@ -113,17 +112,18 @@ pub(crate) struct ProviderSide {
     pub(crate) deal_id: u64,
     pub(crate) sector: u64,
     pub(crate) slash_epoch: i64,
-    /// Where its watcher lost sight of the deal, if it did.
+    /// The step at which its watcher failed, if it did.
     pub(crate) lost_sight: Option<LostAt>,
     /// Whether its state machine has ended in this run of the process (§3.2).
     pub(crate) machine_ended: bool,
-    /// Unpadded size of an imported file too large for its piece; found out when it is handed to a sector.
+    /// Unpadded size of an imported file that is too large for its piece. It fails when the piece is added
+    /// to a sector.
     pub(crate) oversize: Option<u64>,
     /// Stateless callers that wait for the answer to their proposal.
     pub(crate) waiters: Vec<oneshot::Sender<(DealState, String)>>,
 }
 
-/// A deal as the chain knows it.
+/// A deal on chain.
 #[derive(Debug)]
 pub(crate) struct ChainDeal {
     pub(crate) cid: String,
@@ -131,13 +131,13 @@ pub(crate) struct ChainDeal {
     pub(crate) slash_epoch: i64,
 }
 
-/// A file known by `ClientImport`.
+/// A file that was imported with `ClientImport`.
 #[derive(Debug)]
 pub(crate) struct ClientImport {
     pub(crate) id: u64,
     pub(crate) root: crate::ids::Cid,
     pub(crate) path: String,
-    /// The CAR with its blocks: the file itself, or one made of it.
+    /// The CAR with its blocks: the file itself, or a CAR packed from it.
     pub(crate) car_path: String,
 }
 
@@ -146,7 +146,7 @@ pub(crate) struct ClientImport {
 pub(crate) struct Node {
     pub(crate) session: String,
     pub(crate) up: bool,
-    /// Cancelled when the process goes away; every connection and import holds a clone.
+    /// Cancelled when the process stops; every connection and import holds a clone.
     pub(crate) life: CancellationToken,
 }
 
@@ -163,7 +163,7 @@ pub(crate) struct Miner {
     pub(crate) publish_batch: u64,
     pub(crate) next_sector: u64,
     pub(crate) staging: PathBuf,
-    /// Deals whose imports are under way, once for each.
+    /// Proposal CIDs of running imports.
     pub(crate) importing: Vec<String>,
     pub(crate) imports_running_max: usize,
     pub(crate) temps_leaked: Vec<PathBuf>,
@@ -190,7 +190,7 @@ struct Timer {
     event: Event,
 }
 
-/// What a timer stands for. A generation that is no longer the deal's makes the timer void.
+/// The event of a timer. A timer whose generation differs from the deal's is ignored.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
     ClientPoll,
@@ -202,23 +202,23 @@ pub(crate) enum Event {
     Publish { miner: String, batch: u64 },
 }
 
-/// An import whose file is right, on its way to its deal.
+/// A finished import whose event has not reached its deal.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Imported {
     pub(crate) cid: String,
     pub(crate) copy: PathBuf,
-    /// Unpadded size of a file too large for the deal's piece.
+    /// Unpadded size of a file that is too large for the deal's piece.
     pub(crate) oversize: Option<u64>,
-    /// The process that made it.
+    /// Session of the process that sent the event.
     pub(crate) session: String,
 }
 
-/// What the chain's height brings to a deal.
+/// An event of a deal at a height of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EpochEvent {
     /// The start epoch has passed.
     Started,
-    /// Ten more have.
+    /// Ten further epochs have passed.
     StartedLongAgo,
     /// The deal's term is over.
     Ended,
@@ -322,7 +322,7 @@ impl World {
         self.epoch_base + i64::try_from(passed).expect("epochs since the start fit in i64")
     }
 
-    /// Moves the chain to a height and lets happen what that brings.
+    /// Sets the height of the chain and runs the events up to it.
     pub(crate) fn set_head(&mut self, height: i64) {
         self.epoch_base = height;
         self.epoch_base_at = Instant::now();
@@ -341,9 +341,9 @@ impl World {
         self.timers_changed = true;
     }
 
-    /// Runs what is due and says when to come again.
+    /// Runs the due timers; returns when the next one is due.
     pub(crate) fn run_due(&mut self) -> Option<Instant> {
-        // Steps without any length lead to each other; the bound keeps the lock from being held for ever.
+        // Steps with zero duration can follow each other; the limit bounds how long the lock is held.
         const STEPS_MAX: usize = 10_000;
         for _ in 0..STEPS_MAX {
             let next = self.timers.peek().map(|Reverse(timer)| timer.at)?;
@@ -429,7 +429,7 @@ impl World {
         })
     }
 
-    /// A miner's process starts anew: running imports are lost, connections too.
+    /// Restarts a miner's process: running imports and connections are lost.
     pub(crate) fn restart_miner(&mut self, id: &str) {
         let Some(miner) = self.miners.get_mut(id) else { return };
         miner.node.bring_up();
@@ -446,7 +446,7 @@ impl World {
         }
     }
 
-    /// An address as this network prints it.
+    /// Prints an address with the prefix of this network.
     pub(crate) fn print_address(&self, address: &str) -> String {
         Address::parse(address)
             .map_or_else(|_unparsed| address.to_owned(), |address| address.print(self.config.network_prefix))
@@ -461,13 +461,13 @@ impl World {
         self.wallets.iter_mut().find(|wallet| wallet.address == *address || wallet.id == *address)
     }
 
-    /// Timing of a miner.
+    /// The timing of a miner.
     pub(crate) fn timings(&self, miner: &str) -> Timings {
         let own = self.miners.get(miner).and_then(|miner| miner.config.timings.clone());
         own.unwrap_or_else(|| self.config.timings.clone())
     }
 
-    /// Whether other nodes can talk to a miner.
+    /// Whether other nodes can reach a miner.
     pub(crate) fn is_reachable(&self, miner: &str) -> bool {
         self.miners.get(miner).is_some_and(|miner| miner.config.reachable && miner.node.up)
     }
@@ -489,7 +489,7 @@ impl World {
     }
 }
 
-/// An amount of attoFIL as the signed number the protocol computes with.
+/// An amount of attoFIL as the signed type of calculations.
 pub(crate) fn signed(amount: u128) -> i128 {
     i128::try_from(amount).unwrap_or(i128::MAX)
 }

@@ -1,7 +1,7 @@
-//! WebSocket: frames, pings, channels (§5.4).
+//! WebSocket connections: frames, pings, channels (§5.4).
 //!
-//! What lives here: one connection. Calls run beside each other and answer in any order; a message above 4
-//! KiB goes out in fragments, as gorilla writes them. What does not: what a call does (`rpc`).
+//! What lives here: one connection. Calls run concurrently and are answered in any order. Messages above 4
+//! KiB are sent in fragments, as gorilla writes them. What does not: the calls (`rpc`).
 
 use std::collections::HashMap;
 use std::io;
@@ -27,19 +27,19 @@ use crate::rpc::{Played, Request, answer_text, play};
 const FRAGMENT_BYTES: usize = 4096;
 /// Largest message a client may send.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
-/// Frames that may wait for a slow client.
+/// Frames that are queued for a slow client.
 const OUTGOING_CAPACITY: usize = 1024;
 
-/// How long the answer to a close frame may take.
+/// Time limit for the answer to a close frame.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 type Writer = WebSocketWrite<WriteHalf<TokioIo<Upgraded>>>;
 
-/// What goes out.
+/// A frame to send.
 enum Outgoing {
     Message(String),
     Control(OpCode, Vec<u8>),
-    /// The connection ends, after these bytes of a message if any.
+    /// Ends the connection, after these bytes of a message if any.
     End(Option<String>),
 }
 
@@ -90,7 +90,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: Caller, life: CancellationT
                     while calls.try_join_next().is_some() {}
                     calls.spawn(call(connection.clone(), payload));
                 }
-                // The young server swallows pings; the old one answers.
+                // The newer server ignores pings; the older one answers.
                 OpCode::Ping if !pings => {
                     connection.out.send(Outgoing::Control(OpCode::Pong, payload)).await.ok();
                 }
@@ -132,7 +132,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: Caller, life: CancellationT
 async fn next_frame<R: tokio::io::AsyncRead + Unpin>(
     reader: &mut FragmentCollectorRead<R>,
 ) -> Option<(OpCode, Vec<u8>)> {
-    // Nothing is sent while reading: neither pongs nor closes are automatic.
+    // Reading sends no frames, because pongs and closes are not automatic.
     let frame = reader.read_frame(&mut |_frame| async { Ok::<_, io::Error>(()) }).await.ok()?;
     Some((frame.opcode, frame.payload.to_vec()))
 }
@@ -158,7 +158,7 @@ async fn write_all(mut writer: Writer, mut outgoing: mpsc::Receiver<Outgoing>) {
     }
 }
 
-/// One message, in fragments above the buffer's size; `ends` is false for one that breaks off.
+/// Sends one message, in fragments above the buffer's size. `ends` is `false` for a message that is cut.
 async fn write_message(
     writer: &mut Writer,
     bytes: Vec<u8>,
@@ -180,7 +180,7 @@ async fn write_message(
 
 async fn call(connection: Arc<Connection>, payload: Vec<u8>) {
     let young = connection.inner.config.version.has_young_jsonrpc();
-    // A frame that does not parse, a batch among them, is dropped with a line in Lotus' log.
+    // Lotus drops frames that do not parse, batches included, with a line in its log.
     let Ok(value) = serde_json::from_slice::<Value>(&payload) else { return };
     let Ok(request) = Request::read(&value, young) else { return };
     if request.method == "xrpc.cancel" {
@@ -232,7 +232,7 @@ impl Connection {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the id of the request, not the number of the channel; never answered.
+    /// `xrpc.cancel`: takes the id of the request, not the number of the channel. It is never answered.
     fn cancel(&self, params: &Value) {
         let id = params.as_array().and_then(|params| params.first()).map(Value::to_string);
         if let Some(gone) = id.and_then(|id| self.running().remove(&id)) {

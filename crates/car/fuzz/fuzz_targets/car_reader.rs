@@ -1,4 +1,4 @@
-//! Any bytes as a CAR.
+//! Fuzzes the verification of CARs with any bytes.
 #![no_main]
 
 use carferry_car::Commitment;

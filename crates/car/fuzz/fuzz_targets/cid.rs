@@ -1,4 +1,4 @@
-//! Any bytes, and any text, as a CID.
+//! Fuzzes the parsing of CIDs with any bytes and any text.
 #![no_main]
 
 use carferry_car::{PayloadCid, PieceCid, PieceCidV2};

@@ -1,4 +1,4 @@
-//! Any payload, cut anywhere.
+//! Fuzzes the piece commitment with any payload, split anywhere.
 #![no_main]
 
 use carferry_car::Commitment;

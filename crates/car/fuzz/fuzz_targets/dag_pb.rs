@@ -1,4 +1,4 @@
-//! Any bytes as a dag-pb block.
+//! Fuzzes the reading of dag-pb links with any bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Any bytes as a CAR that is restored: the root is inside its CID, so that what fuzzers make is looked into.
+//! Fuzzes the extraction of CARs with any bytes. The root is inlined in its CID, so that the fuzzer's bytes are
+//! decoded.
 #![no_main]
 
 use std::fs;
@@ -8,7 +9,7 @@ use std::sync::LazyLock;
 use carferry_car::{ThreadBudget, Existing, ExtractOptions, NoProgress, extract};
 use libfuzzer_sys::fuzz_target;
 
-/// A folder for this process, in memory where there is one.
+/// A folder for this process, in `/dev/shm` if it exists.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let shared = PathBuf::from("/dev/shm");
     let parent = if shared.is_dir() { shared } else { std::env::temp_dir() };

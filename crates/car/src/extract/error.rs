@@ -1,4 +1,4 @@
-//! Why nothing more is restored, by what the caller does next.
+//! Errors of extraction.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,9 @@ use crate::carv1::header::HeaderError;
 use crate::cids::{CidError, PayloadCid};
 use crate::unixfs::decode::NotUnixfs;
 
-/// Why a run ended. What was restored before it is whole and stays.
+/// Why a run ended. Files that were restored before are complete and stay.
 ///
-/// Paths called `inside` are those inside of a CAR, and empty for its root.
+/// `inside` is a path inside of a CAR, and empty for its root.
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
     /// A CAR cannot be read.
@@ -17,15 +17,15 @@ pub enum ExtractError {
     Unreadable {
         /// The CAR.
         car: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Not a CARv1 with one root; with roots from the caller, not a CARv1.
+    /// Not a CARv1 with one root. If the caller gives the roots: not a CARv1.
     #[error("{} is not a usable CAR", car.display())]
     Header {
         /// The CAR.
         car: PathBuf,
-        /// What is wrong with its header.
+        /// Error of the header.
         source: HeaderError,
     },
     /// A CAR ends inside its header or a section.
@@ -33,15 +33,15 @@ pub enum ExtractError {
     Truncated {
         /// The CAR.
         car: PathBuf,
-        /// Where the cut section starts.
+        /// Offset of the cut section.
         offset: u64,
     },
-    /// A section's length, or that of the header, cannot be true.
+    /// The length of a section or of the header is malformed or beyond the limit.
     #[error("{} has a damaged section at byte {offset}: its length is malformed", car.display())]
     SectionLength {
         /// The CAR.
         car: PathBuf,
-        /// Where the section starts.
+        /// Offset of the section.
         offset: u64,
     },
     /// A section does not start with a CID.
@@ -49,128 +49,128 @@ pub enum ExtractError {
     Cid {
         /// The CAR.
         car: PathBuf,
-        /// Where the section starts.
+        /// Offset of the section.
         offset: u64,
-        /// What is wrong with the CID.
+        /// Error of the CID.
         source: CidError,
     },
     /// A block is in none of the CARs.
     #[error("block {cid} is missing in {}: it belongs to {inside:?}", list(.cars))]
     MissingBlock {
-        /// Every CAR that was searched.
+        /// All searched CARs.
         cars: Vec<PathBuf>,
         /// The block.
         cid: PayloadCid,
-        /// What it belongs to.
+        /// Path of the entry that the block belongs to.
         inside: PathBuf,
     },
-    /// A block is not what its CID says, and there is no other copy of it.
+    /// The hash of a block differs from its CID, and there is no intact copy.
     #[error("damaged block {cid} at byte {offset} of {}: it belongs to {inside:?}", car.display())]
     DamagedBlock {
         /// The CAR.
         car: PathBuf,
-        /// Where in it the block's bytes start, behind its CID.
+        /// Offset of the block's bytes, after its CID.
         offset: u64,
         /// The block.
         cid: PayloadCid,
-        /// What it belongs to.
+        /// Path of the entry that the block belongs to.
         inside: PathBuf,
     },
-    /// A block cannot be checked.
+    /// The hash function of a block's CID is unknown.
     #[error("cannot check block {cid}, which belongs to {inside:?}: unknown hash function {hash:#x}")]
     UnknownHash {
         /// The block.
         cid: PayloadCid,
         /// The multihash code.
         hash: u64,
-        /// What it belongs to.
+        /// Path of the entry that the block belongs to.
         inside: PathBuf,
     },
-    /// A link in a block is no CID.
+    /// A link in a block is not a CID.
     #[error("{inside:?} has a link that is no CID")]
     Link {
-        /// What has the link.
+        /// Path of the entry that has the link.
         inside: PathBuf,
-        /// What is wrong with it.
+        /// Error of the CID.
         source: CidError,
     },
-    /// A block is whole, but not what files and folders are made of.
+    /// A block is intact, but not UnixFS.
     #[error("cannot restore {inside:?} from block {cid}")]
     NotUnixfs {
-        /// What it belongs to.
+        /// Path of the entry that the block belongs to.
         inside: PathBuf,
         /// The block.
         cid: PayloadCid,
-        /// Why not.
+        /// Reason.
         source: NotUnixfs,
     },
-    /// A name that cannot be given to a file, or not without harm.
+    /// A name that no file may get.
     #[error("cannot restore {name:?} in {folder:?}: {reason}")]
     Name {
         /// The folder with the name.
         folder: PathBuf,
         /// The name.
         name: String,
-        /// Why not.
+        /// Reason.
         reason: BadName,
     },
-    /// Folders, or the nodes of one file or folder, nested more deeply than any real ones.
+    /// Folders, or the nodes of one file or folder, are nested beyond the limit.
     #[error("{inside:?} is nested too deeply")]
     TooDeep {
-        /// Where.
+        /// Path of the entry.
         inside: PathBuf,
     },
-    /// More than the caller allows. Nothing was written.
+    /// The CARs hold more than the caller allows. Nothing was written.
     #[error("the CARs hold {wanted} {what}, more than the {allowed} that are allowed")]
     TooMuch {
         /// `bytes`, or `files, folders and links`.
         what: &'static str,
-        /// How many there are.
+        /// Count in the CARs.
         wanted: u64,
-        /// How many are allowed.
+        /// Allowed count.
         allowed: u64,
     },
-    /// More than the disk has room for. Nothing was written.
+    /// The CARs hold more than the free space or inodes of the disk. Nothing was written.
     #[error("the CARs hold {wanted} {what}, but {} has room for {free}", output.display())]
-    NoRoom {
-        /// The folder that is written to.
+    NoSpace {
+        /// The output folder.
         output: PathBuf,
         /// `bytes`, or `files, folders and links`.
         what: &'static str,
-        /// How many there are, holes not counted.
+        /// Count in the CARs, without holes.
         wanted: u64,
-        /// How many there is room for.
+        /// Count that fits on the disk.
         free: u64,
     },
-    /// A file or link is there already.
+    /// A file or link exists already.
     #[error("{} is there already", path.display())]
     Exists {
-        /// What is there.
+        /// Path of the existing entry.
         path: PathBuf,
     },
-    /// Something of another kind is there: a folder instead of a file, or a link instead of a folder.
+    /// An entry of another kind exists: a folder instead of a file, or a link instead of a folder.
     #[error("{} is in the way: it is there, and of another kind", path.display())]
     InTheWay {
-        /// What is there.
+        /// Path of the existing entry.
         path: PathBuf,
     },
-    /// A part of a file does not go together with its other parts.
+    /// A part of a file does not fit to its other parts.
     #[error("cannot join {}: {reason}", path.display())]
     Parts {
-        /// The file that was to be joined.
+        /// The joined file.
         path: PathBuf,
-        /// Why not.
+        /// Reason.
         reason: BadParts,
     },
     /// The output cannot be written.
     #[error("cannot write {}", path.display())]
     Output {
-        /// What was to be written.
+        /// Path of the entry.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The caller asked to stop.
+    /// The caller cancelled the run.
     #[error("cancelled")]
     Cancelled,
 }
@@ -178,54 +178,54 @@ pub enum ExtractError {
 /// Why a name is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    /// No name at all.
+    /// An empty name.
     #[error("the name is empty")]
     Empty,
     /// `.` or `..`.
     #[error("the name means a folder that is there already")]
     Dots,
-    /// It has a slash or a zero byte in it.
+    /// A name with a slash or a zero byte.
     #[error("a name has neither slashes nor zero bytes")]
     Separator,
-    /// Twice in one folder.
+    /// The name is used twice in one folder.
     #[error("the name is there twice")]
     Twice,
-    /// A name that unfinished files have.
+    /// A name of temporary files.
     #[error("names such as .x.carferry-new and .carferry-x.tmp are those of unfinished files")]
     Reserved,
-    /// A link to nowhere, or with a zero byte.
+    /// A link whose target is empty or has a zero byte.
     #[error("its target is no path")]
     Target,
 }
 
-/// Why parts of a file do not go together.
+/// Why parts of a file cannot be joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadParts {
-    /// The name of the file leads out of the output, or nowhere.
+    /// The path of the file is empty or leads out of the output.
     #[error("its path is not one inside of the output")]
     Path,
     /// A part reaches beyond the end of the file.
     #[error("a part of {bytes} bytes at byte {offset} does not fit into {file_size} bytes")]
     Outside {
-        /// Where the part starts.
+        /// Offset of the part.
         offset: u64,
         /// Its length.
         bytes: u64,
         /// Bytes of the whole file.
         file_size: u64,
     },
-    /// Two parts want the same bytes.
+    /// Two parts overlap.
     #[error("the parts at bytes {first} and {second} overlap")]
     Overlap {
-        /// Where one starts.
+        /// Offset of the existing part.
         first: u64,
-        /// Where the other starts.
+        /// Offset of the new part.
         second: u64,
     },
     /// The parts disagree about the size of the file.
     #[error("it has {before} bytes by other parts, {now} by this one")]
     Size {
-        /// Bytes of the file so far.
+        /// Bytes of the file by the other parts.
         before: u64,
         /// Bytes of the file by this part.
         now: u64,

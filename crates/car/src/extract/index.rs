@@ -1,8 +1,8 @@
-//! Where the blocks of a CAR are, found by a look at frame lengths and CIDs alone.
+//! Index of the blocks of a CAR: reads only frame lengths and CIDs.
 //!
 //! ```text
 //! CAR      |header|length|cid|block......|length|cid|block......|
-//! looks     ^^^^^^ ^^^^^^^^^^             ^^^^^^^^^^
+//! reads     ^^^^^^ ^^^^^^^^^^             ^^^^^^^^^^
 //! ```
 
 use std::fs::File;
@@ -18,29 +18,29 @@ use crate::limits::{CID_DIGEST_BYTES_MAX, HEADER_BYTES_MAX, SECTION_BYTES_MAX};
 use crate::progress::Progress;
 use crate::units::len64;
 
-/// Longest frame length and CID: a varint, then four of them and a digest.
-const PREFIX_BYTES_MAX: usize = varint::BYTES_MAX + 4 * varint::BYTES_MAX + CID_DIGEST_BYTES_MAX;
-/// Bytes of one look where sections are short. Source: ours; sixteen pages.
-const LOOK_BYTES: usize = 64 << 10;
-/// Sections between two looks at whether the caller wants to stop.
-const SECTIONS_BETWEEN_LOOKS: usize = 4096;
+/// Bytes of the longest frame length and CID: five varints and a digest.
+const PREFIX_BYTES_MAX: usize = 5 * varint::BYTES_MAX + CID_DIGEST_BYTES_MAX;
+/// Bytes of one read where sections are short. Chosen: sixteen pages.
+const READ_BYTES: usize = 64 << 10;
+/// Sections between two checks for cancellation.
+const SECTIONS_BETWEEN_CHECKS: usize = 4096;
 
-/// Where a block is. Millions of these are in memory, so they are small.
+/// Location of a block. Millions of entries are in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entry {
-    /// A part of the block's digest: blocks with another one are other blocks.
+    /// Key of the block's CID; see [`key`].
     pub(super) key: u64,
-    /// Where in the CAR the block starts, behind its CID.
+    /// Offset of the block in the CAR, after its CID.
     pub(super) offset: u64,
     pub(super) len: u32,
-    /// Which of the CARs.
+    /// Number of the CAR.
     pub(super) car: u32,
 }
 
 const _: () = assert!(size_of::<Entry>() == 24, "the index of a CAR has a known size");
 
-/// What blocks are looked up by: hash function and digest, and not the codec, which does not change their
-/// bytes.
+/// The key under which blocks are found: the end of the digest and the hash function. The codec is not part
+/// of it, because it does not change the bytes.
 pub(super) fn key(parts: &CidParts<'_>) -> u64 {
     let mut end = [0; 8];
     for (to, from) in end.iter_mut().rev().zip(parts.digest.iter().rev()) {
@@ -49,7 +49,7 @@ pub(super) fn key(parts: &CidParts<'_>) -> u64 {
     u64::from_be_bytes(end) ^ parts.hash
 }
 
-/// Appends the blocks of a CAR; returns the root, or why there is not one.
+/// Adds the blocks of a CAR to `entries`; returns the root, or the error of the header.
 pub(super) fn read(
     entries: &mut Vec<Entry>,
     car: u32,
@@ -87,13 +87,13 @@ pub(super) fn read(
     let mut offset = start + header_len;
     let mut sections = 0usize;
     while offset < length {
-        if sections.is_multiple_of(SECTIONS_BETWEEN_LOOKS) && progress.is_cancelled() {
+        if sections.is_multiple_of(SECTIONS_BETWEEN_CHECKS) && progress.is_cancelled() {
             return Err(ExtractError::Cancelled);
         }
         sections += 1;
         let bytes = window.at(offset, PREFIX_BYTES_MAX).map_err(unreadable)?;
-        // Zeros behind the blocks: what is had back from a provider is a padded piece, and Singularity pads
-        // itself. Source: go-car v2 options.go, `ZeroLengthSectionAsEOF`.
+        // Zeros after the blocks: pieces from a provider are padded, and Singularity pads its CARs.
+        // Source: go-car v2 options.go, `ZeroLengthSectionAsEOF`.
         if bytes.first() == Some(&0) {
             break;
         }
@@ -103,7 +103,7 @@ pub(super) fn read(
         let body = &body[..usize::try_from(body_len).map_or(body.len(), |len| len.min(body.len()))];
         let (parts, cid_len) = match split_cid(body) {
             Ok(found) => found,
-            // The file shrank under our feet.
+            // The file was shortened meanwhile.
             Err(CidError::Truncated)
                 if len64(body.len()) < body_len && body.len() < PREFIX_BYTES_MAX - varint::BYTES_MAX =>
             {
@@ -134,18 +134,18 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// The bytes from `offset` on: so many or more, or fewer at the end of the file.
+    /// The bytes from `offset` on: at least `wanted`, or fewer at the end of the file.
     fn at(&mut self, offset: u64, wanted: usize) -> io::Result<&[u8]> {
         let end = self.start + len64(self.len);
         if offset < self.start || offset + len64(wanted) > end {
-            // Where the last section was long, the next will be: all but its start would be read for nothing.
+            // After a long section the next one is probably long too, and only its start is needed.
             let is_near = offset <= end && self.len > 0;
-            let look = if is_near { LOOK_BYTES.max(wanted) } else { wanted };
-            self.bytes.resize(LOOK_BYTES.max(look), 0);
+            let length = if is_near { READ_BYTES.max(wanted) } else { wanted };
+            self.bytes.resize(READ_BYTES.max(length), 0);
             self.start = offset;
             self.len = 0;
-            while self.len < look {
-                match self.file.read_at(&mut self.bytes[self.len..look], offset + len64(self.len)) {
+            while self.len < length {
+                match self.file.read_at(&mut self.bytes[self.len..length], offset + len64(self.len)) {
                     Ok(0) => break,
                     Ok(count) => self.len += count,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

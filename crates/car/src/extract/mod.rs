@@ -1,16 +1,15 @@
-//! From CARs back to files and folders, with every byte checked before it is used.
+//! Restores files and folders from CARs; every block is checked against its CID before it is used.
 //!
 //! ```text
-//! CARs ──► index ──► plan ──► walk ──► leaves: read, hash, write ──► move to place
+//! CARs ──► index ──► plan ──► walk ──► leaves: read, hash, write ──► rename
 //!          24 bytes   nodes   nodes         any thread
 //!          a block
 //! ```
 //!
-//! A block that is missing in one CAR is looked for in the others. Files are written beside their places
-//! under names of their own and moved when they are whole, so that a run that is stopped, or killed, leaves
-//! nothing half written under a last name. No link is followed on the way to a place. Nothing is synced file
-//! by file: one `syncfs` at the end makes all of it durable; only parts of files are made durable one by one,
-//! before they are listed.
+//! A block that is missing in one CAR is searched in the others. Files are written under temporary names in
+//! their folders and renamed when they are complete, so a run that is cancelled or killed leaves no
+//! incomplete file under a final name. No symbolic link of the output is followed. One `syncfs` at the end
+//! makes all files durable; parts of joined files are synced one by one, before they are listed.
 //!
 //! What lives here: [`Extraction`], [`extract`]. What does not: times and modes of files (UnixFS 1.5 has
 //! them, this crate writes none), CARs that are not on the disk.
@@ -48,103 +47,104 @@ use crate::progress::Progress;
 use crate::thread_budget::ThreadBudget;
 use crate::units::len64;
 
-/// What is restored, and how.
+/// Options of an extraction.
 #[derive(Debug, Clone)]
 pub struct ExtractOptions {
-    /// The folder that everything goes into; it is made if it is not there. What is below a root that is a
-    /// folder goes right into it.
+    /// The output folder, which is created if it does not exist. The entries of a root folder are restored
+    /// directly in it.
     pub output: PathBuf,
-    /// What a root that is a file is called: by default as its CAR without `.car`, or by its payload CID.
+    /// Name of a root that is a file. The default is the name of its CAR without `.car`, or its payload CID.
     pub file_name: Option<OsString>,
-    /// What is restored instead of the roots in the headers; each of them once, from whichever CARs have it.
+    /// Roots to restore instead of the roots in the headers, each once, from any of the CARs.
     ///
-    /// Singularity's headers name the first leaf, and a DAG that lies in several CARs has one root.
+    /// Needed for Singularity, whose headers name the first leaf, and for a DAG in several CARs with one
+    /// root.
     pub roots: Option<Vec<PayloadCid>>,
-    /// What is done where something is already.
+    /// What happens to existing files.
     pub existing: Existing,
-    /// What is done with symbolic links.
+    /// What happens to symbolic links.
     pub symlinks: Symlinks,
-    /// Files that are parts of others.
+    /// Files that are parts of larger files.
     pub placements: Vec<Placement>,
-    /// Bytes of all files at most.
+    /// Limit on the bytes of all files.
     pub bytes_max: u64,
-    /// Files, folders and links at most.
+    /// Limit on the number of files, folders and links.
     pub entries_max: u64,
 }
 
-/// What is done where a file or link is already. A folder that is there is always used; a folder where a file
-/// goes, and whatever else is where a folder goes, is always an error.
+/// What happens to existing files and links. An existing folder is always used. A folder at the path of a
+/// file, or anything else at the path of a folder, is always an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Existing {
-    /// It is an error.
+    /// An existing file is an error.
     #[default]
     Refuse,
-    /// It is replaced, in one step.
+    /// An existing file is replaced atomically.
     Replace,
-    /// It stays: [`Outcome::Same`] if it has the same content, which is compared byte by byte, and
-    /// [`Outcome::Different`] otherwise.
+    /// An existing file is kept: [`Outcome::Same`] if its content is the same, compared byte by byte, else
+    /// [`Outcome::Different`].
     Keep,
 }
 
-/// What is done with symbolic links.
+/// What happens to symbolic links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Symlinks {
-    /// They are restored as they are, wherever they lead.
+    /// They are restored with any target.
     #[default]
     Restore,
-    /// They are left out.
+    /// They are skipped.
     Skip,
 }
 
-/// A file inside of a CAR that is a part of another: its bytes go to `offset` of `file`.
+/// A file of a CAR that is a part of a larger file: its bytes go to `offset` of `file`.
 ///
-/// Parts may come in any order and in different runs. Until all are in, the file has the name
-/// `.<name>.carferry-part`. Those of one run are of one state of the file; what becomes of those that are of
-/// another state than what is there already, says [`OtherState`].
+/// Parts may be restored in any order and in different runs. Until all parts are restored, the file has the
+/// name `.<name>.carferry-part`. All parts of one run are of one state of the file. [`OtherState`] describes
+/// parts of earlier runs that are of another state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
-    /// Root of the DAG with the part.
+    /// Root of the DAG that has the part.
     pub payload_cid: PayloadCid,
     /// Path of the part below the root; empty if it is the root.
     pub inside: PathBuf,
     /// Path of the whole file inside of the output.
     pub file: PathBuf,
-    /// Where in it the part starts.
+    /// Offset of the part in the whole file.
     pub offset: u64,
     /// Bytes of the whole file.
     pub file_size: u64,
-    /// When the file was changed last before it was split, in nanoseconds since 1970, where that is known.
-    /// Parts are joined only if they agree in that and in [`Placement::file_size`].
+    /// Modification time of the file when it was split, in nanoseconds since 1970, if known. Parts are
+    /// joined only if this and [`Placement::file_size`] agree.
     pub mtime_nanos: Option<i64>,
 }
 
-/// One thing that has been dealt with.
+/// The result of one file, folder or link.
 #[derive(Debug, Clone, Copy)]
 pub struct Restored<'a> {
-    /// What it is.
+    /// Its kind.
     pub kind: RestoredKind,
     /// Its path below the root; empty if it is the root.
     pub inside: &'a Path,
     /// Bytes that were written or compared.
     pub bytes: u64,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// For a part: what it met that is of another state of its file.
+    /// For a part: parts of another state of the file that existed.
     pub other_state: Option<OtherState>,
 }
 
-/// What became of a part when those that were there, from runs before, are of another state of its file.
+/// The result for a part if the existing parts, from earlier runs, are of another state of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OtherState {
-    /// They were older, and are gone: the file was begun anew with this part.
+    /// The existing parts are older and were discarded. The file starts again with this part.
     BegunAnew,
-    /// They are newer: this part is a file of its own, with the name that it has in the CAR.
+    /// The existing parts are newer. This part was restored as its own file, with its name in the CAR.
     Older,
-    /// It is not known of both when their file was changed, so nobody can tell: the same.
+    /// The modification time of one state is unknown. This part was restored as its own file.
     Unknown,
 }
 
-/// What has been restored.
+/// Kind of a restored entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RestoredKind {
     /// A file, or a part of one.
@@ -155,72 +155,72 @@ pub enum RestoredKind {
     Symlink,
 }
 
-/// What became of something.
+/// The outcome of a file, folder or link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It is whole and in its place; for a part, so is the file that it was the last part of.
+    /// It is complete under its final name. For a part: it was the last one, and the whole file is complete.
     Written,
-    /// It was there, and is the same.
+    /// It existed with the same content.
     Same,
-    /// It was there, is another, and has been left alone.
+    /// It existed with other content, and was not changed.
     Different,
-    /// The part is in, but not the whole file.
+    /// The part was written, but other parts of the file are missing.
     Part {
-        /// Bytes of the file that are there.
+        /// Bytes of the file that were written so far.
         bytes_in: u64,
         /// Bytes of the whole file.
         file_size: u64,
     },
-    /// A link that was not wanted.
+    /// A link that was skipped on request.
     Skipped,
 }
 
-/// How much was restored.
+/// Counts of an extraction.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extracted {
-    /// Files that were written, and are whole. A file that was joined from parts counts once.
+    /// Complete files that were written. A file that was joined from parts counts once.
     pub files: u64,
-    /// Folders, those that were there already included.
+    /// Folders, including existing ones.
     pub folders: u64,
-    /// Symbolic links that were made.
+    /// Symbolic links that were created.
     pub symlinks: u64,
     /// Bytes of files that were written, holes included.
     pub bytes: u64,
-    /// Files and links that were there, and are the same.
+    /// Existing files and links with the same content.
     pub same: u64,
-    /// Files and links that were there, and are others.
+    /// Existing files and links with other content.
     pub different: u64,
     /// Parts of the files in [`Extracted::unfinished`].
     pub parts: u64,
-    /// Links that were not wanted.
+    /// Links that were skipped on request.
     pub skipped: u64,
-    /// Files with parts in this run that are not whole at its end, in the order of their paths.
+    /// Incomplete files with parts in this run, in the order of their paths.
     pub unfinished: Vec<Unfinished>,
 }
 
-/// A file with parts in a run that is not whole at the end of the run.
+/// A file with parts in a run that is incomplete at the end of the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
     /// Path of the whole file inside of the output.
     pub file: PathBuf,
-    /// Parts of it that the run dealt with.
+    /// Parts of the file in this run.
     pub parts: u64,
-    /// Bytes of it that are there.
+    /// Bytes of the file that were written so far.
     pub bytes_in: u64,
     /// Bytes of the whole file.
     pub file_size: u64,
-    /// Why parts of it were not joined with those that were there before.
+    /// Why parts were not joined with the existing ones.
     pub left: Option<OtherState>,
 }
 
-/// A root, and its name if it is a file.
+/// A root, and its name for the case that it is a file.
 #[derive(Debug, Clone)]
 struct Root {
     cid: PayloadCid,
     name: Box<[u8]>,
 }
 
-/// CARs of which is known what they hold. Nothing has been written.
+/// Opened CARs with the plan of their content. Nothing is written yet.
 pub struct Extraction {
     options: ExtractOptions,
     store: Store,
@@ -230,7 +230,7 @@ pub struct Extraction {
 }
 
 impl ExtractOptions {
-    /// Everything into a folder, and nothing over anything.
+    /// Restores everything into a folder, without replacing existing files.
     pub fn new(output: impl Into<PathBuf>) -> Self {
         Self {
             output: output.into(),
@@ -255,12 +255,11 @@ impl fmt::Debug for Extraction {
 }
 
 impl Extraction {
-    /// Opens CARs and looks at their nodes. 24 bytes of memory for each of their blocks, and some for each
-    /// node.
+    /// Opens CARs and reads their nodes. Takes 24 bytes of memory per block, and some per node.
     ///
     /// # Errors
     ///
-    /// [`ExtractError`] about the CARs: whatever is wrong with them but the content of leaves.
+    /// [`ExtractError`] for all errors of the CARs except for damaged leaves.
     pub fn open(
         cars: &[PathBuf],
         options: ExtractOptions,
@@ -284,7 +283,7 @@ impl Extraction {
         let mut distinct = Vec::new();
         for root in roots {
             let (below, is_folder) = planner.count(root.cid.as_bytes())?;
-            // The same content twice is wanted twice only under two names.
+            // The same file twice is restored twice only under two names.
             let name = if is_folder { None } else { Some(root.name.clone()) };
             if seen.insert((root.cid.clone(), name)) {
                 plan.add(&below);
@@ -295,21 +294,20 @@ impl Extraction {
         Ok(Self { options, store, roots, plan, holes })
     }
 
-    /// What is going to be restored.
+    /// The counts of what will be restored.
     pub fn plan(&self) -> &ExtractPlan {
         &self.plan
     }
 
-    /// Restores everything. The crew's threads read, hash and write; the walk through the DAG is one at a
-    /// time.
+    /// Restores everything. The budget's threads read, hash and write; one thread at a time walks the DAG.
     ///
-    /// `restored` is told of every file, folder and link, from whichever thread dealt with it.
+    /// `restored` is called for every file, folder and link, from any thread.
     ///
     /// # Errors
     ///
-    /// [`ExtractError`], the first that occurs. [`ExtractError::TooMuch`] and [`ExtractError::NoRoom`] come
-    /// before anything is written; the latter not with [`Existing::Keep`], where nobody knows how much is
-    /// there already.
+    /// The first [`ExtractError`] that occurs. [`ExtractError::TooMuch`] and [`ExtractError::NoSpace`] are
+    /// returned before anything is written. [`ExtractError::NoSpace`] is not checked with [`Existing::Keep`],
+    /// because the size of the existing files is unknown.
     pub fn run(
         self,
         budget: &ThreadBudget,
@@ -327,7 +325,7 @@ impl Extraction {
         let walk = Walk::new(&store, &options, &holes)?;
         let output = walk.output();
         if options.existing != Existing::Keep {
-            check_room(&options.output, &output, &plan)?;
+            check_free_space(&options.output, &output, &plan)?;
         }
         // One thread for each full group.
         let threads = (plan.bytes / GROUP_BYTES).max(plan.files / len64(GROUP_FILES)) + 1;
@@ -341,12 +339,12 @@ impl Extraction {
     }
 }
 
-/// Restores everything below the root of each CAR into a folder: [`Extraction::open`] and
+/// Restores everything below the root of each CAR into a folder: [`Extraction::open`], then
 /// [`Extraction::run`].
 ///
 /// # Errors
 ///
-/// As these two.
+/// Those of both functions.
 pub fn extract(
     budget: &ThreadBudget,
     cars: &[PathBuf],
@@ -357,10 +355,10 @@ pub fn extract(
     Extraction::open(cars, options, progress)?.run(budget, restored, progress)
 }
 
-/// What is counted besides bytes.
+/// Unit of the entry counts in errors.
 const ENTRIES: &str = "files, folders and links";
 
-/// The name of a root, should it be a file.
+/// The name of a root, for the case that it is a file.
 fn name_of(options: &ExtractOptions, car: &Path, cid: &PayloadCid) -> Result<Box<[u8]>, ExtractError> {
     let of_car = || {
         let name = car.file_name()?.as_encoded_bytes();
@@ -377,17 +375,21 @@ fn name_of(options: &ExtractOptions, car: &Path, cid: &PayloadCid) -> Result<Box
     Ok(name.into())
 }
 
-/// Compares what is going to be written with what there is room for. File systems without numbers of their
-/// own say zero, and have room for everything.
-fn check_room(path: &Path, output: &output_dir::Folder, plan: &ExtractPlan) -> Result<(), ExtractError> {
+/// Compares the plan with the free space and inodes of the disk. File systems that report zero in total are
+/// not checked.
+fn check_free_space(
+    path: &Path,
+    output: &output_dir::Folder,
+    plan: &ExtractPlan,
+) -> Result<(), ExtractError> {
     let disk = fstatvfs(&output.fd).map_err(|error| ExtractError::output(path, error))?;
-    let no_room = |what, wanted, free| ExtractError::NoRoom { output: path.to_owned(), what, wanted, free };
+    let no_space = |what, wanted, free| ExtractError::NoSpace { output: path.to_owned(), what, wanted, free };
     let (bytes, free) = (plan.bytes - plan.hole_bytes, disk.f_bavail.saturating_mul(disk.f_frsize));
     if disk.f_blocks > 0 && bytes > free {
-        return Err(no_room("bytes", bytes, free));
+        return Err(no_space("bytes", bytes, free));
     }
     if disk.f_files > 0 && plan.entries() > disk.f_favail {
-        return Err(no_room(ENTRIES, plan.entries(), disk.f_favail));
+        return Err(no_space(ENTRIES, plan.entries(), disk.f_favail));
     }
     Ok(())
 }

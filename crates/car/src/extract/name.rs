@@ -1,4 +1,4 @@
-//! Checks of names and link targets from CARs, before anything on the disk gets them.
+//! Checks names and link targets from CARs before they are used on the disk.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -18,12 +18,12 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), BadName> {
     }
 }
 
-/// Checks the target of a link: anything goes that the system takes.
+/// Checks the target of a link. Every target that the system accepts is valid.
 pub(super) fn check_target(target: &[u8]) -> Result<(), BadName> {
     if target.is_empty() || target.contains(&0) { Err(BadName::Target) } else { Ok(()) }
 }
 
-/// Whether a path of the caller's leads to something inside of the output.
+/// Whether a path from the caller stays inside of the output.
 pub(super) fn is_inside(path: &Path) -> bool {
     let is_name =
         |component| matches!(component, Component::Normal(name) if check_name(name.as_bytes()).is_ok());

@@ -1,4 +1,4 @@
-//! Folders of the output, entered one component at a time: no link is ever followed.
+//! Opens and creates folders of the output one component at a time, without following symbolic links.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -14,27 +14,27 @@ use crate::extract::ExtractError;
 #[derive(Debug)]
 pub(super) struct Folder {
     pub(super) fd: OwnedFd,
-    /// For people: where it is.
+    /// Path for error messages.
     path: PathBuf,
 }
 
-/// The output, and the folder in it that was used last.
+/// The output folder, and the folder in it that was used last.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: Arc<Folder>,
     here: Arc<Folder>,
-    /// Where that is inside of the output.
+    /// Path of `here` inside of the output.
     inside: PathBuf,
 }
 
 impl Folder {
-    /// The path of something in the folder.
+    /// The path of an entry of the folder.
     pub(super) fn path_of(&self, name: &[u8]) -> PathBuf {
         self.path.join(crate::extract::name::as_path(name))
     }
 
-    /// What has a name in the folder, itself and not what it leads to.
-    pub(super) fn look(&self, name: &[u8]) -> Result<Option<Stat>, ExtractError> {
+    /// Metadata of an entry of the folder, if it exists. Links are not followed.
+    pub(super) fn stat(&self, name: &[u8]) -> Result<Option<Stat>, ExtractError> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
@@ -42,10 +42,10 @@ impl Folder {
         }
     }
 
-    /// Opens a folder in it, and makes it first if it is not there.
+    /// Opens a subfolder, which is created if it does not exist.
     fn enter(&self, name: &OsStr) -> Result<Self, ExtractError> {
         let path = self.path.join(name);
-        // Without O_NOFOLLOW a link to a folder would be one.
+        // Without O_NOFOLLOW a link to a folder would be followed.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || openat(&self.fd, name, flags, Mode::empty());
         let made = match open() {
@@ -64,7 +64,7 @@ impl Folder {
 }
 
 impl Tree {
-    /// The output, which is made if it is not there.
+    /// Opens the output folder, which is created if it does not exist.
     pub(super) fn open(path: &Path) -> Result<Self, ExtractError> {
         std::fs::create_dir_all(path).map_err(|error| ExtractError::output(path, error))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -74,12 +74,12 @@ impl Tree {
         Ok(Self { here: Arc::clone(&root), root, inside: PathBuf::new() })
     }
 
-    /// The output itself, open for reading.
+    /// The output folder, open for reading.
     pub(super) fn root(&self) -> Arc<Folder> {
         Arc::clone(&self.root)
     }
 
-    /// A folder inside of the output, which is made if it is not there.
+    /// Opens a folder inside of the output, which is created if it does not exist.
     pub(super) fn enter(&mut self, inside: &Path) -> Result<Arc<Folder>, ExtractError> {
         if inside != self.inside {
             let (mut folder, below) = match inside.strip_prefix(&self.inside) {
@@ -96,17 +96,17 @@ impl Tree {
     }
 }
 
-/// Whether something is a file with bytes in it.
+/// Whether an entry is a regular file.
 pub(super) fn is_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
-/// Whether something is a folder.
+/// Whether an entry is a folder.
 pub(super) fn is_folder(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-/// Whether something is a symbolic link.
+/// Whether an entry is a symbolic link.
 pub(super) fn is_symlink(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
 }

@@ -1,15 +1,15 @@
-//! Files that are joined from parts, in any order and over any number of runs.
+//! Joins files from parts, in any order and over any number of runs.
 //!
 //! ```text
 //! .name.carferry-part      the file, with holes where parts are missing
-//! .name.carferry-ranges    which ranges are in it, and of which state of the file:
+//! .name.carferry-ranges    the list of finished ranges, and the state of the file:
 //!                          "file <bytes> changed <nanoseconds>", then "<from> <to>" for each part
-//! name                     when every part is in
+//! name                     the file after its last part
 //! ```
 //!
-//! A range is listed only after it is on disk, so a list never says more than there is, whatever was killed.
-//! One list is of one state: a newer one begins the file anew, and parts of any other are not joined. Where
-//! nobody knows when the file was changed, the first line ends with its bytes, as all did once.
+//! A range is listed only after its bytes are synced, so after a crash the list has no missing range. One
+//! list is of one state of the file: a newer state starts the file again, and parts of other states are not
+//! joined. If the modification time is unknown, the first line ends after the bytes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,46 +23,44 @@ use rustix::io::Errno;
 
 use crate::extract::name::is_inside;
 use crate::extract::output_dir::{Folder, Tree};
-use crate::extract::target::{
-    Purpose, Replace, Started, State, Target, look_at_existing, move_to_place, remove,
-};
+use crate::extract::target::{Purpose, Replace, Started, State, Target, check_existing, remove, rename};
 use crate::extract::{BadParts, Existing, ExtractError, OtherState, Outcome, Placement};
 use crate::temporary_name::{Beside, beside};
 
-/// Longest list that is read. Source: ours; a hundred thousand parts.
+/// Longest list that is read. Chosen: a hundred thousand parts.
 const LIST_BYTES_MAX: u64 = 4 << 20;
 
-/// The parts that this run has begun.
+/// The parts of this run.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     begun: HashMap<PathBuf, List>,
-    /// Whoever changes a list holds this.
+    /// Locked while a list is changed.
     lists: Arc<Mutex<()>>,
 }
 
-/// How a state stands to that of a list.
+/// A state compared with the state of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Age {
     Same,
     Newer,
     Older,
-    /// Of one of them it is not known when it was changed.
+    /// The modification time of one of them is unknown.
     Unknown,
 }
 
-/// The ranges of a file that are there, in the order of their starts.
+/// The finished ranges of a file, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct List {
     state: State,
     ranges: Vec<Range<u64>>,
 }
 
-/// What becomes of a part.
+/// How a part is restored.
 #[derive(Debug)]
 pub(super) enum Begun {
-    /// It goes to its place in the whole file.
+    /// Into the whole file.
     Joined(Started),
-    /// It stays a file of its own: the parts that are there are of another state.
+    /// As its own file: the existing parts are of another state.
     Left(OtherState),
 }
 
@@ -73,7 +71,7 @@ enum Opened {
 }
 
 impl Parts {
-    /// What a part of a file is before its first byte.
+    /// Starts a part of a file, before its first byte.
     pub(super) fn start(
         &mut self,
         tree: &mut Tree,
@@ -94,11 +92,11 @@ impl Parts {
         begun.check(state).and_then(|()| begun.insert(range.clone())).map_err(failed)?;
 
         let folder = tree.enter(path.parent().unwrap_or(Path::new("")))?;
-        let settled = look_at_existing(&folder, name, inside, *offset, size, *file_size, existing)?;
+        let settled = check_existing(&folder, name, inside, *offset, size, *file_size, existing)?;
         let _lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(settled) = settled {
-            // A run that was killed when the last part was in has left the list.
-            if folder.look(&beside(name, Beside::Part))?.is_none() {
+            // A run that was killed after the last part has left the list.
+            if folder.stat(&beside(name, Beside::Part))?.is_none() {
                 remove_lists(&folder, name)?;
             }
             return Ok(Begun::Joined(settled));
@@ -107,7 +105,7 @@ impl Parts {
             Opened::Part { file, list, other_state } => (file, list, other_state),
             Opened::Left(other_state) => return Ok(Begun::Left(other_state)),
         };
-        // It is written once more, and not there while it is.
+        // A repeated part leaves the list until it is written again.
         if list.remove(&range) {
             list.write(&folder, name)?;
             sync(&folder)?;
@@ -121,26 +119,26 @@ impl Parts {
         Ok(Begun::Joined(Started::Target(target)))
     }
 
-    /// What those need who end parts.
+    /// The lock for changes of lists, which [`finish`] needs.
     pub(super) fn lists(&self) -> Arc<Mutex<()>> {
         Arc::clone(&self.lists)
     }
 }
 
-/// Ends a part: lists it, and moves the file to its place if it was the last.
+/// Finishes a part: lists its range, and renames the file after the last part.
 pub(super) fn finish(target: &Target, state: State, lists: &Mutex<()>) -> Result<Outcome, ExtractError> {
     let path = target.path();
-    // Before the list says so; several parts are made durable at a time.
+    // Before the range is listed, and without the lock, so that several parts are synced at a time.
     target.file.sync_data().map_err(|error| ExtractError::output(&path, error))?;
     let _lists = lists.lock().unwrap_or_else(PoisonError::into_inner);
     let (folder, name) = (&target.folder, &target.name);
     let mut list = List::read(folder, name)?.unwrap_or_else(|| List::new(state));
     let range = target.start..target.start + target.size;
-    // Another process may have begun it anew.
+    // Another process may have started the file again.
     let listed = list.check(state).and_then(|()| list.insert(range));
     listed.map_err(|reason| ExtractError::parts(&path, reason))?;
     if list.is_whole() {
-        move_to_place(folder, &beside(name, Beside::Part), name, Replace::Yes)?;
+        rename(folder, &beside(name, Beside::Part), name, Replace::Yes)?;
         remove_lists(folder, name)?;
         return Ok(Outcome::Written);
     }
@@ -148,7 +146,7 @@ pub(super) fn finish(target: &Target, state: State, lists: &Mutex<()>) -> Result
     Ok(Outcome::Part { bytes_in: list.bytes(), file_size: state.file_size })
 }
 
-/// The unfinished file and its list, which are made if there are none.
+/// Opens the unfinished file and its list, which are created if they do not exist.
 fn open_part(folder: &Folder, name: &[u8], state: State) -> Result<Opened, ExtractError> {
     let part = beside(name, Beside::Part);
     let path = folder.path_of(&part);
@@ -156,7 +154,7 @@ fn open_part(folder: &Folder, name: &[u8], state: State) -> Result<Opened, Extra
     let file = match openat(&folder.fd, &*part, flags, Mode::empty()) {
         Ok(file) => File::from(file),
         Err(Errno::NOENT) => {
-            // A list without its file is of no use, and would lie about the new one.
+            // A list without its file would be false for the new file.
             remove_lists(folder, name)?;
             let mode = Mode::from_raw_mode(0o666);
             let made = openat(&folder.fd, &*part, flags | OFlags::CREATE | OFlags::EXCL, mode);
@@ -170,7 +168,7 @@ fn open_part(folder: &Folder, name: &[u8], state: State) -> Result<Opened, Extra
         Some(list) if list.state == state && is_long(&list) => {
             return Ok(Opened::Part { file, list, other_state: None });
         }
-        // Nothing is in it; it may be that whoever began it was killed before it had its length.
+        // The file has no part yet. A killed run may have left it without its length.
         None => None,
         Some(list) if list.ranges.is_empty() => None,
         Some(list) => match list.age_of(state) {
@@ -180,8 +178,8 @@ fn open_part(folder: &Folder, name: &[u8], state: State) -> Result<Opened, Extra
             Age::Unknown => return Ok(Opened::Left(OtherState::Unknown)),
         },
     };
-    // The list goes first: it must never say of new bytes that they are old ones. And it is there from the
-    // start, so that a second part of this run does not empty the file again.
+    // The list is replaced before the file is emptied, so that no range of the old state is listed for the
+    // new one. It exists from the start, so that a second part of this run does not empty the file again.
     let list = List::new(state);
     list.write(folder, name)?;
     sync(folder)?;
@@ -190,16 +188,16 @@ fn open_part(folder: &Folder, name: &[u8], state: State) -> Result<Opened, Extra
     Ok(Opened::Part { file, list, other_state })
 }
 
-/// Removes what lists a file's parts.
+/// Removes the lists of a file's parts.
 fn remove_lists(folder: &Folder, name: &[u8]) -> Result<(), ExtractError> {
     remove(folder, &beside(name, Beside::Ranges))?;
     remove(folder, &beside(name, Beside::NewRanges))
 }
 
-/// Makes the names in a folder durable. Without that, power that fails could bring an older list back, which
-/// says of ranges that they are in that have been emptied since.
+/// Syncs the names in a folder. Without that, an older list could return after a power failure, with ranges
+/// that were emptied since.
 fn sync(folder: &Folder) -> Result<(), ExtractError> {
-    // The folder's own descriptor is one for paths alone.
+    // The folder's descriptor is opened with O_PATH, which cannot be synced.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let synced = openat(&folder.fd, ".", flags, Mode::empty()).and_then(fsync);
     synced.map_err(|error| ExtractError::output(&folder.path_of(b""), error))
@@ -210,7 +208,7 @@ impl List {
         Self { state, ranges: Vec::new() }
     }
 
-    /// Whether a state is that of the list.
+    /// Checks that a state is that of the list.
     fn check(&self, state: State) -> Result<(), BadParts> {
         let (before, now) = (self.state.file_size, state.file_size);
         match self.age_of(state) {
@@ -224,14 +222,14 @@ impl List {
         let (there, new) = (self.state, state);
         match (there.mtime_nanos, new.mtime_nanos) {
             _ if there == new => Age::Same,
-            // Of two sizes at one time, one has to be taken, whichever came first.
+            // Of two sizes with the same time the larger one counts as newer.
             (Some(before), Some(now)) if (now, new.file_size) > (before, there.file_size) => Age::Newer,
             (Some(_), Some(_)) => Age::Older,
             _ => Age::Unknown,
         }
     }
 
-    /// Adds a range that touches no byte of the others.
+    /// Adds a range that does not overlap the others.
     fn insert(&mut self, range: Range<u64>) -> Result<(), BadParts> {
         let overlaps = |other: &&Range<u64>| other.start < range.end && range.start < other.end;
         if let Some(other) = self.ranges.iter().find(overlaps) {
@@ -273,7 +271,7 @@ impl List {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // A list that was cut ends inside a line.
+        // A truncated list does not end with a newline.
         let mut lines = text.strip_suffix('\n')?.split('\n');
         let first = lines.next()?.strip_prefix("file ")?;
         let (file_size, mtime_nanos) = match first.split_once(" changed ") {
@@ -292,7 +290,7 @@ impl List {
         Some(list)
     }
 
-    /// Takes the place of the list in one step.
+    /// Replaces the list on disk atomically.
     fn write(&self, folder: &Folder, name: &[u8]) -> Result<(), ExtractError> {
         let line = |range: &Range<u64>| format!("{} {}\n", range.start, range.end);
         let lines: String = self.ranges.iter().map(line).collect();
@@ -306,7 +304,7 @@ impl List {
         let made = made.map_err(std::io::Error::from).and_then(|file| {
             let mut file = File::from(file);
             file.write_all(text.as_bytes())?;
-            // Its name must not be there before its text.
+            // The text must be durable before the name.
             file.sync_data()
         });
         let moved = made.and_then(|()| Ok(renameat(&folder.fd, &*new, &folder.fd, &*ranges)?));

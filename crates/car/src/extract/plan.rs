@@ -1,8 +1,8 @@
-//! What there is to restore, counted before anything is written, from nodes alone.
+//! Plans an extraction: counts files, folders and bytes from the nodes, before anything is written.
 //!
-//! Every node is looked at once, however often it is linked to, so that a few blocks that link to each other
-//! a million times are seen for what they are. Whatever can be wrong with folders, names and sizes is found
-//! here; what is left for later is the hash of each leaf.
+//! Every node is read once, regardless of the number of links to it, so that a few blocks with a million
+//! links to each other take no time. All errors of folders, names and sizes are found here. Only the hashes
+//! of leaves are checked later.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -18,22 +18,22 @@ use crate::progress::Progress;
 use crate::units::len64;
 use crate::unixfs::decode::{FileNode, Link, Node, NotUnixfs, Shard, ShardLink, decode};
 
-/// What the CARs hold at and below their roots, each thing counted as often as it is linked to.
+/// Counts of what the CARs hold below their roots. Each entry counts once per link to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ExtractPlan {
     /// Files.
     pub files: u64,
-    /// Folders, the roots not counted.
+    /// Folders, without the roots.
     pub folders: u64,
     /// Symbolic links.
     pub symlinks: u64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// Bytes of these that are known to be zeros, and take no room.
+    /// Bytes of files that are known to be holes, and take no space on the disk.
     pub hole_bytes: u64,
 }
 
-/// The plan as it grows.
+/// Counts nodes into a plan.
 pub(super) struct Planner<'a> {
     store: &'a Store,
     progress: &'a dyn Progress,
@@ -43,24 +43,24 @@ pub(super) struct Planner<'a> {
     names: Vec<Names>,
 }
 
-/// What a node is known by: its digest. A node inside its CID is not known: it is read in no time.
+/// Digest of a node. Inlined nodes have no key; they are read again.
 type Key = [u8; 32];
 
-/// A node with everything below it.
+/// Counts of a node with everything below it.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     kind: Kind,
-    /// Longest chain of nodes of a file, or of folders, below it.
+    /// Longest chain of a file's nodes, or of folders, below it.
     height: usize,
     below: ExtractPlan,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A file, or a part of one.
+    /// A file, or a part of a file.
     File,
     Folder,
-    /// A shard, whether it is the first of its folder or not.
+    /// A shard: the root shard of a folder, or one below it.
     Shard,
     Symlink,
 }
@@ -71,39 +71,39 @@ struct Frame {
     cid: Box<[u8]>,
     role: Role,
     children: vec::IntoIter<Child>,
-    /// The first shard of a folder has the folder's names.
+    /// Whether the node is a root shard, which owns the folder's names.
     owns_names: bool,
-    /// Shards above it in its folder.
+    /// Number of shards above it in its folder.
     level: usize,
     known: Known,
 }
 
-/// Nodes of files that hold nothing but zeros, and how many.
+/// Nodes of files that hold only zeros, and the number of zeros.
 #[derive(Debug, Default)]
 pub(super) struct Holes(HashMap<Key, u64>);
 
 impl Holes {
-    /// Whether a node holds just so many zeros.
+    /// Whether a node holds exactly this number of zeros.
     pub(super) fn contains(&self, cid: &[u8], bytes: u64) -> bool {
         !self.0.is_empty() && key(cid).is_some_and(|key| self.0.get(&key) == Some(&bytes))
     }
 }
 
-/// As what a block is linked to.
+/// The role of a block by the link to it.
 #[derive(Debug, Clone)]
 enum Role {
     Root,
     Entry(Box<[u8]>),
-    /// A further shard of a folder, and its fanout.
+    /// A shard below the root shard of a folder, and its fanout.
     Shard(u64),
-    /// A part of a file, of so many bytes.
+    /// A part of a file with this number of bytes.
     Part(u64),
 }
 
 /// A link: CID and role.
 type Child = (Box<[u8]>, Role);
 
-/// Names of one folder, by their hashes: 16 bytes a name.
+/// Names of one folder by their hashes, 16 bytes per name.
 #[derive(Debug, Default)]
 struct Names {
     seen: HashSet<(u64, u64)>,
@@ -111,7 +111,7 @@ struct Names {
 }
 
 impl Names {
-    /// Whether it is the first of its name.
+    /// Adds a name. Returns `false` if the folder has it already.
     fn insert(&mut self, name: &[u8]) -> bool {
         self.seen.insert((self.states[0].hash_one(name), self.states[1].hash_one(name)))
     }
@@ -141,7 +141,7 @@ impl Known {
         Self { below: ExtractPlan { bytes, hole_bytes, ..ExtractPlan::default() }, ..Self::new(Kind::File) }
     }
 
-    /// What a link to it adds to whatever has the link.
+    /// The counts that a link to the node adds to the node with the link.
     fn linked(mut self, role: &Role) -> Self {
         let Self { kind, height, below } = &mut self;
         match (role, kind) {
@@ -160,7 +160,7 @@ impl Known {
         self
     }
 
-    fn take_in(&mut self, child: &Self) {
+    fn add(&mut self, child: &Self) {
         self.below.add(&child.below);
         self.height = self.height.max(child.height);
     }
@@ -172,7 +172,7 @@ impl<'a> Planner<'a> {
         Self { store, progress, known, stack, path, names }
     }
 
-    /// Counts what is at and below a root; says whether that is a folder.
+    /// Counts a root and everything below it. Returns `true` if the root is a folder.
     pub(super) fn count(&mut self, root: &[u8]) -> Result<(ExtractPlan, bool), ExtractError> {
         let mut found = self.visit(root, Role::Root)?;
         loop {
@@ -183,7 +183,7 @@ impl<'a> Planner<'a> {
                     plan.symlinks += u64::from(child.kind == Kind::Symlink);
                     return Ok((plan, matches!(child.kind, Kind::Folder | Kind::Shard)));
                 };
-                parent.known.take_in(&child);
+                parent.known.add(&child);
             }
             if self.progress.is_cancelled() {
                 return Err(ExtractError::Cancelled);
@@ -196,21 +196,22 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// What is known of holes, once everything is counted.
+    /// The nodes of zeros, after everything was counted.
     pub(super) fn into_holes(self) -> Holes {
         let is_hole = |known: &Known| known.kind == Kind::File && known.below.bytes == known.below.hole_bytes;
         let holes = self.known.into_iter().filter(|(_, known)| is_hole(known));
         Holes(holes.map(|(key, known)| (key, known.below.bytes)).collect())
     }
 
-    /// Looks at a block: what a link to it adds, if there are no children to look at first.
+    /// Visits a block. Returns the counts that a link to it adds, or `None` if its children must be visited
+    /// first.
     fn visit(&mut self, cid: &[u8], role: Role) -> Result<Option<Known>, ExtractError> {
         if let Role::Entry(name) = &role {
             self.path.push(name::as_path(name));
         }
         let known = match self.leaf(cid, &role)? {
             Some(leaf) => leaf,
-            // A further shard is never known: it is in its folder once, with its names.
+            // Shards below the root shard are not cached, because their names belong to their folder.
             None if matches!(role, Role::Shard(_)) => return self.enter(cid, role).map(|()| None),
             None => match key(cid).and_then(|key| self.known.get(&key)) {
                 Some(known) => *known,
@@ -225,7 +226,7 @@ impl<'a> Planner<'a> {
         Ok(Some(known.linked(&role)))
     }
 
-    /// A block that need not be read to know what it is.
+    /// The counts of a block that need not be read.
     fn leaf(&self, cid: &[u8], role: &Role) -> Result<Option<Known>, ExtractError> {
         let of_block = |error| self.store.error(cid, &self.path, error);
         let codec = whole(cid).map_err(of_block)?.codec;
@@ -236,15 +237,15 @@ impl<'a> Planner<'a> {
                 let is_zero = self.store.is_known_zero(cid);
                 Ok(Some(Known::file(len, if is_zero { len } else { 0 })))
             }
-            // A node as long as its content has it inside. Older kubo makes all leaves so; to read them all
-            // would be to read the CAR twice.
+            // A node that is at least as long as its content is a leaf. Older kubo writes all leaves as
+            // nodes; reading them here would read the CAR twice.
             (CODEC_DAG_PB, Role::Part(bytes)) if len >= *bytes => Ok(Some(Known::file(*bytes, 0))),
             (CODEC_DAG_PB, _) => Ok(None),
             (codec, _) => Err(self.not_unixfs(cid, NotUnixfs::Codec(codec))),
         }
     }
 
-    /// Starts with the children of a node.
+    /// Reads a node and pushes a frame for its children.
     fn enter(&mut self, cid: &[u8], role: Role) -> Result<(), ExtractError> {
         let block = self.store.block(cid).map_err(|error| self.store.error(cid, &self.path, error))?;
         let node = decode(&block).map_err(|source| self.not_unixfs(cid, source))?;
@@ -262,7 +263,7 @@ impl<'a> Planner<'a> {
         let children = match node {
             Node::File(file) => {
                 known.below.bytes = len64(file.data.len());
-                self.look_for_holes(&file);
+                self.detect_holes(&file);
                 file.children.iter().map(|(cid, bytes)| ((*cid).into(), Role::Part(*bytes))).collect()
             }
             Node::Symlink(target) => {
@@ -286,7 +287,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// The links of a shard; its names join those of its folder.
+    /// The links of a shard. Its names are added to those of its folder.
     fn shard_children(
         &mut self,
         cid: &[u8],
@@ -300,8 +301,7 @@ impl<'a> Planner<'a> {
         let mut names = self.names.pop().expect("a shard has the names of its folder");
         let child = |link: &ShardLink<'_>| match link {
             ShardLink::Entry(link) => self.entry(&mut names, *link),
-            // No name has a slash, so none is taken for a shard. One that is there twice would repeat its
-            // names.
+            // The slash keeps shards apart from names. A shard that is linked twice would repeat its names.
             ShardLink::Shard(further) if names.insert(&[b"/", *further].concat()) => {
                 Ok(((*further).into(), Role::Shard(shard.fanout)))
             }
@@ -312,7 +312,7 @@ impl<'a> Planner<'a> {
         children
     }
 
-    /// A link of a folder.
+    /// Checks a link of a folder.
     fn entry(&self, names: &mut Names, link: Link<'_>) -> Result<Child, ExtractError> {
         check_name(link.name).map_err(|reason| self.bad_name(link.name, reason))?;
         if names.insert(link.name) {
@@ -322,7 +322,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Ends the topmost frame; returns what a link to its node adds.
+    /// Pops the topmost frame; returns the counts that a link to its node adds.
     fn leave(&mut self) -> Result<Known, ExtractError> {
         let frame = self.stack.pop().expect("the caller looked at it");
         if frame.owns_names {
@@ -359,11 +359,11 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A leaf that comes twice in a row is most often one of zeros.
-    fn look_for_holes(&self, file: &FileNode<'_>) {
+    /// Checks leaves that are repeated in a row for zeros.
+    fn detect_holes(&self, file: &FileNode<'_>) {
         for pair in file.children.windows(2) {
             if pair[0] == pair[1] && whole(pair[0].0).is_ok_and(|parts| parts.codec == CODEC_RAW) {
-                self.store.look_for_zeros(pair[0].0);
+                self.store.detect_zeros(pair[0].0);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! Groups of leaves on their way to the disk: read, checked together, written.
+//! Runs an extraction: threads read groups of leaves, check their hashes, and write them.
 //!
 //! ```text
-//! walk ──► group ──► read ──► hash ──► write ──► move to place
+//! walk ──► group ──► read ──► hash ──► write ──► rename
 //! one at a time             any thread
 //! ```
 
@@ -21,13 +21,14 @@ use crate::extract::{
 use crate::kernels::{hash_blocks, is_zero};
 use crate::profile::BlockHash;
 use crate::progress::Progress;
+use crate::readahead::BLOCK;
 use crate::thread_budget::ThreadBudget;
 use crate::verify::block_hash;
 
-/// Zeros shorter than this are written: a hole is whole blocks of the disk.
-const HOLE_BYTES_MIN: usize = 4096;
+/// Shorter runs of zeros are written, because a hole consists of whole blocks of the disk.
+const HOLE_BYTES_MIN: usize = BLOCK;
 
-/// What the threads of a run share.
+/// State that the threads of a run share.
 pub(super) struct Run<'a> {
     store: &'a Store,
     walk: Mutex<Walk<'a>>,
@@ -38,8 +39,8 @@ pub(super) struct Run<'a> {
     failure: Mutex<Option<ExtractError>>,
     has_failed: AtomicBool,
     counts: Counts,
-    /// Files that are joined from parts; `None`: whole. A thread may note a part after another one has noted
-    /// the last.
+    /// Files that are joined from parts; `None` after the last part. A thread may add an earlier part after
+    /// another thread has added the last one.
     joined: Mutex<BTreeMap<PathBuf, Option<Unfinished>>>,
 }
 
@@ -68,9 +69,9 @@ impl<'a> Run<'a> {
         Self { store, walk, lists, restored, progress, failure, has_failed, counts, joined }
     }
 
-    /// Works until all of a root is done, or something fails.
+    /// Restores a root, up to the first failure.
     ///
-    /// Two roots may have the same names below them, so one is done before the next begins.
+    /// Two roots may have the same names below them, so roots are restored one after the other.
     pub(super) fn work(
         &self,
         budget: &ThreadBudget,
@@ -78,12 +79,12 @@ impl<'a> Run<'a> {
         root: &Root,
     ) -> Result<(), ExtractError> {
         let first = self.walk().enter_root(root)?;
-        self.deal(first, &mut Vec::new())?;
+        self.process(first, &mut Vec::new())?;
         budget.work(threads_max, Vec::new, |buffer| self.step(buffer));
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
-    /// What has been restored.
+    /// Counts of the run.
     pub(super) fn finish(self) -> Extracted {
         let Counts { files, folders, symlinks, bytes, same, different, skipped } = self.counts;
         let joined = self.joined.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -101,11 +102,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Deals with the next group.
+    /// Processes the next group.
     fn step(&self, buffer: &mut Vec<u8>) -> ControlFlow<()> {
-        let dealt =
-            self.next_group().and_then(|group| group.map(|group| self.deal(group, buffer)).transpose());
-        match dealt {
+        let processed =
+            self.next_group().and_then(|group| group.map(|group| self.process(group, buffer)).transpose());
+        match processed {
             Ok(Some(())) => ControlFlow::Continue(()),
             Ok(None) => ControlFlow::Break(()),
             Err(error) => {
@@ -130,7 +131,7 @@ impl<'a> Run<'a> {
         self.walk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn deal(&self, group: Group, buffer: &mut Vec<u8>) -> Result<(), ExtractError> {
+    fn process(&self, group: Group, buffer: &mut Vec<u8>) -> Result<(), ExtractError> {
         let ranges = self.read(&group.leaves, buffer)?;
         let verdicts = check_hashes(&group.leaves, buffer, &ranges);
         self.progress.advance(group.hole_bytes);
@@ -139,7 +140,7 @@ impl<'a> Run<'a> {
             if is_whole {
                 self.write(leaf, &buffer[range], &mut ended)?;
             } else {
-                // Slowly, with every other copy; or the error that names the block.
+                // Tries every copy of the block, and returns the error that names it.
                 let of_block = |error| self.store.error(&leaf.cid, &leaf.target.inside, error);
                 let block = self.store.block(&leaf.cid).map_err(of_block)?;
                 self.write(leaf, &block, &mut ended)?;
@@ -163,7 +164,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Reads the leaves that are not there yet, one behind the other; what cannot be read comes out damaged.
+    /// Reads the missing leaves into one buffer; returns their ranges.
     fn read(&self, leaves: &[Leaf], buffer: &mut Vec<u8>) -> Result<Vec<Range<usize>>, ExtractError> {
         let mut end = 0;
         let mut ranges = Vec::with_capacity(leaves.len());
@@ -189,7 +190,7 @@ impl<'a> Run<'a> {
         Ok(ranges)
     }
 
-    /// Writes a leaf's bytes; notes its file if they were the last.
+    /// Writes a leaf's bytes. Adds its file to `ended` if they were the last.
     fn write(&self, leaf: Leaf, read: &[u8], ended: &mut Vec<Arc<Target>>) -> Result<(), ExtractError> {
         let Leaf { target, at, len, cid, bytes } = leaf;
         let bytes = match &bytes {
@@ -199,7 +200,7 @@ impl<'a> Run<'a> {
         };
         if bytes.len() >= HOLE_BYTES_MIN && is_zero(bytes) {
             if !cid.is_empty() {
-                self.store.note_zero(&cid, true);
+                self.store.record_zero(&cid, true);
             }
             target.write_zeros(at, len)?;
         } else {
@@ -217,21 +218,21 @@ impl<'a> Run<'a> {
             Purpose::Part { state, .. } => parts::finish(target, state, &self.lists)?,
             Purpose::Whole(_) | Purpose::Compare => target.finish_whole()?,
         };
-        self.note_part(target, outcome);
+        self.record_part(target, outcome);
         let (inside, bytes, other_state) = (&*target.inside, target.size, target.other_state);
         self.report(&Restored { kind: RestoredKind::File, inside, bytes, outcome, other_state });
         Ok(())
     }
 
-    /// Notes what a part leaves of its file: unfinished, until its last part is in.
-    fn note_part(&self, target: &Target, outcome: Outcome) {
+    /// Records a part: its file is unfinished until the last part is written.
+    fn record_part(&self, target: &Target, outcome: Outcome) {
         let Some((file, file_size)) = &target.part_of else { return };
         let left = target.other_state.filter(|_| !matches!(target.purpose, Purpose::Part { .. }));
         let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes_in = match (outcome, left) {
             (Outcome::Part { bytes_in, .. }, _) => bytes_in,
             (_, Some(_)) => 0,
-            // It was the last, or the file was there before.
+            // The last part, or the whole file existed before.
             (_, None) => {
                 joined.insert(file.clone(), None);
                 return;
@@ -253,7 +254,7 @@ impl<'a> Run<'a> {
         };
         let is_left = matches!(restored.other_state, Some(OtherState::Older | OtherState::Unknown));
         let counted = match restored.outcome {
-            // A part of a file that is not whole: these are counted by file.
+            // Parts are counted in the unfinished files.
             Outcome::Part { .. } => None,
             Outcome::Written if is_left => None,
             Outcome::Written => Some(of_kind),
@@ -271,7 +272,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whether each leaf is what its CID says. All blocks of one hash function are hashed together.
+/// Checks the hash of each leaf. All blocks of one hash function are hashed together.
 fn check_hashes(leaves: &[Leaf], buffer: &[u8], ranges: &[Range<usize>]) -> Vec<bool> {
     let hash_of = |leaf: &Leaf| match &leaf.bytes {
         Bytes::At(Place::Section(_)) => whole(&leaf.cid).ok().and_then(|parts| block_hash(parts.hash)),
@@ -287,7 +288,7 @@ fn check_hashes(leaves: &[Leaf], buffer: &[u8], ranges: &[Range<usize>]) -> Vec<
         let digest = match hash_of(leaf) {
             Some(BlockHash::Blake2b256) => blake2b.next(),
             Some(BlockHash::Sha2_256) => sha2.next(),
-            // Inside its CID, or checked already.
+            // Inlined, or checked already.
             None => return true,
         };
         let parts = whole(&leaf.cid).ok();

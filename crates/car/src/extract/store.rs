@@ -1,4 +1,4 @@
-//! The blocks of all CARs of a run, of which no byte is handed out unchecked.
+//! Finds and reads blocks in all CARs of a run, and checks them against their CIDs.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,10 +22,10 @@ use crate::units::len64;
 use crate::unixfs::decode::NotUnixfs;
 use crate::verify::block_hash;
 
-/// Blocks of which it is remembered whether they are zeros. Source: ours; a file with holes has one or two.
+/// Most cached results of whether a block is zeros. Chosen: a sparse file has one or two such blocks.
 const ZEROS_MAX: usize = 1024;
 
-/// Every CAR, and where its blocks are: 24 bytes a block.
+/// All CARs and the index of their blocks, 24 bytes per block.
 #[derive(Debug)]
 pub(super) struct Store {
     cars: Vec<Car>,
@@ -40,15 +40,15 @@ struct Car {
     file: File,
 }
 
-/// Where a block is, or seems to be.
+/// Location of a block by the index.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
-    /// Inside its CID.
+    /// Inlined in its CID.
     Cid,
     Section(Entry),
 }
 
-/// Why a block cannot be had; [`Store::error`] says for whom.
+/// Why a block cannot be read. [`Store::error`] adds the path that it belongs to.
 #[derive(Debug)]
 pub(super) enum BlockError {
     Cid(CidError),
@@ -59,7 +59,7 @@ pub(super) enum BlockError {
 }
 
 impl Store {
-    /// Opens CARs and finds their blocks; returns the roots in their headers, too.
+    /// Opens CARs and indexes their blocks; returns the roots in their headers as well.
     pub(super) fn open(
         paths: &[PathBuf],
         progress: &dyn Progress,
@@ -68,7 +68,7 @@ impl Store {
         for (number, path) in (0..).zip(paths) {
             let unreadable = |source| ExtractError::Unreadable { car: path.clone(), source };
             let file = open_regular(path).map_err(unreadable)?;
-            // Only advice: what lies between two sections' starts is not wanted yet.
+            // Advice only: the index reads the starts of sections, and not the blocks between them.
             let _ = fadvise(&file, 0, None, Advice::Random);
             roots.push(index::read(&mut entries, number, path, &file, progress)?);
             expect_sequential(&file);
@@ -78,7 +78,7 @@ impl Store {
         Ok((Self { cars, entries, zeros: Mutex::default() }, roots))
     }
 
-    /// Finds a block; nothing of it is read.
+    /// Finds a block without reading it.
     pub(super) fn find(&self, cid: &[u8]) -> Result<Place, BlockError> {
         let parts = whole(cid)?;
         if parts.hash == HASH_IDENTITY {
@@ -88,7 +88,7 @@ impl Store {
         self.copies(&parts).first().copied().map(Place::Section).ok_or(BlockError::Missing)
     }
 
-    /// Bytes of a block that was found.
+    /// Length of a block.
     pub(super) fn len_of(cid: &[u8], place: Place) -> Result<u64, BlockError> {
         match place {
             Place::Cid => Ok(len64(whole(cid)?.digest.len())),
@@ -96,7 +96,7 @@ impl Store {
         }
     }
 
-    /// A block, checked.
+    /// Reads and checks a block.
     pub(super) fn block(&self, cid: &[u8]) -> Result<Vec<u8>, BlockError> {
         let parts = whole(cid)?;
         if parts.hash == HASH_IDENTITY {
@@ -115,7 +115,7 @@ impl Store {
         Err(failure)
     }
 
-    /// Reads a section's block, unchecked.
+    /// Reads a section's block without checking it.
     pub(super) fn read(&self, entry: Entry, block: &mut [u8]) -> Result<(), BlockError> {
         let file = &self.car(entry).file;
         file.read_exact_at(block, entry.offset).map_err(|error| BlockError::Unreadable(entry, error))
@@ -126,29 +126,29 @@ impl Store {
         self.zeros().get(cid).copied().unwrap_or(false)
     }
 
-    /// Notes whether a block is zeros.
-    pub(super) fn note_zero(&self, cid: &[u8], is_zero: bool) {
+    /// Caches whether a block is zeros.
+    pub(super) fn record_zero(&self, cid: &[u8], is_zero: bool) {
         let mut zeros = self.zeros();
         if zeros.len() < ZEROS_MAX && !zeros.contains_key(cid) {
             zeros.insert(cid.into(), is_zero);
         }
     }
 
-    /// Looks whether a block is zeros, unless that is known, or too many others are.
-    pub(super) fn look_for_zeros(&self, cid: &[u8]) {
-        let is_asked = {
+    /// Reads a block and caches whether it is zeros, unless that is known or the cache is full.
+    pub(super) fn detect_zeros(&self, cid: &[u8]) {
+        let is_known_or_full = {
             let zeros = self.zeros();
             zeros.contains_key(cid) || zeros.len() >= ZEROS_MAX
         };
-        if !is_asked && let Ok(block) = self.block(cid) {
-            self.note_zero(cid, is_zero(&block));
+        if !is_known_or_full && let Ok(block) = self.block(cid) {
+            self.record_zero(cid, is_zero(&block));
         }
     }
 
     /// An error about a block that belongs to a path inside of a CAR.
     pub(super) fn error(&self, cid: &[u8], inside: &Path, error: BlockError) -> ExtractError {
         let inside = inside.to_owned();
-        // Every error but the first comes after the CID has been taken apart.
+        // All errors but the first occur after the CID was parsed.
         let named = || PayloadCid::from_bytes(cid).expect("it was split before");
         match error {
             BlockError::Cid(source) => ExtractError::Link { inside, source },
@@ -167,7 +167,7 @@ impl Store {
         }
     }
 
-    /// An error about a whole block that belongs to a path inside of a CAR.
+    /// The error for an intact block that is not UnixFS.
     pub(super) fn not_unixfs(&self, cid: &[u8], inside: &Path, source: NotUnixfs) -> ExtractError {
         match PayloadCid::from_bytes(cid) {
             Ok(cid) => ExtractError::NotUnixfs { inside: inside.to_owned(), cid, source },
@@ -192,7 +192,7 @@ impl Store {
     }
 }
 
-/// The parts of a CID that stands alone.
+/// Parses bytes that are exactly one CID.
 pub(super) fn whole(cid: &[u8]) -> Result<CidParts<'_>, BlockError> {
     let (parts, length) = split_cid(cid).map_err(BlockError::Cid)?;
     let more = cid.len() - length;

@@ -1,4 +1,4 @@
-//! A file on its way: written beside its place, and moved there when every byte of it is in.
+//! Output files: written under a temporary name in their folder, and renamed when they are complete.
 
 use std::fs::File;
 use std::io;
@@ -17,63 +17,63 @@ use crate::sparse::is_hole;
 use crate::temporary_name::{Beside, beside};
 use crate::units::len64;
 
-/// Bytes of a file that are compared at a time. Source: ours; a leaf of most files.
+/// Bytes of a file that are compared at a time. Chosen: the usual length of a leaf.
 const COMPARE_BYTES: u64 = 1 << 20;
 
-/// Where the bytes of a file of a CAR go.
+/// The output of one file of a CAR.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) folder: Arc<Folder>,
     pub(super) name: Box<[u8]>,
     pub(super) file: File,
-    /// Where inside of a CAR the bytes come from.
+    /// Path of the file inside of the CAR.
     pub(super) inside: PathBuf,
-    /// Where in the file they start: zero unless they are a part of it.
+    /// Offset of the bytes in the output file: zero unless they are a part of it.
     pub(super) start: u64,
     pub(super) size: u64,
     pub(super) purpose: Purpose,
-    /// What a part met that is of another state than those before it.
+    /// For a part: whether existing parts are of another state.
     pub(super) other_state: Option<OtherState>,
     /// For a part: path of the whole file inside of the output, and its size.
     pub(super) part_of: Option<(PathBuf, u64)>,
-    /// Bytes that have been dealt with.
+    /// Bytes that were written or compared.
     done: AtomicU64,
     differs: AtomicBool,
-    /// There is nothing under the temporary name that would have to go.
+    /// There is no temporary file to remove.
     is_settled: AtomicBool,
 }
 
-/// Which state of a file parts belong to.
+/// The state of a file when it was split into parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
-    /// When it was changed last, where that is known.
+    /// Modification time, if known.
     pub(super) mtime_nanos: Option<i64>,
     pub(super) file_size: u64,
 }
 
-/// What is done with the bytes.
+/// What happens to the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// They make a whole file.
+    /// They are written as a whole file.
     Whole(Existing),
-    /// They make a part of a file in this state.
+    /// They are written as a part of a file in this state.
     Part {
         state: State,
-        /// Whether what was not written reads as zeros.
+        /// Whether unwritten ranges read as zeros.
         reads_as_zeros: bool,
     },
-    /// They are compared with a file that is there.
+    /// They are compared with the existing file.
     Compare,
 }
 
-/// A file may need no bytes at all.
+/// A started file, or the outcome of a file that needs no bytes.
 #[derive(Debug)]
 pub(super) enum Started {
     Target(Target),
     Settled(Outcome),
 }
 
-/// What a whole file is before its first byte.
+/// Starts a whole file, before its first byte.
 pub(super) fn start_whole(
     folder: Arc<Folder>,
     name: &[u8],
@@ -83,9 +83,9 @@ pub(super) fn start_whole(
 ) -> Result<Started, ExtractError> {
     let temporary = beside(name, Beside::New);
     let failed = |error: Errno| ExtractError::output(&folder.path_of(&temporary), error);
-    // One that a run that was killed has left; also where this one keeps what that one replaced.
+    // A killed run may have left its temporary file. It is removed even if the existing file is kept.
     remove(&folder, &temporary)?;
-    if let Some(settled) = look_at_existing(&folder, name, inside, 0, size, size, existing)? {
+    if let Some(settled) = check_existing(&folder, name, inside, 0, size, size, existing)? {
         return Ok(settled);
     }
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -98,8 +98,8 @@ pub(super) fn start_whole(
     Ok(Started::Target(target))
 }
 
-/// What becomes of a file, or a part of one, whose place is taken; `None` if it is to be written.
-pub(super) fn look_at_existing(
+/// Decides about a file, or a part of a file, whose path exists. Returns `None` if it is to be written.
+pub(super) fn check_existing(
     folder: &Arc<Folder>,
     name: &[u8],
     inside: &Path,
@@ -108,7 +108,7 @@ pub(super) fn look_at_existing(
     file_size: u64,
     existing: Existing,
 ) -> Result<Option<Started>, ExtractError> {
-    let Some(stat) = folder.look(name)? else { return Ok(None) };
+    let Some(stat) = folder.stat(name)? else { return Ok(None) };
     let path = folder.path_of(name);
     match existing {
         _ if is_folder(&stat) => Err(ExtractError::InTheWay { path }),
@@ -118,7 +118,7 @@ pub(super) fn look_at_existing(
             Ok(Some(Started::Settled(Outcome::Different)))
         }
         Existing::Keep => {
-            // Without waiting: a pipe may have taken the name.
+            // Non-blocking: a pipe may have replaced the file.
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let file = openat(&folder.fd, name, flags, Mode::empty());
             let file = file.map_err(|error| ExtractError::output(&path, error))?.into();
@@ -159,12 +159,12 @@ impl Target {
         }
     }
 
-    /// Where the file has its place.
+    /// Final path of the file.
     pub(super) fn path(&self) -> PathBuf {
         self.folder.path_of(&self.name)
     }
 
-    /// Writes checked bytes to their place, or compares them.
+    /// Writes or compares checked bytes.
     pub(super) fn write(&self, at: u64, bytes: &[u8]) -> Result<(), ExtractError> {
         let offset = self.start + at;
         let done = match self.purpose {
@@ -174,7 +174,7 @@ impl Target {
         done.map_err(|error| ExtractError::output(&self.path(), error))
     }
 
-    /// Leaves a hole, or whatever else reads as zeros.
+    /// Writes or compares zeros. A whole file gets a hole.
     pub(super) fn write_zeros(&self, at: u64, length: u64) -> Result<(), ExtractError> {
         let offset = self.start + at;
         let done = match self.purpose {
@@ -193,19 +193,19 @@ impl Target {
         done.map_err(|error| ExtractError::output(&self.path(), error))
     }
 
-    /// Notes bytes as dealt with; whether they were the last.
+    /// Counts written or compared bytes. Returns `true` if they were the last.
     pub(super) fn advance(&self, length: u64) -> bool {
         self.done.fetch_add(length, Ordering::AcqRel) + length == self.size
     }
 
-    /// Ends what is not a part: moves a whole file to its place.
+    /// Finishes a whole file or a comparison; renames a whole file to its final name.
     pub(super) fn finish_whole(&self) -> Result<Outcome, ExtractError> {
         let Purpose::Whole(existing) = self.purpose else {
             let differs = self.differs.load(Ordering::Acquire);
             return Ok(if differs { Outcome::Different } else { Outcome::Same });
         };
         let replace = if existing == Existing::Replace { Replace::Yes } else { Replace::No };
-        move_to_place(&self.folder, &beside(&self.name, Beside::New), &self.name, replace)?;
+        rename(&self.folder, &beside(&self.name, Beside::New), &self.name, replace)?;
         self.is_settled.store(true, Ordering::Release);
         Ok(Outcome::Written)
     }
@@ -230,7 +230,7 @@ impl Target {
 
     fn read_existing(&self, there: &mut [u8], offset: u64) -> io::Result<()> {
         match self.file.read_exact_at(there, offset) {
-            // It has become shorter.
+            // The existing file was shortened meanwhile.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 self.differs.store(true, Ordering::Release);
                 Ok(())
@@ -243,13 +243,13 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         if !self.is_settled.load(Ordering::Acquire) {
-            // What stays is found and removed by the next run.
+            // If this fails, the next run removes the file.
             let _ = unlinkat(&self.folder.fd, beside(&self.name, Beside::New), AtFlags::empty());
         }
     }
 }
 
-/// Removes something, if it is there.
+/// Removes an entry, if it exists.
 pub(super) fn remove(folder: &Folder, name: &[u8]) -> Result<(), ExtractError> {
     match unlinkat(&folder.fd, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -257,27 +257,21 @@ pub(super) fn remove(folder: &Folder, name: &[u8]) -> Result<(), ExtractError> {
     }
 }
 
-/// Whether a move may take the place of something.
+/// Whether a rename may replace an existing entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replace {
     Yes,
     No,
 }
 
-/// Gives something its last name. Neither the file nor its name is durable yet: the run syncs once, at its
-/// end.
-pub(super) fn move_to_place(
-    folder: &Folder,
-    from: &[u8],
-    to: &[u8],
-    replace: Replace,
-) -> Result<(), ExtractError> {
+/// Renames an entry to its final name. File and name become durable with the sync at the end of the run.
+pub(super) fn rename(folder: &Folder, from: &[u8], to: &[u8], replace: Replace) -> Result<(), ExtractError> {
     let moved = match replace {
         Replace::Yes => Err(Errno::INVAL),
         Replace::No => renameat_with(&folder.fd, from, &folder.fd, to, RenameFlags::NOREPLACE),
     };
     let moved = match moved {
-        // Not every file system can refuse; the place was free when the file was started.
+        // Not every file system supports NOREPLACE. The name was free when the file was started.
         Err(Errno::INVAL | Errno::NOSYS) => renameat(&folder.fd, from, &folder.fd, to),
         result => result,
     };
@@ -288,7 +282,7 @@ pub(super) fn move_to_place(
     })
 }
 
-/// A long range in pieces that fit into memory.
+/// Splits a long range into chunks that fit into memory.
 fn chunks(offset: u64, length: u64) -> impl Iterator<Item = (u64, usize)> {
     (0..length.div_ceil(COMPARE_BYTES)).map(move |index| {
         let at = index * COMPARE_BYTES;

@@ -1,8 +1,8 @@
-//! The way through the DAG: folders are made, files begun, and their leaves cut into groups.
+//! Walks the DAG: creates folders, starts files, and cuts their leaves into groups for the threads.
 //!
-//! A group is the work of one thread. Nodes are read and checked here, one at a time; so are leaves that are
-//! nodes themselves, as older kubo made them. Raw leaves, which nearly all bytes are in, are read by whoever
-//! has the group.
+//! A group is the work of one thread. Nodes are read and checked here, one at a time, and so are leaves that
+//! are nodes, as older kubo writes them. Raw leaves, which have nearly all bytes, are read by the group's
+//! thread.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,27 +17,27 @@ use crate::extract::output_dir::{Folder, Tree, is_folder, is_symlink};
 use crate::extract::parts::{Begun, Parts};
 use crate::extract::plan::Holes;
 use crate::extract::store::{Place, Store, whole};
-use crate::extract::target::{Replace, Started, Target, move_to_place, remove, start_whole};
+use crate::extract::target::{Replace, Started, Target, remove, rename, start_whole};
 use crate::extract::{Existing, ExtractError, ExtractOptions, Outcome, Placement, Root, Symlinks, name};
 use crate::limits::FILE_DEPTH_MAX;
 use crate::temporary_name::{Beside, beside};
 use crate::units::len64;
 use crate::unixfs::decode::{FileNode, Node, NotUnixfs, ShardLink, decode};
 
-/// Bytes of a group's leaves at most, when it has more than one.
+/// Most bytes of leaves in a group of several leaves.
 pub(super) const GROUP_BYTES: u64 = 16 << 20;
-/// Leaves of a group at most.
+/// Most leaves of a group.
 const GROUP_LEAVES: usize = 1024;
-/// Files that are begun for a group at most: all of them are open at once, beside their folders.
+/// Most files that are started in a group. All of them are open at the same time, with their folders.
 pub(super) const GROUP_FILES: usize = 16;
-/// Steps for a group at most: bounds how long holes and folders keep the others waiting.
+/// Most steps of a group: bounds how long holes and folders keep other threads waiting.
 const GROUP_STEPS: usize = 64 << 10;
 
-/// Work for one thread.
+/// The work of one thread.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) leaves: Vec<Leaf>,
-    /// What needs no bytes: settled already, or to be ended.
+    /// Results without bytes, and files to finish.
     pub(super) events: Vec<Event>,
     /// Bytes that were left as holes.
     pub(super) hole_bytes: u64,
@@ -56,7 +56,7 @@ impl Group {
 #[derive(Debug)]
 pub(super) struct Leaf {
     pub(super) target: Arc<Target>,
-    /// Where in the target.
+    /// Offset in the target.
     pub(super) at: u64,
     pub(super) len: u64,
     pub(super) cid: Box<[u8]>,
@@ -65,9 +65,9 @@ pub(super) struct Leaf {
 
 #[derive(Debug)]
 pub(super) enum Bytes {
-    /// To be read and checked.
+    /// Not read yet.
     At(Place),
-    /// Checked already.
+    /// Read and checked.
     Here(Vec<u8>),
 }
 
@@ -75,24 +75,24 @@ pub(super) enum Bytes {
 pub(super) enum Event {
     Folder(PathBuf),
     Symlink(PathBuf, Outcome),
-    /// A file that was settled without a byte.
+    /// A file with an outcome that needed no bytes.
     File(PathBuf, Outcome),
-    /// A target that has all of its bytes.
+    /// A target that has all its bytes.
     End(Arc<Target>),
 }
 
-/// Where the walk stands.
+/// The state of a walk.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     store: &'a Store,
     options: &'a ExtractOptions,
     holes: &'a Holes,
-    /// By root, then by path inside of it.
+    /// By root, then by path inside of the root.
     placements: HashMap<&'a [u8], HashMap<&'a Path, &'a Placement>>,
-    /// The root that the walk is below.
+    /// The present root.
     root: Vec<u8>,
     stack: Vec<Frame>,
-    /// Where the walk is inside of a CAR, and of the output.
+    /// Present path inside of the CAR and of the output.
     inside: PathBuf,
     tree: Tree,
     parts: Parts,
@@ -100,11 +100,11 @@ pub(super) struct Walk<'a> {
 
 #[derive(Debug)]
 enum Frame {
-    /// Names of the folder at `inside`; all of them, or those of a shard.
+    /// Remaining names of the folder at `inside`, or of one of its shards.
     Entries(vec::IntoIter<(Box<[u8]>, Entry)>),
-    /// Parts of a file, the next of which starts at `at`.
+    /// Remaining parts of a file. The next one starts at `at`.
     File { target: Arc<Target>, at: u64, level: usize, children: vec::IntoIter<(Box<[u8]>, u64)> },
-    /// Back to the folder above.
+    /// The end of a folder.
     Leave,
 }
 
@@ -138,17 +138,17 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// The output itself.
+    /// The output folder.
     pub(super) fn output(&self) -> Arc<Folder> {
         self.tree.root()
     }
 
-    /// What those need who end parts.
+    /// The lock for changes of part lists.
     pub(super) fn lists(&self) -> Arc<Mutex<()>> {
         self.parts.lists()
     }
 
-    /// Goes to a root: what is at and below it is in the groups that follow.
+    /// Starts with a root. The following groups have everything below it.
     pub(super) fn enter_root(&mut self, root: &Root) -> Result<Group, ExtractError> {
         let mut group = Group::default();
         self.root = root.cid.to_bytes();
@@ -157,7 +157,7 @@ impl<'a> Walk<'a> {
         Ok(group)
     }
 
-    /// The next group below the root; `None` at its end.
+    /// The next group below the root; `None` at the end.
     pub(super) fn next_group(&mut self) -> Result<Option<Group>, ExtractError> {
         let mut group = Group::default();
         while group.bytes < GROUP_BYTES
@@ -194,7 +194,7 @@ impl<'a> Walk<'a> {
         Ok(Some(group))
     }
 
-    /// A root, or what has a name in the folder above.
+    /// Visits a root, or an entry of a folder.
     fn enter(
         &mut self,
         cid: &[u8],
@@ -235,7 +235,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A further shard of the folder where the walk is.
+    /// Visits a shard below the root shard of the present folder.
     fn enter_shard(&mut self, cid: &[u8]) -> Result<(), ExtractError> {
         let block = self.store.block(cid).map_err(|error| self.store.error(cid, &self.inside, error))?;
         match decode(&block) {
@@ -248,7 +248,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Begins a file, and leaves its name; `None` if no byte of it is wanted.
+    /// Starts a file. Returns `None` if it needs no bytes.
     fn start_file(
         &mut self,
         name: &[u8],
@@ -293,7 +293,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A block with a part of a file in or below it.
+    /// Visits a block with a part of a file in or below it.
     fn part(&mut self, part: Part, cid: Box<[u8]>, group: &mut Group) -> Result<(), ExtractError> {
         let Part { target, at, len, level } = part;
         if len == 0 {
@@ -303,7 +303,7 @@ impl<'a> Walk<'a> {
         let not_unixfs = |source| self.store.not_unixfs(&cid, &target.inside, source);
         let is_raw = whole(&cid).map_err(of_block)?.codec == CODEC_RAW;
         let place = self.store.find(&cid).map_err(of_block)?;
-        // The plan has not seen what is below nodes as long as their content.
+        // The plan does not read nodes that are as long as their content.
         if is_raw && Store::len_of(&cid, place).map_err(of_block)? != len {
             return Err(not_unixfs(NotUnixfs::Sizes));
         }
@@ -334,7 +334,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The bytes in a node of a file, and then its children.
+    /// Adds the bytes in a node of a file, and a frame for its children.
     fn file_node(&mut self, part: Part, node: &FileNode<'_>, group: &mut Group) {
         let Part { target, at, level, .. } = part;
         let len = len64(node.data.len());
@@ -366,13 +366,13 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The folder with the name where the walk is.
+    /// The folder that has the present entry.
     fn folder(&mut self, depth: Depth) -> Result<Arc<Folder>, ExtractError> {
         let folder = if depth == Depth::Below { self.inside.parent() } else { None };
         self.tree.enter(folder.unwrap_or(Path::new("")))
     }
 
-    /// Back from something that is no folder.
+    /// Removes the name of an entry that is not a folder from the path.
     fn leave_name(&mut self, depth: Depth) {
         if depth == Depth::Below {
             self.inside.pop();
@@ -380,16 +380,16 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A part of a file that is below a node.
+/// A part of a file.
 struct Part {
     target: Arc<Target>,
     at: u64,
     len: u64,
-    /// Nodes of the file above it.
+    /// Number of the file's nodes above it.
     level: usize,
 }
 
-/// Whether something is a root, or has a name in a folder.
+/// Whether an entry is a root or is in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Depth {
     Root,
@@ -411,11 +411,11 @@ fn restore_symlink(
     existing: Existing,
 ) -> Result<Outcome, ExtractError> {
     let failed = |error: Errno| ExtractError::output(&folder.path_of(name), error);
-    let Some(stat) = folder.look(name)? else {
+    let Some(stat) = folder.stat(name)? else {
         return symlinkat(target, &folder.fd, name).map_err(failed).map(|()| Outcome::Written);
     };
     let path = folder.path_of(name);
-    // One that a run that was killed has left.
+    // A killed run may have left its temporary link.
     let temporary = beside(name, Beside::New);
     remove(folder, &temporary)?;
     match existing {
@@ -428,7 +428,7 @@ fn restore_symlink(
         Existing::Keep => Ok(Outcome::Different),
         Existing::Replace => {
             symlinkat(target, &folder.fd, &*temporary).map_err(failed)?;
-            move_to_place(folder, &temporary, name, Replace::Yes).map(|()| Outcome::Written)
+            rename(folder, &temporary, name, Replace::Yes).map(|()| Outcome::Written)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Blocks and CARs made by hand, as other tools, or nobody in good faith, would make them.
+//! Builds blocks and CARs as other tools write them, and malformed ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 pub(crate) const RAW: u8 = 0x55;
 pub(crate) const DAG_PB: u8 = 0x70;
 
-/// Sections, in the order in which they were made.
+/// Sections, in the order in which they were added.
 #[derive(Default)]
 pub(crate) struct Blocks(pub(crate) Vec<Vec<u8>>);
 
 impl Blocks {
-    /// A section; returns its CID.
+    /// Adds a section; returns its CID.
     pub(crate) fn add(&mut self, codec: u8, block: &[u8]) -> Vec<u8> {
         let cid = cid(codec, block);
         self.0.push(section(&cid, block));
@@ -45,7 +45,7 @@ impl Blocks {
         self.node(&[], &data)
     }
 
-    /// A shard with prefixes in its names already.
+    /// A shard whose names include their prefixes.
     pub(crate) fn shard(&mut self, fanout: u64, links: &[(&[u8], &[u8])]) -> Vec<u8> {
         let mut data = vec![8, 5, 0x12, 1, 0, 0x28, 0x22, 0x30];
         push_varint(&mut data, fanout);

@@ -1,4 +1,4 @@
-//! CARs that are cut, changed or made of junk: always an error that says where, never a panic.
+//! Cut, changed and random CARs: verification returns an error with an offset, and never panics.
 
 use std::fs;
 use std::path::Path;
@@ -44,8 +44,8 @@ fn verdict(path: &Path, bytes: &[u8]) -> Result<VerifiedCar, VerifyError> {
     verify_car(&ThreadBudget::alone(), path, &NoProgress)
 }
 
-/// Whether a damaged CAR is seen to be one: by an error with a place, or, where a block is whole inside its
-/// CID and only its section is gone or another one, by a count that is not zero.
+/// Whether damage is found: by an error with an offset, or by a count that is not zero if a block is inlined
+/// in its CID and only its section is missing or changed.
 fn is_found(verdict: &Result<VerifiedCar, VerifyError>) -> bool {
     match verdict {
         Err(error) => error.offset().is_some(),
@@ -102,7 +102,7 @@ fn a_root_inside_its_cid_cannot_be_swapped_unseen() {
     let mut bytes = fs::read(&car).unwrap();
     let at = bytes.windows(5).position(|window| window == b"hello").unwrap();
     bytes[at] ^= 1;
-    // The header names another root, which is whole in itself; what was the root cannot be reached.
+    // The header names another complete root, from which the former root cannot be reached.
     let verified = verdict(&car, &bytes).unwrap();
     assert_ne!(verified.payload_cid, built.payload_cid);
     assert_eq!(verified.unreachable_blocks, 1);
@@ -249,7 +249,7 @@ fn zeros_up_to_the_size_of_a_piece_belong_to_the_piece() {
     let path = folder.path().join("padded");
     let (car, plain) = sample(folder.path(), MINI);
     let natural = plain.padded_piece_size.unpadded().get();
-    // Beyond one batch of the reader, too.
+    // Also beyond one batch of the reader.
     for piece in [natural, 2 * natural, natural << 13] {
         let mut padded = car.clone();
         padded.resize(usize::try_from(piece).unwrap(), 0);

@@ -1,4 +1,4 @@
-//! From files to CARs and back: the same tree, whatever it is made of.
+//! Packs files into CARs and restores them: the tree is the same.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ use cid::multibase::Base;
 use crate::blocks::Blocks;
 use crate::inputs::{list, make, pack, sha256_of, splitmix64, text, vectors};
 
-/// What is at a path.
+/// The entry at a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Node {
     File(u64, String),
@@ -55,7 +55,7 @@ pub(crate) fn restore(
     extract(&budget, cars, options, &|_| {}, &NoProgress)
 }
 
-/// Restores a CAR of an input and compares: a folder as it is, a file by its own name.
+/// Restores a CAR of an input and compares it: a folder in place of the output, a file by its own name.
 fn check_round_trip(input: &Path, car: &Path, threads: usize, context: &str) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let output = folder.path().join("output");
@@ -75,7 +75,7 @@ const MINI: DagParams = DagParams {
     order: CarOrder::DepthFirst,
 };
 
-/// Names that scripts stumble over, sizes at every border, links, holes.
+/// Unusual names, sizes at every boundary, links, sparse files.
 fn strange(folder: &Path) -> PathBuf {
     let input = folder.join("input");
     fs::create_dir_all(input.join("empty folder/another")).unwrap();
@@ -111,7 +111,7 @@ fn strange_trees_come_back_as_they_were() {
     let input = strange(folder.path());
     let car = folder.path().join("input.car");
     let with_many_leaves = DagParams { chunk_size: 1000, links_per_node: 1024, ..MINI };
-    // Those that have folders.
+    // The profiles that have folders.
     let profiles = Profile::ALL.map(Profile::params).into_iter();
     let profiles = profiles.filter(|params| params.order == CarOrder::DepthFirst);
     for params in profiles.chain([MINI, with_many_leaves]) {
@@ -145,7 +145,7 @@ fn every_input_of_the_vectors_comes_back() {
     assert_eq!(checked, 49 * 3);
 }
 
-/// A CAR of the vectors that is there byte by byte.
+/// A CAR whose bytes are in the vectors.
 fn published(name: &str, folder: &Path) -> PathBuf {
     let published = vectors(include_str!("../vectors/published.json"));
     let group = &published["car_files"];
@@ -163,7 +163,7 @@ fn cars_of_other_projects_are_restored() {
         let done = restore(&[published(name, folder.path())], ExtractOptions::new(output(name)), 1).unwrap();
         assert_eq!(done.files, files, "{name}");
     }
-    // kubo's leaves of old, inside of nodes; and a file whose parts are raw.
+    // Older kubo's leaves inside of nodes, and a file with raw parts.
     assert_eq!(fs::read(output("simple-unixfs.car").join("a/1/A.txt")).unwrap(), b"a1A\n");
     assert_eq!(fs::read(output("simple-unixfs.car").join("c/9/I.txt")).unwrap(), b"c9I\n");
     assert_eq!(fs::read(output("adl_test.car").join("@content.txt")).unwrap(), b"NO ADL");
@@ -175,7 +175,7 @@ fn cars_of_other_projects_are_restored() {
     let as_expected = matches!(&error, ExtractError::MissingBlock { cars, .. } if *cars == [car.clone()]);
     assert!(as_expected, "{error:?}");
     assert!(!none.exists(), "nothing is written before all blocks are there");
-    // Another CAR has what is missing here.
+    // Another CAR has the missing block.
     let whole = published("simple-unixfs.car", folder.path());
     let done = restore(&[car, whole], ExtractOptions::new(&none), 1).unwrap();
     assert_eq!((done.files, done.same), (9, 0), "one root is restored once");
@@ -217,7 +217,7 @@ fn holes_stay_holes_and_cost_nothing() {
     let mut bytes = vec![1; 8];
     restored.read_exact_at(&mut bytes, (30 << 30) - 2).unwrap();
     assert_eq!(bytes, b"\0\0data\0\0");
-    // And they compare as such.
+    // Comparing them finds no difference.
     let options = ExtractOptions { existing: Existing::Keep, ..ExtractOptions::new(&output) };
     assert_eq!(restore(from_ref(&car), options.clone(), 1).unwrap().same, 1);
     File::options().write(true).open(output.join("sparse")).unwrap().write_all_at(b"x", 7 << 30).unwrap();
@@ -307,7 +307,7 @@ fn links_may_be_left_out() {
     assert!(tree(&output) == tree(&input));
 }
 
-/// Wants to stop once so many bytes have been dealt with.
+/// Cancels after a number of bytes.
 struct StopAfter {
     seen: AtomicU64,
     limit: u64,
@@ -344,7 +344,7 @@ fn a_run_that_was_stopped_is_taken_up_again() {
         let (whole, there) = (tree(&input), tree(&output));
         assert!(there.len() > 2 && there.len() < whole.len(), "{} of {}", there.len(), whole.len());
         assert!(there.iter().all(|(path, node)| whole.get(path) == Some(node)), "only whole files are there");
-        // What a run leaves that is killed.
+        // The temporary file of a killed run.
         let killed = output.join(".39.carferry-new");
         fs::write(&killed, "half").unwrap();
         let done = restore(from_ref(&car), options.clone(), 2).unwrap();
@@ -397,7 +397,7 @@ fn a_root_of_the_callers_is_restored_from_all_cars() {
     let leaves = [first.raw(b"one "), second.raw(b"two")];
     let file = second.file(&[(&leaves[0], 4), (&leaves[1], 3)]);
     let root = second.folder(&[(b"joined", &file)]);
-    // As Singularity writes it: the header's root is the first leaf.
+    // Singularity: the root in the header is the first leaf.
     let cars = [first.write(folder.path(), "1", &leaves[0]), second.write(folder.path(), "2", &leaves[1])];
     let output = folder.path().join("output");
     let roots = Some(vec![PayloadCid::from_bytes(&root).unwrap()]);
@@ -434,7 +434,7 @@ fn roots_with_the_same_names_are_restored_one_after_the_other() {
 fn older_forms_of_files_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let mut blocks = Blocks::default();
-    // Type raw with its bytes inside, a file with bytes and children, a tree that is not balanced.
+    // A node of type raw with its bytes, a file with bytes and children, an unbalanced tree.
     let old_leaf = blocks.node(&[], b"\x08\x00\x12\x04old \x18\x04");
     let raw = blocks.raw(b"raw ");
     let inner =
@@ -445,7 +445,7 @@ fn older_forms_of_files_are_read() {
     assert_eq!(fs::read_to_string(folder.path().join("old")).unwrap(), "raw innerold raw old ");
 }
 
-/// A shard of shards, as every kubo makes it of a large folder.
+/// A shard of shards, as kubo writes a large folder.
 #[test]
 fn sharded_folders_are_restored() {
     let folder = tempfile::tempdir().unwrap();

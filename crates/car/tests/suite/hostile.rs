@@ -1,5 +1,4 @@
-//! CARs that are damaged, or made to do harm: an error that names what is wrong, and nothing outside of the
-//! output.
+//! Damaged and malicious CARs: extraction names the error, and writes nothing outside of the output.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -159,13 +158,13 @@ fn few_blocks_that_mean_many_bytes_are_seen_for_what_they_are() {
     let car = blocks.write(folder.path(), "bytes.car", &root);
     let error = error_of(&car, &output);
     let as_expected =
-        matches!(&error, ExtractError::NoRoom { what: "bytes", wanted, .. } if *wanted == 1 << 52);
+        matches!(&error, ExtractError::NoSpace { what: "bytes", wanted, .. } if *wanted == 1 << 52);
     assert!(as_expected, "{error:?}");
     let options = ExtractOptions { bytes_max: (1 << 52) - 1, ..ExtractOptions::new(&output) };
     let error = restore(&[car], options, 1).unwrap_err();
     assert!(matches!(error, ExtractError::TooMuch { wanted, .. } if wanted == 1 << 52), "{error:?}");
 
-    // Folders of folders of folders: more than can be counted.
+    // Nested folders: more entries than fit in 64 bits.
     let mut below = blocks.raw(b"");
     let names: Vec<String> = (0..1000).map(|index| index.to_string()).collect();
     for _ in 0..30 {
@@ -217,7 +216,7 @@ fn a_leaf_that_is_a_node_must_be_as_long_as_it_was_said_to_be() {
     let zeros = [0; 5000];
     let four = cid(RAW, b"four");
     let of_zeros = cid(RAW, &zeros);
-    // Nodes that are taken for leaves by their lengths, and are another length, or have strange children.
+    // Nodes that look like leaves by their length, but have another length, or unexpected children.
     for (data, links) in [
         (&b"\x08\x02\x12\x04four\x18\x04"[..], &[][..]),
         (b"\x08\x02\x18\x05\x20\x05", &[&four]),
@@ -320,7 +319,7 @@ fn damaged_and_missing_blocks_are_named() {
     let there = tree(&output);
     assert!(!there.contains_key(Path::new("a/large")), "{there:?}");
     assert!(there.keys().all(|path| !path.to_string_lossy().contains("carferry")), "{there:?}");
-    // A whole copy in another CAR is found.
+    // An intact copy in another CAR is found.
     fs::remove_dir_all(&output).unwrap();
     restore(&[damaged_path.clone(), path.clone()], ExtractOptions::new(&output), 2).unwrap();
     assert!(tree(&output) == tree(&input));
@@ -390,7 +389,7 @@ fn a_block_under_another_ones_cid_is_damaged() {
     let output = folder.path().join("output");
     let error = error_of(&blocks.write(folder.path(), "car", &root), &output);
     assert!(matches!(error, ExtractError::DamagedBlock { .. }), "{error:?}");
-    // A later copy that is whole is as good.
+    // A later intact copy is found.
     blocks.raw(b"good");
     let car = blocks.write(folder.path(), "car", &root);
     restore(&[car], ExtractOptions::new(&output), 1).unwrap();
@@ -432,7 +431,7 @@ proptest! {
         let path = folder.path().join("car");
         fs::write(&path, car).unwrap();
         let output = folder.path().join("output");
-        // Only what the hash does not cover can change and go unseen: the codec of a section's own CID.
+        // Only a change of the codec in a section's CID can pass, because the hash does not cover it.
         if restore(&[path], ExtractOptions::new(&output), 1).is_ok() {
             prop_assert_eq!(fs::read(output.join("file")).unwrap(), vec![9; 600]);
             prop_assert_eq!(fs::read(output.join("leaf")).unwrap(), vec![9; 300]);

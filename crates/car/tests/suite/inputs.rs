@@ -1,4 +1,4 @@
-//! Inputs made from their rules, and helpers that every test needs.
+//! Generates the inputs of the vectors from their rules; helpers of all tests.
 
 use std::fs;
 use std::fs::File;
@@ -80,7 +80,7 @@ fn write_file(path: &Path, rule: &Value) {
     file.flush().unwrap();
 }
 
-/// Makes an input of the vectors at a path.
+/// Creates an input of the vectors at a path.
 pub(crate) fn make(input: &Value, path: &Path) {
     if input.get("file").is_some() {
         write_file(path, &input["file"]);
@@ -132,7 +132,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     Base::Base16Lower.encode(bytes)
 }
 
-/// Packs a path into a file, on so many threads.
+/// Packs a path into a file, with this number of threads.
 pub(crate) fn pack(input: &Path, output: &Path, params: DagParams, threads: usize) -> BuiltCar {
     let budget = ThreadBudget::new(NonZeroUsize::new(threads).unwrap());
     let options = BuildOptions { params, ..BuildOptions::default() };

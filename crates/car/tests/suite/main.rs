@@ -1,4 +1,4 @@
-//! The engine against values made by others, damaged CARs, and sources that misbehave.
+//! The engine against vectors of other tools, damaged CARs, and sources that change.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first thing that is wrong")]
 

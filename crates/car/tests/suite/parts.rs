@@ -1,4 +1,4 @@
-//! Files that are split over several CARs, and joined again.
+//! Files that are split over several CARs are joined again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use carferry_car::{
 use crate::extract::{restore, tree};
 use crate::inputs::{pack, splitmix64};
 
-/// A file in three parts, each in a folder in a CAR of its own, the second with a hole at its start.
+/// A file in three parts, each in a folder of its own CAR. The second part starts with a hole.
 struct Split {
     folder: tempfile::TempDir,
     output: PathBuf,
@@ -29,7 +29,7 @@ impl Split {
         Self::of_state(5, None)
     }
 
-    /// The same file with another content, changed at another time.
+    /// The same file with other content and another modification time.
     fn of_state(seed: u64, mtime_nanos: Option<i64>) -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mut bytes = Vec::new();
@@ -72,13 +72,13 @@ impl Split {
         self.output.join(inside)
     }
 
-    /// Restores some of the CARs; returns what was said of the parts, too.
+    /// Restores some of the CARs; returns the results of the parts as well.
     fn restore(&self, cars: &[usize], existing: Existing) -> (Extracted, Vec<Outcome>) {
         let (done, parts) = self.restore_all(cars, existing);
         (done, parts.into_iter().map(|(outcome, _)| outcome).collect())
     }
 
-    /// Restores one of the CARs; returns what was said of its part.
+    /// Restores one of the CARs; returns the result of its part.
     fn restore_one(&self, car: usize) -> (Outcome, Option<OtherState>) {
         self.restore_all(&[car], Existing::Keep).1[0]
     }
@@ -107,7 +107,7 @@ impl Split {
     }
 }
 
-/// What is said of a part that is the only one so far.
+/// The result of the first part.
 fn first_part(index: usize) -> Outcome {
     let bytes_in = (CUTS[index + 1] - CUTS[index]).try_into().unwrap();
     Outcome::Part { bytes_in, file_size: CUTS[3].try_into().unwrap() }
@@ -119,7 +119,7 @@ fn parts_are_joined_in_one_run() {
         let split = Split::new();
         let (done, parts) = split.restore(&order, Existing::Refuse);
         split.check_whole();
-        // The whole, and one file beside each part.
+        // The whole file, and one further file of each CAR.
         assert_eq!((done.files, done.parts, &done.unfinished), (4, 0, &vec![]));
         assert_eq!(parts.iter().filter(|outcome| **outcome == Outcome::Written).count(), 1);
         assert_eq!(fs::read(split.output("other-1")).unwrap(), b"other", "what is no part goes to its place");
@@ -145,14 +145,14 @@ fn parts_are_joined_over_runs() {
     assert_eq!((done.parts, done.unfinished), (2, vec![unfinished]));
     fs::remove_dir_all(split.output("")).unwrap();
     assert_eq!(split.restore(&[1], keep).1, [first_part(1)]);
-    // The same once more changes nothing.
+    // A repetition changes nothing.
     assert_eq!(split.restore(&[1], keep).1, [first_part(1)]);
     let two = Outcome::Part { bytes_in: CUTS[2].try_into().unwrap(), file_size: CUTS[3].try_into().unwrap() };
     assert_eq!(split.restore(&[0], keep).1, [two]);
     let (done, parts) = split.restore(&[2], keep);
     assert_eq!((parts, done.parts), (vec![Outcome::Written], 0));
     split.check_whole();
-    // All of it once more: kept, and each part compared with its range.
+    // A repetition of all parts keeps the file and compares each part with its range.
     let (done, parts) = split.restore(&[0, 1, 2], keep);
     assert_eq!((parts, done.different), (vec![Outcome::Same; 3], 0));
     let mut damaged = split.bytes.clone();
@@ -169,7 +169,7 @@ fn parts_are_joined_over_runs() {
 fn a_part_that_was_not_finished_is_written_anew() {
     let split = Split::new();
     split.restore(&[0], Existing::Refuse);
-    // As if a run had been killed in the middle of the second part, which starts with zeros.
+    // As after a run that was killed in the second part, which starts with zeros.
     let part = split.output("joined/.the whole.carferry-part");
     let mut bytes = fs::read(&part).unwrap();
     bytes[CUTS[1]..CUTS[2]].fill(7);
@@ -231,7 +231,7 @@ fn a_newer_state_begins_the_file_anew() {
     let (older, newer) = two_states();
     older.restore(&[0, 1], Existing::Keep);
     assert_eq!(newer.restore_one(2), (first_part(2), Some(OtherState::BegunAnew)));
-    // And nothing of the older is in any more: all three are needed.
+    // No part of the older state remains: all three parts are needed.
     assert_eq!(newer.restore_one(1).1, None);
     assert!(!newer.output("joined/the whole").exists());
     assert_eq!(newer.restore_one(0), (Outcome::Written, None));
@@ -250,14 +250,14 @@ fn a_part_of_an_older_state_stays_a_part() {
     assert_eq!(older.restore_one(1), (Outcome::Same, Some(OtherState::Older)), "once more");
     assert_eq!(newer.restore_one(1), (Outcome::Written, None));
     newer.check_whole();
-    // Where the file is whole, an older part is compared with it.
+    // An older part is compared with the complete file.
     assert_eq!(older.restore_one(0), (Outcome::Different, None));
     newer.check_whole();
 }
 
 #[test]
 fn parts_of_an_unknown_state_join_none_that_is_known() {
-    // As a version has left it that did not know states, and the other way round.
+    // A list without a state, and then a placement without a state.
     for (before, after) in [(None, Some(20)), (Some(20), None)] {
         let there = Split::of_state(5, before);
         let other = Split::of_state(6, after).into_output_of(&there);
@@ -266,7 +266,7 @@ fn parts_of_an_unknown_state_join_none_that_is_known() {
         assert_eq!(list.contains("changed 20"), before.is_some(), "{list}");
         assert_eq!(other.restore_one(2), (Outcome::Written, Some(OtherState::Unknown)));
         fs::remove_file(there.output("some/part")).unwrap();
-        // What is there can be ended, or given up.
+        // The existing parts can be completed or removed.
         if before.is_some() {
             assert_eq!(there.restore_one(2), (Outcome::Written, None));
             there.check_whole();
@@ -277,7 +277,7 @@ fn parts_of_an_unknown_state_join_none_that_is_known() {
             other.check_whole();
         }
     }
-    // Neither is known, as ever.
+    // Neither state is known.
     let split = Split::new();
     split.restore(&[0, 2], Existing::Keep);
     assert_eq!(split.restore_one(1), (Outcome::Written, None));
@@ -287,7 +287,7 @@ fn parts_of_an_unknown_state_join_none_that_is_known() {
 #[test]
 fn states_of_other_lengths_are_other_states() {
     let (older, mut newer) = two_states();
-    // The newer has one byte more, of which nobody has the part.
+    // The newer state has one byte more, and no CAR has the part of this byte.
     newer.placements.iter_mut().for_each(|part| part.file_size += 1);
     older.restore(&[0, 1], Existing::Keep);
     assert_eq!(newer.restore_one(0).1, Some(OtherState::BegunAnew));
@@ -300,7 +300,7 @@ fn states_of_other_lengths_are_other_states() {
 fn a_file_that_is_begun_anew_is_begun_whatever_is_killed() {
     let ranges = |split: &Split| split.output("joined/.the whole.carferry-ranges");
     let part = |split: &Split| split.output("joined/.the whole.carferry-part");
-    // Killed when the list was new, and the file still the old one; also with another length.
+    // Killed after the list was replaced and before the file was emptied; also with another length.
     for length in [CUTS[3], CUTS[3] - 1, 0] {
         let (older, newer) = two_states();
         older.restore(&[0, 1], Existing::Keep);
@@ -315,7 +315,8 @@ fn a_file_that_is_begun_anew_is_begun_whatever_is_killed() {
         newer.restore(&[0, 2], Existing::Keep);
         newer.check_whole();
     }
-    // Killed between the last part's move and the end of the list, and inside of a list.
+    // Killed between the rename after the last part and the removal of the list, and while a list was
+    // written.
     let (_, newer) = two_states();
     newer.restore(&[0, 1, 2], Existing::Keep);
     fs::write(ranges(&newer), format!("file {} changed 20\n0 1000\n", CUTS[3])).unwrap();

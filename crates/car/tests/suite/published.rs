@@ -90,7 +90,7 @@ fn pieces_of_zeros() {
             piece_cid.v2(PayloadSize::new(unpadded)).unwrap().to_string(),
             text(vector, "piece_cid_v2")
         );
-        // Larger ones are checked against the table of zero digests, beside it.
+        // Larger pieces are checked against the table of zero digests.
         if padded.get() <= 64 << 20 {
             let mut commitment = Commitment::new();
             let mut left = usize::try_from(unpadded).unwrap();
@@ -263,7 +263,7 @@ fn roots_of_kubo() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("input");
     let mut made = String::new();
-    // From the largest down: inputs of one seed are prefixes of each other.
+    // The largest first: inputs of one seed are prefixes of each other.
     for vector in list(&group, "vectors").iter().rev() {
         match vector["seed"].as_str() {
             None => fs::write(&input, "hello world").unwrap(),
@@ -280,7 +280,7 @@ fn roots_of_kubo() {
     assert_eq!(list(&group, "vectors").len(), 5);
 }
 
-/// The root alone: the CAR goes nowhere.
+/// The root only: the CAR is written to `/dev/null`.
 fn root_of(input: &Path) -> String {
     let nowhere = File::options().write(true).open("/dev/null").unwrap();
     let options = BuildOptions { params: Profile::UnixfsV1_2025.params(), ..BuildOptions::default() };

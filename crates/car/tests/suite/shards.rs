@@ -1,4 +1,4 @@
-//! Folders around the size from which on they are sharded, and very large ones.
+//! Folders around the size limit for sharding, and very large folders.
 
 use std::fs;
 use std::fs::File;
@@ -11,7 +11,7 @@ use carferry_car::{
 
 use crate::inputs::{pack, sha256_of};
 
-/// Whether a folder is sharded that has so many empty files with names of this length, and one with a name of
+/// Whether a folder is sharded that has `count` empty files with names of this length, and one with a name of
 /// another length.
 fn is_sharded(folder: &Path, profile: Profile, count: usize, name_len: usize, last_name_len: usize) -> bool {
     let (path, car) = (folder.join("empty"), folder.join("car"));

@@ -1,4 +1,4 @@
-//! Sources that change, vanish or are nothing to pack; outputs that fail; callers that stop.
+//! Sources that change, vanish or cannot be packed; outputs that fail; cancellation.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,7 +18,7 @@ use carferry_car::{
 
 use crate::inputs::{pack, splitmix64};
 
-/// Does something once, when the first bytes have been read.
+/// Runs an action once, after the first bytes were read.
 struct AtFirstByte<F: Fn() + Send + Sync> {
     done: AtomicBool,
     what: F,
@@ -42,7 +42,7 @@ fn build(input: &Path, progress: &dyn Progress) -> Result<BuiltCar, BuildError> 
     )
 }
 
-/// Packs a file of 20 MiB to which something happens after its first MiB.
+/// Packs a file of 20 MiB and runs an action after its first MiB.
 fn build_while(what: impl Fn(&Path) + Send + Sync) -> BuildError {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("input");
@@ -68,7 +68,7 @@ fn a_file_that_grows_is_named() {
     let error =
         build_while(|path| File::options().write(true).open(path).unwrap().set_len(30 << 20).unwrap());
     let wanted = SourceChange::Size { before: 20 << 20, now: 30 << 20 };
-    // Bytes behind the expected end are seen first, and explained by the size.
+    // Bytes after the expected end are found first; the error names the size.
     assert!(matches!(error, BuildError::SourceChanged { change, .. } if change == wanted), "{error:?}");
 }
 
@@ -270,7 +270,7 @@ fn a_pipe_in_the_place_of_a_file_is_named() {
     assert!(matches!(&error, BuildError::SourceChanged { path, .. } if *path == second), "{error:?}");
 }
 
-/// Counts what was read, and wants to stop after some of it.
+/// Counts bytes, and cancels after a number of them.
 struct StopAfter {
     seen: AtomicU64,
     limit: u64,

@@ -1,4 +1,4 @@
-//! Results that depend neither on how many threads there are nor on how the source lies on the disk.
+//! Results do not depend on the number of threads, or on holes in the source.
 
 use std::fs;
 use std::fs::File;
@@ -18,9 +18,10 @@ fn budget(threads: usize) -> ThreadBudget {
     ThreadBudget::new(NonZeroUsize::new(threads).unwrap())
 }
 
-/// The same bytes twice: with holes, and with zeros written out.
+/// Two files with the same bytes: one with holes, one with written zeros.
 ///
-/// Data before, between and behind holes; holes that begin and end inside blocks; one at the end of the file.
+/// Data before, between and after holes; holes that begin and end inside blocks; a hole at the end of the
+/// file.
 fn sparse_and_dense(folder: &Path) -> [std::path::PathBuf; 2] {
     const MIB: u64 = 1 << 20;
     let paths = ["sparse", "dense"].map(|name| folder.join(name));
@@ -64,7 +65,7 @@ fn holes_are_zeros() {
     }
 }
 
-/// Bytes that one thread takes at a time.
+/// Bytes that one thread processes at a time.
 const SPAN: usize = 32 * 32_512;
 
 #[test]
@@ -79,7 +80,7 @@ fn a_file_has_the_piece_of_its_stream() {
             let piece = piece_of_file(&budget(threads), &file, &NoProgress).unwrap();
             assert_eq!(piece, wanted, "{length} bytes, {threads} threads");
         }
-        // The same bytes in larger pieces: as if zeros were written behind them.
+        // The same bytes in larger pieces: as with zeros written after them.
         for factor in [1, 2, 16] {
             let padded = PaddedPieceSize::new(wanted.padded_piece_size.get() * factor).unwrap();
             let zeros = std::io::repeat(0).take(padded.unpadded().get() - u64::try_from(length).unwrap());
@@ -89,7 +90,7 @@ fn a_file_has_the_piece_of_its_stream() {
     }
 }
 
-/// Changes the file once, when the first bytes of it have been read.
+/// Changes the file once, after its first bytes were read.
 struct Truncate<'a>(&'a File);
 
 impl Progress for Truncate<'_> {
@@ -122,7 +123,7 @@ fn any_number_of_threads_checks_a_car() {
     for threads in [2, 7] {
         assert_eq!(verify_car(&budget(threads), &car, &NoProgress).unwrap(), wanted);
     }
-    // Two damaged blocks: the first is named, whoever finds what.
+    // Two damaged blocks: the first one is named, regardless of the thread that finds it.
     let file = File::options().write(true).open(&car).unwrap();
     for mib in [33, 66] {
         file.write_all_at(b"damage", mib << 20).unwrap();

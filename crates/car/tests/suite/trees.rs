@@ -1,5 +1,4 @@
-//! Trees that a planner fills: the CARs of folders, parts of files, sources that are not as expected, bad
-//! places.
+//! Planned source trees: the CARs of folders, ranges of files, changed sources, invalid paths.
 
 use std::fs;
 use std::fs::File;
@@ -30,7 +29,7 @@ fn build(tree: &SourceTree, car: &Path, params: DagParams, threads: usize) -> Re
     build_tree(&budget, tree, &File::create(car).unwrap(), &options, &NoProgress)
 }
 
-/// Files of all kinds, in folders of all kinds; returns places in the tree and what is there.
+/// Creates files and folders of all kinds; returns paths in the tree and their entries.
 fn sample(folder: &Path) {
     fs::create_dir_all(folder.join("a/b/c")).unwrap();
     fs::create_dir_all(folder.join("empty/more")).unwrap();
@@ -48,7 +47,7 @@ fn sample(folder: &Path) {
     std::os::unix::fs::symlink("../b", folder.join("a/link")).unwrap();
 }
 
-/// Everything in a folder by its place, folders before what is in them.
+/// Everything in a folder by its path, folders before their entries.
 fn places(folder: &Path, at: &str, found: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
@@ -140,7 +139,7 @@ fn parts_of_a_file_are_its_bytes() {
     }
 }
 
-/// Plans a file of 5000 bytes, lets something happen to it, and packs it.
+/// Plans a file of 5000 bytes, runs an action on it, and packs it.
 fn change_after_planning(range: Range<u64>, what: impl FnOnce(&Path)) -> SourceChange {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("input");
@@ -298,7 +297,7 @@ fn planners_sum_up_to_no_less_than_the_car() {
     }
 }
 
-/// A folder with little in it: its block has 126 bytes or fewer.
+/// A small folder: its block has 126 bytes or fewer.
 fn small_trees(folder: &Path) -> Vec<(SourceTree, &'static str)> {
     let large = folder.join("large");
     let mut bytes = Vec::new();
@@ -345,7 +344,7 @@ fn the_root_of_a_tree_is_hashed_where_that_is_asked_for() {
             let planned = tree.plan(&params).unwrap().payload_size_max;
             assert!(planned >= built.payload_size, "{what}, {profile}");
             assert!(what == "many" || planned == built.payload_size, "{what}: nothing repeats");
-            // What stands behind the root is as ever, inlined blocks included.
+            // The blocks after the root are the same, inlined blocks included.
             let after = fs::read(&car).unwrap();
             assert_eq!(inlined, before != after, "{what}, {profile}");
             let below = before.len().min(after.len()).saturating_sub(300);

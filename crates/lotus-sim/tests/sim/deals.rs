@@ -1,4 +1,4 @@
-//! The road of a deal on both sides (§2, §4).
+//! The states of a deal on both sides (§2, §4).
 
 use std::time::Duration;
 
@@ -295,7 +295,7 @@ async fn a_waiting_client_gives_up_after_the_start_and_the_provider_does_not() {
             client_reaches(&sim, &cid, 13).await;
         }
         assert_eq!(provider_state(&sim, &cid), Some(18));
-        // The import still copies and succeeds; the deal dies when it is to be published.
+        // The import still copies and succeeds; the deal fails when it is published.
         Node::miner(&sim, MINER).ok("DealsImportData", import(&cid, car.path())).await;
         provider_reaches(&sim, &cid, 26).await;
         let message = sim.deal(&cid).unwrap().provider.unwrap().message;

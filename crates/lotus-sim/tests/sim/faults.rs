@@ -1,4 +1,4 @@
-//! Faults on purpose, and the log of calls.
+//! Injected faults, and the log of calls.
 
 use std::time::{Duration, Instant};
 

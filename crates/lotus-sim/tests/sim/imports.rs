@@ -1,4 +1,4 @@
-//! Imports: what succeeds, what only seems to, what is left behind (§3).
+//! Imports: success, success without effect, leaked copies (§3).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The simulator over real sockets, judged by the contract: no library of ours between.
+//! Tests of the simulator over real sockets against the contract, without a client library.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 

@@ -1,4 +1,4 @@
-//! The binary: what it prints, what it writes, its control API.
+//! The program `lotus-sim`: output, files, control API.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! What a real Lotus v1.23.3 answered to the same requests: each test is a row or two of that comparison.
+//! Answers of a real Lotus v1.23.3 to the same requests, recorded as tests.
 
 use std::time::Duration;
 
@@ -217,7 +217,7 @@ async fn money_is_reserved_until_the_deal_is_published_and_locked_from_then_on()
     sim.hold_at(MINER, None);
     client_reaches(&sim, &cid, 7).await;
     assert_eq!(money().await, [total, total, 0]);
-    // What a deal that comes to nothing had set aside is free again, and stays in escrow.
+    // The reserved funds of a failed deal are free again, and stay in escrow.
     sim.reject_next(MINER, "not today");
     let refused = paid(&other).await;
     client_reaches(&sim, &refused, 26).await;

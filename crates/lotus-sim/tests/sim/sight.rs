@@ -1,4 +1,4 @@
-//! Watchers that lose sight of a deal while the chain goes on.
+//! Deals whose watchers fail while the chain publishes and seals them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A client that shares nothing with the simulator: HTTP and WebSocket by hand over TCP, CARs by hand.
+//! A test client without code of the simulator: HTTP and WebSocket over TCP, and CARs, written by hand.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
