@@ -351,6 +351,32 @@ async fn one_pass_imports_what_becomes_due_while_it_runs() {
 }
 
 #[tokio::test]
+async fn each_import_records_what_the_provider_says_of_deals_that_are_closed() {
+    let env = TestEnv::open().await.unwrap();
+    env.sim.hold_at(MINER, Some(DealState::Publish));
+    let (_, deal) = env.recorded("imported once").await.unwrap();
+    let yaml = env.import_yaml(&[MINER]).unwrap();
+    let import = async || {
+        let mut command = miner_agent_command().unwrap();
+        command.arg("import").arg("-c").arg(&yaml);
+        let mut pass = spawn(command, &env.new_path("import.log")).unwrap();
+        eventually!(!pass.is_running(), "the pass ends");
+        let document = env.deal(&deal).await.unwrap().unwrap();
+        let provider = document.get_document("provider").unwrap();
+        (provider.get_i64("status").unwrap(), provider.get_i64("dealid").unwrap_or(0))
+    };
+    let (status, number) = import().await;
+    assert!(env.is_imported(&deal).await.unwrap());
+    assert!(status != 7 && number == 0, "{status} {number}");
+    env.sim.hold_at(MINER, None);
+    let state = || env.sim.deal(&deal).and_then(|deal| deal.provider).map(|side| side.state);
+    eventually_eq!(state(), Some(DealState::Active), "the provider seals the deal");
+    let (status, number) = import().await;
+    assert!(status == 7 && number > 0, "{status} {number}");
+    assert_eq!(env.sim.imports_for(&deal), 1);
+}
+
+#[tokio::test]
 async fn deal_that_the_provider_rejects_fails_with_its_reason() {
     // v1.5 sends a proposal off without the root at hand, and learns of the rejection later.
     let env =

@@ -21,6 +21,8 @@ pub mod runtime;
 
 pub mod fsx;
 
+pub mod path_mapping;
+
 pub mod telemetry;
 
 pub mod printer;

@@ -7,7 +7,7 @@ use carferry_core::error_chain::ErrorChain;
 use carferry_core::rpc::endpoint::EndpointError;
 use carferry_core::runtime::{Shutdown, Supervisor};
 use carferry_core::store::watch::Wake;
-use carferry_core::store::{IndexUser, Store, StoreOptions};
+use carferry_core::store::{IndexUser, RetryUntilAnswered, Store, StoreOptions};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -17,13 +17,13 @@ use crate::car_files::folder_guard::FolderGuard;
 use crate::car_files::locate::Places;
 use crate::car_files::piece_check::PieceChecker;
 use crate::config::{Config, Setting};
-use crate::dispatch::worker;
+use crate::dispatch::one_try::owner_name;
+use crate::dispatch::worker::Worker;
 use crate::error::AgentError;
 use crate::import::ImportContext;
 use crate::market::Market;
 use crate::market::chain_head::{Head, full_node};
 use crate::market::node::{Environment, NodeAddress, NodeError};
-use crate::patience::Patience;
 use crate::{miner_state, provider_sync};
 
 /// The parts of a running agent.
@@ -35,7 +35,7 @@ pub struct Agent {
     pub importers: Vec<ImportContext>,
     /// The head of the chain.
     pub head: Arc<Head>,
-    patience: Patience,
+    retry: RetryUntilAnswered,
     setting: Arc<Setting>,
     pieces: Arc<PieceChecker>,
     places: Arc<Places>,
@@ -59,8 +59,8 @@ impl Agent {
         let places = Arc::<Places>::new(config.places());
         let pieces = Arc::new(PieceChecker::default());
         let arrivals = Arc::<arrivals::Arrivals>::default();
-        let gates = Arc::new(FolderGuard::new(setting.file_timeout));
-        let patience = Patience::new(store.clone());
+        let folder_guard = Arc::new(FolderGuard::new(setting.file_timeout));
+        let retry = RetryUntilAnswered::endless(store.clone());
         let mut importers = Vec::new();
         for entry in &config.miners {
             let section = config.market_section(entry);
@@ -80,14 +80,14 @@ impl Agent {
                 places: Arc::clone(&places),
                 pieces: Arc::clone(&pieces),
                 arrivals: Arc::clone(&arrivals),
-                gates: Arc::clone(&gates),
+                folder_guard: Arc::clone(&folder_guard),
                 standing: Arc::default(),
-                endings: Arc::default(),
-                patience: patience.clone(),
+                own_ends: Arc::default(),
+                retry: retry.clone(),
                 setting: Arc::clone(&setting),
             });
         }
-        Ok(Self { store, importers, head, patience, setting, pieces, places, arrivals })
+        Ok(Self { store, importers, head, retry, setting, pieces, places, arrivals })
     }
 
     /// The miners' addresses, as deals name them.
@@ -103,12 +103,12 @@ impl Agent {
     pub async fn run(self, shutdown: &Shutdown) -> Result<(), AgentError> {
         let miners = self.miners();
         info!(miners = miners.join(","), database = self.store.database_name(), "miner-agent runs");
-        let owner = worker::owner_name();
+        let owner = owner_name();
         let mut supervisor = Supervisor::new();
         let wakes: Arc<Vec<Arc<Notify>>> = Arc::new(self.importers.iter().map(|_| Arc::default()).collect());
 
-        let patience = self.patience.beside();
-        let prepare = prepare_database(self.store.clone(), patience, shutdown.token().clone());
+        let retry = self.retry.with_own_breaker();
+        let prepare = prepare_database(self.store.clone(), retry, shutdown.token().clone());
         supervisor.spawn("indexes", prepare);
         let (store, stop, places) = (self.store.clone(), shutdown.token().clone(), Arc::clone(&self.places));
         let arrivals = Arc::clone(&self.arrivals);
@@ -135,7 +135,7 @@ impl Agent {
         for (importer, wake) in self.importers.iter().zip(wakes.iter()) {
             let miner = importer.market.miner();
             let stop = shutdown.token().clone();
-            let worker = worker::Worker::new(importer.clone(), owner.clone(), Arc::clone(wake), stop.clone());
+            let worker = Worker::new(importer.clone(), owner.clone(), Arc::clone(wake), stop.clone());
             supervisor.spawn(format!("imports of {miner}"), async move {
                 worker.run().await;
                 Ok::<(), AgentError>(())
@@ -187,13 +187,13 @@ pub async fn open_store(config: &Config) -> Result<Store, AgentError> {
 /// Replica set and indexes, as soon as the database answers. Nothing here is needed for imports to begin.
 async fn prepare_database(
     store: Store,
-    patience: Patience,
+    retry: RetryUntilAnswered,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     let prepare = async {
-        let set = patience.until_answered("replica set", || store.check_replica_set()).await?;
+        let set = retry.call("replica set", || store.check_replica_set()).await?;
         debug!(set, "replica set");
-        patience.until_answered("indexes", || store.ensure_indexes(IndexUser::MinerAgent)).await
+        retry.call("indexes", || store.ensure_indexes(IndexUser::MinerAgent)).await
     };
     match stop.run_until_cancelled(prepare).await {
         None => {}

@@ -21,7 +21,6 @@ pub mod error;
 pub mod import;
 pub mod market;
 pub mod miner_state;
-pub mod patience;
 pub mod provider_sync;
 
 pub use crate::commands::{main_entry, run_agent};

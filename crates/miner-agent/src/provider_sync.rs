@@ -28,22 +28,31 @@ pub enum PollError {
     Store(#[from] StoreError),
 }
 
+/// What becomes of an end that this process did not write, while the market waits for the deal's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownEnds {
+    /// The deal is made due once: another user of the database may have ended it.
+    LookAgain,
+    /// The end stays: a process that ends soon knows no ends of its own.
+    Keep,
+}
+
 /// Polls until the stop; `wake` is told when deals became due.
-pub async fn follow(importer: &ImportContext, wake: &Notify, stop: &CancellationToken) {
-    let interval = importer.setting.provider_poll_interval;
+pub async fn follow(context: &ImportContext, wake: &Notify, stop: &CancellationToken) {
+    let interval = context.setting.provider_poll_interval;
     let mut identified = false;
-    let mut sweeps = FullPollSchedule::default();
+    let mut schedule = FullPollSchedule::default();
     while !stop.is_cancelled() {
         // The worker finds out whether the node is the right one.
-        identified = importer.market.is_identified();
+        identified = context.market.is_identified();
         let pause = if identified { Backoff::jitter(interval) } else { interval.min(UNIDENTIFIED) };
         let poll = async {
             if identified {
-                let which = sweeps.next();
-                match poll_once(importer, which, wake).await {
-                    Ok(_) => sweeps.polled(which),
+                let scope = schedule.next();
+                match poll_once(context, scope, UnknownEnds::LookAgain, wake).await {
+                    Ok(_) => schedule.polled(scope),
                     Err(error) => {
-                        let miner = importer.market.miner();
+                        let miner = context.market.miner();
                         warn!({ fields::MINER } = miner, error = %ErrorChain(&error), "poll failed");
                     }
                 }
@@ -94,16 +103,17 @@ impl FullPollSchedule {
 ///
 /// [`PollError`]; the next poll makes up for it.
 pub async fn poll_once(
-    importer: &ImportContext,
-    which: PollScope,
+    context: &ImportContext,
+    scope: PollScope,
+    unknown_ends: UnknownEnds,
     wake: &Notify,
 ) -> Result<usize, PollError> {
-    let (store, miner) = (&importer.store, importer.market.miner());
+    let (store, miner) = (&context.store, context.market.miner());
     let (mut changed, mut followed, mut woken) = (0, 0, 0_u32);
-    let mut deals = store.provider_followed(miner, which).await?;
+    let mut deals = store.provider_followed(miner, scope).await?;
     while let Some(page) = deals.page().await? {
         followed += page.len();
-        let listing = importer.market.recent_listing().await?;
+        let listing = context.market.recent_listing().await?;
         let (mut doubted, mut views, mut to_wake, mut accepted) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut backward = Vec::new();
@@ -113,7 +123,7 @@ pub async fn poll_once(
             let rests =
                 matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
             if rests {
-                importer.endings.seen(proposal_cid);
+                context.own_ends.seen(proposal_cid);
             }
             let Some(seen) = listing.deal(proposal_cid) else {
                 if rests && deal.isdeal != Some(1) && deal.is_on_chain() {
@@ -130,7 +140,9 @@ pub async fn poll_once(
                     DataState::Received => true,
                     // Ended by us, or by somebody else: another agent of this miner, or one who may write
                     // here as well.
-                    DataState::Awaited => importer.endings.is_news(deal),
+                    DataState::Awaited => {
+                        unknown_ends == UnknownEnds::LookAgain && context.own_ends.is_unknown(deal)
+                    }
                     DataState::Failed(_) => deal.is_on_chain(),
                     DataState::NotYet(_) => false,
                 };
@@ -155,7 +167,7 @@ pub async fn poll_once(
         }
         if !backward.is_empty() {
             // Another agent of this miner may have recorded what a later list says.
-            let listing = importer.market.fresh_listing().await?;
+            let listing = context.market.fresh_listing().await?;
             for (deal, was) in backward {
                 let view = listing.deal(deal).map(|seen| seen.view.clone());
                 views.extend(view.map(|view| NewView { deal, was, view }));
@@ -173,11 +185,11 @@ pub async fn poll_once(
             changed += to_wake.len();
         }
         if !doubted.is_empty() {
-            changed += put_back(importer, &doubted).await?;
+            changed += put_back(context, &doubted).await?;
         }
     }
-    importer.endings.polled();
-    debug!({ fields::MINER } = miner, ?which, followed, changed, "provider view recorded");
+    context.own_ends.polled();
+    debug!({ fields::MINER } = miner, ?scope, followed, changed, "provider view recorded");
     Ok(changed)
 }
 
@@ -195,9 +207,9 @@ fn is_accepted(recorded: Option<&ProviderViewDoc>, seen: &ListedDeal) -> bool {
 /// Deals that are closed in the database while the market waits for their data: another user of the database
 /// closed them, or the market lost the data. The listing that raised the doubt may be older than the closing,
 /// so another one is asked for.
-async fn put_back(importer: &ImportContext, doubted: &[&str]) -> Result<usize, PollError> {
-    let (store, miner) = (&importer.store, importer.market.miner());
-    let listing = importer.market.fresh_listing().await?;
+async fn put_back(context: &ImportContext, doubted: &[&str]) -> Result<usize, PollError> {
+    let (store, miner) = (&context.store, context.market.miner());
+    let listing = context.market.fresh_listing().await?;
     let mut put_back = 0;
     for proposal_cid in doubted {
         let is_false = listing.deal(proposal_cid).is_some_and(ListedDeal::awaits_data);
@@ -242,15 +254,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn every_tenth_poll_sees_all_deals() {
-        let mut sweeps = FullPollSchedule::default();
+        let mut schedule = FullPollSchedule::default();
         for poll in 0..25 {
             let expected = if poll % 10 == 0 { PollScope::All } else { PollScope::Changing };
-            assert_eq!(sweeps.next(), expected, "poll {poll}");
-            sweeps.polled(sweeps.next());
+            assert_eq!(schedule.next(), expected, "poll {poll}");
+            schedule.polled(schedule.next());
         }
-        assert_eq!(sweeps.next(), PollScope::Changing);
+        assert_eq!(schedule.next(), PollScope::Changing);
         tokio::time::advance(SWEEP_INTERVAL).await;
-        assert_eq!(sweeps.next(), PollScope::All, "polls are rare");
+        assert_eq!(schedule.next(), PollScope::All, "polls are rare");
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 mod read;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use carferry_car::PaddedPieceSize;
@@ -15,6 +14,7 @@ use carferry_core::config::{ConfigError, Key, Kind, MongodbSection, OtherProgram
 use carferry_core::fsx;
 use carferry_core::model::address::{MinerId, WalletAddress};
 use carferry_core::model::{AttoFil, DealDuration, chain};
+use carferry_core::path_mapping::PathMapping;
 use carferry_core::rpc::CallTimeouts;
 use carferry_core::store::StoreOptions;
 use serde::Deserialize;
@@ -212,16 +212,6 @@ pub enum SyncRule {
     Required,
     /// A test network may be behind or fast (`setting.allowUnsyncedNode`); mainnet never is.
     NotOnTestNetworks,
-}
-
-/// Files below `from` on this host are seen below `to` by the Lotus node.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PathMapping {
-    /// This host's folder.
-    pub from: String,
-    /// The same folder for the node.
-    pub to: String,
 }
 
 /// What every deal has in common, once wallet, duration and miners are known to be set.
@@ -507,20 +497,6 @@ fn missing(key: &str, places: &[&str]) -> ConfigError {
     ConfigError::Missing {
         key: key.to_owned(),
         places: places.iter().map(|&place| place.to_owned()).collect(),
-    }
-}
-
-/// A folder as the Lotus node sees it.
-impl PathMapping {
-    /// The path as the node sees it; unchanged where no mapping fits.
-    pub fn apply(mappings: &[Self], path: &str) -> PathBuf {
-        let path = std::path::Path::new(path);
-        mappings
-            .iter()
-            .find_map(|mapping| {
-                Some(std::path::Path::new(&mapping.to).join(path.strip_prefix(&mapping.from).ok()?))
-            })
-            .unwrap_or_else(|| path.to_owned())
     }
 }
 

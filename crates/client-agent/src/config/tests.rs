@@ -4,6 +4,7 @@ use std::time::Duration;
 use carferry_car::PaddedPieceSize;
 use carferry_core::config::Sources;
 use carferry_core::error_chain::Report;
+use carferry_core::path_mapping::map_longest;
 
 use super::*;
 
@@ -128,7 +129,7 @@ setting:
     for (path, seen) in
         [("/data/a.car", "/mnt/prep/a.car"), ("/data", "/mnt/prep/"), ("/database/a", "/database/a")]
     {
-        assert_eq!(PathMapping::apply(paths, path), Path::new(seen), "{path}");
+        assert_eq!(map_longest(paths, Path::new(path)), Path::new(seen), "{path}");
     }
 }
 

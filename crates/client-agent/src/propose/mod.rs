@@ -34,12 +34,13 @@ use carferry_core::lotus::FullNode;
 use carferry_core::model::{
     AttoFil, CarDoc, ChainEpoch, DealDuration, IntentDoc, IntentId, IntentState, PublishMethod,
 };
+use carferry_core::path_mapping::PathMapping;
 use carferry_core::store::{Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::config::{PathMapping, StartDelay, SyncRule};
+use crate::config::{StartDelay, SyncRule};
 use crate::node_deals::NodeDeals;
 use crate::propose::asks::Asks;
 use crate::propose::budget::PassBudget;

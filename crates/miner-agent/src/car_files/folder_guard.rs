@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  a search ─► gate of /mnt/a ─► inside: at most four ─► out
-//!                 │ somebody has been inside for longer than `patience`: passed over
+//!                 │ somebody has been inside for longer than `timeout`: passed over
 //! ```
 //!
 //! So a dead server costs a handful of threads, and not the imports whose files lie elsewhere. A
@@ -24,7 +24,7 @@ pub(crate) const INSIDE_MAX: usize = 4;
 /// Who is inside of which folder, and since when.
 #[derive(Debug)]
 pub struct FolderGuard {
-    patience: Duration,
+    timeout: Duration,
     inside: Mutex<HashMap<PathBuf, Vec<Instant>>>,
     left: Condvar,
 }
@@ -32,7 +32,7 @@ pub struct FolderGuard {
 /// A place inside of a folder; free again when dropped.
 #[derive(Debug)]
 pub struct FolderPermit<'a> {
-    gates: &'a FolderGuard,
+    guard: &'a FolderGuard,
     folder: &'a Path,
     since: Instant,
 }
@@ -52,22 +52,22 @@ pub enum Waited<T> {
 
 impl FolderGuard {
     /// Gates of folders that may take so long for one file.
-    pub fn new(patience: Duration) -> Self {
-        Self { patience, inside: Mutex::default(), left: Condvar::new() }
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, inside: Mutex::default(), left: Condvar::new() }
     }
 
     /// How long a search may stand still: once before a gate, and once inside.
-    pub fn stall(&self) -> Duration {
-        self.patience * 2
+    pub fn stall_timeout(&self) -> Duration {
+        self.timeout * 2
     }
 
     /// Goes in; `None`: the folder does not answer.
-    pub fn enter<'a>(&'a self, folder: &'a Path) -> Option<FolderPermit<'a>> {
+    pub fn acquire<'a>(&'a self, folder: &'a Path) -> Option<FolderPermit<'a>> {
         let mut inside = self.lock();
         loop {
             let since = inside.get(folder).map(Vec::as_slice).unwrap_or_default();
             let longest = since.iter().map(Instant::elapsed).max().unwrap_or_default();
-            let remaining = self.patience.checked_sub(longest)?;
+            let remaining = self.timeout.checked_sub(longest)?;
             if since.len() < INSIDE_MAX {
                 break;
             }
@@ -76,7 +76,7 @@ impl FolderGuard {
         }
         let since = Instant::now();
         inside.entry(folder.to_owned()).or_default().push(since);
-        Some(FolderPermit { gates: self, folder, since })
+        Some(FolderPermit { guard: self, folder, since })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<Instant>>> {
@@ -86,14 +86,14 @@ impl FolderGuard {
 
 impl Drop for FolderPermit<'_> {
     fn drop(&mut self) {
-        let mut inside = self.gates.lock();
+        let mut inside = self.guard.lock();
         if let Some(since) = inside.get_mut(self.folder)
             && let Some(place) = since.iter().position(|since| *since == self.since)
         {
             since.swap_remove(place);
         }
         drop(inside);
-        self.gates.left.notify_all();
+        self.guard.left.notify_all();
     }
 }
 
@@ -103,11 +103,11 @@ impl Heartbeat {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits for a search on a thread of its own, as long as it beats at least once in `stall`.
-    pub async fn watch<T>(&self, mut search: JoinHandle<T>, stall: Duration) -> Waited<T> {
+    /// Waits for a search on a thread of its own, as long as it beats at least once in `stall_timeout`.
+    pub async fn watch<T>(&self, mut search: JoinHandle<T>, stall_timeout: Duration) -> Waited<T> {
         loop {
             let beats = self.0.load(Ordering::Relaxed);
-            match timeout(stall, &mut search).await {
+            match timeout(stall_timeout, &mut search).await {
                 Ok(ended) => return Waited::Ended(ended),
                 Err(_elapsed) if self.0.load(Ordering::Relaxed) == beats => return Waited::Stalled,
                 Err(_elapsed) => {}
@@ -126,31 +126,31 @@ mod tests {
 
     #[test]
     fn a_folder_that_holds_somebody_for_too_long_is_passed_over_until_it_lets_go() {
-        let gates = FolderGuard::new(Duration::from_secs(1));
-        let stuck = gates.enter(Path::new(FOLDER)).unwrap();
-        assert!(gates.enter(Path::new(FOLDER)).is_some(), "nobody knows yet");
+        let guard = FolderGuard::new(Duration::from_secs(1));
+        let stuck = guard.acquire(Path::new(FOLDER)).unwrap();
+        assert!(guard.acquire(Path::new(FOLDER)).is_some(), "nobody knows yet");
         thread::sleep(Duration::from_millis(1100));
-        assert!(gates.enter(Path::new(FOLDER)).is_none());
-        assert!(gates.enter(Path::new("/mnt/b")).is_some());
+        assert!(guard.acquire(Path::new(FOLDER)).is_none());
+        assert!(guard.acquire(Path::new("/mnt/b")).is_some());
         drop(stuck);
-        assert!(gates.enter(Path::new(FOLDER)).is_some());
+        assert!(guard.acquire(Path::new(FOLDER)).is_some());
     }
 
     #[test]
     fn a_full_folder_is_waited_for_as_long_as_it_may_take() {
-        let full = |patience| {
-            let gates = FolderGuard::new(patience);
+        let full = |timeout| {
+            let guard = FolderGuard::new(timeout);
             // Left there for good: what is inside of a folder that hangs.
-            (0..INSIDE_MAX).for_each(|_| std::mem::forget(gates.enter(Path::new(FOLDER))));
-            gates
+            (0..INSIDE_MAX).for_each(|_| std::mem::forget(guard.acquire(Path::new(FOLDER))));
+            guard
         };
-        let gates = full(Duration::from_millis(20));
-        assert!(gates.enter(Path::new(FOLDER)).is_none(), "nobody came out");
-        let gates = full(Duration::from_secs(60));
+        let guard = full(Duration::from_millis(20));
+        assert!(guard.acquire(Path::new(FOLDER)).is_none(), "nobody came out");
+        let guard = full(Duration::from_secs(60));
         thread::scope(|scope| {
-            let waits = scope.spawn(|| gates.enter(Path::new(FOLDER)).is_some());
-            let since = gates.lock()[Path::new(FOLDER)][0];
-            drop(FolderPermit { gates: &gates, folder: Path::new(FOLDER), since });
+            let waits = scope.spawn(|| guard.acquire(Path::new(FOLDER)).is_some());
+            let since = guard.lock()[Path::new(FOLDER)][0];
+            drop(FolderPermit { guard: &guard, folder: Path::new(FOLDER), since });
             assert!(waits.join().unwrap(), "somebody came out");
         });
     }

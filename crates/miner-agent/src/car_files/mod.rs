@@ -3,5 +3,4 @@
 pub mod arrivals;
 pub mod folder_guard;
 pub mod locate;
-pub mod path_mapping;
 pub mod piece_check;

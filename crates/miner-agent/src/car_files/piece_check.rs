@@ -67,7 +67,7 @@ impl PieceChecker {
 
     /// The commitment of a file, filled up with zeros to the deal's piece where that is larger.
     ///
-    /// Reads the whole file: minutes for 32 GiB. Call it on a thread that may block; `pulse` beats while it
+    /// Reads the whole file: minutes for 32 GiB. Call it on a thread that may block; `heartbeat` beats while it
     /// reads.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl PieceChecker {
         path: &Path,
         metadata: &Metadata,
         piece_size: Option<UnpaddedPieceSize>,
-        pulse: &Heartbeat,
+        heartbeat: &Heartbeat,
     ) -> io::Result<PieceVerdict> {
         let identity = identity_of(metadata, piece_size);
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&identity) {
@@ -89,7 +89,7 @@ impl PieceChecker {
         }
         let _under_way = UnderWay { all: &self.under_way, identity };
         let file = File::open(path)?;
-        let progress = LoggedProgress::new(path, metadata.len(), pulse, &self.stopped);
+        let progress = LoggedProgress::new(path, metadata.len(), heartbeat, &self.stopped);
         // One thread: beside it, this machine seals and proves.
         let piece = match piece_of_file(&ThreadBudget::alone(), &file, &progress) {
             Ok(piece) => piece,
@@ -126,18 +126,18 @@ struct LoggedProgress<'a> {
     total: u64,
     done: AtomicU64,
     reported: Mutex<Instant>,
-    pulse: &'a Heartbeat,
+    heartbeat: &'a Heartbeat,
     stopped: &'a AtomicBool,
 }
 
 impl<'a> LoggedProgress<'a> {
-    fn new(path: &Path, total: u64, pulse: &'a Heartbeat, stopped: &'a AtomicBool) -> Self {
+    fn new(path: &Path, total: u64, heartbeat: &'a Heartbeat, stopped: &'a AtomicBool) -> Self {
         Self {
             path: path.to_owned(),
             total,
             done: AtomicU64::new(0),
             reported: Mutex::new(Instant::now()),
-            pulse,
+            heartbeat,
             stopped,
         }
     }
@@ -145,7 +145,7 @@ impl<'a> LoggedProgress<'a> {
 
 impl Progress for LoggedProgress<'_> {
     fn advance(&self, source_bytes: u64) {
-        self.pulse.beat();
+        self.heartbeat.beat();
         let done = self.done.fetch_add(source_bytes, Ordering::Relaxed).saturating_add(source_bytes);
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.elapsed() >= REPORT_EVERY {

@@ -28,7 +28,8 @@ use crate::agent::Agent;
 use crate::cli::{Cli, Command, Doing, Retry};
 use crate::config::Config;
 use crate::dispatch::one_pass;
-use crate::dispatch::one_pass::{DealLine, PassEnd};
+use crate::dispatch::one_pass::DealLine;
+use crate::dispatch::pass::Trouble;
 use crate::error::AgentError;
 use crate::import::ImportContext;
 use crate::market::node::Remedy;
@@ -210,7 +211,7 @@ async fn over_miners<F>(
     pass: F,
 ) -> Result<ExitStatus, AgentError>
 where
-    F: AsyncFn(&ImportContext, &mut dyn FnMut(DealLine)) -> Result<PassEnd, StoreError>,
+    F: AsyncFn(&ImportContext, &mut dyn FnMut(DealLine)) -> Result<Option<Trouble>, StoreError>,
 {
     let told = RefCell::new((Told::default(), Ok::<(), std::io::Error>(())));
     let out = RefCell::new(&mut *printer);
@@ -233,7 +234,7 @@ where
     let (told, written) = told.into_inner();
     let mut status = ExitStatus::of_counts(told.well, told.troubled);
     for (importer, end) in agent.importers.iter().zip(ends) {
-        if let Some(trouble) = end?.trouble {
+        if let Some(trouble) = end? {
             warn!(
                 { fields::MINER } = importer.market.miner(),
                 reason = trouble.reason,

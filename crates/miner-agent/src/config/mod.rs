@@ -10,13 +10,13 @@ use carferry_core::config::{
     ConfigError, Key, Kind, MongodbSection, OtherProgram, RESERVED_VARIABLES, Secret, Sources, human,
 };
 use carferry_core::model::address::MinerId;
+use carferry_core::path_mapping::PathMapping;
 use carferry_core::rpc::CallTimeouts;
 use carferry_core::store::{LEASE_MAX, PAUSE_MAX};
 use serde::Deserialize;
 use serde::de::Deserializer;
 
 use crate::car_files::locate::Places;
-use crate::car_files::path_mapping::PathMapping;
 use crate::market::ImportMethod;
 use crate::market::chain_head::HeadSource;
 

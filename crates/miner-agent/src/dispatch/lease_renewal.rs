@@ -1,17 +1,20 @@
-//! The leases of all deals that a worker has in hand, renewed together.
+//! Lease renewal: the leases of all deals in flight are renewed together.
 //!
 //! Thousands of deals wait to be confirmed by one list of the market; renewing each alone would keep the
 //! database busier than importing them does.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::store::{Claim, Fence, Store, StoreError};
+use carferry_core::telemetry::fields;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// Leases of deals in hand.
 #[derive(Clone, Debug, Default)]
@@ -128,5 +131,28 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.all.lock().entries.remove(&self.key);
+    }
+}
+
+/// Frees, again and again, deals whose lease or pause is longer than any agent sets.
+pub(super) async fn release_impossible(
+    store: &Store,
+    miner: &str,
+    interval: Duration,
+    wake: &Notify,
+) -> Infallible {
+    loop {
+        match store.release_impossible(miner).await {
+            Ok(0) => {}
+            Ok(deals) => {
+                warn!(
+                    { fields::MINER } = miner,
+                    deals, "leases or pauses ended in a future that nobody sets; freed"
+                );
+                wake.notify_one();
+            }
+            Err(error) => debug!(error = %ErrorChain(&error), "impossible leases are looked for later"),
+        }
+        sleep(interval).await;
     }
 }

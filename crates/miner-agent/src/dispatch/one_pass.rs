@@ -1,23 +1,22 @@
-//! One pass over everything due, and the same without doing anything.
+//! `import`: one pass of a worker over everything that is due, and the same as a dry run that writes nothing.
 
-use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use bson::Bson;
-use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
+use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::OfflineDealDoc;
-use carferry_core::store::{ImportOutcome, StoreError};
+use carferry_core::store::{ImportOutcome, PollScope, StoreError};
 use carferry_core::telemetry::fields;
 use serde::Serialize;
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, warn};
+use tracing::warn;
 
-use crate::dispatch::worker;
-use crate::dispatch::worker::{Finished, IN_HAND_MAX};
-use crate::import::call_slots::CallSlots;
+use crate::dispatch::one_try::{Finished, millis};
+use crate::dispatch::pass::{PassError, Trouble};
+use crate::dispatch::worker::Worker;
 use crate::import::{Assessment, ImportContext};
-use crate::market::node::{IdentityError, Remedy};
+use crate::provider_sync;
+use crate::provider_sync::UnknownEnds;
 
 /// What became, or would become, of one deal: a line of the commands' output.
 #[derive(Clone, Debug, Serialize)]
@@ -41,35 +40,6 @@ pub struct DealLine {
     /// How long it took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elapsed_ms: Option<u64>,
-}
-
-/// What a pass over one miner came to beside its deals.
-#[derive(Clone, Debug, Default)]
-pub struct PassEnd {
-    /// Why the pass ended before everything due was tried.
-    pub trouble: Option<Trouble>,
-}
-
-/// Why a market node cannot be worked with, and what ends that.
-#[derive(Clone, Debug)]
-pub struct Trouble {
-    /// In words.
-    pub reason: String,
-    /// What ends it.
-    pub remedy: Remedy,
-}
-
-impl Trouble {
-    fn of_identity(error: &IdentityError) -> Self {
-        let reason = with_hint(ErrorChain(error).to_string(), error.hint());
-        Self { reason, remedy: error.remedy() }
-    }
-}
-
-impl From<Trouble> for PassEnd {
-    fn from(trouble: Trouble) -> Self {
-        Self { trouble: Some(trouble) }
-    }
 }
 
 impl DealLine {
@@ -103,117 +73,54 @@ impl DealLine {
         }
     }
 
+    fn of_finished(finished: &Finished, miner: &str) -> Self {
+        let line = match finished.outcome.settled() {
+            Some(settled) => Self::of_outcome(&finished.deal, miner, &settled.outcome),
+            None => Self::new(&finished.deal, miner, "lost"),
+        };
+        Self { elapsed_ms: Some(millis(finished.elapsed)), ..line }
+    }
+
     /// Whether a person should look at it.
     pub fn is_trouble(&self) -> bool {
         matches!(self.outcome, "retrying" | "setaside" | "missed" | "failed" | "lost")
     }
 }
 
-/// Tries every deal of a miner that is due at the beginning, each once.
+/// Tries every deal of a miner that is due at the beginning, then refreshes the provider's views of all
+/// recorded deals once. Returns what kept the pass from trying everything.
 ///
 /// # Errors
 ///
 /// When the database does not answer.
 pub async fn import_due(
-    importer: &ImportContext,
+    context: &ImportContext,
     stop: &CancellationToken,
     mut tell: impl FnMut(DealLine),
-) -> Result<PassEnd, StoreError> {
-    if let Err(error) = importer.market.identify().await {
-        return Ok(Trouble::of_identity(&error).into());
+) -> Result<Option<Trouble>, StoreError> {
+    let miner = context.market.miner();
+    if let Err(error) = context.market.identify().await {
+        return Ok(Some(Trouble::of_identity(&error)));
     }
-    let (miner, setting) = (importer.market.miner(), &importer.setting);
-    // What is tried gets its next try after this moment, so nothing is tried twice, but for what is due at
-    // once: a deal that the provider has only just listed, say.
-    let begun = importer.store.server_time().await?;
-    let owner = worker::owner_name();
-    let mut end = PassEnd::default();
-    let calls = CallSlots::without_ahead(setting.imports_per_miner);
-    // What is known of the market's deals tells which calls of other processes are over.
-    let _unlisted = importer.market.recent_listing().await;
-    calls.leave_to_others(importer.calls_of_others(&owner).await?);
-    if calls.are_others_only() {
-        let reason = "import calls of other processes may still be under way, as many as setting.importsPerMiner \
-                       allows: try again later";
-        return Ok(Trouble { reason: reason.to_owned(), remedy: Remedy::Time }.into());
+    // Every try is followed by a pause that ends after this moment, unless the deal is due at once.
+    let begun = context.store.server_time().await?;
+    // The market's list tells which calls of other processes are over.
+    let _unlisted = context.market.recent_listing().await;
+    let worker = Worker::one_pass(context.clone(), begun, stop.clone());
+    match worker.run_pass(|finished| tell(DealLine::of_finished(&finished, miner))).await {
+        Ok(()) => {}
+        Err(PassError::Node(trouble)) => return Ok(Some(trouble)),
+        Err(PassError::Store(error)) => return Err(error),
     }
-    let mut running = JoinSet::<(OfflineDealDoc, Finished)>::new();
-    let mut due = VecDeque::<Bson>::new();
-    let mut is_read = false;
-    let mut tried = HashMap::new();
-    loop {
-        while end.trouble.is_none() && !stop.is_cancelled() {
-            let Some(mut seat) = calls.seat() else { break };
-            if running.len() >= IN_HAND_MAX {
-                break;
-            }
-            if due.is_empty() && !is_read {
-                due = importer.store.due_ids(miner, Some(begun), DUE_PAGE).await?.into_ids().collect();
-                is_read = due.is_empty();
-            }
-            let Some(id) = due.pop_front() else { break };
-            let tries = tried.entry(id.to_string()).or_insert(0_u32);
-            if *tries >= TRIES_MAX {
-                continue;
-            }
-            *tries += 1;
-            // A call that failed may mean that the node is gone.
-            if !importer.market.is_identified()
-                && let Err(error) = importer.market.identify().await
-            {
-                end.trouble = Some(Trouble::of_identity(&error));
-                break;
-            }
-            let owner = worker::next_owner(&owner);
-            match importer.store.claim(&id, miner, &owner, setting.lease).await {
-                Ok(Some(claim)) => {
-                    seat.take();
-                    let span = worker::deal_span(&claim, miner);
-                    let importer = importer.clone();
-                    let work = async move {
-                        let finished = worker::process(&importer, &claim, seat).await;
-                        (claim.deal, finished)
-                    };
-                    running.spawn(work.instrument(span));
-                }
-                Ok(None) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let has_any = !running.is_empty();
-        let next = async {
-            // A call was answered: the next may go out, long before a list shows what came of it.
-            // Cancel safety: `join_next` loses no result, and that a seat is free is seen in the next round.
-            tokio::select! {
-                joined = running.join_next() => Some(joined),
-                () = calls.freed(), if has_any => None,
-            }
-        };
-        let joined = match stop.run_until_cancelled(next).await {
-            Some(Some(joined)) => joined,
-            Some(None) => continue,
-            None => {
-                let rest = async { running.join_next().await };
-                tokio::time::timeout(setting.grace_period, rest).await.unwrap_or_default()
-            }
-        };
-        match joined {
-            None => return Ok(end),
-            Some(Ok((deal, finished))) => {
-                // What is due again at once is tried again: a deal that the market has only just listed, say.
-                is_read &= !finished.is_due;
-                let line = match &finished.outcome {
-                    Some(outcome) => DealLine::of_outcome(&deal, miner, outcome),
-                    None => DealLine::new(&deal, miner, "lost"),
-                };
-                if let Some(remedy) = finished.node_trouble {
-                    end.trouble = Some(Trouble { reason: line.reason.clone().unwrap_or_default(), remedy });
-                }
-                tell(DealLine { elapsed_ms: Some(millis(finished.elapsed)), ..line });
-            }
-            Some(Err(error)) => error!(%error, "an import ended by a bug of ours"),
+    if !stop.is_cancelled() {
+        // The pass has ended: no worker waits for deals that become due.
+        let unheard = Notify::new();
+        let poll = provider_sync::poll_once(context, PollScope::All, UnknownEnds::Keep, &unheard);
+        if let Err(error) = poll.await {
+            warn!({ fields::MINER } = miner, error = %ErrorChain(&error), "the provider's views are not refreshed");
         }
     }
+    Ok(None)
 }
 
 /// Says of every deal of a miner that is due what would be done. Writes nothing.
@@ -222,14 +129,14 @@ pub async fn import_due(
 ///
 /// When the database does not answer.
 pub async fn plan_due(
-    importer: &ImportContext,
+    context: &ImportContext,
     mut tell: impl FnMut(DealLine),
-) -> Result<PassEnd, StoreError> {
-    if let Err(error) = importer.market.identify().await {
-        return Ok(Trouble::of_identity(&error).into());
+) -> Result<Option<Trouble>, StoreError> {
+    if let Err(error) = context.market.identify().await {
+        return Ok(Some(Trouble::of_identity(&error)));
     }
-    let miner = importer.market.miner();
-    let due = importer.store.due_deals(&[miner.to_owned()], PLANNED_MAX).await?;
+    let miner = context.market.miner();
+    let due = context.store.due_deals(&[miner.to_owned()], PLANNED_MAX).await?;
     if i64::try_from(due.len()).is_ok_and(|count| count == PLANNED_MAX) {
         warn!(
             { fields::MINER } = miner,
@@ -238,7 +145,7 @@ pub async fn plan_due(
         );
     }
     for deal in due {
-        match importer.assess(&deal).await? {
+        match context.assess(&deal).await? {
             Assessment::Import { car, .. } => {
                 tell(DealLine { path: Some(car.node_path), ..DealLine::new(&deal, miner, "import") });
             }
@@ -249,20 +156,12 @@ pub async fn plan_due(
             }
             Assessment::NodeTrouble(outcome, remedy) => {
                 let reason = outcome.reason().unwrap_or_default().to_owned();
-                return Ok(Trouble { reason, remedy }.into());
+                return Ok(Some(Trouble { reason, remedy }));
             }
         }
     }
-    Ok(PassEnd::default())
+    Ok(None)
 }
 
-/// Tries of one deal in a pass: a look at a new list, a call, and one to spare.
-const TRIES_MAX: u32 = 3;
-/// Deals read from the queue at a time.
-const DUE_PAGE: i64 = 256;
-/// Deals a plan looks at, per miner.
+/// Maximum deals that a dry run looks at, per miner.
 const PLANNED_MAX: i64 = 100_000;
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}

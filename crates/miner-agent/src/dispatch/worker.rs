@@ -1,77 +1,69 @@
-//! One miner's imports: claim what is due, bring it forward, write what it came to.
+//! The worker of one miner: it claims deals that are due, tries each, and pauses when its node or the database
+//! is in trouble.
 //!
-//! The collection is the queue. A worker looks into it when it is woken (a change in the database), when a
-//! scan is due, when a waiting deal comes due, and when a slot gets free; all four are one code path. A node
-//! that is down pauses the worker, not the deals: they are not claimed meanwhile.
+//! ```text
+//!  change in the database ─┐
+//!  scan interval ──────────┤                                   ┌─► next deal
+//!  a waiting deal is due ──┼─► dispatch_due ─► try ─► on_finished
+//!  a call slot is free ────┘                                   └─► pause
+//! ```
+//!
+//! The collection is the queue, and all four wakes are one code path. A node that is down pauses the worker,
+//! not the deals: they are not claimed meanwhile. The same worker makes the one pass of `import`: it ends when
+//! nothing is due, and where a worker that runs would pause.
 
-use std::collections::{HashMap, HashSet};
-use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bson::Bson;
+use bson::DateTime;
 use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
-use carferry_core::fsx;
-use carferry_core::runtime::{Backoff, BackoffPolicy, fail_point};
-use carferry_core::store::{CONNECTIONS_MAX, Claim, ImportOutcome, Store, StoreError};
+use carferry_core::runtime::{Backoff, BackoffPolicy};
+use carferry_core::store::{Claim, ImportOutcome, StoreError};
 use carferry_core::telemetry::fields;
-use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, warn};
 
 use crate::dispatch::due_queue::Queue;
-use crate::dispatch::lease_renewal::Leases;
+use crate::dispatch::in_flight::{IN_FLIGHT_MAX, InFlight};
+use crate::dispatch::lease_renewal::{Leases, release_impossible};
+use crate::dispatch::one_try::{Finished, NextTry, SHELVED_FOR, deal_span, millis, owner_name, try_deal};
+use crate::dispatch::pass::{Pass, PassError, Trouble};
 use crate::dispatch::pause::{BREAKER, Claims, Pause};
 use crate::import::call_slots::{CallSlot, CallSlots};
-use crate::import::{ImportContext, Verdict};
+use crate::import::{ImportContext, Outcome};
 use crate::market::node::Remedy;
 
-/// The imports of one miner.
+/// The worker of one miner.
 #[derive(Debug)]
 pub struct Worker {
-    importer: ImportContext,
-    owner: String,
+    pub(super) context: ImportContext,
+    /// Names this process in leases and call intents.
+    pub(super) owner: String,
     wake: Arc<Notify>,
     stop: CancellationToken,
-    /// Deals that were due when last looked.
-    due: Queue,
-    /// Whether something may have become due since.
-    is_stale: bool,
-    /// Deals that may be worked on at a time; one whose call was answered needs no seat any more.
-    calls: Arc<CallSlots>,
-    in_hand: InHand,
+    /// What is known of the pass that this worker makes; `None` for a worker that runs until the stop.
+    pub(super) pass: Option<Pass>,
+    /// Deals that were due when the database was last asked.
+    pub(super) due: Queue,
+    /// Whether other deals may have become due since.
+    pub(super) is_stale: bool,
+    pub(super) slots: Arc<CallSlots>,
+    running: JoinSet<Finished>,
+    pub(super) in_flight: InFlight,
     leases: Leases,
-    pause: Pause,
+    pub(super) pause: Pause,
     /// When the last pause for the node began.
     paused_at: Option<Instant>,
     /// When calls of other processes were last looked for.
-    others_looked: Option<Instant>,
+    pub(super) others_looked: Option<Instant>,
     /// Deals whose outcome the database does not take: not claimed before this.
-    shelved: HashMap<String, Instant>,
+    pub(super) shelved: HashMap<String, Instant>,
     node_pauses: Backoff,
     database_pauses: Backoff,
-}
-
-/// What became of a claimed deal.
-#[derive(Debug)]
-pub struct Finished {
-    /// The deal's document.
-    pub id: Bson,
-    /// What was written; `None` if nothing was.
-    pub outcome: Option<ImportOutcome>,
-    /// Why nothing could be written; without it the lease was lost.
-    pub unwritten: Option<StoreError>,
-    /// What ends the node's trouble, where that was what kept the deal from being imported.
-    pub node_trouble: Option<Remedy>,
-    /// Whether the deal is due again at once.
-    pub is_due: bool,
-    /// When the work on it began.
-    pub began: Instant,
-    /// How long it took.
-    pub elapsed: Duration,
 }
 
 /// Pauses after trouble with a node: long enough not to fill logs, short enough not to be waited for.
@@ -80,67 +72,42 @@ const NODE_PAUSES: BackoffPolicy = BackoffPolicy {
     max: Duration::from_secs(60),
     quiet: Duration::from_secs(120),
 };
-/// A deal that comes due this moment is looked for after this long.
-const DUE_MARGIN: Duration = Duration::from_millis(20);
-/// Calls of other processes are looked for this often while there is something to import.
-const OTHERS_EVERY: Duration = Duration::from_secs(1);
-/// So many calls in a row without an answer, and the miner's node is given a pause.
+/// Calls in a row without an answer after which the miner's node gets a pause.
 const UNANSWERED_MAX: u32 = 5;
-/// How long a deal whose outcome the database does not take is left alone.
-const SHELVED_FOR: Duration = Duration::from_secs(600);
-/// Such deals that are remembered; then the memory starts anew.
+/// Maximum shelved deals that are remembered; at the next one all are forgotten.
 const SHELVED_MAX: usize = 10_000;
-/// Deals of each class read from the database at a time.
-const DUE_PAGE: i64 = 512;
-/// Deals under a lease of ours at a time, most of them called and to be confirmed by the next listing.
-pub(crate) const IN_HAND_MAX: usize = 2048;
-/// Outcomes written at a time: one list of the market may confirm all of them in one moment. Half of the
-/// connections are left to the next claims and notes.
-const WRITES_AT_ONCE: usize = 64;
-static WRITES: Semaphore = Semaphore::const_new(WRITES_AT_ONCE);
-const _: () = assert!(WRITES_AT_ONCE * 2 <= CONNECTIONS_MAX as usize, "writes would starve claims");
-
-/// Deals that this worker is at.
-#[derive(Clone, Debug, Default)]
-struct InHand(Arc<Mutex<HashSet<String>>>);
-
-/// One of them, until it is dropped.
-struct Held {
-    all: InHand,
-    id: String,
-}
-
-impl InHand {
-    fn holds(&self, id: &Bson) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&id.to_string())
-    }
-
-    fn take(&self, id: &Bson) -> Held {
-        let id = id.to_string();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        Held { all: self.clone(), id }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-    }
-}
-
 impl Worker {
-    /// A worker that is woken by `wake` and claims nothing after `stop`.
-    pub fn new(importer: ImportContext, owner: String, wake: Arc<Notify>, stop: CancellationToken) -> Self {
-        let calls = CallSlots::new(importer.setting.imports_per_miner);
+    /// A worker that runs until `stop`, and looks for due deals when `wake` is notified.
+    pub fn new(context: ImportContext, owner: String, wake: Arc<Notify>, stop: CancellationToken) -> Self {
+        let slots = CallSlots::new(context.setting.imports_per_miner);
+        Self::with(context, owner, wake, stop, slots, None)
+    }
+
+    /// A worker that makes one pass over what is due at `begun`. It claims no deal before it may be called.
+    pub(super) fn one_pass(context: ImportContext, begun: DateTime, stop: CancellationToken) -> Self {
+        let slots = CallSlots::without_ahead(context.setting.imports_per_miner);
+        Self::with(context, owner_name(), Arc::default(), stop, slots, Some(Pass::new(begun)))
+    }
+
+    fn with(
+        context: ImportContext,
+        owner: String,
+        wake: Arc<Notify>,
+        stop: CancellationToken,
+        slots: Arc<CallSlots>,
+        pass: Option<Pass>,
+    ) -> Self {
         Self {
-            importer,
+            context,
             owner,
             wake,
             stop,
+            pass,
             due: Queue::default(),
             is_stale: true,
-            calls,
-            in_hand: InHand::default(),
+            slots,
+            running: JoinSet::new(),
+            in_flight: InFlight::default(),
             leases: Leases::default(),
             pause: Pause::default(),
             paused_at: None,
@@ -151,37 +118,83 @@ impl Worker {
         }
     }
 
-    /// Imports until the stop, then waits for what is under way within the grace period.
-    pub async fn run(self) {
-        let (leases, importer, wake) = (self.leases.clone(), self.importer.clone(), Arc::clone(&self.wake));
-        // Cancel safety: a renewal may be dropped at any point, and imports end first.
+    /// Imports until the stop, then waits for running tries within the grace period.
+    pub async fn run(mut self) {
+        let (leases, context, wake) = (self.leases.clone(), self.context.clone(), Arc::clone(&self.wake));
+        let work = async {
+            while !self.stop.is_cancelled() {
+                self.step().await;
+            }
+            self.drain().await;
+        };
+        // Cancel safety: a renewal may be dropped at any point, and the tries end first.
         tokio::select! {
-            () = self.import_until_stop() => {}
-            () = leases.keep(&importer.store, importer.setting.lease) => {}
-            never = release_impossible(&importer, &wake) => match never {},
-        }
-    }
-
-    async fn import_until_stop(mut self) {
-        let mut running = JoinSet::new();
-        while !self.stop.is_cancelled() {
-            let idle = self.fill(&mut running).await;
-            let (wake, calls) = (Arc::clone(&self.wake), Arc::clone(&self.calls));
-            // Cancel safety: a dropped `notified` has not taken its permit, `join_next` loses no result.
-            tokio::select! {
-                () = self.stop.cancelled() => {}
-                () = wake.notified(), if self.pause.is_open() => self.is_stale = true,
-                () = calls.freed() => {}
-                () = sleep_until(idle) => self.is_stale = true,
-                Some(ended) = running.join_next() => self.ended(ended),
+            () = work => {}
+            () = leases.keep(&context.store, context.setting.lease) => {}
+            never = release_impossible(&context.store, context.market.miner(), context.setting.scan_interval, &wake) => {
+                match never {}
             }
         }
-        self.drain(running).await;
     }
 
-    /// Claims deals while there are slots; says when to look again if nothing happens meanwhile.
-    async fn fill(&mut self, running: &mut JoinSet<Finished>) -> Instant {
+    /// Tries everything that is due, and tells each try that has ended.
+    ///
+    /// # Errors
+    ///
+    /// What ended the pass early.
+    pub(super) async fn run_pass(mut self, mut tell: impl FnMut(Finished)) -> Result<(), PassError> {
+        let (leases, context) = (self.leases.clone(), self.context.clone());
+        let work = async {
+            while !self.stop.is_cancelled() && !self.is_pass_over() {
+                self.step().await;
+                self.take_finished().into_iter().for_each(&mut tell);
+            }
+            self.drain().await;
+            self.take_finished().into_iter().for_each(&mut tell);
+        };
+        // Cancel safety: a renewal may be dropped at any point, and the tries end first.
+        tokio::select! {
+            () = work => {}
+            () = leases.keep(&context.store, context.setting.lease) => {}
+        }
+        self.pass.map_or(Ok(()), Pass::into_result)
+    }
+
+    fn is_pass_over(&self) -> bool {
+        self.running.is_empty() && self.pass.as_ref().is_some_and(|pass| !pass.claims())
+    }
+
+    fn has_pass_ended(&self) -> bool {
+        self.pass.as_ref().is_some_and(Pass::has_ended)
+    }
+
+    fn take_finished(&mut self) -> Vec<Finished> {
+        self.pass.as_mut().map(Pass::take_finished).unwrap_or_default()
+    }
+
+    /// Claims what can be claimed, then waits for what changes that.
+    async fn step(&mut self) {
+        let idle = self.dispatch_due().await;
+        if self.is_pass_over() {
+            return;
+        }
+        // Cancel safety: a dropped `notified` has not taken its permit, `join_next` loses no result.
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.wake.notified(), if self.pause.is_open() => self.is_stale = true,
+            () = self.slots.slot_freed() => {}
+            () = sleep_until(idle) => self.is_stale = true,
+            Some(ended) = self.running.join_next() => self.on_finished(ended),
+        }
+    }
+
+    /// Claims deals while there are slots. Returns when to look again if nothing happens meanwhile.
+    async fn dispatch_due(&mut self) -> Instant {
         let now = Instant::now();
+        let scan = now + Backoff::jitter(self.context.setting.scan_interval);
+        if self.has_pass_ended() {
+            return scan;
+        }
         if let Claims::NothingBefore(until) = self.pause.claims() {
             return until;
         }
@@ -189,15 +202,17 @@ impl Worker {
             return self.pause.until().unwrap_or(now);
         }
         if self.pause.until().is_none() {
-            self.importer.standing.works();
+            self.context.standing.works();
         }
-        let scan = now + Backoff::jitter(self.importer.setting.scan_interval);
-        while running.len() < IN_HAND_MAX && !self.stop.is_cancelled() {
-            // Calls that fail at once free their seats at once: what they met counts before the next deal.
-            while let Some(ended) = running.try_join_next() {
-                self.ended(ended);
+        while self.running.len() < IN_FLIGHT_MAX && !self.stop.is_cancelled() {
+            // Calls that fail at once free their slots at once: what they met counts before the next deal.
+            while let Some(ended) = self.running.try_join_next() {
+                self.on_finished(ended);
             }
-            if self.importer.market.take_unanswered(UNANSWERED_MAX) {
+            if self.has_pass_ended() {
+                return scan;
+            }
+            if self.pass.is_none() && self.context.market.take_unanswered(UNANSWERED_MAX) {
                 let why = format!("{UNANSWERED_MAX} import calls in a row were not answered, pausing");
                 self.pause_for_node(&why);
             }
@@ -206,137 +221,108 @@ impl Worker {
                 Claims::Fresh => self.pause.until().map_or(scan, |until| until.min(scan)),
                 Claims::All => scan,
             };
-            if !self.importer.market.is_identified() {
+            if !self.context.market.is_identified() {
                 return now;
             }
-            if self.calls.are_others_only()
+            if self.slots.are_others_only()
                 && self.next_look_at_others(scan) <= Instant::now()
                 && let Err(error) = self.look_at_others().await
             {
                 debug!(error = %ErrorChain(&error), "calls of other processes are not known, looking again");
             }
-            let Some(mut seat) = self.calls.seat() else { return self.next_look_at_others(scan) };
+            let Some(slot) = self.slots.slot() else {
+                self.end_pass_if_others_only();
+                return self.next_look_at_others(scan);
+            };
             match self.claim().await {
                 Ok(Some(claim)) => {
-                    seat.take();
                     self.pause.probes(&claim.id.to_string());
-                    let importer = self.importer.clone();
-                    let span = deal_span(&claim, importer.market.miner());
-                    let held = self.in_hand.take(&claim.id);
-                    let lease = self.leases.hold(&claim);
-                    let work = async move {
-                        let _held = held;
-                        process_under(&importer, &claim, seat, lease.lost()).await
-                    };
-                    running.spawn(work.instrument(span));
+                    self.spawn_try(claim, slot);
                 }
-                Ok(None) if self.calls.are_others_only() => return self.next_look_at_others(scan),
-                Ok(None) => return scan.min(self.next_due(now).await.unwrap_or(scan)),
-                Err(error) => {
-                    let pause = self.database_pauses.next_delay();
-                    let hint = error.hint().unwrap_or_default();
-                    warn!(error = %ErrorChain(&error), hint, { fields::RETRY_IN_MS } = millis(pause), "no deal can be claimed");
-                    self.importer.patience.missed();
-                    return self.pause.begin(pause);
+                Ok(None) if self.slots.are_others_only() => {
+                    self.end_pass_if_others_only();
+                    return self.next_look_at_others(scan);
                 }
+                Ok(None) => {
+                    if let Some(pass) = &mut self.pass {
+                        pass.record_nothing_due();
+                        return scan;
+                    }
+                    return scan.min(self.next_due(now).await.unwrap_or(scan));
+                }
+                Err(error) => return self.database_trouble(error),
             }
         }
         scan
     }
 
-    /// Leaves permits to the import calls of other processes: of another agent, or of this one before a
-    /// restart.
-    async fn look_at_others(&mut self) -> Result<(), StoreError> {
-        self.others_looked = Some(Instant::now());
-        let others = self.importer.calls_of_others(&self.owner).await?;
-        let were_only = self.calls.are_others_only();
-        self.calls.leave_to_others(others);
-        if self.calls.are_others_only() && !were_only {
-            info!(
-                { fields::MINER } = self.importer.market.miner(),
-                calls = others,
-                "import calls of other processes may still be under way, as many as setting.importsPerMiner allows; \
-                 waiting for them"
-            );
-        }
-        Ok(())
+    fn spawn_try(&mut self, claim: Claim, mut slot: CallSlot) {
+        slot.occupy();
+        let context = self.context.clone();
+        let span = deal_span(&claim, context.market.miner());
+        let in_flight = self.in_flight.insert(&claim.id);
+        let lease = self.leases.hold(&claim);
+        let work = async move {
+            let _in_flight = in_flight;
+            try_deal(&context, claim, slot, lease.lost()).await
+        };
+        self.running.spawn(work.instrument(span));
     }
 
-    /// The next deal that is due and that nobody else took.
-    async fn claim(&mut self) -> Result<Option<Claim>, StoreError> {
-        let ImportContext { store, market, setting, .. } = self.importer.clone();
-        loop {
-            let was_read = self.due.wants_read(self.is_stale);
-            if was_read {
-                self.is_stale = false;
-                let began = Instant::now();
-                let due = store.due_ids(market.miner(), None, DUE_PAGE).await?;
-                self.due.read(due, began.elapsed());
-                self.importer.patience.answered();
-            }
-            if !self.due.is_empty() && self.others_looked.is_none_or(|last| last.elapsed() >= OTHERS_EVERY) {
-                self.look_at_others().await?;
-                if self.calls.are_others_only() {
-                    return Ok(None);
-                }
-            }
-            let only_fresh = self.pause.claims() == Claims::Fresh;
-            while let Some(id) = if only_fresh { self.due.pop_fresh() } else { self.due.pop() } {
-                // Its lease may have ended while the database was away; this process is still at it.
-                if self.in_hand.holds(&id) || self.is_shelved(&id) {
-                    continue;
-                }
-                let owner = next_owner(&self.owner);
-                if let Some(claim) = store.claim(&id, market.miner(), &owner, setting.lease).await? {
-                    return Ok(Some(claim));
-                }
-            }
-            if was_read || only_fresh {
-                return Ok(None);
-            }
+    /// A pass does not wait for the calls of other processes.
+    fn end_pass_if_others_only(&mut self) {
+        if self.running.is_empty() && self.slots.are_others_only() {
+            let reason = "import calls of other processes may still be under way, as many as \
+                          setting.importsPerMiner allows: try again later";
+            self.end_pass(PassError::Node(Trouble { reason: reason.to_owned(), remedy: Remedy::Time }));
         }
     }
 
-    fn is_shelved(&self, id: &Bson) -> bool {
-        self.shelved.get(&id.to_string()).is_some_and(|until| *until > Instant::now())
-    }
-
-    /// When to look again, while there is no place for another deal.
-    fn next_look_at_others(&self, scan: Instant) -> Instant {
-        match self.others_looked {
-            Some(last) if self.calls.are_others_only() => scan.min(last + OTHERS_EVERY),
-            _ => scan,
+    /// Ends the pass, if this worker makes one; the first reason counts.
+    fn end_pass(&mut self, error: PassError) {
+        if let Some(pass) = &mut self.pass {
+            pass.end(error);
         }
     }
 
-    async fn next_due(&self, now: Instant) -> Option<Instant> {
-        match self.importer.store.next_due(self.importer.market.miner()).await {
-            Ok(due) => due.map(|due| now + due + DUE_MARGIN),
-            Err(error) => {
-                debug!(error = %ErrorChain(&error), "the next due time is unknown, the scan decides");
-                None
-            }
+    /// Pauses until the database may answer again. Returns when the pause ends.
+    fn database_trouble(&mut self, error: StoreError) -> Instant {
+        if self.pass.is_some() {
+            self.end_pass(PassError::Store(error));
+            return Instant::now();
         }
+        let pause = self.database_pauses.next_delay();
+        let hint = error.hint().unwrap_or_default();
+        warn!(error = %ErrorChain(&error), hint, { fields::RETRY_IN_MS } = millis(pause), "no deal can be claimed");
+        self.context.retry.record_away();
+        self.pause.begin(pause)
     }
 
     /// Makes sure the node works for this miner, before any deal is claimed.
     async fn identified(&mut self) -> bool {
-        if self.importer.market.is_identified() {
+        if self.context.market.is_identified() {
             return true;
         }
-        let miner = self.importer.market.miner();
-        match self.stop.run_until_cancelled(self.importer.market.identify()).await {
+        let miner = self.context.market.miner();
+        match self.stop.run_until_cancelled(self.context.market.identify()).await {
             None => false,
             Some(Ok(node)) => {
-                let endpoint = node.endpoint();
-                info!({ fields::MINER } = miner, { fields::ENDPOINT } = endpoint, "market node answers");
-                self.importer.standing.works();
+                info!(
+                    { fields::MINER } = miner,
+                    { fields::ENDPOINT } = node.endpoint(),
+                    "market node answers"
+                );
+                self.context.standing.works();
                 true
+            }
+            Some(Err(error)) if self.pass.is_some() => {
+                self.end_pass(PassError::Node(Trouble::of_identity(&error)));
+                false
             }
             Some(Err(error)) => {
                 let pause = self.node_pauses.next_delay();
                 let hint = error.hint().unwrap_or_default();
-                self.importer.standing.pauses(&with_hint(ErrorChain(&error).to_string(), error.hint()));
+                self.context.standing.pauses(&with_hint(ErrorChain(&error).to_string(), error.hint()));
                 warn!(
                     { fields::MINER } = miner, error = %ErrorChain(&error), hint,
                     { fields::RETRY_IN_MS } = millis(pause),
@@ -348,266 +334,100 @@ impl Worker {
         }
     }
 
-    fn ended(&mut self, ended: Result<Finished, tokio::task::JoinError>) {
-        self.is_stale |= ended.as_ref().is_ok_and(|finished| finished.is_due);
+    fn on_finished(&mut self, ended: Result<Finished, JoinError>) {
         let finished = match ended {
             Ok(finished) => finished,
             // Its lease runs out, and another try follows.
             Err(error) => return error!(%error, "an import ended by a defect of this program"),
         };
+        self.is_stale |= finished.next == NextTry::Now;
         let deal = finished.id.to_string();
-        if finished.unwritten.is_some() {
+        if matches!(finished.outcome, Outcome::Unrecorded(_)) {
             if self.shelved.len() >= SHELVED_MAX {
                 self.shelved.clear();
             }
             self.shelved.insert(deal.clone(), Instant::now() + SHELVED_FOR);
+        }
+        if let Some(pass) = &mut self.pass {
+            return pass.on_finished(finished);
         }
         // Thousands of deals may meet the trouble that one has met: of those begun before a pause it is no
         // news.
         if self.paused_at.is_some_and(|paused| finished.began < paused) {
             return;
         }
-        match finished.outcome {
-            outcome if finished.node_trouble.is_some() => {
-                let reason = outcome.as_ref().and_then(ImportOutcome::reason).unwrap_or_default();
-                self.importer.market.forget_identity();
+        match &finished.outcome {
+            Outcome::NodeTrouble(settled, _) => {
+                let reason = settled.outcome.reason().unwrap_or_default();
+                self.context.market.forget_identity();
                 self.pause_for_node(&format!("the market node is in trouble, pausing: {reason}"));
             }
-            Some(ImportOutcome::Done { path: Some(_) }) => {
-                self.pause.succeeded();
-                self.node_pauses.reset();
-            }
-            // A wrong file says nothing of the node.
-            Some(outcome) if is_failure(&outcome) => {
-                if self.pause.failed(&deal) {
-                    let pause = self.node_pauses.next_delay();
-                    let miner = self.importer.market.miner();
-                    warn!(
-                        { fields::MINER } = miner,
-                        { fields::RETRY_IN_MS } = millis(pause),
-                        "{BREAKER} imports failed in a row, pausing; one that has not failed may be tried"
-                    );
-                    self.paused_at = Some(Instant::now());
-                    let why =
-                        format!("{BREAKER} imports failed in a row; `status` shows why each of them did");
-                    self.importer.standing.pauses(&why);
-                    self.pause.begin_for_failures(pause);
+            Outcome::Settled(settled) => match &settled.outcome {
+                ImportOutcome::Done { path: Some(_) } => {
+                    self.pause.succeeded();
+                    self.node_pauses.reset();
                 }
-            }
-            _ => self.pause.told_nothing(&deal),
+                outcome if is_failure(outcome) => self.on_failure(&deal),
+                _ => self.pause.told_nothing(&deal),
+            },
+            Outcome::LeaseLost | Outcome::Unrecorded(_) => self.pause.told_nothing(&deal),
         }
+    }
+
+    fn on_failure(&mut self, deal: &str) {
+        if !self.pause.failed(deal) {
+            return;
+        }
+        let pause = self.node_pauses.next_delay();
+        warn!(
+            { fields::MINER } = self.context.market.miner(),
+            { fields::RETRY_IN_MS } = millis(pause),
+            "{BREAKER} imports failed in a row, pausing; one that has not failed may be tried"
+        );
+        self.paused_at = Some(Instant::now());
+        let why = format!("{BREAKER} imports failed in a row; `status` shows why each of them did");
+        self.context.standing.pauses(&why);
+        self.pause.begin_for_failures(pause);
     }
 
     fn pause_for_node(&mut self, why: &str) {
         let pause = self.node_pauses.next_delay();
-        let miner = self.importer.market.miner();
-        self.importer.standing.pauses(why);
+        let miner = self.context.market.miner();
+        self.context.standing.pauses(why);
         warn!({ fields::MINER } = miner, { fields::RETRY_IN_MS } = millis(pause), "{why}");
         self.paused_at = Some(Instant::now());
         self.pause.begin(pause);
     }
 
-    /// Lets running imports end. What is left keeps its lease until that runs out; its call goes on at the
-    /// node, and whoever claims the deal next looks at its state first.
-    async fn drain(&self, mut running: JoinSet<Finished>) {
-        let all = async { while running.join_next().await.is_some() {} };
-        if timeout(self.importer.setting.grace_period, all).await.is_err() {
-            let miner = self.importer.market.miner();
-            warn!(
-                { fields::MINER } = miner,
-                imports = running.len(),
-                "imports left to their nodes at the end of the grace period"
-            );
+    /// Lets running tries end within the grace period. Those that are left keep their leases until these run
+    /// out. Their calls go on at the node, and the next agent that claims such a deal looks at its state
+    /// first.
+    async fn drain(&mut self) {
+        let deadline = Instant::now() + self.context.setting.grace_period;
+        loop {
+            match timeout_at(deadline, self.running.join_next()).await {
+                Ok(None) => return,
+                Ok(Some(Ok(finished))) => {
+                    if let Some(pass) = &mut self.pass {
+                        pass.on_finished(finished);
+                    }
+                }
+                Ok(Some(Err(error))) => error!(%error, "an import ended by a defect of this program"),
+                Err(_elapsed) => {
+                    let miner = self.context.market.miner();
+                    return warn!(
+                        { fields::MINER } = miner,
+                        imports = self.running.len(),
+                        "imports left to their nodes at the end of the grace period"
+                    );
+                }
+            }
         }
     }
 }
 
+/// Whether an outcome counts against the node. A wrong file says nothing of it.
 fn is_failure(outcome: &ImportOutcome) -> bool {
     matches!(outcome, ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. })
         && outcome.awaited_files().is_empty()
-}
-
-/// Brings a claimed deal forward and writes what it came to, holding the lease all the while.
-pub async fn process(importer: &ImportContext, claim: &Claim, seat: CallSlot) -> Finished {
-    let lost = CancellationToken::new();
-    let work = process_under(importer, claim, seat, &lost);
-    tokio::pin!(work);
-    // Cancel safety: `work` is polled to its end in either branch; a renewal may be dropped at any point.
-    tokio::select! {
-        finished = &mut work => finished,
-        () = hold_lease(&importer.store, claim, importer.setting.lease) => {
-            lost.cancel();
-            // An import call cannot be called back; the fence keeps us from writing.
-            work.await
-        }
-    }
-}
-
-/// The same under a lease that somebody else holds, who cancels `lost` when it is.
-async fn process_under(
-    importer: &ImportContext,
-    claim: &Claim,
-    seat: CallSlot,
-    lost: &CancellationToken,
-) -> Finished {
-    let started = Instant::now();
-    if !claim.unreadable.is_empty() {
-        debug!(fields = claim.unreadable.join(", "), "fields that cannot be read are passed over");
-    }
-    let verdict = importer.reconcile(claim, lost, seat).await;
-    let Written { outcome, node_trouble, unwritten } = write_verdict(importer, claim, verdict).await;
-    let is_due = match &outcome {
-        Some(ImportOutcome::Waiting { after: Duration::ZERO, .. }) => true,
-        Some(outcome) => have_files_come(importer, outcome, started).await,
-        None => false,
-    };
-    let (id, elapsed) = (claim.id.clone(), started.elapsed());
-    let finished = Finished { id, outcome, unwritten, node_trouble, is_due, began: started, elapsed };
-    log(claim, &finished);
-    finished
-}
-
-/// Whether a file that the deal waits for came while it was looked at: that was told to those who waited
-/// already.
-async fn have_files_come(importer: &ImportContext, outcome: &ImportOutcome, since: Instant) -> bool {
-    let files = outcome.awaited_files();
-    if !importer.arrivals.any_since(files, since) {
-        return false;
-    }
-    let miner = importer.market.miner().to_owned();
-    if let Err(error) = importer.store.make_due_awaiting(&[miner], Some(files)).await {
-        debug!(error = %ErrorChain(&error), "arrivals not told, the interval decides");
-    }
-    true
-}
-
-/// What was written of a verdict.
-struct Written {
-    outcome: Option<ImportOutcome>,
-    node_trouble: Option<Remedy>,
-    unwritten: Option<StoreError>,
-}
-
-async fn write_verdict(importer: &ImportContext, claim: &Claim, verdict: Verdict) -> Written {
-    let nothing = |unwritten| Written { outcome: None, node_trouble: None, unwritten };
-    let (settled, node_trouble) = match verdict {
-        Verdict::Settled(settled) => (settled, None),
-        Verdict::NodeTrouble(settled, remedy) => (settled, Some(remedy)),
-        Verdict::LeaseLost => return nothing(None),
-        Verdict::Unwritten(error) => return nothing(Some(error)),
-    };
-    fail_point("import.confirmed");
-    let _place = WRITES.acquire().await;
-    // Before it is written: the poll of the provider's view may read it in the same moment.
-    if settled.outcome.is_end() {
-        importer.endings.written(&claim.deal);
-    } else {
-        importer.endings.goes_on(claim.deal.dealcid.as_deref().unwrap_or_default());
-    }
-    let store = &importer.store;
-    let written = importer.patience.until_answered("finish", || store.finish(claim, &settled)).await;
-    fail_point("import.finished");
-    match written {
-        Ok(true) => Written { outcome: Some(settled.outcome), node_trouble, unwritten: None },
-        Ok(false) => Written { node_trouble, ..nothing(None) },
-        Err(error) => Written { node_trouble, ..nothing(Some(error)) },
-    }
-}
-
-/// Frees, again and again, deals whose lease or pause is longer than any agent sets.
-async fn release_impossible(importer: &ImportContext, wake: &Notify) -> Infallible {
-    let miner = importer.market.miner();
-    loop {
-        match importer.store.release_impossible(miner).await {
-            Ok(0) => {}
-            Ok(deals) => {
-                warn!(
-                    { fields::MINER } = miner,
-                    deals, "leases or pauses ended in a future that nobody sets; freed"
-                );
-                wake.notify_one();
-            }
-            Err(error) => debug!(error = %ErrorChain(&error), "impossible leases are looked for later"),
-        }
-        sleep(importer.setting.scan_interval).await;
-    }
-}
-
-/// Renews the lease every third of its time; returns when it is lost.
-///
-/// A database that does not answer is no loss: as long as nobody else claimed the deal, it is ours.
-async fn hold_lease(store: &Store, claim: &Claim, lease: Duration) {
-    let fence = claim.fence();
-    loop {
-        sleep(lease / 3).await;
-        match store.renew(&fence, lease).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => debug!(error = %ErrorChain(&error), "lease not renewed, trying again"),
-        }
-    }
-}
-
-/// Says what became of a deal; what it said the last time already, only at `debug`.
-fn log(claim: &Claim, finished: &Finished) {
-    let elapsed = millis(finished.elapsed);
-    let last_reason = claim.deal.import.as_ref().and_then(|import| import.reason.as_deref());
-    if let Some(error) = &finished.unwritten {
-        let hint = error.hint().unwrap_or_default();
-        return error!(
-            reason = %ErrorChain(error), hint, { fields::RETRY_IN_MS } = millis(SHELVED_FOR),
-            "what became of the deal cannot be recorded; it is left alone for a while"
-        );
-    }
-    match &finished.outcome {
-        None => warn!({ fields::ELAPSED_MS } = elapsed, "the lease was lost, another agent has the deal"),
-        Some(ImportOutcome::Done { path: Some(path) }) => {
-            info!({ fields::PATH } = path, { fields::ELAPSED_MS } = elapsed, "imported");
-        }
-        Some(ImportOutcome::Done { path: None }) => {
-            info!({ fields::ELAPSED_MS } = elapsed, "the provider has the data already");
-        }
-        // The worker says it once for all.
-        Some(outcome) if finished.node_trouble.is_some() => {
-            debug!(reason = outcome.reason(), "waiting for the market node");
-        }
-        Some(ImportOutcome::Waiting { reason, after, .. }) if last_reason == Some(reason) => {
-            debug!(reason, { fields::RETRY_IN_MS } = millis(*after), "still waiting");
-        }
-        Some(ImportOutcome::Waiting { reason, after, .. }) => {
-            info!(reason, { fields::RETRY_IN_MS } = millis(*after), "waiting");
-        }
-        Some(ImportOutcome::Retrying { reason, after, .. }) => {
-            warn!(reason, { fields::RETRY_IN_MS } = millis(*after), "import failed, will be tried again");
-        }
-        Some(ImportOutcome::SetAside { reason, .. }) => {
-            error!(reason, hint = "mend it, then `miner-agent retry`", "import set aside");
-        }
-        Some(ImportOutcome::Missed { reason }) => error!(reason, "too late for this deal"),
-        Some(ImportOutcome::Failed { reason }) => error!(reason, "import failed for good"),
-    }
-}
-
-/// The span of everything done for a deal.
-pub fn deal_span(claim: &Claim, miner: &str) -> tracing::Span {
-    let proposal_cid = claim.deal.dealcid.as_deref().unwrap_or("without dealcid");
-    // The prototype stored whole error texts there.
-    let shown: String = proposal_cid.chars().take(80).collect();
-    info_span!("reconcile", { fields::PROPOSAL_CID } = shown, { fields::MINER } = miner)
-}
-
-/// Who this process is, among all agents that ever were.
-pub fn owner_name() -> String {
-    format!("{}/{}/{:08x}", fsx::hostname(), std::process::id(), fastrand::u32(..))
-}
-
-/// A name for one claim: the fencing number starts anew after a deal was given back, so two claims of one
-/// process must differ by name.
-pub fn next_owner(owner: &str) -> String {
-    static CLAIMS: AtomicU64 = AtomicU64::new(1);
-    format!("{owner}#{}", CLAIMS.fetch_add(1, Ordering::Relaxed))
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -33,12 +33,12 @@ pub struct CallSlots {
     /// For those whose call is noted or under way.
     next: Arc<Semaphore>,
     state: Mutex<State>,
-    freed: Notify,
+    slot_freed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    seats: usize,
+    occupied: usize,
     are_short: bool,
     /// Calls of other processes that may be under way.
     others: usize,
@@ -49,10 +49,10 @@ struct State {
 /// A deal's place; free again when dropped.
 #[derive(Debug)]
 pub struct CallSlot {
-    calls: Arc<CallSlots>,
+    slots: Arc<CallSlots>,
     /// Whether a deal sits on it: giving back one that nobody took is no news, and would be looked at
     /// without end.
-    is_taken: bool,
+    is_occupied: bool,
     next: Option<OwnedSemaphorePermit>,
     called: Option<(Instant, OwnedSemaphorePermit)>,
 }
@@ -71,7 +71,7 @@ impl CallSlots {
     fn with_ahead(at_once: usize, ahead: usize) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(at_once));
         let next = Arc::new(Semaphore::new(at_once + ahead.min(1)));
-        Arc::new(Self { at_once, ahead, permits, next, state: Mutex::default(), freed: Notify::new() })
+        Arc::new(Self { at_once, ahead, permits, next, state: Mutex::default(), slot_freed: Notify::new() })
     }
 
     /// Leaves so many permits to calls of other processes, from now on.
@@ -93,19 +93,19 @@ impl CallSlots {
     }
 
     /// A place for one more deal, if there is one.
-    pub fn seat(self: &Arc<Self>) -> Option<CallSlot> {
+    pub fn slot(self: &Arc<Self>) -> Option<CallSlot> {
         let mut state = self.state();
         let ahead = if state.are_short { self.ahead } else { 0 };
         let own = self.at_once.saturating_sub(state.others);
-        (own > 0 && state.seats < own + ahead).then(|| {
-            state.seats += 1;
-            CallSlot { calls: Arc::clone(self), is_taken: false, next: None, called: None }
+        (own > 0 && state.occupied < own + ahead).then(|| {
+            state.occupied += 1;
+            CallSlot { slots: Arc::clone(self), is_occupied: false, next: None, called: None }
         })
     }
 
     /// Waits until a seat was given back. One that was meanwhile counts.
-    pub async fn freed(&self) {
-        self.freed.notified().await;
+    pub async fn slot_freed(&self) {
+        self.slot_freed.notified().await;
     }
 
     async fn permit(&self, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
@@ -123,20 +123,20 @@ impl CallSlots {
 
 impl CallSlot {
     /// A deal sits down.
-    pub fn take(&mut self) {
-        self.is_taken = true;
+    pub fn occupy(&mut self) {
+        self.is_occupied = true;
     }
 
     /// Waits until its call may be noted. `false`: the calls before it take long, so the deal is better put
     /// back.
-    pub async fn is_next(&mut self) -> bool {
-        self.next = self.calls.permit(&self.calls.next).await;
+    pub async fn may_record_intent(&mut self) -> bool {
+        self.next = self.slots.permit(&self.slots.next).await;
         self.next.is_some()
     }
 
     /// Waits for leave to call. `false`: the calls before it take long, so the deal is better put back.
-    pub async fn call(&mut self) -> bool {
-        self.called = self.calls.permit(&self.calls.permits).await.map(|permit| (Instant::now(), permit));
+    pub async fn may_call(&mut self) -> bool {
+        self.called = self.slots.permit(&self.slots.permits).await.map(|permit| (Instant::now(), permit));
         self.called.is_some()
     }
 }
@@ -145,15 +145,15 @@ impl Drop for CallSlot {
     fn drop(&mut self) {
         let called = self.called.take();
         {
-            let mut state = self.calls.state();
-            state.seats -= 1;
+            let mut state = self.slots.state();
+            state.occupied -= 1;
             if let Some((since, _permit)) = &called {
                 state.are_short = since.elapsed() < SHORT;
             }
         }
         drop(called);
-        if self.is_taken {
-            self.calls.freed.notify_one();
+        if self.is_occupied {
+            self.slots.slot_freed.notify_one();
         }
     }
 }
@@ -164,67 +164,67 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn deals_are_made_ready_ahead_only_while_calls_are_short() {
-        let calls = CallSlots::new(1);
-        let mut first = calls.seat().unwrap();
-        assert!(calls.seat().is_none(), "nobody knows yet how long calls take");
-        assert!(first.call().await);
+        let slots = CallSlots::new(1);
+        let mut first = slots.slot().unwrap();
+        assert!(slots.slot().is_none(), "nobody knows yet how long calls take");
+        assert!(first.may_call().await);
         tokio::time::advance(Duration::from_secs(1)).await;
         drop(first);
-        let mut seats: Vec<_> = std::iter::from_fn(|| calls.seat()).collect();
-        assert_eq!(seats.len(), 1 + AHEAD);
-        let (one, others) = seats.split_first_mut().unwrap();
-        assert!(one.call().await);
-        assert!(!others[0].call().await, "one call at a time");
-        drop(seats);
+        let mut slots_taken: Vec<_> = std::iter::from_fn(|| slots.slot()).collect();
+        assert_eq!(slots_taken.len(), 1 + AHEAD);
+        let (one, others) = slots_taken.split_first_mut().unwrap();
+        assert!(one.may_call().await);
+        assert!(!others[0].may_call().await, "one call at a time");
+        drop(slots_taken);
         // The call that was under way all the time was not short.
-        let seats: Vec<_> = std::iter::from_fn(|| calls.seat()).collect();
-        assert_eq!(seats.len(), 1);
+        let slots_taken: Vec<_> = std::iter::from_fn(|| slots.slot()).collect();
+        assert_eq!(slots_taken.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_next_call_is_noted_while_the_one_before_is_under_way() {
-        let calls = CallSlots::new(1);
-        let mut first = calls.seat().unwrap();
-        assert!(first.is_next().await && first.call().await);
+        let slots = CallSlots::new(1);
+        let mut first = slots.slot().unwrap();
+        assert!(first.may_record_intent().await && first.may_call().await);
         drop(first);
-        let mut seats: Vec<_> = std::iter::from_fn(|| calls.seat()).collect();
-        let [one, two, three, ..] = seats.as_mut_slice() else { panic!("calls are short") };
-        assert!(one.is_next().await && one.call().await);
-        assert!(two.is_next().await, "noted");
-        assert!(!three.is_next().await, "one more, and no further");
-        assert!(!two.call().await);
-        seats.remove(0);
-        assert!(seats[0].call().await);
+        let mut slots_taken: Vec<_> = std::iter::from_fn(|| slots.slot()).collect();
+        let [one, two, three, ..] = slots_taken.as_mut_slice() else { panic!("calls are short") };
+        assert!(one.may_record_intent().await && one.may_call().await);
+        assert!(two.may_record_intent().await, "noted");
+        assert!(!three.may_record_intent().await, "one more, and no further");
+        assert!(!two.may_call().await);
+        slots_taken.remove(0);
+        assert!(slots_taken[0].may_call().await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn calls_of_others_take_permits() {
-        let calls = CallSlots::new(2);
-        calls.leave_to_others(2);
-        assert!(calls.are_others_only() && calls.seat().is_none());
-        calls.leave_to_others(1);
-        let mut one = calls.seat().unwrap();
-        assert!(calls.seat().is_none());
-        assert!(one.is_next().await && one.call().await);
+        let slots = CallSlots::new(2);
+        slots.leave_to_others(2);
+        assert!(slots.are_others_only() && slots.slot().is_none());
+        slots.leave_to_others(1);
+        let mut one = slots.slot().unwrap();
+        assert!(slots.slot().is_none());
+        assert!(one.may_record_intent().await && one.may_call().await);
         // Theirs was noted after this one: nothing is taken away.
-        calls.leave_to_others(2);
-        assert!(calls.seat().is_none());
+        slots.leave_to_others(2);
+        assert!(slots.slot().is_none());
         drop(one);
-        calls.leave_to_others(0);
-        let seats: Vec<_> = std::iter::from_fn(|| calls.seat()).collect();
-        assert!(seats.len() >= 2);
+        slots.leave_to_others(0);
+        let slots_taken: Vec<_> = std::iter::from_fn(|| slots.slot()).collect();
+        assert!(slots_taken.len() >= 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_seat_that_is_given_back_is_told_of_if_a_deal_sat_there() {
-        let calls = CallSlots::new(2);
-        drop(calls.seat().unwrap());
-        timeout(Duration::from_secs(1), calls.freed()).await.unwrap_err();
-        let mut seats = (calls.seat().unwrap(), calls.seat().unwrap());
-        assert!(calls.seat().is_none());
-        seats.0.take();
-        drop(seats);
-        timeout(Duration::from_secs(1), calls.freed()).await.unwrap();
-        assert!(calls.seat().is_some());
+        let slots = CallSlots::new(2);
+        drop(slots.slot().unwrap());
+        timeout(Duration::from_secs(1), slots.slot_freed()).await.unwrap_err();
+        let mut slots_taken = (slots.slot().unwrap(), slots.slot().unwrap());
+        assert!(slots.slot().is_none());
+        slots_taken.0.occupy();
+        drop(slots_taken);
+        timeout(Duration::from_secs(1), slots.slot_freed()).await.unwrap();
+        assert!(slots.slot().is_some());
     }
 }

@@ -22,7 +22,9 @@ use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
 use carferry_core::model::{CarDoc, ChainEpoch, OfflineDealDoc, ProposalCid};
 use carferry_core::rpc::{BootInstant, RpcError};
 use carferry_core::runtime::{Backoff, fail_point};
-use carferry_core::store::{Claim, ImportOutcome, Noted, PayloadCars, Settled, Store, StoreError};
+use carferry_core::store::{
+    Claim, ImportOutcome, Noted, PayloadCars, RetryUntilAnswered, Settled, Store, StoreError, Unanswered,
+};
 use carferry_core::telemetry::fields;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -44,7 +46,6 @@ use crate::market::import_errors::{AfterError, after_error};
 use crate::market::listed_deal::{DataState, ListedDeal, SignedTerms};
 use crate::market::node::Remedy;
 use crate::miner_state::Standing;
-use crate::patience::Patience;
 
 /// What working on a deal of one miner needs.
 #[derive(Clone, Debug)]
@@ -62,28 +63,38 @@ pub struct ImportContext {
     /// Files that came lately.
     pub arrivals: Arc<Arrivals>,
     /// Which folders answer.
-    pub gates: Arc<FolderGuard>,
+    pub folder_guard: Arc<FolderGuard>,
     /// Whether deals are imported now, for those who ask another process.
     pub standing: Arc<Standing>,
     /// Which deals this agent has given up.
-    pub endings: Arc<OwnEnds>,
-    /// How the database is waited for.
-    pub patience: Patience,
+    pub own_ends: Arc<OwnEnds>,
+    /// Repeats database calls that must not be lost.
+    pub retry: RetryUntilAnswered,
     /// Times and limits.
     pub setting: Arc<Setting>,
 }
 
-/// What one try came to.
+/// What one try at a deal came to.
 #[derive(Debug)]
-pub enum Verdict {
-    /// To be written into the deal.
+pub enum Outcome {
+    /// To be written into the deal, or written.
     Settled(Settled),
-    /// The node, not the deal, is the trouble; the outcome says so, and no other deal should be tried now.
+    /// The same, where the node and not the deal is in trouble: no other deal should be tried now.
     NodeTrouble(Settled, Remedy),
-    /// The lease was lost: whoever has it writes the outcome.
+    /// The lease was lost: the agent that has it writes the outcome.
     LeaseLost,
     /// The database takes nothing that is to be written into the deal.
-    Unwritten(StoreError),
+    Unrecorded(Unanswered),
+}
+
+impl Outcome {
+    /// What is written into the deal, if anything is.
+    pub fn settled(&self) -> Option<&Settled> {
+        match self {
+            Self::Settled(settled) | Self::NodeTrouble(settled, _) => Some(settled),
+            Self::LeaseLost | Self::Unrecorded(_) => None,
+        }
+    }
 }
 
 /// What would be done with a deal now.
@@ -232,22 +243,23 @@ impl ImportContext {
     /// Looks for the CAR on a thread that may block. A folder that does not answer holds the first search
     /// that goes in; the next one passes it over.
     async fn search(&self, wanted: Wanted, cars: Vec<CarDoc>, verify: bool) -> Result<Located, String> {
-        let stall = self.gates.stall();
+        let stall_timeout = self.folder_guard.stall_timeout();
         for _ in 0..SEARCH_TRIES {
-            let pulse = Arc::<Heartbeat>::default();
-            let (places, gates, pieces) =
-                (Arc::clone(&self.places), Arc::clone(&self.gates), Arc::clone(&self.pieces));
-            let (beating, wanted, cars) = (Arc::clone(&pulse), wanted.clone(), cars.clone());
+            let heartbeat = Arc::<Heartbeat>::default();
+            let (places, folder_guard, pieces) =
+                (Arc::clone(&self.places), Arc::clone(&self.folder_guard), Arc::clone(&self.pieces));
+            let (beating, wanted, cars) = (Arc::clone(&heartbeat), wanted.clone(), cars.clone());
             let search = tokio::task::spawn_blocking(move || {
                 let checker = verify.then_some(pieces.as_ref());
-                let search = Search { places: &places, gates: &gates, pulse: &beating, checker };
+                let search =
+                    Search { places: &places, folder_guard: &folder_guard, heartbeat: &beating, checker };
                 locate(&search, &wanted, &cars)
             });
-            match pulse.watch(search, stall).await {
+            match heartbeat.watch(search, stall_timeout).await {
                 Waited::Ended(Ok(located)) => return Ok(located),
                 Waited::Ended(Err(error)) => return Err(format!("looking for the CAR failed: {error}")),
                 Waited::Stalled => warn!(
-                    seconds = stall.as_secs(),
+                    seconds = stall_timeout.as_secs(),
                     "looking for a CAR stands still: does a file system of `roots` or `paths` hang?"
                 ),
             }
@@ -257,28 +269,28 @@ impl ImportContext {
 
     /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is; the seat is
     /// given back when no call is, or will be, under way.
-    pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, mut seat: CallSlot) -> Verdict {
+    pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, mut slot: CallSlot) -> Outcome {
         fail_point("import.claimed");
         let assessment = loop {
             match self.assess(&claim.deal).await {
                 // Afterwards all of it anew: the list and the head of the chain were read before.
-                Err(error) if self.patience.is_away(&error).await => self.patience.until_back().await,
+                Err(error) if self.retry.is_away(&error).await => self.retry.until_back().await,
                 assessment => break assessment,
             }
         };
         let (proposal_cid, car, piece_bytes) = match assessment {
             Ok(Assessment::Import { proposal_cid, car, piece_bytes }) => (proposal_cid, car, piece_bytes),
-            Ok(Assessment::Settled(settled)) => return Verdict::Settled(settled),
+            Ok(Assessment::Settled(settled)) => return Outcome::Settled(settled),
             Ok(Assessment::Unlisted { proposal_cid }) => {
                 // Many new deals share one list, and keep no other from being imported meanwhile.
-                drop(seat);
+                drop(slot);
                 return self.look_again(&claim.deal, &proposal_cid).await;
             }
             Ok(Assessment::NodeTrouble(outcome, remedy)) => return trouble(outcome, remedy, false),
             // The database's trouble, and no failure of the deal.
             Err(error) => return settled(self.waiting(ErrorChain(&error).to_string())),
         };
-        if let Some(verdict) = self.last_look(claim, &proposal_cid, piece_bytes).await {
+        if let Some(verdict) = self.recheck_before_call(claim, &proposal_cid, piece_bytes).await {
             return verdict;
         }
         let later = |reason: &str| ImportOutcome::Waiting {
@@ -287,7 +299,7 @@ impl ImportContext {
             files: Vec::new(),
         };
         let (imports, node) = ("the imports before it", "the market node to answer again");
-        if !seat.is_next().await {
+        if !slot.may_record_intent().await {
             return settled(later(imports));
         }
         if !self.market.is_identified() {
@@ -296,21 +308,21 @@ impl ImportContext {
             return settled(later(node));
         }
         if lost.is_cancelled() {
-            return Verdict::LeaseLost;
+            return Outcome::LeaseLost;
         }
         fail_point("import.assessed");
-        let mut send_before = match self.noted(claim, &car).await {
+        let mut send_before = match self.record_call_intent(claim, &car).await {
             Ok(send_before) => send_before,
             Err(verdict) => return *verdict,
         };
-        if !seat.call().await {
+        if !slot.may_call().await {
             return answered(later(imports));
         }
         if !self.market.is_identified() {
             return answered(later(node));
         }
         if send_before.has_passed() {
-            send_before = match self.noted(claim, &car).await {
+            send_before = match self.record_call_intent(claim, &car).await {
                 Ok(send_before) => send_before,
                 Err(verdict) => return *verdict,
             };
@@ -319,7 +331,7 @@ impl ImportContext {
         let call = self.call(&proposal_cid, &car, send_before);
         let ended = self.watched(&proposal_cid, piece_bytes, call).await;
         fail_point("import.called");
-        drop(seat);
+        drop(slot);
         match ended {
             CallEnd::Moved(listed) => self.moved(&listed, Some(&car)),
             CallEnd::Answered(answer) => self.confirm(claim, &proposal_cid, &car, answer).await,
@@ -327,20 +339,20 @@ impl ImportContext {
     }
 
     /// Notes that the call goes out, and until when it may; else what becomes of the deal without a call.
-    async fn noted(&self, claim: &Claim, car: &FoundCar) -> Result<BootInstant, Box<Verdict>> {
+    async fn record_call_intent(&self, claim: &Claim, car: &FoundCar) -> Result<BootInstant, Box<Outcome>> {
         let lease = self.setting.lease;
         loop {
             // Noting lengthens the lease, by the database's clock: from this moment at the earliest.
             let send_before = BootInstant::now().plus(lease / 2);
             let note = || self.store.record_import_call(claim, &car.node_path, lease);
-            match self.patience.until_answered("note import call", note).await {
+            match self.retry.call("note import call", note).await {
                 Ok(Noted::Yes) => {}
                 Ok(Noted::GivenUp) => {
                     let reason = "the client has given the deal up".to_owned();
                     return Err(Box::new(answered(self.waiting(reason))));
                 }
-                Ok(Noted::LeaseLost) => return Err(Box::new(Verdict::LeaseLost)),
-                Err(error) => return Err(Box::new(Verdict::Unwritten(error))),
+                Ok(Noted::LeaseLost) => return Err(Box::new(Outcome::LeaseLost)),
+                Err(error) => return Err(Box::new(Outcome::Unrecorded(error))),
             }
             if !send_before.has_passed() {
                 return Ok(send_before);
@@ -350,12 +362,12 @@ impl ImportContext {
 
     /// The state before the call, where one went out earlier; `None`: it still waits for the data. Nobody
     /// waits for leave to call meanwhile: such deals may be many, and a list takes a while.
-    async fn last_look(
+    async fn recheck_before_call(
         &self,
         claim: &Claim,
         proposal_cid: &ProposalCid,
         piece_bytes: u64,
-    ) -> Option<Verdict> {
+    ) -> Option<Outcome> {
         let import = claim.deal.import.as_ref();
         if import.is_none_or(|import| import.calledtime.is_none()) && self.market.is_recent_for(piece_bytes) {
             // No call went out for this deal, of no agent: each notes its own before. What was just assessed
@@ -381,7 +393,7 @@ impl ImportContext {
     }
 
     /// A deal that nobody has looked at, by a list that is asked for now.
-    async fn look_again(&self, deal: &OfflineDealDoc, proposal_cid: &ProposalCid) -> Verdict {
+    async fn look_again(&self, deal: &OfflineDealDoc, proposal_cid: &ProposalCid) -> Outcome {
         match self.market.fresh_listing().await {
             Ok(listing) if listing.deal(proposal_cid.as_str()).is_some() => {
                 let reason = "the provider has just listed the deal".to_owned();
@@ -427,7 +439,7 @@ impl ImportContext {
         proposal_cid: &ProposalCid,
         car: &FoundCar,
         answer: Result<(), RpcError>,
-    ) -> Verdict {
+    ) -> Outcome {
         let (without_effect, unclear) = match answer {
             Ok(()) => {
                 ("the import call answered success, but the deal still waits for data".to_owned(), None)
@@ -442,7 +454,7 @@ impl ImportContext {
                     let reason = decide::not_the_piece(&car.node_path, &words);
                     let name = car.local_path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
                     let outcome = self.wrong_file(&claim.deal, reason, name.into_iter().collect());
-                    return Verdict::Settled(Settled { is_other_piece: true, ..without_view(outcome, true) });
+                    return Outcome::Settled(Settled { is_other_piece: true, ..without_view(outcome, true) });
                 }
                 AfterError::NotYet(reason) => return answered(self.waiting(reason)),
                 AfterError::NodeTrouble(reason, remedy) => {
@@ -466,7 +478,7 @@ impl ImportContext {
     }
 
     /// The deal has left "waiting for data".
-    fn moved(&self, listed: &ListedDeal, car: Option<&FoundCar>) -> Verdict {
+    fn moved(&self, listed: &ListedDeal, car: Option<&FoundCar>) -> Outcome {
         let outcome = match &listed.data {
             DataState::Received => ImportOutcome::Done { path: car.map(|car| car.node_path.clone()) },
             DataState::Failed(reason) => ImportOutcome::Failed { reason: reason.clone() },
@@ -474,7 +486,7 @@ impl ImportContext {
             DataState::Awaited => self.waiting("the deal waits for data again".to_owned()),
         };
         let view = Some(listed.view.clone());
-        Verdict::Settled(Settled { outcome, view, is_answered: true, is_other_piece: false })
+        Outcome::Settled(Settled { outcome, view, is_answered: true, is_other_piece: false })
     }
 
     /// Looks at a deal with growing pauses until it does not wait for data any more, at least once, at most
@@ -568,17 +580,17 @@ fn without_view(outcome: ImportOutcome, is_answered: bool) -> Settled {
     Settled { outcome, view: None, is_answered, is_other_piece: false }
 }
 
-fn settled(outcome: ImportOutcome) -> Verdict {
-    Verdict::Settled(without_view(outcome, false))
+fn settled(outcome: ImportOutcome) -> Outcome {
+    Outcome::Settled(without_view(outcome, false))
 }
 
-fn trouble(outcome: ImportOutcome, remedy: Remedy, is_answered: bool) -> Verdict {
-    Verdict::NodeTrouble(without_view(outcome, is_answered), remedy)
+fn trouble(outcome: ImportOutcome, remedy: Remedy, is_answered: bool) -> Outcome {
+    Outcome::NodeTrouble(without_view(outcome, is_answered), remedy)
 }
 
 /// After a call that the market has answered.
-fn answered(outcome: ImportOutcome) -> Verdict {
-    Verdict::Settled(without_view(outcome, true))
+fn answered(outcome: ImportOutcome) -> Outcome {
+    Outcome::Settled(without_view(outcome, true))
 }
 
 /// What the provider signed decides; the document fills in.

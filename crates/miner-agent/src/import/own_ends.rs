@@ -69,7 +69,7 @@ impl OwnEnds {
 
     /// Whether this end is neither of this agent nor one that was looked into already, or follows from what
     /// reads otherwise now. From now on it is none of these.
-    pub fn is_news(&self, deal: &OfflineDealDoc) -> bool {
+    pub fn is_unknown(&self, deal: &OfflineDealDoc) -> bool {
         let import = deal.import.as_ref().map(|import| (import.state, &import.reason));
         let (read, inputs) = (self.hasher.hash_one(import), self.inputs(deal));
         let key = self.key(deal.dealcid.as_deref().unwrap_or_default());
@@ -123,46 +123,46 @@ mod tests {
 
     #[test]
     fn an_end_of_ours_stands_and_one_of_anybody_else_is_looked_into_once() {
-        let endings = OwnEnds::default();
-        endings.written(&before("ours"));
-        assert!(!endings.is_news(&ended("ours", ImportState::Missed, "cut short by the store")));
-        assert!(!endings.is_news(&ended("ours", ImportState::Missed, "cut short by the store")));
-        assert!(endings.is_news(&ended("ours", ImportState::Failed, "somebody else's")));
+        let own_ends = OwnEnds::default();
+        own_ends.written(&before("ours"));
+        assert!(!own_ends.is_unknown(&ended("ours", ImportState::Missed, "cut short by the store")));
+        assert!(!own_ends.is_unknown(&ended("ours", ImportState::Missed, "cut short by the store")));
+        assert!(own_ends.is_unknown(&ended("ours", ImportState::Failed, "somebody else's")));
 
         let other = ended("other", ImportState::SetAside, "by an agent before us");
-        assert!(endings.is_news(&other));
-        assert!(!endings.is_news(&other), "two agents do not wake each other's for ever");
+        assert!(own_ends.is_unknown(&other));
+        assert!(!own_ends.is_unknown(&other), "two agents do not wake each other's for ever");
         // Looked at, and not over: whoever says so again is wrong again.
-        endings.goes_on("other");
-        assert!(endings.is_news(&other));
+        own_ends.goes_on("other");
+        assert!(own_ends.is_unknown(&other));
     }
 
     #[test]
     fn an_end_does_not_outlive_what_it_followed_from() {
-        let endings = OwnEnds::default();
+        let own_ends = OwnEnds::default();
         let spoiled = OfflineDealDoc { startepoch: Some(1), ..before("spoiled") };
-        endings.written(&spoiled);
+        own_ends.written(&spoiled);
         let end = ended("spoiled", ImportState::Missed, "start epoch 1 has passed");
-        assert!(!endings.is_news(&OfflineDealDoc { startepoch: Some(1), ..end.clone() }));
-        assert!(endings.is_news(&end), "the start epoch was put right");
-        assert!(!endings.is_news(&end));
+        assert!(!own_ends.is_unknown(&OfflineDealDoc { startepoch: Some(1), ..end.clone() }));
+        assert!(own_ends.is_unknown(&end), "the start epoch was put right");
+        assert!(!own_ends.is_unknown(&end));
     }
 
     #[test]
     fn what_polls_find_no_more_is_forgotten() {
-        let endings = OwnEnds::default();
+        let own_ends = OwnEnds::default();
         for deal in ["followed", "over"] {
-            endings.written(&before(deal));
+            own_ends.written(&before(deal));
         }
         // Written while the poll was under way: the next one is to see it.
-        endings.polled();
-        endings.seen("followed");
-        endings.polled();
-        assert!(!endings.is_news(&ended("followed", ImportState::Failed, "x")), "ours");
-        assert!(endings.is_news(&ended("over", ImportState::Failed, "x")));
-        assert_eq!(endings.lock().ends.len(), 2);
-        endings.polled();
-        endings.polled();
-        assert_eq!(endings.lock().ends.len(), 0);
+        own_ends.polled();
+        own_ends.seen("followed");
+        own_ends.polled();
+        assert!(!own_ends.is_unknown(&ended("followed", ImportState::Failed, "x")), "ours");
+        assert!(own_ends.is_unknown(&ended("over", ImportState::Failed, "x")));
+        assert_eq!(own_ends.lock().ends.len(), 2);
+        own_ends.polled();
+        own_ends.polled();
+        assert_eq!(own_ends.lock().ends.len(), 0);
     }
 }

@@ -6,14 +6,15 @@
 //! over a call except the root's own: proposals of other CARs go on meanwhile.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use carferry_core::lotus::FullNode;
 use carferry_core::model::IntentDoc;
+use carferry_core::path_mapping::{PathMapping, map_longest};
 use carferry_core::rpc::RpcError;
 use tokio::sync::OnceCell;
 
-use crate::config::PathMapping;
 use crate::propose::lotus::publish::{About, Outcome, unknown};
 
 /// The roots that one node has imported, as far as is known.
@@ -98,7 +99,7 @@ impl Imports {
         if is_added || (is_listed && known == Known::Readable) {
             return Ok(());
         }
-        let path = PathMapping::apply(&self.car_paths, &intent.carpath).display().to_string();
+        let path = map_longest(&self.car_paths, Path::new(&intent.carpath)).display().to_string();
         match node.import_car(&path).await {
             Ok(()) => {
                 lock(&listing.added).insert(root.clone());

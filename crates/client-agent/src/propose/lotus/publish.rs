@@ -7,11 +7,11 @@ use carferry_core::error_chain::ErrorChain;
 use carferry_core::lotus::FullNode;
 use carferry_core::lotus::wire::{CidLink, DataRef, DealInfo, StartDealParams};
 use carferry_core::model::{DealDuration, DealPhase, DealStatus, IntentDoc, ProposalCid, PublishMethod};
+use carferry_core::path_mapping::PathMapping;
 use carferry_core::rpc::{BootInstant, RpcError};
 use carferry_core::runtime::fail_point;
 use tracing::info;
 
-use crate::config::PathMapping;
 use crate::propose::lotus::node_imports::{Imports, Known};
 
 /// What became of one call.

@@ -14,10 +14,10 @@ use std::time::Duration;
 use carferry_car::{PayloadCid, PayloadSize, PieceCid, UnpaddedPieceSize};
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::CarDoc;
+use carferry_core::path_mapping::{PathMapping, map_longest};
 use tracing::debug;
 
 use crate::car_files::folder_guard::{FolderGuard, FolderPermit, Heartbeat};
-use crate::car_files::path_mapping::{PathMapping, map_longest};
 use crate::car_files::piece_check::{NOT_THE_PIECE, PieceChecker, PieceVerdict};
 
 /// Where to look.
@@ -93,9 +93,9 @@ pub struct Search<'a> {
     /// Where to look.
     pub places: &'a Places,
     /// Which folders answer.
-    pub gates: &'a FolderGuard,
+    pub folder_guard: &'a FolderGuard,
     /// Beats while the search gets on.
-    pub pulse: &'a Heartbeat,
+    pub heartbeat: &'a Heartbeat,
     /// Computes piece CIDs, where the bytes are to be read.
     pub checker: Option<&'a PieceChecker>,
 }
@@ -120,7 +120,7 @@ pub fn locate(search: &Search<'_>, wanted: &Wanted, cars: &[CarDoc]) -> Located 
     names.truncate(NAMES_MAX);
     for candidate in candidates {
         let examined = search.examine(&candidate, wanted);
-        search.pulse.beat();
+        search.heartbeat.beat();
         match examined {
             Examined::Good(size) => {
                 let node_path = map_longest(&places.node_paths, &candidate.path);
@@ -272,7 +272,7 @@ impl Search<'_> {
 
     fn examine_file(&self, candidate: &Candidate, wanted: &Wanted) -> io::Result<Examined> {
         let own = self.places.folder_of(&candidate.path);
-        let Some(mut inside) = self.gates.enter(own) else {
+        let Some(mut inside) = self.folder_guard.acquire(own) else {
             return Ok(Examined::Silent(own.to_owned()));
         };
         // Before opening: the open of a pipe would wait for its other end.
@@ -299,7 +299,7 @@ impl Search<'_> {
         drop(inside);
         match (looked_at, self.checker, wanted.piece_cid) {
             (None, Some(checker), Some(deal)) => {
-                check_piece(checker, self.pulse, &path, &metadata, deal, wanted)
+                check_piece(checker, self.heartbeat, &path, &metadata, deal, wanted)
             }
             (None, ..) => Ok(Examined::Good(PayloadSize::new(metadata.len()))),
             (Some(verdict), ..) => Ok(verdict),
@@ -322,7 +322,7 @@ impl Search<'_> {
     fn enter_holder<'a>(&'a self, own: &Path, real: &Path) -> Holder<'a> {
         let mut answer = Holder::None;
         for folder in self.places.confines().filter(|folder| *folder != own) {
-            match self.gates.enter(folder) {
+            match self.folder_guard.acquire(folder) {
                 Some(inside) if holds(folder, real) => return Holder::Entered(inside),
                 Some(_inside) => {}
                 None => answer = Holder::Silent(folder.to_owned()),
@@ -442,13 +442,13 @@ const ZEROS_LOOKED_AT: u64 = 1 << 20;
 
 fn check_piece(
     checker: &PieceChecker,
-    pulse: &Heartbeat,
+    heartbeat: &Heartbeat,
     path: &Path,
     metadata: &Metadata,
     deal: PieceCid,
     wanted: &Wanted,
 ) -> io::Result<Examined> {
-    Ok(match checker.check(path, metadata, wanted.piece_size, pulse)? {
+    Ok(match checker.check(path, metadata, wanted.piece_size, heartbeat)? {
         PieceVerdict::Piece(piece_cid) if piece_cid == deal => {
             Examined::Good(PayloadSize::new(metadata.len()))
         }

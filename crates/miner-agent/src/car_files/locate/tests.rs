@@ -31,8 +31,8 @@ fn put(path: &Path, bytes: &[u8]) {
 }
 
 fn looked(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option<&PieceChecker>) -> Located {
-    let (gates, pulse) = (FolderGuard::new(Duration::from_secs(60)), Heartbeat::default());
-    locate(&Search { places, gates: &gates, pulse: &pulse, checker }, wanted, cars)
+    let (folder_guard, heartbeat) = (FolderGuard::new(Duration::from_secs(60)), Heartbeat::default());
+    locate(&Search { places, folder_guard: &folder_guard, heartbeat: &heartbeat, checker }, wanted, cars)
 }
 
 fn wanted(root: &PayloadCid) -> Wanted {
@@ -295,11 +295,12 @@ fn a_folder_that_does_not_answer_is_passed_over_and_named() {
     put(&healthy.path().join("a.car"), &good.bytes);
     let places =
         Places { roots: vec![silent.path().to_owned(), healthy.path().to_owned()], ..Places::default() };
-    let (gates, pulse) = (FolderGuard::new(Duration::from_millis(20)), Heartbeat::default());
+    let (folder_guard, heartbeat) = (FolderGuard::new(Duration::from_millis(20)), Heartbeat::default());
     // Somebody went in and has not come out.
-    let stuck = gates.enter(silent.path()).unwrap();
+    let stuck = folder_guard.acquire(silent.path()).unwrap();
     std::thread::sleep(Duration::from_millis(30));
-    let search = Search { places: &places, gates: &gates, pulse: &pulse, checker: None };
+    let search =
+        Search { places: &places, folder_guard: &folder_guard, heartbeat: &heartbeat, checker: None };
     let found = locate(&search, &wanted(&good.root), &[recorded("/x/a.car", None)]);
     assert!(matches!(found, Located::Found(car) if car.local_path == healthy.path().join("a.car")));
 
@@ -322,14 +323,19 @@ fn a_search_that_waits_at_one_gate_is_behind_no_other() {
     std::os::unix::fs::symlink(files.path().join("real.car"), links.path().join("a.car")).unwrap();
     let places =
         Places { roots: vec![links.path().to_owned(), files.path().to_owned()], ..Places::default() };
-    let gates = FolderGuard::new(Duration::from_secs(10));
-    let everybody =
-        |folder| -> Vec<_> { (0..folder_guard::INSIDE_MAX).map(|_| gates.enter(folder).unwrap()).collect() };
+    let folder_guard = FolderGuard::new(Duration::from_secs(10));
+    let everybody = |folder| -> Vec<_> {
+        (0..folder_guard::INSIDE_MAX).map(|_| folder_guard.acquire(folder).unwrap()).collect()
+    };
     let full = everybody(files.path());
     std::thread::scope(|scope| {
         let search = scope.spawn(|| {
-            let search =
-                Search { places: &places, gates: &gates, pulse: &Heartbeat::default(), checker: None };
+            let search = Search {
+                places: &places,
+                folder_guard: &folder_guard,
+                heartbeat: &Heartbeat::default(),
+                checker: None,
+            };
             locate(&search, &wanted(&good.root), &[recorded("/a.car", None)])
         });
         std::thread::sleep(Duration::from_millis(500));

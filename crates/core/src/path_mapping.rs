@@ -1,4 +1,4 @@
-//! The same file under the names that different machines and processes have for it.
+//! Path mappings: one folder under the names that two machines or processes have for it.
 //!
 //! Whole folder names count: a mapping from `/data/out` says nothing about `/data/output`.
 
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-/// One folder under two names.
+/// One folder under two names; `carPaths`, `paths` and `nodePaths` in the configurations.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PathMapping {

@@ -1,0 +1,110 @@
+//! Which deal a worker claims next: reads the ids of due deals, skips what this process must not try, and
+//! leaves call slots to other processes.
+
+use bson::Bson;
+use carferry_core::error_chain::ErrorChain;
+use carferry_core::store::{Claim, StoreError};
+use carferry_core::telemetry::fields;
+use tokio::time::{Duration, Instant};
+use tracing::{debug, info};
+
+use crate::dispatch::one_try::claim_name;
+use crate::dispatch::pass::Pass;
+use crate::dispatch::pause::Claims;
+use crate::dispatch::worker::Worker;
+use crate::import::ImportContext;
+
+/// Added to the time at which a deal comes due, before it is looked for.
+const DUE_MARGIN: Duration = Duration::from_millis(20);
+/// How often calls of other processes are looked for while there is something to import.
+const OTHERS_INTERVAL: Duration = Duration::from_secs(1);
+/// Deals of each class read from the database at a time.
+const DUE_PAGE: i64 = 512;
+
+impl Worker {
+    /// The next deal that is due and that no other agent took.
+    pub(super) async fn claim(&mut self) -> Result<Option<Claim>, StoreError> {
+        let ImportContext { store, market, setting, .. } = self.context.clone();
+        let moment = self.pass.as_ref().map(Pass::begun);
+        loop {
+            if self.pass.as_ref().is_some_and(|pass| !pass.claims()) && !self.is_stale {
+                return Ok(None);
+            }
+            let was_read = self.due.wants_read(self.is_stale);
+            if was_read {
+                self.is_stale = false;
+                let began = Instant::now();
+                let due = store.due_ids(market.miner(), moment, DUE_PAGE).await?;
+                self.due.read(due, began.elapsed());
+                self.context.retry.record_answer();
+            }
+            if !self.due.is_empty() && self.others_looked.is_none_or(|last| last.elapsed() >= OTHERS_INTERVAL)
+            {
+                self.look_at_others().await?;
+                if self.slots.are_others_only() {
+                    return Ok(None);
+                }
+            }
+            let only_fresh = self.pause.claims() == Claims::Fresh;
+            while let Some(id) = if only_fresh { self.due.pop_fresh() } else { self.due.pop() } {
+                // Its lease may have ended while the database was away; this process still works on it.
+                if self.in_flight.contains(&id) || self.is_shelved(&id) || !self.may_try(&id) {
+                    continue;
+                }
+                let name = claim_name(&self.owner);
+                if let Some(claim) = store.claim(&id, market.miner(), &name, setting.lease).await? {
+                    return Ok(Some(claim));
+                }
+            }
+            if was_read || only_fresh {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Whether a pass has a try left for the deal; a worker that runs counts none.
+    fn may_try(&mut self, id: &Bson) -> bool {
+        self.pass.as_mut().is_none_or(|pass| pass.count_try(id))
+    }
+
+    fn is_shelved(&self, id: &Bson) -> bool {
+        self.shelved.get(&id.to_string()).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Leaves call slots to the import calls of other processes: of another agent, or of this one before a
+    /// restart.
+    pub(super) async fn look_at_others(&mut self) -> Result<(), StoreError> {
+        self.others_looked = Some(Instant::now());
+        let others = self.context.calls_of_others(&self.owner).await?;
+        let were_only = self.slots.are_others_only();
+        self.slots.leave_to_others(others);
+        if self.slots.are_others_only() && !were_only && self.pass.is_none() {
+            info!(
+                { fields::MINER } = self.context.market.miner(),
+                calls = others,
+                "import calls of other processes may still be under way, as many as setting.importsPerMiner allows; \
+                 waiting for them"
+            );
+        }
+        Ok(())
+    }
+
+    /// When to look again, while there is no slot for another deal.
+    pub(super) fn next_look_at_others(&self, scan: Instant) -> Instant {
+        match self.others_looked {
+            Some(last) if self.slots.are_others_only() => scan.min(last + OTHERS_INTERVAL),
+            _ => scan,
+        }
+    }
+
+    /// When the next deal comes due; `None` if none is known.
+    pub(super) async fn next_due(&self, now: Instant) -> Option<Instant> {
+        match self.context.store.next_due(self.context.market.miner()).await {
+            Ok(due) => due.map(|due| now + due + DUE_MARGIN),
+            Err(error) => {
+                debug!(error = %ErrorChain(&error), "the next due time is unknown, the scan decides");
+                None
+            }
+        }
+    }
+}
