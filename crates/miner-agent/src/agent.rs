@@ -1,4 +1,4 @@
-//! From a configuration to the parts that run: database, nodes, one importer per miner.
+//! The agent: built from its configuration (database, nodes, one import context per miner), then run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ pub struct Agent {
     arrivals: Arc<arrivals::Arrivals>,
 }
 
-/// Beyond the imports' own grace period: for the rest of the agent to end.
+/// Added to the imports' own grace period, for the other tasks to end.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
 
 impl Agent {
@@ -95,11 +95,11 @@ impl Agent {
         self.importers.iter().map(|importer| importer.market.miner().to_owned()).collect()
     }
 
-    /// Watches and imports until the shutdown is asked for.
+    /// Watches and imports until the shutdown is requested.
     ///
     /// # Errors
     ///
-    /// Only when a part of the agent fails in a way that is our bug: servers that are down are waited for.
+    /// Only when a task of the agent ends by a defect of this program. Servers that are down are waited for.
     pub async fn run(self, shutdown: &Shutdown) -> Result<(), AgentError> {
         let miners = self.miners();
         info!(miners = miners.join(","), database = self.store.database_name(), "miner-agent runs");
@@ -184,7 +184,7 @@ pub async fn open_store(config: &Config) -> Result<Store, AgentError> {
     Ok(Store::open(&options).await?)
 }
 
-/// Replica set and indexes, as soon as the database answers. Nothing here is needed for imports to begin.
+/// Checks the replica set and makes indexes, as soon as the database answers. Imports do not wait for this.
 async fn prepare_database(
     store: Store,
     retry: RetryUntilAnswered,

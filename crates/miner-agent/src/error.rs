@@ -18,7 +18,7 @@ pub enum AgentError {
     /// The configuration cannot be used.
     #[error("the configuration cannot be used")]
     Config(#[from] ConfigError),
-    /// Nobody says where a node is.
+    /// Neither configuration nor environment tells a miner's node.
     #[error("the market node of {miner} cannot be found")]
     Endpoint {
         /// Whose node.
@@ -59,7 +59,7 @@ impl From<NodeError> for AgentError {
 }
 
 impl AgentError {
-    /// Whose turn it is.
+    /// The exit status: whether the user can fix it.
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Config(_)

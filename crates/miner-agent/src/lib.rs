@@ -1,13 +1,17 @@
-//! Watches the shared database for offline deals of its miners, finds each deal's CAR, hands it to the
-//! miner's market, sees that the deal moved on, and closes it.
+//! miner-agent: imports the CARs of offline deals into the markets of storage providers.
+//!
+//! It watches the shared database for deals of its miners, finds each deal's CAR, calls the market's import
+//! method, confirms that the deal moved on, and closes it.
 //!
 //! ```text
-//! offlinedeals ─wake─► worker ─claim─► import ─┬─ market: the deal's state, before and after
-//!      ▲                                       ├─ locate: the CAR in the folders here
-//!      └──────────── outcome ──────────────────┴─ head: can the start epoch still be met?
+//! offlinedeals ─wake─► dispatch ─claim─► import ─┬─ market: states of deals, import call, head of the chain
+//!      ▲                                         └─ car_files: the CAR in the folders here
+//!      └──────────── outcome ────────────────────┘
+//! offlinedeals ◄─ views ─ provider_sync ◄─ market: the list of all deals
 //! ```
 //!
-//! This agent is the only writer of `claim`, `import` and `provider`, and of `isdeal`.
+//! This agent writes `claim`, `import`, `provider` and `isdeal` of its miners' deals. client-agent reopens a
+//! deal whose `isdeal` is wrongly 1, because this agent may be away.
 
 #![warn(clippy::indexing_slicing)]
 

@@ -1,4 +1,4 @@
-//! How this agent stands with a miner, for people who ask another process (`status`).
+//! Publishes whether this agent imports or pauses, in `minerstates`, for `status` in another process.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,8 +17,7 @@ pub struct Standing {
     changed: Notify,
 }
 
-/// How often it is written though nothing changed: who reads it takes an agent for gone after three times
-/// that.
+/// Maximum time between two writes. Readers take an agent for gone after three times this.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
 impl Standing {
@@ -45,8 +44,8 @@ impl Standing {
     }
 }
 
-/// Writes it whenever it changes, and once a minute; without end. A database user without the right to do so
-/// is told once: nothing else depends on it.
+/// Writes the state whenever it changes, and once a minute; without end. A missing right to write it is
+/// logged once: nothing else depends on it.
 ///
 /// # Cancel safety
 ///

@@ -1,4 +1,5 @@
-//! The provider's view of the deals, recorded beside the client's.
+//! Provider views: polls the market's list of deals, and records each deal's state, message and number on
+//! chain in `offlinedeals.provider`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tracing::{debug, info, warn};
 use crate::import::ImportContext;
 use crate::market::listed_deal::{DataState, ListedDeal};
 
-/// Why a poll did not come to its end.
+/// Why a poll ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum PollError {
     /// The market did not list its deals.
@@ -37,13 +38,13 @@ pub enum UnknownEnds {
     Keep,
 }
 
-/// Polls until the stop; `wake` is told when deals became due.
+/// Polls until the stop; notifies `wake` when deals became due.
 pub async fn follow(context: &ImportContext, wake: &Notify, stop: &CancellationToken) {
     let interval = context.setting.provider_poll_interval;
     let mut identified = false;
     let mut schedule = FullPollSchedule::default();
     while !stop.is_cancelled() {
-        // The worker finds out whether the node is the right one.
+        // The worker makes the node identify itself.
         identified = context.market.is_identified();
         let pause = if identified { Backoff::jitter(interval) } else { interval.min(UNIDENTIFIED) };
         let poll = async {
@@ -64,27 +65,28 @@ pub async fn follow(context: &ImportContext, wake: &Notify, stop: &CancellationT
     debug!(identified, "provider view ends");
 }
 
-/// How soon it is asked again whether the node has answered yet.
+/// Pause before the next look whether the node has identified itself.
 const UNIDENTIFIED: Duration = Duration::from_secs(1);
 
-/// When deals that are closed and active are looked at as well: they change once in a year, and reading a
-/// million of them takes longer than the time between two polls.
+/// When a poll also reads deals that are closed and active. They change once in a year, and reading a million
+/// of them takes longer than the time between two polls.
 #[derive(Debug, Default)]
 struct FullPollSchedule {
     last: Option<Instant>,
     polls_since: u32,
 }
 
-/// At the latest after so many polls, or this long. Source: ours; what somebody else writes is believed after
+/// Polls between two full polls, at most; see [`FULL_POLL_INTERVAL`].
+const FULL_POLL_EVERY: u32 = 10;
+/// Time between two full polls, at most. Chosen: what another user of the database writes is believed after
 /// ten minutes at the earliest.
-const SWEEP_POLLS: u32 = 10;
-const SWEEP_INTERVAL: Duration = Duration::from_secs(570);
+const FULL_POLL_INTERVAL: Duration = Duration::from_secs(570);
 
 impl FullPollSchedule {
     fn next(&self) -> PollScope {
-        let is_due = self
-            .last
-            .is_none_or(|last| self.polls_since + 1 >= SWEEP_POLLS || last.elapsed() >= SWEEP_INTERVAL);
+        let is_due = self.last.is_none_or(|last| {
+            self.polls_since + 1 >= FULL_POLL_EVERY || last.elapsed() >= FULL_POLL_INTERVAL
+        });
         if is_due { PollScope::All } else { PollScope::Changing }
     }
 
@@ -96,12 +98,12 @@ impl FullPollSchedule {
     }
 }
 
-/// Records what changed since the last time, has deals looked at whose provider accepted them since, and puts
-/// back those whose `isdeal` is not true; says how many deals were changed.
+/// Records the views that changed since the last poll, makes deals due that their provider has accepted
+/// since, and reopens those whose `isdeal` is wrongly 1. Returns how many deals were changed.
 ///
 /// # Errors
 ///
-/// [`PollError`]; the next poll makes up for it.
+/// [`PollError`]; the next poll repeats what is missing.
 pub async fn poll_once(
     context: &ImportContext,
     scope: PollScope,
@@ -131,15 +133,15 @@ pub async fn poll_once(
                 }
                 continue;
             };
-            // Those of the prototype stay as it left them.
+            // Closed deals of the prototype have no intent, and stay closed.
             if deal.isdeal == Some(1) && deal.intent.is_some() && seen.awaits_data() {
                 doubted.push(proposal_cid);
             }
             let may_be_imported = rests
                 && match &seen.data {
                     DataState::Received => true,
-                    // Ended by us, or by somebody else: another agent of this miner, or one who may write
-                    // here as well.
+                    // Ended by this agent, by another agent of the miner, or by another user of the
+                    // database.
                     DataState::Awaited => {
                         unknown_ends == UnknownEnds::LookAgain && context.own_ends.is_unknown(deal)
                     }
@@ -161,12 +163,12 @@ pub async fn poll_once(
                 }
             }
         }
-        // Before the acceptance is recorded, by which it would be no news any more.
+        // Before the view is recorded: afterwards the acceptance is no change any more.
         if !accepted.is_empty() && store.make_due_accepted(miner, &accepted).await? > 0 {
             wake.notify_one();
         }
         if !backward.is_empty() {
-            // Another agent of this miner may have recorded what a later list says.
+            // Another agent of this miner may have recorded a later list.
             let listing = context.market.fresh_listing().await?;
             for (deal, was) in backward {
                 let view = listing.deal(deal).map(|seen| seen.view.clone());
@@ -177,10 +179,10 @@ pub async fn poll_once(
         changed += views.len();
         if !to_wake.is_empty() {
             woken = woken.saturating_add(u32::try_from(to_wake.len()).unwrap_or(u32::MAX));
-            let spread = WOKEN_EACH.saturating_mul(woken).min(WOKEN_SPREAD_MAX);
+            let spread = LOOK_AGAIN_EACH.saturating_mul(woken).min(LOOK_AGAIN_SPREAD_MAX);
             let deals = store.make_due_final(miner, &to_wake, spread).await?;
             info!({ fields::MINER } = miner, deals, "deals that had ended are looked at once more");
-            // The worker may be asleep until its next scan.
+            // The worker may wait for its next scan.
             wake.notify_one();
             changed += to_wake.len();
         }
@@ -193,10 +195,11 @@ pub async fn poll_once(
     Ok(changed)
 }
 
-/// After a restart every deal that had ended is looked at once more: not all in one moment. Source: ours; a
-/// look takes some hundredths of a second, and there are others.
-const WOKEN_EACH: Duration = Duration::from_millis(30);
-const WOKEN_SPREAD_MAX: Duration = Duration::from_secs(600);
+/// Time for each ended deal that is made due: after a restart all of them are looked at once more, and not in
+/// one moment. Chosen: a look takes some hundredths of a second, and other deals wait as well.
+const LOOK_AGAIN_EACH: Duration = Duration::from_millis(30);
+/// Maximum time over which the looks at ended deals are spread.
+const LOOK_AGAIN_SPREAD_MAX: Duration = Duration::from_secs(600);
 
 /// Whether the provider waits for the data now, and did not when it was recorded last.
 fn is_accepted(recorded: Option<&ProviderViewDoc>, seen: &ListedDeal) -> bool {
@@ -204,9 +207,9 @@ fn is_accepted(recorded: Option<&ProviderViewDoc>, seen: &ListedDeal) -> bool {
     seen.awaits_data() && status.is_none_or(|status| status.phase() == DealPhase::Proposed)
 }
 
-/// Deals that are closed in the database while the market waits for their data: another user of the database
-/// closed them, or the market lost the data. The listing that raised the doubt may be older than the closing,
-/// so another one is asked for.
+/// Reopens deals that are closed in the database while the market waits for their data: another user of the
+/// database closed them, or the market lost the data. The listing that raised the suspicion may be older than
+/// the closing, so another one decides.
 async fn put_back(context: &ImportContext, doubted: &[&str]) -> Result<usize, PollError> {
     let (store, miner) = (&context.store, context.market.miner());
     let listing = context.market.fresh_listing().await?;
@@ -261,7 +264,7 @@ mod tests {
             schedule.polled(schedule.next());
         }
         assert_eq!(schedule.next(), PollScope::Changing);
-        tokio::time::advance(SWEEP_INTERVAL).await;
+        tokio::time::advance(FULL_POLL_INTERVAL).await;
         assert_eq!(schedule.next(), PollScope::All, "polls are rare");
     }
 

@@ -1,4 +1,4 @@
-//! Files that arrive in the folders of CARs: deals that wait for one of that name are looked at at once.
+//! File notifications (inotify): deals that wait for a file of the name that arrived are made due at once.
 //!
 //! The system's notifications only hasten what `setting.waitInterval` does anyway. Where there are none
 //! (network file systems tell nothing of what other machines do), that interval is all there is.
@@ -21,18 +21,18 @@ use tracing::{debug, info, warn};
 
 use crate::car_files::locate::Places;
 
-/// Names that arrived lately: a look that was under way may have missed them.
+/// Names of files that arrived lately, with their times: a search that was running may have missed them.
 #[derive(Debug, Default)]
 pub struct Arrivals(Mutex<HashMap<String, Instant>>);
 
-/// Names on their way to the database; more at a time, and all that waits for files is looked at instead.
+/// Capacity for names that the database was not told yet. Beyond it, all deals that wait for files are due.
 const CHANNEL: usize = 10_000;
 
-/// Where notifications go.
+/// Receives the notifications of all folders.
 #[derive(Clone, Debug)]
 struct Told {
     names: Sender<String>,
-    /// Files may have come whose names nobody told: a whole folder, or more than there was room for.
+    /// Files may have come without their names: a whole folder, or more than the channel holds.
     anything: Arc<AtomicBool>,
 }
 
@@ -45,12 +45,12 @@ impl Told {
 
     fn anything(&self) {
         self.anything.store(true, Ordering::Relaxed);
-        // Whoever reads a full channel looks at the flag anyway.
+        // The reader of a full channel looks at the flag anyway.
         let _full = self.names.try_send(String::new());
     }
 }
 
-/// Names remembered; then the memory starts anew.
+/// Maximum names that are remembered; beyond it all are forgotten.
 const REMEMBERED_MAX: usize = 10_000;
 
 impl Arrivals {
@@ -69,11 +69,11 @@ impl Arrivals {
     }
 }
 
-/// Files that arrive within this time are told to the database in one call.
+/// Files that arrive within this time are one call to the database.
 const GATHER: Duration = Duration::from_millis(200);
-/// Names in one call.
+/// Maximum names in one call.
 const NAMES_MAX: usize = 500;
-/// How soon a folder that could not be watched is tried again: it may be mounted by then.
+/// Pause before a folder that could not be watched is tried again: it may be mounted by then.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Watches until the stop; `wake` is called when deals became due.
@@ -101,7 +101,7 @@ pub(crate) async fn watch(
     stop.run_until_cancelled(work).await;
 }
 
-/// Sets up the watch of every folder, each for itself: one that hangs keeps no other from being watched.
+/// Sets up each folder's watch independently, so that a hung folder does not block the others.
 async fn keep_watching(folders: Vec<PathBuf>, told: Told) {
     let watches = folders.into_iter().map(|folder| keep_watching_one(folder, told.clone()));
     futures::future::join_all(watches).await;
@@ -127,7 +127,7 @@ async fn keep_watching_one(folder: PathBuf, told: Told) {
                 info!(folder = %folder.display(), "watching for CARs");
                 break watcher;
             }
-            // Each minute it is tried again, with a walk through the whole folder: told once.
+            // Tried again each minute with a walk through the whole folder, and logged once.
             Ok(Err(error)) if is_told => {
                 debug!(folder = %folder.display(), error = %ErrorChain(&error), "still cannot be watched");
             }
@@ -138,7 +138,7 @@ async fn keep_watching_one(folder: PathBuf, told: Told) {
                     "this folder cannot be watched: CARs that arrive there are found by setting.waitInterval"
                 );
             }
-            Err(error) => return warn!(%error, "watching a folder ended by a bug of ours"),
+            Err(error) => return warn!(%error, "watching a folder ended by a defect of this program"),
         }
         sleep(AGAIN).await;
     };
@@ -242,7 +242,7 @@ mod tests {
         }
         assert!(!told.anything.load(Ordering::Relaxed));
 
-        // What is in a folder that is moved here, nobody tells.
+        // The system does not tell the files of a folder that is moved here.
         let elsewhere = tempfile::tempdir().unwrap();
         fs::create_dir(elsewhere.path().join("full")).unwrap();
         fs::write(elsewhere.path().join("full/inside.car"), b"x").unwrap();

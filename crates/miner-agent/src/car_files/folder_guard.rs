@@ -1,13 +1,13 @@
-//! Folders that may not answer: a network file system whose server is gone holds whoever touches it, for
-//! hours.
+//! A limit of searches per folder, and a timeout for folders that hang: a network file system whose server is
+//! gone blocks each thread that touches it, for hours.
 //!
 //! ```text
-//!  a search ─► gate of /mnt/a ─► inside: at most four ─► out
-//!                 │ somebody has been inside for longer than `timeout`: passed over
+//!  search ─► permit for /mnt/a, at most four ─► file is read ─► permit dropped
+//!                 │ a permit is held for longer than `timeout`: the folder is passed over
 //! ```
 //!
-//! So a dead server costs a handful of threads, and not the imports whose files lie elsewhere. A
-//! [`Heartbeat`] tells the one who waits for a search whether it still gets on.
+//! So a dead server costs some threads, and not the imports whose files lie elsewhere. A [`Heartbeat`] tells
+//! the task that waits for a search whether the search makes progress.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,18 +18,19 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, timeout};
 
-/// Searches inside of one folder at a time: so many threads a folder can hold. Source: ours.
-pub(crate) const INSIDE_MAX: usize = 4;
+/// Maximum searches in one folder at a time, and so the threads that a hung folder blocks. Chosen: enough to
+/// search several deals side by side.
+pub(crate) const PERMITS_MAX: usize = 4;
 
-/// Who is inside of which folder, and since when.
+/// The permits of each folder, by the time since which each is held.
 #[derive(Debug)]
 pub struct FolderGuard {
     timeout: Duration,
-    inside: Mutex<HashMap<PathBuf, Vec<Instant>>>,
-    left: Condvar,
+    held: Mutex<HashMap<PathBuf, Vec<Instant>>>,
+    released: Condvar,
 }
 
-/// A place inside of a folder; free again when dropped.
+/// Permission to touch a folder; given back when dropped.
 #[derive(Debug)]
 pub struct FolderPermit<'a> {
     guard: &'a FolderGuard,
@@ -37,73 +38,73 @@ pub struct FolderPermit<'a> {
     since: Instant,
 }
 
-/// Beats with every step of a search.
+/// Counts the steps of a search.
 #[derive(Debug, Default)]
 pub struct Heartbeat(AtomicU64);
 
 /// How waiting for a search ended.
 #[derive(Debug)]
 pub enum Waited<T> {
-    /// It came to its end.
+    /// It ended.
     Ended(Result<T, JoinError>),
-    /// It gets on no more. Its thread is left to the folder that holds it.
+    /// It makes no progress. Its thread stays blocked by the folder.
     Stalled,
 }
 
 impl FolderGuard {
-    /// Gates of folders that may take so long for one file.
+    /// A guard of folders that may take at most `timeout` for one file.
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, inside: Mutex::default(), left: Condvar::new() }
+        Self { timeout, held: Mutex::default(), released: Condvar::new() }
     }
 
-    /// How long a search may stand still: once before a gate, and once inside.
+    /// How long a search may make no progress: once while it waits for a permit, and once while it holds one.
     pub fn stall_timeout(&self) -> Duration {
         self.timeout * 2
     }
 
-    /// Goes in; `None`: the folder does not answer.
+    /// Waits for a permit; `None` if the folder is considered hung.
     pub fn acquire<'a>(&'a self, folder: &'a Path) -> Option<FolderPermit<'a>> {
-        let mut inside = self.lock();
+        let mut held = self.lock();
         loop {
-            let since = inside.get(folder).map(Vec::as_slice).unwrap_or_default();
+            let since = held.get(folder).map(Vec::as_slice).unwrap_or_default();
             let longest = since.iter().map(Instant::elapsed).max().unwrap_or_default();
             let remaining = self.timeout.checked_sub(longest)?;
-            if since.len() < INSIDE_MAX {
+            if since.len() < PERMITS_MAX {
                 break;
             }
-            let waited = self.left.wait_timeout(inside, remaining);
-            inside = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.released.wait_timeout(held, remaining);
+            held = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let since = Instant::now();
-        inside.entry(folder.to_owned()).or_default().push(since);
+        held.entry(folder.to_owned()).or_default().push(since);
         Some(FolderPermit { guard: self, folder, since })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<Instant>>> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for FolderPermit<'_> {
     fn drop(&mut self) {
-        let mut inside = self.guard.lock();
-        if let Some(since) = inside.get_mut(self.folder)
+        let mut held = self.guard.lock();
+        if let Some(since) = held.get_mut(self.folder)
             && let Some(place) = since.iter().position(|since| *since == self.since)
         {
             since.swap_remove(place);
         }
-        drop(inside);
-        self.guard.left.notify_all();
+        drop(held);
+        self.guard.released.notify_all();
     }
 }
 
 impl Heartbeat {
-    /// The search got on.
+    /// The search made a step.
     pub fn beat(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits for a search on a thread of its own, as long as it beats at least once in `stall_timeout`.
+    /// Waits for a search on another thread, as long as it beats at least once in `stall_timeout`.
     pub async fn watch<T>(&self, mut search: JoinHandle<T>, stall_timeout: Duration) -> Waited<T> {
         loop {
             let beats = self.0.load(Ordering::Relaxed);
@@ -140,8 +141,8 @@ mod tests {
     fn a_full_folder_is_waited_for_as_long_as_it_may_take() {
         let full = |timeout| {
             let guard = FolderGuard::new(timeout);
-            // Left there for good: what is inside of a folder that hangs.
-            (0..INSIDE_MAX).for_each(|_| std::mem::forget(guard.acquire(Path::new(FOLDER))));
+            // Never dropped, as in a folder that hangs.
+            (0..PERMITS_MAX).for_each(|_| std::mem::forget(guard.acquire(Path::new(FOLDER))));
             guard
         };
         let guard = full(Duration::from_millis(20));
@@ -157,18 +158,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_search_that_beats_is_waited_for_and_one_that_does_not_is_left() {
-        let (pulse, stall) = (std::sync::Arc::new(Heartbeat::default()), Duration::from_millis(500));
-        let beating = std::sync::Arc::clone(&pulse);
+        let (heartbeat, stall) = (std::sync::Arc::new(Heartbeat::default()), Duration::from_millis(500));
+        let beating = std::sync::Arc::clone(&heartbeat);
         let search = tokio::task::spawn_blocking(move || {
             for _ in 0..12 {
                 thread::sleep(Duration::from_millis(100));
                 beating.beat();
             }
         });
-        assert!(matches!(pulse.watch(search, stall).await, Waited::Ended(Ok(()))));
+        assert!(matches!(heartbeat.watch(search, stall).await, Waited::Ended(Ok(()))));
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let search = tokio::task::spawn_blocking(move || held.recv().is_ok());
-        assert!(matches!(pulse.watch(search, stall).await, Waited::Stalled));
+        assert!(matches!(heartbeat.watch(search, stall).await, Waited::Stalled));
         drop(hold);
     }
 }

@@ -17,9 +17,9 @@ use crate::car_files::folder_guard::Heartbeat;
 
 /// Part of the reason of every deal whose file was found to be another piece.
 pub const NOT_THE_PIECE: &str = "is not the deal's piece";
-/// Files remembered; beyond that the memory starts anew.
+/// Maximum files that are remembered; beyond it all are forgotten.
 const REMEMBERED_MAX: usize = 10_000;
-/// How often a long computation says how far it is.
+/// Time between two log lines of a long computation.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// What makes a file the same file: device, inode, size, modification time in seconds and nanoseconds, and
@@ -67,8 +67,8 @@ impl PieceChecker {
 
     /// The commitment of a file, filled up with zeros to the deal's piece where that is larger.
     ///
-    /// Reads the whole file: minutes for 32 GiB. Call it on a thread that may block; `heartbeat` beats while it
-    /// reads.
+    /// Reads the whole file: minutes for 32 GiB. Call it on a thread that may block; `heartbeat` beats while
+    /// it reads.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl PieceChecker {
         let _under_way = UnderWay { all: &self.under_way, identity };
         let file = File::open(path)?;
         let progress = LoggedProgress::new(path, metadata.len(), heartbeat, &self.stopped);
-        // One thread: beside it, this machine seals and proves.
+        // One thread: this machine also seals and proves.
         let piece = match piece_of_file(&ThreadBudget::alone(), &file, &progress) {
             Ok(piece) => piece,
             Err(PieceError::Changed) => return Ok(PieceVerdict::Changed),

@@ -15,7 +15,7 @@ use crate::commands::status::PendingLine;
 pub struct Explained {
     /// The proposal CID that was asked for.
     pub deal: String,
-    /// What is to be known first, in one sentence.
+    /// Where the deal stands, in one sentence.
     pub verdict: String,
     /// The deal in the queue, while it is pending.
     #[serde(skip_serializing_if = "Option::is_none")]

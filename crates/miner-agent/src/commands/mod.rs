@@ -1,4 +1,4 @@
-//! The commands: from a command line to an exit status.
+//! The commands of miner-agent, from the command line to the exit status.
 
 pub mod doctor;
 pub mod explain;
@@ -39,7 +39,7 @@ pub fn main_entry(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (cli, flags) = match Cli::parse_from(as_called(args, "miner-agent", &[("makedealimport", "run")])) {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Help goes to stdout and is no error; there is nobody to tell when neither can be written.
+            // Help goes to stdout and is no error. A terminal that takes nothing cannot be told.
             let _unwritable = error.print();
             return if error.use_stderr() {
                 ExitStatus::UserError.into()

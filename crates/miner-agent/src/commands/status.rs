@@ -150,7 +150,7 @@ pub(crate) fn line(deal: &OfflineDealDoc, now: DateTime, agent: Option<&AgentLin
         (None, Some(ImportState::SetAside)) => "set aside",
         (None, Some(ImportState::Missed)) => "missed",
         (None, Some(ImportState::Failed)) => "failed",
-        // Done, and `isdeal` 0: put back by hand.
+        // Done, and `isdeal` 0: a person reopened it.
         (None, None | Some(ImportState::Done)) => "new",
     };
     let goes_on = matches!(state, "new" | "waiting" | "retrying");

@@ -1,4 +1,4 @@
-//! Which of the deals that are due is next, and when the database is asked for them again.
+//! The queue of due deals in memory: which one is claimed next, and when the database is read again.
 //!
 //! ```text
 //!  first   new, woken, to be tried again: by start epoch  ──┐ three
@@ -17,12 +17,12 @@ use bson::Bson;
 use carferry_core::store::{DueId, DueIds};
 use tokio::time::Instant;
 
-/// Of so many claims, one goes to a deal whose pause is over, as long as there are others. Source: ours.
-const TURNS: u32 = 4;
-/// While deals are at hand, the database is asked for others after so many times the time that it took to
-/// answer last: each deal that somebody records may wake the worker. Source: ours; reading is a tenth of the
-/// work at the most.
-const REST: u32 = 10;
+/// One of this many claims goes to a deal whose pause is over, while other deals are due. Chosen: looks in
+/// vain take a quarter of the claims at most.
+const WAITS_EVERY: u32 = 4;
+/// Pause between two reads while the queue is not empty, as a multiple of what the last read took: each
+/// recorded deal may wake the worker. Chosen: reading is a tenth of the work at most.
+const REST_FACTOR: u32 = 10;
 
 /// Deals that were due when last asked for.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Queue {
     /// What the database said, and how long it took.
     pub fn read(&mut self, due: DueIds, took: Duration) {
         (self.first, self.waits) = (due.first.into(), due.waits.into());
-        self.rests_until = Some(Instant::now() + took * REST);
+        self.rests_until = Some(Instant::now() + took * REST_FACTOR);
     }
 
     /// Whether the queue is empty.
@@ -54,7 +54,7 @@ impl Queue {
 
     /// The next one.
     pub fn pop(&mut self) -> Option<Bson> {
-        if (self.turn >= TURNS - 1 || self.first.is_empty())
+        if (self.turn >= WAITS_EVERY - 1 || self.first.is_empty())
             && let Some(id) = self.waits.pop_front()
         {
             self.turn = 0;

@@ -1,7 +1,7 @@
 //! Lease renewal: the leases of all deals in flight are renewed together.
 //!
-//! Thousands of deals wait to be confirmed by one list of the market; renewing each alone would keep the
-//! database busier than importing them does.
+//! Thousands of deals may wait for the list that confirms them. One renewal for each would be more work for
+//! the database than the imports.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// Leases of deals in hand.
+/// The leases of all deals in flight.
 #[derive(Clone, Debug, Default)]
 pub struct Leases(Arc<Mutex<All>>);
 
@@ -46,7 +46,7 @@ pub struct Lease {
 const RENEWED_AFTER: u32 = 4;
 /// See [`RENEWED_AFTER`].
 const LOOKED_EVERY: u32 = 12;
-/// Leases in one command. Source: ours; some 100 KiB.
+/// Leases in one command. Chosen: some 100 KiB.
 const AT_ONCE: usize = 500;
 
 impl Leases {
@@ -63,7 +63,7 @@ impl Leases {
 
     /// Renews them, without end.
     ///
-    /// A database that does not answer is no loss: as long as nobody else claimed a deal, it is ours.
+    /// A database that does not answer loses no lease: it holds until another agent claims the deal.
     ///
     /// # Cancel safety
     ///
@@ -122,7 +122,7 @@ impl Leases {
 }
 
 impl Lease {
-    /// Cancelled when somebody else has the deal.
+    /// Cancelled when another agent has the deal.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }

@@ -25,7 +25,7 @@ pub(super) struct Finished {
     pub id: Bson,
     /// The deal as it was when claimed.
     pub deal: OfflineDealDoc,
-    /// What the try came to, and whether that is recorded.
+    /// The outcome, and whether it is recorded.
     pub outcome: Outcome,
     /// When the deal is due again.
     pub next: NextTry,
@@ -109,7 +109,7 @@ async fn next_try(context: &ImportContext, outcome: &Outcome, began: Instant) ->
     NextTry::Now
 }
 
-/// Logs what a try came to; what the record said before the try is logged at `debug` only.
+/// Logs the outcome of a try; a reason that the record had before is logged at `debug` only.
 fn log(claim: &Claim, outcome: &Outcome, elapsed: Duration) {
     let settled = match outcome {
         Outcome::Settled(settled) => settled,
@@ -169,8 +169,8 @@ pub fn owner_name() -> String {
     format!("{}/{}/{:08x}", fsx::hostname(), std::process::id(), fastrand::u32(..))
 }
 
-/// A name for one claim. The fencing token begins again at 1 after a deal was given back, so two claims of one
-/// process must differ by name.
+/// A name for one claim. The fencing token begins again at 1 after a deal was given back, so two claims of
+/// one process must differ by name.
 pub(super) fn claim_name(owner: &str) -> String {
     static CLAIMS: AtomicU64 = AtomicU64::new(1);
     format!("{owner}#{}", CLAIMS.fetch_add(1, Ordering::Relaxed))

@@ -1,16 +1,16 @@
-//! When nothing is claimed for a miner, and what may be claimed all the same.
+//! Pauses of a worker: when it claims nothing for its miner, and which deals it may claim during a pause.
 //!
 //! Trouble with node or database pauses everything. Failures of some deals say less: with as many as the
 //! breaker allows, and no success between them, those that failed pause, and one deal that has not failed yet
-//! may try meanwhile. So a handful of hopeless deals holds up no good one, and a node that takes nothing is
-//! still asked seldom.
+//! may try meanwhile. So some hopeless deals hold up no good one, and a node that takes nothing gets few
+//! calls.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many deals that failed, without a success between them, and the miner's node is given a pause.
+/// Deals that fail without a success between them before those that failed pause.
 pub const BREAKER: usize = 5;
 
 /// What keeps a miner's deals from being claimed.
@@ -64,7 +64,7 @@ impl Pause {
         self.until
     }
 
-    /// Nothing is claimed for so long.
+    /// Begins a pause of everything.
     pub fn begin(&mut self, pause: Duration) -> Instant {
         let until = Instant::now() + pause;
         (self.until, self.probe) = (Some(until), None);
@@ -100,7 +100,7 @@ impl Pause {
         is_enough
     }
 
-    /// Deals that failed are not claimed for so long.
+    /// Begins a pause of the deals that failed.
     pub fn begin_for_failures(&mut self, pause: Duration) {
         self.begin(pause);
         self.probe = Some(Probe::Free);

@@ -1,5 +1,5 @@
-//! The worker of one miner: it claims deals that are due, tries each, and pauses when its node or the database
-//! is in trouble.
+//! The worker of one miner: it claims deals that are due, tries each, and pauses when its node or the
+//! database is in trouble.
 //!
 //! ```text
 //!  change in the database ─┐
@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The collection is the queue, and all four wakes are one code path. A node that is down pauses the worker,
-//! not the deals: they are not claimed meanwhile. The same worker makes the one pass of `import`: it ends when
-//! nothing is due, and where a worker that runs would pause.
+//! not the deals: they are not claimed meanwhile. The same worker makes the one pass of `import`, which ends
+//! when nothing is due, and where a worker that runs would pause.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -351,8 +351,7 @@ impl Worker {
         if let Some(pass) = &mut self.pass {
             return pass.on_finished(finished);
         }
-        // Thousands of deals may meet the trouble that one has met: of those begun before a pause it is no
-        // news.
+        // Thousands of deals may meet the trouble that one has met. Tries begun before the pause add nothing.
         if self.paused_at.is_some_and(|paused| finished.began < paused) {
             return;
         }

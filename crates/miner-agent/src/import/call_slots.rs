@@ -1,17 +1,18 @@
-//! How many import calls of a miner may be under way at a time, and how many deals are made ready meanwhile.
+//! Limits of a miner's import calls: how many are sent at a time (`setting.importsPerMiner`), and how many
+//! deals are prepared meanwhile.
 //!
 //! ```text
-//!  seat: claimed, looked at ──► next: noted, one more than ──► leave to call: at most `at_once` ──► answered, seat free
+//!  slot occupied: claimed, ──► intent recorded: at most ──► call sent: at most ──► answered, slot freed
+//!  looked at                   `at_once` + 1                `at_once`
 //! ```
 //!
-//! A call is noted in the database before it goes out. That takes milliseconds, in which the call before may
-//! still be under way: so the note has a permit of its own, of which there is one more. Calls of other
-//! processes for the same miner take permits like those made here.
+//! The intent to call is recorded in the database before the call goes out. That takes milliseconds, in which
+//! the call before may still be running: so the intent has a permit of its own, of which there is one more.
+//! Calls of other processes for the same miner take permits like those of this process.
 //!
-//! While calls are short, some more deals than may be called are claimed and looked at: else the looking, a
-//! hundred milliseconds or so each, would be most of a short import's time. While calls are long, none: a
-//! deal that waits here for an hour would be kept from another agent, and from one that has become more
-//! urgent.
+//! While calls are short, some more deals than may be called are claimed and looked at: the look takes about
+//! a hundred milliseconds, which would be most of a short import's time. While calls are long, no deal is
+//! prepared: it would wait here for an hour, though another agent could import it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,9 +20,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// Deals made ready beside those that are called, while calls are short. Source: ours.
+/// Deals prepared beside those that are called, while calls are short. Chosen: hides the looks of one short
+/// call.
 const AHEAD: usize = 4;
-/// A call shorter than this is short; a deal waits no longer than this for leave to call. Source: ours.
+/// A call shorter than this is short, and a deal waits this long at most for its permits. Chosen: well below
+/// the lease.
 const SHORT: Duration = Duration::from_secs(10);
 
 /// The calls of one miner.
@@ -30,8 +33,8 @@ pub struct CallSlots {
     at_once: usize,
     ahead: usize,
     permits: Arc<Semaphore>,
-    /// For those whose call is noted or under way.
-    next: Arc<Semaphore>,
+    /// Permits of deals whose intent is recorded or whose call is running.
+    intents: Arc<Semaphore>,
     state: Mutex<State>,
     slot_freed: Notify,
 }
@@ -46,35 +49,42 @@ struct State {
     kept: Vec<OwnedSemaphorePermit>,
 }
 
-/// A deal's place; free again when dropped.
+/// The slot of one deal; free again when dropped.
 #[derive(Debug)]
 pub struct CallSlot {
     slots: Arc<CallSlots>,
-    /// Whether a deal sits on it: giving back one that nobody took is no news, and would be looked at
-    /// without end.
+    /// Whether a deal occupies it. A slot that no deal occupied is given back without a notification: the
+    /// worker that dropped it would look again without end.
     is_occupied: bool,
-    next: Option<OwnedSemaphorePermit>,
+    intent: Option<OwnedSemaphorePermit>,
     called: Option<(Instant, OwnedSemaphorePermit)>,
 }
 
 impl CallSlots {
-    /// So many calls at once, and deals made ready beside them.
+    /// Slots for `at_once` calls at a time, and for deals prepared beside them.
     pub fn new(at_once: usize) -> Arc<Self> {
         Self::with_ahead(at_once, AHEAD)
     }
 
-    /// So many calls at once, and no deal claimed before it may be called: for those who try each deal once.
+    /// Slots for `at_once` calls at a time: no deal is claimed before it may be called.
     pub fn without_ahead(at_once: usize) -> Arc<Self> {
         Self::with_ahead(at_once, 0)
     }
 
     fn with_ahead(at_once: usize, ahead: usize) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(at_once));
-        let next = Arc::new(Semaphore::new(at_once + ahead.min(1)));
-        Arc::new(Self { at_once, ahead, permits, next, state: Mutex::default(), slot_freed: Notify::new() })
+        let intents = Arc::new(Semaphore::new(at_once + ahead.min(1)));
+        Arc::new(Self {
+            at_once,
+            ahead,
+            permits,
+            intents,
+            state: Mutex::default(),
+            slot_freed: Notify::new(),
+        })
     }
 
-    /// Leaves so many permits to calls of other processes, from now on.
+    /// Keeps this many permits for calls of other processes, from now on.
     pub fn leave_to_others(&self, calls: usize) {
         let mut state = self.state();
         state.others = calls;
@@ -87,23 +97,23 @@ impl CallSlots {
         }
     }
 
-    /// Whether other processes call as often as is allowed.
+    /// Whether calls of other processes take all permits.
     pub fn are_others_only(&self) -> bool {
         self.state().others >= self.at_once
     }
 
-    /// A place for one more deal, if there is one.
+    /// A slot for one more deal, if one is free.
     pub fn slot(self: &Arc<Self>) -> Option<CallSlot> {
         let mut state = self.state();
         let ahead = if state.are_short { self.ahead } else { 0 };
         let own = self.at_once.saturating_sub(state.others);
         (own > 0 && state.occupied < own + ahead).then(|| {
             state.occupied += 1;
-            CallSlot { slots: Arc::clone(self), is_occupied: false, next: None, called: None }
+            CallSlot { slots: Arc::clone(self), is_occupied: false, intent: None, called: None }
         })
     }
 
-    /// Waits until a seat was given back. One that was meanwhile counts.
+    /// Waits until a slot was freed; one that was freed before this call counts.
     pub async fn slot_freed(&self) {
         self.slot_freed.notified().await;
     }
@@ -122,19 +132,20 @@ impl CallSlots {
 }
 
 impl CallSlot {
-    /// A deal sits down.
+    /// A deal occupies the slot.
     pub fn occupy(&mut self) {
         self.is_occupied = true;
     }
 
-    /// Waits until its call may be noted. `false`: the calls before it take long, so the deal is better put
-    /// back.
+    /// Waits until the intent to call may be recorded. Returns `false` if the calls before it take long: the
+    /// deal is better given back.
     pub async fn may_record_intent(&mut self) -> bool {
-        self.next = self.slots.permit(&self.slots.next).await;
-        self.next.is_some()
+        self.intent = self.slots.permit(&self.slots.intents).await;
+        self.intent.is_some()
     }
 
-    /// Waits for leave to call. `false`: the calls before it take long, so the deal is better put back.
+    /// Waits until the call may be sent. Returns `false` if the calls before it take long: the deal is better
+    /// given back.
     pub async fn may_call(&mut self) -> bool {
         self.called = self.slots.permit(&self.slots.permits).await.map(|permit| (Instant::now(), permit));
         self.called.is_some()

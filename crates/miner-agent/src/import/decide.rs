@@ -1,4 +1,4 @@
-//! What follows from what: the deal's state, the call's error, the number of tries. Pure.
+//! Pure rules of an import: missed start epochs, pauses between tries, and how long a call may take.
 
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ pub fn age_at_claim(created: i64, lease_until: i64, lease: Duration) -> Duration
     Duration::from_millis(until_end).saturating_sub(lease)
 }
 
-/// How long an import of so many bytes may take at the market, however busy: it copies the file and computes
-/// its commitment, at 10 MiB a second together (lotus-contract §3.3: minutes for 32 GiB on a quiet machine).
+/// Maximum time of an import of this many bytes at a busy market, which copies the file and computes
+/// its commitment at 10 MiB a second (lotus-contract §3.3: minutes for 32 GiB on a quiet machine).
 pub fn import_takes_at_most(bytes: u64) -> Duration {
     Duration::from_secs(bytes / (10 << 20))
 }

@@ -1,14 +1,14 @@
-//! One deal: read, look, import, see that it moved.
+//! The import of one deal: read its state, find the CAR, record the intent, call, confirm the new state.
 //!
 //! ```text
-//!  claimed deal ─► state at the provider ─► start epoch ─► CAR ─► state anew ─► note ─► call ─► state moved?
+//!  claimed deal ─► state at the provider ─► start epoch ─► CAR ─► recheck ─► intent ─► call ─► state moved?
 //!                   │ has the data: done     │ missed       │ not here           (database)      │
 //!                   │ failed: failed         │ : missed     │ : waiting                          ├ yes: done
 //!                   └ not yet: waiting                                                           └ no: retry
 //! ```
 //!
 //! The call's success proves nothing (lotus-contract §3.2), so the state decides before and after it.
-//! It is read anew before a call only where one went out earlier: every call is noted first.
+//! It is read again before a call only where one went out earlier: every call is preceded by its intent.
 
 pub mod call_slots;
 pub mod decide;
@@ -58,15 +58,15 @@ pub struct ImportContext {
     pub head: Arc<Head>,
     /// Where CARs are.
     pub places: Arc<Places>,
-    /// Piece commitments, where they are to be checked.
+    /// Computes piece commitments, where they are checked.
     pub pieces: Arc<PieceChecker>,
-    /// Files that came lately.
+    /// Files that arrived lately.
     pub arrivals: Arc<Arrivals>,
-    /// Which folders answer.
+    /// Limits the searches of each folder.
     pub folder_guard: Arc<FolderGuard>,
-    /// Whether deals are imported now, for those who ask another process.
+    /// Whether deals are imported now, for `status` in another process.
     pub standing: Arc<Standing>,
-    /// Which deals this agent has given up.
+    /// The ends that this process wrote.
     pub own_ends: Arc<OwnEnds>,
     /// Repeats database calls that must not be lost.
     pub retry: RetryUntilAnswered,
@@ -74,7 +74,7 @@ pub struct ImportContext {
     pub setting: Arc<Setting>,
 }
 
-/// What one try at a deal came to.
+/// The outcome of one try at a deal.
 #[derive(Debug)]
 pub enum Outcome {
     /// To be written into the deal, or written.
@@ -83,7 +83,7 @@ pub enum Outcome {
     NodeTrouble(Settled, Remedy),
     /// The lease was lost: the agent that has it writes the outcome.
     LeaseLost,
-    /// The database takes nothing that is to be written into the deal.
+    /// The database does not take what should be written into the deal.
     Unrecorded(Unanswered),
 }
 
@@ -111,7 +111,7 @@ pub enum Assessment {
     },
     /// Nothing is called.
     Settled(Settled),
-    /// The market's list of some seconds ago does not have it, and nobody looked for it before.
+    /// The market's list of some seconds ago does not have it, and no agent looked for it before.
     Unlisted {
         /// The deal.
         proposal_cid: ProposalCid,
@@ -123,28 +123,28 @@ pub enum Assessment {
 /// First pause between looks at a deal's state after a call; it grows to [`LOOK_PAUSE_MAX`].
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Searches for one look at a deal, each of which may find another folder that does not answer. Source: ours.
+/// Searches in one try, each of which may find another hung folder. Chosen: more folders rarely hang at once.
 const SEARCH_TRIES: usize = 3;
 
-/// What a deal is looked at for.
+/// Why a deal is looked at.
 #[derive(Clone, Copy)]
 enum Look {
     BeforeCall,
     AfterCall,
 }
 
-/// How a deal stands after a while of looking.
+/// What the looks at a deal found.
 enum Seen {
     Moved(Box<ListedDeal>),
     StillWaiting,
     /// The provider does not list it any more.
     Gone,
-    /// Nobody could be asked.
+    /// The market did not answer.
     Unseen(Arc<RpcError>),
 }
 
 impl ImportContext {
-    /// Finds out what is to be done with a deal. Writes nothing and calls nothing that has an effect.
+    /// Decides what to do with a deal. Writes nothing and calls nothing that has an effect.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl ImportContext {
         let is_other_piece = decide::is_other_piece(deal.import.as_ref());
         let settled_now = |outcome| Settled { outcome, view: None, is_answered: false, is_other_piece };
         let settled = |outcome| Ok(Assessment::Settled(settled_now(outcome)));
-        // Another user of the database may have written it, and the client's agent puts it right: no end.
+        // Another user of the database may have written it, and client-agent restores it: no end.
         let unusable = |field: &str, error: &dyn std::error::Error| {
             settled(self.waiting_by_age(deal, format!("`{field}` cannot be used: {error}"), Vec::new()))
         };
@@ -217,8 +217,7 @@ impl ImportContext {
         };
         let PayloadCars { cars, unreadable } = self.store.payload_cars(&payload_cid.to_string()).await?;
         let wanted = wanted(payload_cid, deal, &listed.terms);
-        // What the market once found to be another piece is not copied into its staging folder again on
-        // trust.
+        // The market refused a file of this deal as another piece: no other file is copied on trust.
         let verify = self.setting.verify_piece || is_other_piece;
         match self.search(wanted, cars, verify).await {
             Ok(Located::Found(car)) => {
@@ -267,13 +266,13 @@ impl ImportContext {
         Err("looking for the CAR stood still; does a file system of `roots` or `paths` hang?".to_owned())
     }
 
-    /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is; the seat is
-    /// given back when no call is, or will be, under way.
+    /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is lost; the slot
+    /// is freed when no call is running, or will be.
     pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, mut slot: CallSlot) -> Outcome {
         fail_point("import.claimed");
         let assessment = loop {
             match self.assess(&claim.deal).await {
-                // Afterwards all of it anew: the list and the head of the chain were read before.
+                // All of it again afterwards: the list and the head of the chain were read before.
                 Err(error) if self.retry.is_away(&error).await => self.retry.until_back().await,
                 assessment => break assessment,
             }
@@ -338,14 +337,15 @@ impl ImportContext {
         }
     }
 
-    /// Notes that the call goes out, and until when it may; else what becomes of the deal without a call.
+    /// Records the intent to call, and returns until when the call may be sent; else the outcome without a
+    /// call.
     async fn record_call_intent(&self, claim: &Claim, car: &FoundCar) -> Result<BootInstant, Box<Outcome>> {
         let lease = self.setting.lease;
         loop {
-            // Noting lengthens the lease, by the database's clock: from this moment at the earliest.
+            // Recording the intent lengthens the lease, by the database's clock: from now at the earliest.
             let send_before = BootInstant::now().plus(lease / 2);
-            let note = || self.store.record_import_call(claim, &car.node_path, lease);
-            match self.retry.call("note import call", note).await {
+            let record = || self.store.record_import_call(claim, &car.node_path, lease);
+            match self.retry.call("note import call", record).await {
                 Ok(Noted::Yes) => {}
                 Ok(Noted::GivenUp) => {
                     let reason = "the client has given the deal up".to_owned();
@@ -360,8 +360,8 @@ impl ImportContext {
         }
     }
 
-    /// The state before the call, where one went out earlier; `None`: it still waits for the data. Nobody
-    /// waits for leave to call meanwhile: such deals may be many, and a list takes a while.
+    /// Reads the state again before the call, where one went out earlier; `None` if the deal still waits for
+    /// the data. No other deal waits for this one's permit meanwhile: a list takes a while.
     async fn recheck_before_call(
         &self,
         claim: &Claim,
@@ -392,7 +392,7 @@ impl ImportContext {
         }
     }
 
-    /// A deal that nobody has looked at, by a list that is asked for now.
+    /// Looks for a deal that no agent has looked at, in a list that is asked for now.
     async fn look_again(&self, deal: &OfflineDealDoc, proposal_cid: &ProposalCid) -> Outcome {
         match self.market.fresh_listing().await {
             Ok(listing) if listing.deal(proposal_cid.as_str()).is_some() => {
@@ -432,7 +432,7 @@ impl ImportContext {
         answer
     }
 
-    /// What the call came to: the deal's state tells.
+    /// The outcome of a call, by the deal's state.
     async fn confirm(
         &self,
         claim: &Claim,
@@ -547,7 +547,7 @@ impl ImportContext {
         Backoff::jitter(self.pauses().by_age(age, self.setting.wait_interval))
     }
 
-    /// For what may pass, so many times and no more.
+    /// For a failure that may pass: tried again, up to `setting.maxTries`.
     fn retrying(&self, deal: &OfflineDealDoc, reason: String) -> ImportOutcome {
         let failures = failures_of(deal);
         if failures.saturating_add(1) >= i64::from(self.setting.max_tries) {

@@ -1,11 +1,10 @@
-//! Which deals this agent has given up, and how.
+//! The ends (failed, missed, set aside) that this process wrote, to tell them from those of others.
 //!
-//! Another user of the database may mark a deal as failed, missed or set aside, and nobody would try it
-//! again. So an end that this agent did not write is no end: the deal is looked at once more, and ends again
-//! if it must. The same holds after a restart, which forgets everything: one more try each.
+//! Another user of the database may mark a deal as failed, missed or set aside, and no agent would try it
+//! again. So an end that this process did not write is unknown: the deal is looked at once more, and ends
+//! again if it must. A restart forgets all ends, so each deal gets one more try.
 //!
-//! An agent runs for years: of a deal nothing but two hashes is kept, and that only while polls find it at
-//! its end.
+//! An agent runs for years: two hashes are kept of each deal, and only while polls find it at its end.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -16,7 +15,7 @@ use carferry_core::model::OfflineDealDoc;
 /// Ends by proposal CID.
 #[derive(Debug, Default)]
 pub struct OwnEnds {
-    /// Of this process: nobody can make up a reason with the hash of another one.
+    /// Random for each process: no user of the database can make up a reason with a known hash.
     hasher: RandomState,
     known: Mutex<Known>,
 }
@@ -25,24 +24,23 @@ pub struct OwnEnds {
 struct Known {
     /// By the proposal CID's hash.
     ends: HashMap<u64, Ending>,
-    /// Polls that came to their end.
+    /// Polls that read all deals.
     polls: u64,
 }
 
 #[derive(Debug)]
 struct Ending {
-    /// State and reason as they were last read, ours or not; `None`: ours, and how it reads in the database
-    /// is seen with the next poll.
+    /// State and reason as they were last read; `None` for an end of this process that no poll has read yet.
     read: Option<u64>,
-    /// What the end may have followed from, as it was then: another user of the database may have written
-    /// it.
+    /// The fields from which the end may have followed, as they were then: another user of the database may
+    /// have written them.
     inputs: u64,
-    /// The poll in which it was last heard of.
+    /// The last poll that found it.
     poll: u64,
 }
 
 impl OwnEnds {
-    /// This agent ended the deal, which was like this.
+    /// This process ends the deal, whose record was like this.
     pub fn written(&self, deal: &OfflineDealDoc) {
         let key = self.key(deal.dealcid.as_deref().unwrap_or_default());
         let inputs = self.inputs(deal);
@@ -57,7 +55,7 @@ impl OwnEnds {
         self.lock().ends.remove(&key);
     }
 
-    /// A poll found the deal at an end, whichever.
+    /// Marks the deal as seen at an end by this poll.
     pub fn seen(&self, proposal_cid: &str) {
         let key = self.key(proposal_cid);
         let mut known = self.lock();
@@ -67,8 +65,8 @@ impl OwnEnds {
         }
     }
 
-    /// Whether this end is neither of this agent nor one that was looked into already, or follows from what
-    /// reads otherwise now. From now on it is none of these.
+    /// Whether this end was neither written by this process nor looked into already, or follows from fields
+    /// that have changed. From then on the end is known.
     pub fn is_unknown(&self, deal: &OfflineDealDoc) -> bool {
         let import = deal.import.as_ref().map(|import| (import.state, &import.reason));
         let (read, inputs) = (self.hasher.hash_one(import), self.inputs(deal));
@@ -132,7 +130,7 @@ mod tests {
         let other = ended("other", ImportState::SetAside, "by an agent before us");
         assert!(own_ends.is_unknown(&other));
         assert!(!own_ends.is_unknown(&other), "two agents do not wake each other's for ever");
-        // Looked at, and not over: whoever says so again is wrong again.
+        // Looked at, and not over: the same end would be wrong again.
         own_ends.goes_on("other");
         assert!(own_ends.is_unknown(&other));
     }

@@ -1,8 +1,8 @@
-//! Import calls under way: how long one may take, those whose caller is gone, and one that hangs.
+//! Import calls without an answer: how long a call may take, calls of other processes, and calls that hang.
 //!
 //! The market goes on with a call when its caller is gone (lotus-contract §3.3): it copies the CAR and
-//! computes its commitment. How long that takes is judged by the piece size that the provider signed: what a
-//! document says of it anybody may have written, and documents of the prototype say nothing.
+//! computes its commitment. The time for that is derived from the piece size that the provider signed: any
+//! user of the database may have written another size, and documents of the prototype have none.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::import::decide::{age_at_claim, import_takes_at_most};
 use crate::market::listed_deal::ListedDeal;
 use crate::market::listing::Listing;
 
-/// What ended the wait for a call.
+/// How the wait for a call ended.
 #[derive(Debug)]
 pub enum CallEnd {
     /// Its answer, or that there is none.
@@ -28,15 +28,15 @@ pub enum CallEnd {
     Moved(Box<ListedDeal>),
 }
 
-/// A call that takes so many times as long as its size explains counts as unanswered. Source: an estimate;
-/// the size is reckoned at a fifth of what a busy Lotus v1.23.3 was measured at.
+/// A call that takes this many times what its size explains counts as unanswered. Chosen: the explained time
+/// assumes a fifth of the speed that was measured on a busy Lotus v1.23.3.
 const UNANSWERED_AFTER: u32 = 4;
-/// How often the deal of a call that hangs is looked at, and told of, at the least.
+/// Maximum time between looks at the deal of a call that hangs, and between log lines about it.
 const LOOKS_EVERY: Duration = Duration::from_secs(600);
-/// How soon a deal is looked at again at the most.
+/// Minimum time between looks at the deal of a call that hangs.
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
 
-/// How long a call for a piece of this size may take without a reason to look into it.
+/// How long a call for a piece of this size may take before the deal is looked at.
 pub fn explained(piece_bytes: u64, setting: &Setting) -> Duration {
     import_takes_at_most(piece_bytes).max(setting.confirm_timeout).min(setting.import_timeout)
 }

@@ -1,5 +1,5 @@
-//! Mainnet's calendar: what tells the height of the chain where no full node is configured, and where it
-//! holds.
+//! Mainnet's calendar: the height of the chain by the clock, where no full node is configured, and for which
+//! deals it holds.
 //!
 //! A deal that is taken for missed is given up, so the calendar is used for mainnet alone. A miner's letter
 //! in a configuration or a record says nothing: people write either. The market node's own letter does, and

@@ -1,4 +1,4 @@
-//! The head of the chain: from a full node, else from the database's clock.
+//! The height of the chain: from a full node, else from the database's clock and mainnet's calendar.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex as SyncMutex, MutexGuard, PoisonError};

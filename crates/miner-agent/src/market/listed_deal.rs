@@ -1,8 +1,8 @@
 //! One deal as its market lists it, in types that belong to no market: whether it waits for the data, the
 //! provider's view to record, and the terms that the provider signed.
 //!
-//! A market's own records are converted here once, when its list is read. The rest of the agent knows no state
-//! numbers and no wire types.
+//! A market's own records are converted here once, when its list is read. The rest of the agent knows no
+//! state numbers and no wire types.
 
 use bson::DateTime;
 use carferry_car::{PaddedPieceSize, PieceCid};

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::market::listed_deal::ListedDeal;
 
-/// Maximum age of a listing for a deal without an import call of its own: this time, or [`RECENT_COSTS`] times
-/// what the listing took.
+/// Maximum age of a listing for a deal without an import call of its own: this time, or [`RECENT_COSTS`]
+/// times what the listing took.
 const RECENT: Duration = Duration::from_secs(2);
 /// See [`RECENT`].
 const RECENT_COSTS: u32 = 4;

@@ -171,8 +171,8 @@ impl Market {
         listed
     }
 
-    /// Hands a file to the market; nothing is sent after `send_before`. The deal's state before and after
-    /// tells whether the call had an effect.
+    /// Calls the import method for a file; nothing is sent after `send_before`. The deal's state before and
+    /// after tells whether the call had an effect.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Where the CAR of a deal is, and whether the file there is the deal's.
+//! Finds the CAR of a deal in the configured folders, and checks that the file is the deal's.
 //!
 //! Synchronous: it reads disks, and on request whole CARs. What `cars` says comes in as documents; nothing
 //! here asks the database or the node.
@@ -42,7 +42,7 @@ pub struct Wanted {
     pub piece_size: Option<UnpaddedPieceSize>,
 }
 
-/// What the search came to.
+/// The result of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Located {
     /// The file is there and is the deal's.
@@ -92,11 +92,11 @@ const NAMES_MAX: usize = 16;
 pub struct Search<'a> {
     /// Where to look.
     pub places: &'a Places,
-    /// Which folders answer.
+    /// Limits the searches of each folder.
     pub folder_guard: &'a FolderGuard,
-    /// Beats while the search gets on.
+    /// Beats with each candidate.
     pub heartbeat: &'a Heartbeat,
-    /// Computes piece CIDs, where the bytes are to be read.
+    /// Computes piece CIDs; `None` if the bytes are not read.
     pub checker: Option<&'a PieceChecker>,
 }
 
@@ -222,12 +222,12 @@ fn candidates(places: &Places, wanted: &Wanted, cars: &[CarDoc]) -> Vec<Candidat
 }
 
 impl Places {
-    /// The folders that files are taken from. What a database says of paths is a stranger's word.
+    /// The folders that files are taken from. A path in the database may be anything that a user of it wrote.
     pub(crate) fn confines(&self) -> impl Iterator<Item = &Path> {
         self.roots.iter().chain(self.paths.iter().map(|mapping| &mapping.to)).map(PathBuf::as_path)
     }
 
-    /// The folder whose gate leads to this path: a configured one, else the path's own.
+    /// The folder whose permit a search of this path needs: a configured one, else the path's own.
     fn folder_of<'a>(&'a self, path: &'a Path) -> &'a Path {
         let folder = self.confines().filter(|folder| path.starts_with(folder));
         let folder = folder.max_by_key(|folder| folder.components().count());
@@ -272,7 +272,7 @@ impl Search<'_> {
 
     fn examine_file(&self, candidate: &Candidate, wanted: &Wanted) -> io::Result<Examined> {
         let own = self.places.folder_of(&candidate.path);
-        let Some(mut inside) = self.folder_guard.acquire(own) else {
+        let Some(mut permit) = self.folder_guard.acquire(own) else {
             return Ok(Examined::Silent(own.to_owned()));
         };
         // Before opening: the open of a pipe would wait for its other end.
@@ -281,11 +281,11 @@ impl Search<'_> {
         }
         let mut path = candidate.path.clone();
         if let Some(real) = self.way_out(own, &path)? {
-            // Whoever waits at a gate is inside of no folder: two folders of links into each other would be
+            // A search that waits for a permit holds none: two folders of links into each other would be
             // full of searches that wait for the other.
-            drop(inside);
-            inside = match self.enter_holder(own, &real) {
-                Holder::Entered(there) => there,
+            drop(permit);
+            permit = match self.acquire_holder(own, &real) {
+                Holder::Acquired(there) => there,
                 Holder::None => return Ok(Examined::Outside),
                 Holder::Silent(folder) => return Ok(Examined::Silent(folder)),
             };
@@ -296,7 +296,7 @@ impl Search<'_> {
         debug!(path = %path.display(), size = metadata.len(), "examining");
         let looked_at = look(&Candidate { path: path.clone(), ..candidate.clone() }, &metadata, wanted);
         // Reading a whole CAR takes minutes, and says itself how far it is.
-        drop(inside);
+        drop(permit);
         match (looked_at, self.checker, wanted.piece_cid) {
             (None, Some(checker), Some(deal)) => {
                 check_piece(checker, self.heartbeat, &path, &metadata, deal, wanted)
@@ -318,13 +318,13 @@ impl Search<'_> {
         Ok((!is_inside).then_some(real))
     }
 
-    /// Enters the configured folder that this file lies in; the one it was looked for in is not it.
-    fn enter_holder<'a>(&'a self, own: &Path, real: &Path) -> Holder<'a> {
+    /// A permit for the configured folder that this file lies in, other than the folder that was searched.
+    fn acquire_holder<'a>(&'a self, own: &Path, real: &Path) -> Holder<'a> {
         let mut answer = Holder::None;
         for folder in self.places.confines().filter(|folder| *folder != own) {
             match self.folder_guard.acquire(folder) {
-                Some(inside) if holds(folder, real) => return Holder::Entered(inside),
-                Some(_inside) => {}
+                Some(permit) if holds(folder, real) => return Holder::Acquired(permit),
+                Some(_permit) => {}
                 None => answer = Holder::Silent(folder.to_owned()),
             }
         }
@@ -338,7 +338,7 @@ fn holds(folder: &Path, real: &Path) -> bool {
 
 /// Which of the configured folders a file lies in.
 enum Holder<'a> {
-    Entered(FolderPermit<'a>),
+    Acquired(FolderPermit<'a>),
     None,
     /// It may be this one, which does not answer.
     Silent(PathBuf),
@@ -405,7 +405,7 @@ fn look(candidate: &Candidate, metadata: &Metadata, wanted: &Wanted) -> Option<E
 /// What follows the bytes of a CAR in a longer file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Padding {
-    /// Zeros up to the UNPADDED size of the deal's piece: the file is the piece, as providers hand it out and
+    /// Zeros up to the UNPADDED size of the deal's piece: the file is the piece, as providers serve it and
     /// some tools write it.
     Whole,
     /// Zeros, and fewer of them.
@@ -437,7 +437,7 @@ fn padding(
     if end == piece_size.get() { Padding::Whole } else { Padding::Growing }
 }
 
-/// Bytes at either end of the zeros behind a CAR that are looked at. Source: this project's choice.
+/// Bytes at either end of the zeros behind a CAR that are looked at. Chosen: enough to tell zeros from data.
 const ZEROS_LOOKED_AT: u64 = 1 << 20;
 
 fn check_piece(

@@ -296,7 +296,7 @@ fn a_folder_that_does_not_answer_is_passed_over_and_named() {
     let places =
         Places { roots: vec![silent.path().to_owned(), healthy.path().to_owned()], ..Places::default() };
     let (folder_guard, heartbeat) = (FolderGuard::new(Duration::from_millis(20)), Heartbeat::default());
-    // Somebody went in and has not come out.
+    // A permit is held for too long.
     let stuck = folder_guard.acquire(silent.path()).unwrap();
     std::thread::sleep(Duration::from_millis(30));
     let search =
