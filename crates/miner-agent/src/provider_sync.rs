@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carferry_core::error_chain::ErrorChain;
-use carferry_core::model::{DealId, DealPhase, DealStatus, ImportState, ProviderViewDoc};
+use carferry_core::model::{DealId, DealPhase, DealStatus, ImportState, OfflineDealDoc, ProviderViewDoc};
 use carferry_core::rpc::RpcError;
 use carferry_core::runtime::Backoff;
 use carferry_core::store::{NewView, PollScope, StoreError};
@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::import::ImportContext;
+use crate::import::own_ends::OwnEnds;
 use crate::market::listed_deal::{DataState, ListedDeal};
+use crate::market::listing::Listing;
 
 /// Why a poll ended early.
 #[derive(Debug, thiserror::Error)]
@@ -111,88 +113,112 @@ pub async fn poll_once(
     wake: &Notify,
 ) -> Result<usize, PollError> {
     let (store, miner) = (&context.store, context.market.miner());
-    let (mut changed, mut followed, mut woken) = (0, 0, 0_u32);
+    let (mut changed, mut followed, mut looked_again) = (0, 0, 0_u32);
     let mut deals = store.provider_followed(miner, scope).await?;
     while let Some(page) = deals.page().await? {
         followed += page.len();
         let listing = context.market.recent_listing().await?;
-        let (mut doubted, mut views, mut to_wake, mut accepted) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut backward = Vec::new();
+        let mut found = Findings::default();
         for deal in &page {
-            let Some(proposal_cid) = deal.dealcid.as_deref() else { continue };
-            let state = deal.import.as_ref().map(|import| import.state);
-            let rests =
-                matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
-            if rests {
-                context.own_ends.seen(proposal_cid);
-            }
-            let Some(seen) = listing.deal(proposal_cid) else {
-                if rests && deal.isdeal != Some(1) && deal.is_on_chain() {
-                    to_wake.push(proposal_cid);
-                }
-                continue;
-            };
-            // Closed deals of the prototype have no intent, and stay closed.
-            if deal.isdeal == Some(1) && deal.intent.is_some() && seen.awaits_data() {
-                doubted.push(proposal_cid);
-            }
-            let may_be_imported = rests
-                && match &seen.data {
-                    DataState::Received => true,
-                    // Ended by this agent, by another agent of the miner, or by another user of the
-                    // database.
-                    DataState::Awaited => {
-                        unknown_ends == UnknownEnds::LookAgain && context.own_ends.is_unknown(deal)
-                    }
-                    DataState::Failed(_) => deal.is_on_chain(),
-                    DataState::NotYet(_) => false,
-                };
-            if deal.isdeal != Some(1) && may_be_imported {
-                to_wake.push(proposal_cid);
-            }
-            if state == Some(ImportState::Waiting) && is_accepted(deal.provider.as_ref(), seen) {
-                accepted.push(proposal_cid);
-            }
-            if differs(deal.provider.as_ref(), seen) {
-                let was = deal.provider.as_ref().and_then(|view| view.status);
-                if goes_back(deal.provider.as_ref().and_then(ProviderViewDoc::deal_status), seen) {
-                    backward.push((proposal_cid, was));
-                } else {
-                    views.push(NewView { deal: proposal_cid, was, view: seen.view.clone() });
-                }
-            }
+            found.add(deal, &listing, &context.own_ends, unknown_ends);
         }
         // Before the view is recorded: afterwards the acceptance is no change any more.
-        if !accepted.is_empty() && store.make_due_accepted(miner, &accepted).await? > 0 {
+        if !found.accepted.is_empty() && store.make_due_accepted(miner, &found.accepted).await? > 0 {
             wake.notify_one();
         }
-        if !backward.is_empty() {
+        if !found.backward.is_empty() {
             // Another agent of this miner may have recorded a later list.
             let listing = context.market.fresh_listing().await?;
-            for (deal, was) in backward {
-                let view = listing.deal(deal).map(|seen| seen.view.clone());
-                views.extend(view.map(|view| NewView { deal, was, view }));
+            for (deal, was) in found.backward {
+                let view = listing.deal(deal).map(|listed| listed.view.clone());
+                found.views.extend(view.map(|view| NewView { deal, was, view }));
             }
         }
-        store.record_provider_views(miner, &views).await?;
-        changed += views.len();
-        if !to_wake.is_empty() {
-            woken = woken.saturating_add(u32::try_from(to_wake.len()).unwrap_or(u32::MAX));
-            let spread = LOOK_AGAIN_EACH.saturating_mul(woken).min(LOOK_AGAIN_SPREAD_MAX);
-            let deals = store.make_due_final(miner, &to_wake, spread).await?;
+        store.record_provider_views(miner, &found.views).await?;
+        changed += found.views.len();
+        if !found.to_look_again.is_empty() {
+            let count = u32::try_from(found.to_look_again.len()).unwrap_or(u32::MAX);
+            looked_again = looked_again.saturating_add(count);
+            let spread = LOOK_AGAIN_EACH.saturating_mul(looked_again).min(LOOK_AGAIN_SPREAD_MAX);
+            let deals = store.make_due_final(miner, &found.to_look_again, spread).await?;
             info!({ fields::MINER } = miner, deals, "deals that had ended are looked at once more");
             // The worker may wait for its next scan.
             wake.notify_one();
-            changed += to_wake.len();
+            changed += found.to_look_again.len();
         }
-        if !doubted.is_empty() {
-            changed += put_back(context, &doubted).await?;
+        if !found.suspected.is_empty() {
+            changed += reopen(context, &found.suspected).await?;
         }
     }
     context.own_ends.polled();
     debug!({ fields::MINER } = miner, ?scope, followed, changed, "provider view recorded");
     Ok(changed)
+}
+
+/// What follows from a page of recorded deals beside the market's list; deals by their proposal CIDs.
+#[derive(Debug, Default)]
+struct Findings<'a> {
+    /// Views to record.
+    views: Vec<NewView<'a>>,
+    /// Deals whose listed state comes before the recorded one, which is kept here.
+    backward: Vec<(&'a str, Option<i64>)>,
+    /// Deals that the provider has accepted since the last poll.
+    accepted: Vec<&'a str>,
+    /// Ended deals that are looked at once more.
+    to_look_again: Vec<&'a str>,
+    /// Closed deals whose data the market still waits for.
+    suspected: Vec<&'a str>,
+}
+
+impl<'a> Findings<'a> {
+    fn add(
+        &mut self,
+        deal: &'a OfflineDealDoc,
+        listing: &Listing,
+        own_ends: &OwnEnds,
+        unknown_ends: UnknownEnds,
+    ) {
+        let Some(proposal_cid) = deal.dealcid.as_deref() else { return };
+        let state = deal.import.as_ref().map(|import| import.state);
+        let is_final =
+            matches!(state, Some(ImportState::SetAside | ImportState::Missed | ImportState::Failed));
+        if is_final {
+            own_ends.seen(proposal_cid);
+        }
+        let Some(listed) = listing.deal(proposal_cid) else {
+            if is_final && deal.isdeal != Some(1) && deal.is_on_chain() {
+                self.to_look_again.push(proposal_cid);
+            }
+            return;
+        };
+        // Closed deals of the prototype have no intent, and stay closed.
+        if deal.isdeal == Some(1) && deal.intent.is_some() && listed.awaits_data() {
+            self.suspected.push(proposal_cid);
+        }
+        let may_be_imported = is_final
+            && match &listed.data {
+                DataState::Received => true,
+                // Ended by this agent, by another agent of the miner, or by another user of the database.
+                DataState::Awaited => unknown_ends == UnknownEnds::LookAgain && own_ends.is_unknown(deal),
+                DataState::Failed(_) => deal.is_on_chain(),
+                DataState::NotYet(_) => false,
+            };
+        if deal.isdeal != Some(1) && may_be_imported {
+            self.to_look_again.push(proposal_cid);
+        }
+        let recorded = deal.provider.as_ref();
+        if state == Some(ImportState::Waiting) && is_accepted(recorded, listed) {
+            self.accepted.push(proposal_cid);
+        }
+        if differs(recorded, listed) {
+            let was = recorded.and_then(|view| view.status);
+            if goes_back(recorded.and_then(ProviderViewDoc::deal_status), listed) {
+                self.backward.push((proposal_cid, was));
+            } else {
+                self.views.push(NewView { deal: proposal_cid, was, view: listed.view.clone() });
+            }
+        }
+    }
 }
 
 /// Time for each ended deal that is made due: after a restart all of them are looked at once more, and not in
@@ -210,19 +236,19 @@ fn is_accepted(recorded: Option<&ProviderViewDoc>, seen: &ListedDeal) -> bool {
 /// Reopens deals that are closed in the database while the market waits for their data: another user of the
 /// database closed them, or the market lost the data. The listing that raised the suspicion may be older than
 /// the closing, so another one decides.
-async fn put_back(context: &ImportContext, doubted: &[&str]) -> Result<usize, PollError> {
+async fn reopen(context: &ImportContext, suspected: &[&str]) -> Result<usize, PollError> {
     let (store, miner) = (&context.store, context.market.miner());
     let listing = context.market.fresh_listing().await?;
-    let mut put_back = 0;
-    for proposal_cid in doubted {
+    let mut reopened = 0;
+    for proposal_cid in suspected {
         let is_false = listing.deal(proposal_cid).is_some_and(ListedDeal::awaits_data);
         let reason = "`isdeal` was 1, but the market still waits for the data: put back to 0";
         if is_false && store.reopen(miner, proposal_cid, reason).await? {
             warn!({ fields::MINER } = miner, { fields::PROPOSAL_CID } = proposal_cid, "{reason}");
-            put_back += 1;
+            reopened += 1;
         }
     }
-    Ok(put_back)
+    Ok(reopened)
 }
 
 /// Whether the provider says a state again that an earlier state has followed.

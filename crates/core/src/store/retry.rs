@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::error_chain::{ErrorChain, Hint as _};
+use crate::error_chain::{ErrorChain, Hint};
 use crate::runtime::{Backoff, BackoffPolicy, Breaker, Permit};
 use crate::store::{Store, StoreError};
 
@@ -67,9 +67,8 @@ pub enum Unanswered {
     Refused(String),
 }
 
-impl Unanswered {
-    /// What the operator can do.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for Unanswered {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::LastTry(error) => error.hint(),
             Self::Interrupted | Self::Refused(_) => None,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bson::Bson;
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::fsx;
 use carferry_core::model::OfflineDealDoc;
 use carferry_core::runtime::fail_point;

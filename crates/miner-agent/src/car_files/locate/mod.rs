@@ -3,13 +3,14 @@
 //! Synchronous: it reads disks, and on request whole CARs. What `cars` says comes in as documents; nothing
 //! here asks the database or the node.
 
+mod candidates;
+mod content;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use carferry_car::{PayloadCid, PayloadSize, PieceCid, UnpaddedPieceSize};
 use carferry_core::error_chain::ErrorChain;
@@ -18,7 +19,9 @@ use carferry_core::path_mapping::{PathMapping, map_longest};
 use tracing::debug;
 
 use crate::car_files::folder_guard::{FolderGuard, FolderPermit, Heartbeat};
-use crate::car_files::piece_check::{NOT_THE_PIECE, PieceChecker, PieceVerdict};
+use crate::car_files::locate::candidates::{Candidate, candidates};
+use crate::car_files::locate::content::{check_piece, look};
+use crate::car_files::piece_check::PieceChecker;
 
 /// Where to look.
 #[derive(Clone, Debug, Default)]
@@ -72,14 +75,6 @@ pub struct FoundCar {
     pub node_path: String,
     /// Bytes on disk.
     pub size: PayloadSize,
-}
-
-/// A place where the CAR may be, with what is recorded about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Candidate {
-    path: PathBuf,
-    car_size: Option<PayloadSize>,
-    piece_cid: Option<PieceCid>,
 }
 
 /// Paths named in a reason, at most; a reason is read by people.
@@ -179,48 +174,6 @@ fn shown(items: &[String], separator: &str) -> String {
     text
 }
 
-/// Every place to look, each once, best first.
-fn candidates(places: &Places, wanted: &Wanted, cars: &[CarDoc]) -> Vec<Candidate> {
-    let mut found = Vec::<Candidate>::new();
-    let mut add = |path: PathBuf, car: Option<&CarDoc>| {
-        let climbs = path.components().any(|component| component == Component::ParentDir);
-        if path.is_absolute() && !climbs && !found.iter().any(|known| known.path == path) {
-            let number = |stored: Option<i64>| stored.and_then(|n| u64::try_from(n).ok());
-            found.push(Candidate {
-                path,
-                car_size: car.and_then(|car| number(car.carsizebytes)).map(PayloadSize::new),
-                piece_cid: car.and_then(|car| car.piececid.as_deref()?.parse().ok()),
-            });
-        }
-    };
-    let recorded = || cars.iter().filter_map(|car| Some((car, Path::new(car.outputpath.as_deref()?))));
-    for (car, path) in recorded() {
-        for mapping in &places.paths {
-            if let Some(local) = mapping.apply(path) {
-                add(local, Some(car));
-            }
-        }
-    }
-    for (car, path) in recorded() {
-        for end in ends_longest_first(path) {
-            for root in &places.roots {
-                add(root.join(&end), Some(car));
-            }
-        }
-    }
-    let only_car = if let [car] = cars { Some(car) } else { None };
-    let piece_name = wanted.piece_cid.as_ref().map(|piece_cid| format!("{piece_cid}.car"));
-    for name in piece_name.into_iter().chain([format!("{}.car", wanted.payload_cid)]) {
-        for root in &places.roots {
-            add(root.join(&name), only_car);
-        }
-    }
-    for (car, path) in recorded() {
-        add(path.to_owned(), Some(car));
-    }
-    found
-}
-
 impl Places {
     /// The folders that files are taken from. A path in the database may be anything that a user of it wrote.
     pub(crate) fn confines(&self) -> impl Iterator<Item = &Path> {
@@ -233,19 +186,6 @@ impl Places {
         let folder = folder.max_by_key(|folder| folder.components().count());
         folder.or_else(|| path.parent()).unwrap_or(path)
     }
-}
-
-/// `/data/out/a.car` → `data/out/a.car`, `out/a.car`, `a.car`. Nothing for paths that climb (`..`).
-fn ends_longest_first(path: &Path) -> Vec<PathBuf> {
-    let mut names = Vec::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => names.push(name),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-            Component::ParentDir => return Vec::new(),
-        }
-    }
-    (0..names.len()).map(|start| names.iter().skip(start).collect()).collect()
 }
 
 enum Examined {
@@ -342,122 +282,6 @@ enum Holder<'a> {
     None,
     /// It may be this one, which does not answer.
     Silent(PathBuf),
-}
-
-/// How long a file without a recorded size must have been left alone. Source: an estimate; tools that copy
-/// write at least once a second.
-const SETTLED_AFTER: Duration = Duration::from_secs(5);
-
-/// By this machine's clock; a time that lies ahead of it tells nothing.
-fn was_just_written(metadata: &Metadata) -> bool {
-    metadata.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age < SETTLED_AFTER)
-}
-
-/// What speaks against a file, without reading all of it.
-fn look(candidate: &Candidate, metadata: &Metadata, wanted: &Wanted) -> Option<Examined> {
-    let size = PayloadSize::new(metadata.len());
-    if let Some(recorded) = candidate.car_size {
-        if size < recorded {
-            return Some(Examined::Arriving(format!("has {size} of {recorded} bytes")));
-        }
-        if size > recorded {
-            match (padding(&candidate.path, size, recorded, wanted.piece_size), wanted.piece_size) {
-                (Padding::Whole, _) => {}
-                (Padding::Growing, Some(piece)) => {
-                    return Some(Examined::Arriving(format!(
-                        "has {size} of {piece} bytes of the padded piece"
-                    )));
-                }
-                _ => return Some(Examined::Wrong(format!("has {size} bytes, `cars` says {recorded}"))),
-            }
-        }
-    }
-    if let Some(piece_size) = wanted.piece_size
-        && size.get() > piece_size.get()
-    {
-        return Some(Examined::Wrong(format!("has {size} bytes, the deal's piece holds {piece_size}")));
-    }
-    if let (Some(deal), Some(recorded)) = (wanted.piece_cid, candidate.piece_cid)
-        && deal != recorded
-    {
-        return Some(Examined::Wrong(format!("is piece {recorded} by `cars`, the deal is about {deal}")));
-    }
-    if size == PayloadSize::default() {
-        return Some(Examined::Arriving("is empty".to_owned()));
-    }
-    match carferry_car::read_car_root(&candidate.path) {
-        Ok(root)
-            if root == wanted.payload_cid && candidate.car_size.is_none() && was_just_written(metadata) =>
-        {
-            let seconds = SETTLED_AFTER.as_secs();
-            Some(Examined::Arriving(format!(
-                "was written to within the last {seconds} s, and `cars` does not say how large it is"
-            )))
-        }
-        Ok(root) if root == wanted.payload_cid => None,
-        Ok(root) => {
-            Some(Examined::Wrong(format!("has the root {root}, the deal is about {}", wanted.payload_cid)))
-        }
-        Err(error) => Some(Examined::Wrong(format!("is no CAR: {}", ErrorChain(&error)))),
-    }
-}
-
-/// What follows the bytes of a CAR in a longer file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Padding {
-    /// Zeros up to the UNPADDED size of the deal's piece: the file is the piece, as providers serve it and
-    /// some tools write it.
-    Whole,
-    /// Zeros, and fewer of them.
-    Growing,
-    /// Something else.
-    Other,
-}
-
-/// Looks at what follows the bytes of a CAR. Of many zeros, only the first and the last are looked at;
-/// whether all of the file is the piece, the piece CID says.
-fn padding(
-    path: &Path,
-    size: PayloadSize,
-    car_size: PayloadSize,
-    piece_size: Option<UnpaddedPieceSize>,
-) -> Padding {
-    let Some(piece_size) = piece_size else { return Padding::Other };
-    let (start, end) = (car_size.get(), size.get());
-    let is_zero = |from: u64, to: u64| {
-        let mut bytes = vec![1; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
-        let file = carferry_car::open_regular(path);
-        file.and_then(|file| file.read_exact_at(&mut bytes, from)).is_ok()
-            && bytes.iter().all(|byte| *byte == 0)
-    };
-    let last = end.saturating_sub(ZEROS_LOOKED_AT).max(start);
-    if end > piece_size.get() || !is_zero(start, end.min(start + ZEROS_LOOKED_AT)) || !is_zero(last, end) {
-        return Padding::Other;
-    }
-    if end == piece_size.get() { Padding::Whole } else { Padding::Growing }
-}
-
-/// Bytes at either end of the zeros behind a CAR that are looked at. Chosen: enough to tell zeros from data.
-const ZEROS_LOOKED_AT: u64 = 1 << 20;
-
-fn check_piece(
-    checker: &PieceChecker,
-    heartbeat: &Heartbeat,
-    path: &Path,
-    metadata: &Metadata,
-    deal: PieceCid,
-    wanted: &Wanted,
-) -> io::Result<Examined> {
-    Ok(match checker.check(path, metadata, wanted.piece_size, heartbeat)? {
-        PieceVerdict::Piece(piece_cid) if piece_cid == deal => {
-            Examined::Good(PayloadSize::new(metadata.len()))
-        }
-        PieceVerdict::Piece(piece_cid) => Examined::Wrong(format!(
-            "{NOT_THE_PIECE}: its piece CID is {piece_cid}, the deal is about {deal}"
-        )),
-        PieceVerdict::Changed => Examined::Arriving("changed while it was read".to_owned()),
-        PieceVerdict::Busy => Examined::Arriving("is being read for its piece CID already".to_owned()),
-    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::car_files::folder_guard;
+use crate::car_files::locate::content::SETTLED_AFTER;
 
 const PIECE: &str = "baga6ea4seaqdomn3tgwgrh3g532zopskstnbrd2n3sxfqbze7rxt7vqn7veigmy";
 
@@ -325,7 +326,7 @@ fn a_search_that_waits_at_one_gate_is_behind_no_other() {
         Places { roots: vec![links.path().to_owned(), files.path().to_owned()], ..Places::default() };
     let folder_guard = FolderGuard::new(Duration::from_secs(10));
     let everybody = |folder| -> Vec<_> {
-        (0..folder_guard::INSIDE_MAX).map(|_| folder_guard.acquire(folder).unwrap()).collect()
+        (0..folder_guard::PERMITS_MAX).map(|_| folder_guard.acquire(folder).unwrap()).collect()
     };
     let full = everybody(files.path());
     std::thread::scope(|scope| {
