@@ -2,6 +2,7 @@
 
 mod certificates;
 mod database;
+mod node;
 
 use std::fs;
 use std::path::{Path, PathBuf};

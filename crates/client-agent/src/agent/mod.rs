@@ -4,7 +4,6 @@ mod passes;
 
 use std::sync::Arc;
 
-use carferry_core::config::Secret;
 use carferry_core::error_chain::Hint as _;
 use carferry_core::lotus::FullNode;
 use carferry_core::model::PublishMethod;
@@ -41,8 +40,7 @@ impl<'a> Agent<'a> {
     pub(crate) async fn connect(config: &'a Config) -> Result<Self, CommandError> {
         let endpoint = resolve_full_node(&config.lotus, &|name| std::env::var(name).ok())
             .map_err(|error| CommandError::user(&error))?;
-        let token = endpoint.token.as_ref().map(Secret::expose);
-        let client = Client::new(endpoint.url.as_str(), token, config.call_timeouts())?;
+        let client = Client::of(&endpoint, config.call_timeouts())?;
         let store = Store::open(&config.store_options()?).await?;
         Ok(Self { config, store, node: FullNode::new(client) })
     }

@@ -31,6 +31,11 @@ macro_rules! lotus_keys {
                 concat!($node, " repository folder, with its files `api` and `token`"),
             ),
             Key::new(
+                concat!($section, ".tlsCaFile"),
+                Kind::Text,
+                concat!("PEM file of the authority that signed the ", $node, "'s certificate"),
+            ),
+            Key::new(
                 concat!($section, ".requestTimeout"),
                 Kind::Duration,
                 concat!("Longest time one ", $node, " call may take"),
@@ -57,6 +62,9 @@ pub struct LotusSection {
     /// A Lotus repository folder with the files `api` and `token`.
     #[serde(deserialize_with = "human::optional_path::deserialize")]
     pub repo: Option<PathBuf>,
+    /// A PEM file with the authority that signed the node's certificate; without one, the system's are trusted.
+    #[serde(deserialize_with = "human::optional_path::deserialize")]
+    pub tls_ca_file: Option<PathBuf>,
     /// How long one call may take.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub request_timeout: Duration,
@@ -89,6 +97,7 @@ impl Default for LotusSection {
             token_file: None,
             api_info: None,
             repo: None,
+            tls_ca_file: None,
             request_timeout: Duration::from_secs(30),
             section: "lotus",
         }

@@ -1,6 +1,7 @@
 //! One node, called over HTTP: token, time limits, and errors by kind.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span, warn};
 
+use crate::config::Secret;
+use crate::rpc::authority;
+use crate::rpc::endpoint::Endpoint;
 use crate::rpc::error::RpcError;
 use crate::rpc::go_jsonrpc::{CompatLayer, RESPONSE_BYTES_MAX};
 use crate::rpc::go_values::{EachEntry, read_each};
@@ -75,8 +79,17 @@ pub struct Client {
 }
 
 /// A connection, made with its first call.
-fn connection(url: &str, headers: HeaderMap) -> Result<Arc<Call>, ClientError> {
-    let client = HttpClientBuilder::default()
+fn connection(
+    url: &str,
+    headers: HeaderMap,
+    tls: Option<rustls::ClientConfig>,
+) -> Result<Arc<Call>, ClientError> {
+    let builder = HttpClientBuilder::default();
+    let builder = match tls {
+        Some(tls) => builder.with_custom_cert_store(tls),
+        None => builder,
+    };
+    let client = builder
         .set_headers(headers)
         .max_response_size(RESPONSE_BYTES_MAX)
         .request_timeout(TRANSPORT_TIMEOUT)
@@ -114,6 +127,25 @@ impl Client {
     ///
     /// [`RpcError::Transport`] for a URL or token that cannot be sent at all.
     pub fn new(url: &str, token: Option<&str>, timeouts: CallTimeouts) -> Result<Self, RpcError> {
+        Self::open(url, token, None, timeouts)
+    }
+
+    /// A client for a node at its place, with its token and its authority. Does not connect yet.
+    ///
+    /// # Errors
+    ///
+    /// [`RpcError::Transport`] for a URL, token or authority that cannot be used at all.
+    pub fn of(endpoint: &Endpoint, timeouts: CallTimeouts) -> Result<Self, RpcError> {
+        let token = endpoint.token.as_ref().map(Secret::expose);
+        Self::open(endpoint.url.as_str(), token, endpoint.ca_file.as_deref(), timeouts)
+    }
+
+    fn open(
+        url: &str,
+        token: Option<&str>,
+        ca_file: Option<&Path>,
+        timeouts: CallTimeouts,
+    ) -> Result<Self, RpcError> {
         let broken = |source: Box<dyn std::error::Error + Send + Sync>| RpcError::Transport {
             method: "connecting",
             endpoint: url.to_owned(),
@@ -126,9 +158,10 @@ impl Client {
             value.set_sensitive(true);
             headers.insert(http::header::AUTHORIZATION, value);
         }
+        let tls = ca_file.map(authority::trusting).transpose().map_err(|error| broken(error.into()))?;
         let connect: Arc<Connect> = {
             let url = url.to_owned();
-            Arc::new(move || connection(&url, headers.clone()))
+            Arc::new(move || connection(&url, headers.clone(), tls.clone()))
         };
         let call = connect().map_err(|e| broken(e.into()))?;
         Ok(Self { connect, call, endpoint: url.into(), unreadable: Arc::default(), timeouts })

@@ -5,6 +5,7 @@
 //! and token of a node. Which calls there are, and their shapes, is a market's or a node's own
 //! (`crate::lotus`).
 
+pub mod authority;
 pub(crate) mod client;
 pub mod endpoint;
 pub(crate) mod error;

@@ -72,6 +72,9 @@ pub struct MinerEntry {
     /// A Lotus repository folder.
     #[serde(deserialize_with = "human::optional_path::deserialize")]
     pub repo: Option<PathBuf>,
+    /// A PEM file with the authority that signed the node's certificate.
+    #[serde(deserialize_with = "human::optional_path::deserialize")]
+    pub tls_ca_file: Option<PathBuf>,
 }
 
 /// Entries, or the miners' addresses alone.
@@ -303,7 +306,8 @@ impl Config {
 
     /// How the market node of this entry is reached: by the entry's own keys, else by the section `lotus`.
     pub fn market_section(&self, entry: &MinerEntry) -> LotusSection {
-        let MinerEntry { miner: _, endpoint, token, token_file, api_info, repo } = entry.clone();
+        let MinerEntry { miner: _, endpoint, token, token_file, api_info, repo, tls_ca_file } = entry.clone();
+        let tls_ca_file = tls_ca_file.or_else(|| self.lotus.tls_ca_file.clone());
         let own_address = endpoint.is_some() || api_info.is_some() || repo.is_some();
         let own_token = token.is_some() || token_file.is_some();
         if own_address {
@@ -313,11 +317,12 @@ impl Config {
                 token_file,
                 api_info,
                 repo,
+                tls_ca_file,
                 request_timeout: self.lotus.request_timeout,
                 section: ENTRY_SECTION,
             };
         }
-        let mut section = self.lotus.clone();
+        let mut section = LotusSection { tls_ca_file, ..self.lotus.clone() };
         if own_token {
             (section.token, section.token_file) = (token, token_file);
         }

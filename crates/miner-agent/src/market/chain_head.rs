@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use carferry_core::config::Secret;
 use carferry_core::config::sections::LotusSection;
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::lotus::FullNode;
@@ -212,8 +211,7 @@ pub fn full_node(section: &LotusSection, env: Environment) -> Result<Option<Full
         Ok(found) => {
             debug!(endpoint = %found, "full node");
             let timeouts = CallTimeouts { quick: section.request_timeout, ..CallTimeouts::default() };
-            let token = found.token.as_ref().map(Secret::expose);
-            Ok(Some(FullNode::new(Client::new(found.url.as_str(), token, timeouts)?)))
+            Ok(Some(FullNode::new(Client::of(&found, timeouts)?)))
         }
         Err(EndpointError::NotFound { .. }) => Ok(None),
         Err(error) if is_configured => Err(error.into()),
@@ -226,6 +224,7 @@ pub fn full_node(section: &LotusSection, env: Environment) -> Result<Option<Full
 
 #[cfg(test)]
 mod tests {
+    use carferry_core::config::Secret;
     use carferry_core::store::StoreOptions;
 
     use super::*;

@@ -49,8 +49,7 @@ impl NodeAddress {
     pub fn node(&self) -> Result<Node, NodeError> {
         let found = endpoint::resolve_miner(&self.section, &self.env)?;
         debug!(endpoint = %found, "market node");
-        let client =
-            Client::new(found.url.as_str(), found.token.as_ref().map(Secret::expose), self.timeouts)?;
+        let client = Client::of(&found, self.timeouts)?;
         Ok(Node { provider: Provider::new(client), token: found.token })
     }
 }

@@ -38,8 +38,7 @@ pub(super) async fn checks(config: &Config, store: Option<&Store>, now: Duration
             return vec![Check::fail(LOTUS, ErrorChain(&error).to_string(), hint)];
         }
     };
-    let token = endpoint.token.as_ref().map(Secret::expose);
-    let client = match Client::new(endpoint.url.as_str(), token, config.call_timeouts()) {
+    let client = match Client::of(&endpoint, config.call_timeouts()) {
         Ok(client) => client,
         Err(error) => return vec![Check::lotus(LOTUS, &error)],
     };
@@ -55,7 +54,7 @@ pub(super) async fn checks(config: &Config, store: Option<&Store>, now: Duration
         Ok(methods) => judge_market(&version, *methods),
         Err(error) => Check::lotus("market", error),
     });
-    checks.push(permissions(&node, token, config, methods.ok()).await);
+    checks.push(permissions(&node, endpoint.token.as_ref().map(Secret::expose), config, methods.ok()).await);
     checks.push(match node.chain_head().await {
         Ok(head) => {
             let may_be_off = may_be_behind(&node, config.sync_rule()).await.unwrap_or(false);

@@ -14,6 +14,7 @@ use crate::config::secret::SecretError;
 use crate::config::sections::LotusSection;
 use crate::config::{Secret, secret};
 use crate::error_chain::Hint;
+use crate::rpc::authority::{self, AuthorityError};
 
 /// The API version that every markets-capable Lotus speaks the same (v1.5 to v1.27.0).
 const API_PATH: &str = "rpc/v0";
@@ -25,6 +26,8 @@ pub struct Endpoint {
     pub url: Url,
     /// The token for `Authorization: Bearer`, if there is one.
     pub token: Option<Secret>,
+    /// A PEM file with the authority that signed the node's certificate, where the system's are not trusted.
+    pub ca_file: Option<PathBuf>,
     /// Where this was found, for messages: `FULLNODE_API_INFO`, `/home/lotus/.lotus`, `lotus.endpoint`.
     pub origin: String,
 }
@@ -104,6 +107,9 @@ pub enum EndpointError {
     /// The token file of the configuration.
     #[error("token unavailable")]
     Token(#[from] SecretError),
+    /// The authority of the node's certificate.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
 }
 
 impl Hint for EndpointError {
@@ -123,6 +129,7 @@ impl Hint for EndpointError {
                 "the file `api` is there only while the node runs: start it, and let the agent's user read `api` and `token`".to_owned()
             }
             Self::Token(error) => return error.hint(),
+            Self::Authority(error) => return error.hint(),
         })
     }
 }
@@ -152,7 +159,7 @@ impl ApiInfo {
     pub fn endpoint(self, origin: impl Into<String>) -> Result<Endpoint, EndpointError> {
         let origin = origin.into();
         match api_url(&self.address) {
-            Ok(url) => Ok(Endpoint { url, token: self.token, origin }),
+            Ok(url) => Ok(Endpoint { url, token: self.token, ca_file: None, origin }),
             Err(problem) => {
                 Err(EndpointError::Address { origin, address: without_secrets(&self.address), problem })
             }
@@ -244,10 +251,15 @@ fn resolve(
         Some(endpoint) => Some(endpoint),
         None => elsewhere()?,
     };
-    Ok(endpoint.map(|endpoint| match token {
-        Some(token) => Endpoint { token: Some(token), ..endpoint },
-        None => endpoint,
-    }))
+    let ca_file = config.tls_ca_file.clone();
+    if let Some(path) = &ca_file {
+        authority::trusting(path).map_err(|source| AuthorityError {
+            key: key("tlsCaFile"),
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(endpoint.map(|endpoint| Endpoint { token: token.or(endpoint.token), ca_file, ..endpoint }))
 }
 
 /// Lotus takes a variable that is set but empty for set; here it counts as unset.
