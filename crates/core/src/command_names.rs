@@ -1,4 +1,5 @@
-//! The names of the first programs, as links to the agents: `makecars …` is `client-agent makecars …`.
+//! Command names of the prototype's programs: called as `makecars …`, a program runs `client-agent makecars
+//! …`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Checks of `doctor`: how one came out, and those of the shared database, which both agents make alike.
+//! Health checks of the command `doctor`: their results, and the checks of the shared database that both
+//! agents make.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::runtime::clock;
 use crate::store::{IndexUser, MADE_AT_START, Store, StoreError};
 use crate::words::counted;
 
-/// How a check came out.
+/// How grave the result of a check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -24,24 +25,24 @@ pub enum Severity {
     Fail,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What: `mongodb`, `market f01000`, `root /mnt/cars`.
+    /// What was checked: `mongodb`, `market f01000`, `root /mnt/cars`.
     pub name: String,
-    /// How it came out.
+    /// How grave the result is.
     pub state: Severity,
-    /// What was seen.
+    /// What was found.
     pub detail: String,
     /// What can be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// What the whole command comes to by this check.
+    /// The exit status that this check gives the command.
     #[serde(skip)]
     pub status: ExitStatus,
 }
 
-/// Width of the column of names; a longer name pushes its own line only.
+/// Width of the column of names. A longer name shifts only its own line.
 const NAME_COLUMNS: usize = 12;
 
 impl Check {
@@ -60,17 +61,17 @@ impl Check {
         Self::new(name, Severity::Fail, detail, Some(hint.into()), ExitStatus::UserError)
     }
 
-    /// What kept the database from answering.
+    /// A failed database call.
     pub fn database(name: impl Into<String>, error: &StoreError) -> Self {
         Self::of_error(name, ErrorChain(error).to_string(), error.hint(), error.is_permanent())
     }
 
-    /// What kept a node from answering.
+    /// A failed call to a node.
     pub fn lotus(name: impl Into<String>, error: &RpcError) -> Self {
         Self::of_error(name, ErrorChain(error).to_string(), error.hint(), error.is_permanent())
     }
 
-    /// An error that the user can fix, or that a server must get over.
+    /// A failed call, which either the user can fix or the server must recover from.
     pub fn of_error(
         name: impl Into<String>,
         detail: impl Into<String>,
@@ -109,12 +110,12 @@ impl Check {
     }
 }
 
-/// What `doctor` ends with.
+/// The exit status of `doctor`.
 pub fn status(checks: &[Check]) -> ExitStatus {
     checks.iter().map(|check| check.status).max().unwrap_or(ExitStatus::Success)
 }
 
-/// What is done about indexes that are missing.
+/// What is done about missing indexes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Indexes {
     /// They are counted.
@@ -180,7 +181,7 @@ async fn indexes(store: &Store, user: IndexUser, then: Indexes) -> Check {
     }
 }
 
-/// One short line, however many are missing.
+/// One short line, regardless of how many are missing.
 fn judge_indexes(user: IndexUser, created: usize, missing: &[(String, String)]) -> Check {
     const NAME: &str = "indexes";
     let refused: Vec<_> = missing.iter().filter(|(_, reason)| reason != MADE_AT_START).collect();

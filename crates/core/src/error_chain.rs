@@ -1,7 +1,7 @@
-//! How an error is shown to people: one line with all its causes, then a hint.
+//! Shows an error on one line with all its causes, followed by a hint.
 //!
-//! Errors themselves never print their source; this is the one place that walks the chain.
-//! Writing to the terminal is the caller's: see [`crate::printer`] and the binaries' `main`.
+//! Errors never print their source; [`ErrorChain`] walks the chain. [`crate::printer`] and the programs'
+//! `main` write to the terminal.
 
 use std::error::Error;
 use std::fmt;
@@ -10,8 +10,8 @@ use crate::escaped::Escaped;
 
 /// Displays an error and its causes as `outer: cause: cause` on one line.
 ///
-/// A cause whose text already stands in what was printed before it is left out: many libraries
-/// repeat their source in their own message.
+/// A cause is left out if its text is part of the text before it: many libraries repeat their source in their
+/// own message.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
@@ -20,7 +20,7 @@ impl fmt::Display for ErrorChain<'_> {
         let mut printed = one_line(&self.0.to_string());
         f.write_str(&printed)?;
         let mut next = self.0.source();
-        // A bound, because a source that names itself would never end.
+        // The bound ends a chain whose source is itself.
         for _ in 0..CAUSES_MAX {
             let Some(cause) = next else { break };
             let text = one_line(&cause.to_string());
@@ -36,7 +36,7 @@ impl fmt::Display for ErrorChain<'_> {
 
 const CAUSES_MAX: usize = 32;
 
-/// A reason on one line with the advice that goes with it: `text; hint: advice`.
+/// A reason and its hint on one line: `text; hint: advice`.
 pub fn with_hint(text: String, hint: Option<String>) -> String {
     match hint {
         Some(hint) => format!("{text}; hint: {hint}"),
@@ -44,15 +44,16 @@ pub fn with_hint(text: String, hint: Option<String>) -> String {
     }
 }
 
-/// An error that may know what the operator can do about it.
+/// An error that may have advice for the operator.
 pub trait Hint: Error {
-    /// One sentence that tells how to get past this error, without the word `hint`.
+    /// How the operator can fix the cause, in one sentence without the word `hint`.
     fn hint(&self) -> Option<String> {
         None
     }
 }
 
-/// What a binary prints to stderr before it ends: `error: …`, and below it `hint: …` where there is one.
+/// What a program prints to stderr before it ends: `error: …`, and `hint: …` on the next line if there is a
+/// hint.
 #[derive(Debug)]
 pub struct Report<'a> {
     error: &'a (dyn Error + 'static),
@@ -60,12 +61,12 @@ pub struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// A report of an error with the hint it carries.
+    /// A report of an error with its own hint.
     pub fn of<E: Hint + 'static>(error: &'a E) -> Self {
         Self { hint: error.hint(), error }
     }
 
-    /// A report with a hint found elsewhere.
+    /// A report of an error with this hint.
     pub fn with_hint(error: &'a (dyn Error + 'static), hint: Option<String>) -> Self {
         Self { error, hint }
     }
@@ -81,10 +82,11 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// Where the text of a hint begins: behind `hint: `.
+/// The column at which the text of a hint begins, after `hint: `.
 const HINT_COLUMN: usize = 6;
 
-/// A hint of one sentence on one line; lines that a user may copy keep their blanks, and stand below it.
+/// Shows the first line of a hint with single blanks. Further lines, which a user may copy, keep their blanks
+/// and are indented to `column`.
 pub fn below(hint: &str, column: usize) -> String {
     let mut lines = hint.lines();
     let mut shown = one_line(lines.next().unwrap_or_default());

@@ -1,13 +1,12 @@
-//! Text for terminals: what is shown may come from strangers, such as names of files and words of other
-//! programs.
+//! Escapes control characters in text for terminals: names of files and messages of other programs may
+//! contain escape sequences.
 
 use std::fmt;
 
-/// Text of which no character works a terminal: names of files, and words of other programs, may hold escape
-/// sequences.
+/// Text without characters that control a terminal.
 ///
-/// Control characters become `\u{1b}` and the like, but for the ends of lines and tabs; so do the characters
-/// that turn the direction of a text, with which a name shows as another one.
+/// Control characters become `\u{1b}` and the like, except for line ends and tabs. So do the characters that
+/// change the direction of text, with which one name can look like another.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<T>(pub T);
 
@@ -24,12 +23,12 @@ pub(crate) struct EscapedJson<'a>(pub(crate) &'a str);
 impl fmt::Display for EscapedJson<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write as _;
-        // All of them are in the first plane, so one number is enough.
+        // All of these characters are in the first plane, so one number is enough.
         Escaping { out: f, escape: |c, out| write!(out, "\\u{:04x}", u32::from(c)) }.write_str(self.0)
     }
 }
 
-/// Hands text on, and characters that work a terminal to `escape`.
+/// Writes text, and gives characters that control a terminal to `escape`.
 struct Escaping<'a, 'f> {
     out: &'a mut fmt::Formatter<'f>,
     escape: fn(char, &mut fmt::Formatter<'f>) -> fmt::Result,

@@ -1,9 +1,9 @@
-//! How a command ends, as the shell sees it. README, "Exit status", has the same table.
+//! Exit statuses of the agents' commands. README, "Exit status", has the same table.
 
 use std::process::{ExitCode, Termination};
 
-/// How a command of either agent ended. Ordered by gravity, so that `max` of several is what all of them come
-/// to.
+/// How a command of an agent ended, ordered by severity: the status of several commands is the `max` of
+/// theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ExitStatus {
     /// Everything asked for was done.
@@ -52,7 +52,7 @@ impl ExitStatus {
         }
     }
 
-    /// What a command over many things comes to: `done` of them went well, `failed` did not.
+    /// The status of a command over many items, of which `done` succeeded and `failed` failed.
     pub fn of_counts(done: u64, failed: u64) -> Self {
         match (done, failed) {
             (_, 0) => Self::Success,

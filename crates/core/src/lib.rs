@@ -1,7 +1,6 @@
-//! What both agents share: records, store, Lotus client, configuration, runtime.
+//! Shared code of both agents: records, MongoDB store, Lotus client, configuration, runtime.
 //!
-//! A room may use the rooms above it, in the order of the list below; nothing here knows which agent it is
-//! in.
+//! A module uses only modules that are above it in the list below. No module depends on which agent runs it.
 
 #![warn(clippy::indexing_slicing)]
 

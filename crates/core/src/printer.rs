@@ -1,7 +1,8 @@
-//! Standard output: data for people and machines. The exit status that goes with it is [`ExitStatus`].
+//! Prints to standard output: lines, tables and JSON Lines. The exit status that goes with it is
+//! [`ExitStatus`].
 //!
-//! `println!` panics when the reader of a pipe has gone (`client-agent status | head`); a [`Printer`]
-//! falls silent instead. Errors, logs and progress go to stderr and are not printed here.
+//! `println!` panics when the reader of a pipe has ended (`client-agent status | head`); a [`Printer`] writes
+//! nothing more instead. Errors, logs and progress go to stderr and are not printed here.
 
 use std::io::Write;
 use std::{fmt, io};
@@ -20,7 +21,7 @@ pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
     table
 }
 
-/// Writes lines and JSON; after its reader has gone, writes nothing and reports no error.
+/// Writes lines and JSON. After the reader of the pipe has ended, it writes nothing and reports no error.
 pub struct Printer {
     out: Box<dyn Write + Send>,
     reader_gone: bool,
@@ -54,12 +55,12 @@ impl Printer {
         self.quietly(|out| writeln!(out, "{}", EscapedJson(&text)))
     }
 
-    /// Hands over what is still buffered.
+    /// Writes out what is still buffered.
     pub fn flush(&mut self) -> io::Result<()> {
         self.quietly(|out| out.flush())
     }
 
-    /// Whether nobody reads any more: a long listing may stop.
+    /// Whether the reader of the pipe has ended, so that a long listing may stop.
     pub fn reader_gone(&self) -> bool {
         self.reader_gone
     }

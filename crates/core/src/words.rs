@@ -1,4 +1,4 @@
-//! Numbers with their nouns, as people write them.
+//! Counts with nouns in singular and plural, for messages.
 
 /// `1 piece`, `2 pieces`: the noun takes an `s` where there is not one of it.
 pub fn counted(number: impl TryInto<u64>, noun: &str) -> String {

@@ -1,8 +1,8 @@
-//! The key `mongodb.authMechanism`.
+//! Authentication mechanisms of MongoDB: the values of the key `mongodb.authMechanism`.
 
 use serde::Deserialize;
 
-/// How a database user proves who it is. A connection string may name others that the driver knows.
+/// How a database user is authenticated. A connection string may name other mechanisms that the driver knows.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 pub enum AuthMechanism {
     /// By password; the default of every server since MongoDB 4.0.
@@ -17,7 +17,7 @@ pub enum AuthMechanism {
 }
 
 impl AuthMechanism {
-    /// As connection strings spell it.
+    /// Its name in a connection string.
     pub fn name(self) -> &'static str {
         match self {
             Self::ScramSha256 => "SCRAM-SHA-256",

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration: always the source and the key by name.
+//! Configuration errors: each names the source (file, variable, flag) and the key.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -33,7 +33,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why the configuration cannot be used. Nothing here passes by itself: the user changes something.
+/// Why the configuration cannot be used. None of these errors passes by itself: the user must change
+/// something.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -41,7 +42,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file that a key names cannot be read.
@@ -51,7 +52,7 @@ pub enum ConfigError {
         key: String,
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The file is not YAML, or has a key twice.
@@ -59,21 +60,21 @@ pub enum ConfigError {
     Syntax {
         /// The file and the place in it.
         at: Origin,
-        /// What the reader of YAML says.
+        /// The YAML reader's error.
         problem: String,
         /// The lines as they should be, where that is known.
         hint: Option<String>,
     },
-    /// A key nobody knows.
+    /// An unknown key.
     #[error("{at}: unknown key `{key}`")]
     UnknownKey {
         /// Where it is written.
         at: Origin,
         /// Its full path.
         key: String,
-        /// The known key that looks most alike.
+        /// The known key with the smallest edit distance.
         nearest: Option<String>,
-        /// What is known in its place.
+        /// The keys that are known in this section.
         known: Vec<String>,
     },
     /// A key of the other agent's file.
@@ -83,15 +84,15 @@ pub enum ConfigError {
         at: Origin,
         /// Its full path.
         key: String,
-        /// Whose key it is.
+        /// The other agent, with its keys.
         other: &'static OtherProgram,
     },
-    /// A variable with our prefix that nobody knows.
+    /// An unknown variable with the prefix `CARFERRY_`.
     #[error("unknown environment variable {name}")]
     UnknownVariable {
         /// The variable.
         name: String,
-        /// The known variable that looks most alike.
+        /// The known variable with the smallest edit distance.
         nearest: Option<String>,
     },
     /// A value of the wrong form.
@@ -119,10 +120,10 @@ pub enum ConfigError {
         key: String,
         /// What contradicts it.
         problem: String,
-        /// The way out.
+        /// How to resolve it.
         hint: String,
     },
-    /// A secret that cannot be had.
+    /// A secret that cannot be read.
     #[error("secret unavailable")]
     Secret(#[from] crate::config::secret::SecretError),
 }
@@ -152,7 +153,7 @@ impl Hint for ConfigError {
     }
 }
 
-/// The candidate that looks most like `written`, if one looks like it at all.
+/// The candidate with the smallest edit distance to `written`; `None` if all of them differ too much.
 pub(super) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let bound = (written.chars().count() / 3).max(2);
     candidates

@@ -1,7 +1,7 @@
-//! Values as people write them in YAML, variables and flags: durations, byte sizes, lenient text.
+//! Durations, byte sizes and lenient text in YAML, variables and flags.
 //!
-//! A bare number of a duration counts seconds, as `dealTimeout: 20` of the first configuration files
-//! does. Units of deals (epochs, days of 2880 epochs) are the chain's and live in `model`.
+//! A duration without a unit is in seconds, as in `dealTimeout: 20` of the prototype's configuration files.
+//! Units of deals (epochs, days of 2880 epochs) belong to the chain and are read in `model`.
 
 use std::fmt;
 use std::path::PathBuf;

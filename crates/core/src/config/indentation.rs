@@ -1,7 +1,7 @@
-//! YAML that fails because a key stands further in than its neighbour: said so, with the lines as they should
-//! be.
+//! Finds the key whose indentation makes a YAML file unreadable, and shows the lines with the right
+//! indentation.
 
-/// A key that stands below another one's value.
+/// A key that is indented below the value of another key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TooFarIn {
     /// Line of the key, from 1.
@@ -10,7 +10,7 @@ pub(super) struct TooFarIn {
     pub column: u64,
     /// What is wrong, in a sentence.
     pub problem: String,
-    /// The two lines at one column, and which others are like them.
+    /// The two lines at one column, and the other lines with the same mistake.
     pub hint: String,
 }
 
@@ -41,8 +41,8 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The first key of a text that stands further in than the key with a value above it. YAML takes its line for
-/// a part of that value.
+/// The first key that is indented further than the key with a value above it. YAML reads its line as a part
+/// of that value.
 pub(super) fn too_far_in(yaml: &str) -> Option<TooFarIn> {
     let lines: Vec<&str> = yaml.lines().collect();
     let written = (1..).zip(&lines).filter(|(_, text)| {

@@ -43,7 +43,7 @@ pub const RESERVED_VARIABLES: &[&str] = &[
     "CARFERRY_TEST_RUN_DIR",
 ];
 
-/// What kind of value a key takes; says how text from a variable or a flag is read.
+/// The type of a key's value, and so how text from a variable or a flag is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Text, kept as written even where it looks like a number.
@@ -67,13 +67,13 @@ pub enum Kind {
 /// One configuration key.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// Where it stands in the file: `setting.dealTimeout`.
+    /// Its path in the file: `setting.dealTimeout`.
     pub path: &'static str,
-    /// What it takes.
+    /// The type of its value.
     pub kind: Kind,
     /// One sentence for `--help`, with the unit where there is one.
     pub help: &'static str,
-    /// The default as one would write it in a variable.
+    /// The default, written as in a variable.
     pub default: Option<&'static str>,
 }
 

@@ -1,6 +1,6 @@
-//! The section `mongodb`: a connection string, or server, user and password apart.
+//! The configuration section `mongodb`: a connection string, or servers, user and password as separate keys.
 //!
-//! Connecting is `store`'s; this only makes one well-formed connection string and a database name.
+//! This module makes one connection string and a database name of them. [`crate::store`] connects.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::config::{AuthMechanism, ConfigError, Key, Kind, human, secret};
 /// The database used when neither the URI's path nor `mongodb.database` names one.
 pub const DEFAULT_DATABASE: &str = "carferry";
 
-/// The server where nothing names one.
+/// The server that is used when no key names one.
 const DEFAULT_SERVER: &str = "localhost";
 
 /// Where the shared database is.
@@ -37,7 +37,7 @@ pub struct MongodbSection {
     /// The database; a name in the URI's path wins.
     #[serde(deserialize_with = "human::optional_text::deserialize")]
     pub database: Option<String>,
-    /// The database that knows the user.
+    /// The database in which the user is defined.
     #[serde(deserialize_with = "human::optional_text::deserialize")]
     pub auth_source: Option<String>,
     /// How the user logs in; without it the server and the password decide.
@@ -50,7 +50,7 @@ pub struct MongodbSection {
     /// A PEM file with the authority that signed the server's certificate.
     #[serde(deserialize_with = "human::optional_path::deserialize")]
     pub tls_ca_file: Option<PathBuf>,
-    /// A PEM file with our own certificate and key.
+    /// A PEM file with the agent's own certificate and key.
     #[serde(deserialize_with = "human::optional_path::deserialize")]
     pub tls_certificate_key_file: Option<PathBuf>,
 }
@@ -92,12 +92,12 @@ impl MongodbSection {
         ),
     ];
 
-    /// Whether a URI or a server is set; else it is this machine's.
+    /// Whether a URI or a server is set. Without either, the server is on this machine.
     pub fn names_server(&self) -> bool {
         self.uri.is_some() || self.server.is_some()
     }
 
-    /// Reads the PEM files, so that a wrong one is named before anything connects.
+    /// Reads the PEM files, so that an error names the wrong file before anything connects.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl MongodbSection {
         Ok(())
     }
 
-    /// One connection string and a database name out of whatever is set.
+    /// One connection string and one database name from the keys that are set.
     ///
     /// # Errors
     ///
@@ -262,7 +262,7 @@ impl Parts {
         }
     }
 
-    /// Refuses a login by certificate that cannot succeed, which the driver would say in words of its own.
+    /// Refuses a certificate login that cannot succeed. The driver's own message would not name the key.
     fn check_certificate_login(&self) -> Result<(), ConfigError> {
         const KEY: &str = "mongodb.authMechanism";
         let value_of = |name: &str| {
@@ -285,8 +285,8 @@ impl Parts {
 
     fn join(&self) -> String {
         let credentials = self.credentials.as_ref().map(|text| format!("{text}@")).unwrap_or_default();
-        // Without the database: in a connection string it would also say where the user is known. That is
-        // authSource's to say, and `admin` where nothing does.
+        // The database is left out: in a connection string it would also name the database that knows the
+        // user. The option authSource names that one, and it is `admin` without the option.
         let mut uri = format!("{}://{credentials}{}/", self.scheme, self.servers);
         if !self.options.is_empty() {
             uri.push('?');
@@ -308,7 +308,7 @@ fn with_port(servers: &str, port: Option<u16>) -> Result<String, ConfigError> {
         })
         .collect();
     let joined = servers.join(",");
-    // What stands before the @ may be a password: it is not repeated.
+    // The text before the @ may be a password, so no message repeats it.
     if joined.contains('@') {
         return Err(conflict("mongodb.server", "a user or a password stands before the server", HINT));
     }

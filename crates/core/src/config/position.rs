@@ -1,7 +1,6 @@
-//! Where in a YAML text a key stands: line and column for messages.
+//! Line and column of a key in a YAML text, for error messages.
 //!
-//! Values are read through figment, which forgets positions; this reads the same text again, only
-//! to decorate an error.
+//! figment reads the values and keeps no positions, so this module reads the text again for an error message.
 
 use std::fmt;
 

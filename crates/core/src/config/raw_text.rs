@@ -1,5 +1,5 @@
-//! Text as it is written: YAML reads `0123`, `yes` and `1e5` as a number, a truth and a number, and forgets
-//! the letters.
+//! Reads text keys as they are written in a YAML file. YAML itself reads `0123`, `yes` and `1e5` as a number,
+//! a boolean and a number, and loses the letters.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::config::{Key, Kind};
 
-/// The keys that take text, with the text that is written for them. What cannot be read so is left out: the
-/// reader of the values says what is wrong with it.
+/// The text keys with the text that is written for them. A key that cannot be read this way is left out, and
+/// the reader of the values reports it.
 pub(super) fn of_keys(yaml: &str, keys: &[Key]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let level = Level { above: String::new(), keys, found: &mut found };

@@ -1,8 +1,7 @@
-//! Values that must not reach a log: passwords, tokens, URIs that carry them.
+//! Secrets: passwords, tokens, and URIs that contain them, which must not reach a log.
 //!
-//! `Debug` of a [`Secret`] prints `[redacted]`. A secret may be written as a value or, better, as a
-//! file that holds it (`passwordFile`, `tokenFile`); files are what systemd credentials and
-//! container secrets give.
+//! `Debug` of a [`Secret`] prints `[redacted]`. A secret is written as a value or in a file of its own
+//! (`passwordFile`, `tokenFile`), as systemd credentials and container secrets provide it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -50,7 +49,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Why a secret could not be had.
+/// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The value and its file are both set.
@@ -66,7 +65,7 @@ pub enum SecretError {
         key: String,
         /// The file named in the configuration.
         file: PathBuf,
-        /// What the system says.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The file holds nothing.

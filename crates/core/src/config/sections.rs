@@ -1,6 +1,7 @@
-//! The sections both agents have: `lotus` and `log`; `mongodb` is [`crate::config::MongodbSection`].
+//! The configuration sections `lotus` and `log`, which both agents have. `mongodb` is
+//! [`crate::config::MongodbSection`].
 //!
-//! Each comes with its table of [`Key`]s, to be joined with the agent's own.
+//! Each section has a table of [`Key`]s, which an agent joins with its own.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,8 +78,8 @@ impl LotusSection {
     /// The keys of the section `lotus`: the node an agent works with.
     pub const KEYS: &'static [Key] = lotus_keys!("lotus", "Lotus");
 
-    /// The keys of a section `fullNode`, for a miner's agent that also asks the chain. Such a section is
-    /// handed on as `section.named("fullNode")`.
+    /// The keys of a section `fullNode`, for a miner-agent that also reads the chain:
+    /// `section.named("fullNode")`.
     pub const FULL_NODE_KEYS: &'static [Key] = lotus_keys!("fullNode", "Lotus full node");
 
     /// The section under another name than `lotus`.

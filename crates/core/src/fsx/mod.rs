@@ -1,11 +1,11 @@
-//! Files that are there whole or not at all; locks; free space.
+//! Atomic and durable file publishing, lock files between processes, and free disk space.
 //!
 //! ```text
 //! create_temp_beside ──► write, drop the file ──► TempGuard::publish, or publish_all for many
 //! ```
 //!
-//! Whatever another process may look for under its final name is written under a hidden temporary
-//! name beside it, then published. Errors name the path; the system's own words are their source.
+//! A file that another process may look for is written under a hidden temporary name beside its final name,
+//! then published. Errors name the path; the system's error is their source.
 
 mod publish;
 
@@ -22,8 +22,8 @@ pub use crate::fsx::publish::{all as publish_all, create_folders};
 
 /// Creates an empty file under a hidden temporary name in the folder of `target`.
 ///
-/// The file is locked as long as the guard lives, which is how [`sweep_stale_temps`] tells files in the
-/// making from leftovers. Write through the file, flush, drop it, then [`TempGuard::publish`].
+/// The file is locked while the guard lives, so that [`sweep_stale_temps`] can tell a file that is being
+/// written from a leftover. Write through the file, flush and drop it, then call [`TempGuard::publish`].
 pub fn create_temp_beside(target: &Path) -> io::Result<(File, TempGuard)> {
     let name = target.file_name().ok_or_else(|| {
         named("cannot write", target, io::Error::new(io::ErrorKind::InvalidInput, "not a file name"))
@@ -37,7 +37,7 @@ pub fn create_temp_beside(target: &Path) -> io::Result<(File, TempGuard)> {
             Err(error) => return Err(named("cannot create", &temp, error)),
         };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            // A sweeper may have got hold of the file, or removed it, between creation and lock.
+            // A sweeper may have locked or removed the file between its creation and the lock.
             Err(rustix::io::Errno::WOULDBLOCK) => continue,
             Ok(()) if !temp.exists() => continue,
             // File systems without locks: the sweeper then goes by the process number.
@@ -59,7 +59,7 @@ pub struct TempGuard {
     temp: PathBuf,
     target: PathBuf,
     published: bool,
-    /// What has come to the target meanwhile is not replaced.
+    /// A file that appeared at the target meanwhile is not replaced.
     refuses: bool,
 }
 
@@ -69,8 +69,8 @@ impl TempGuard {
         &self.temp
     }
 
-    /// From here on, publishing fails with [`io::ErrorKind::AlreadyExists`] if anything is at the target; on
-    /// file systems that cannot tell (`RENAME_NOREPLACE`), it is replaced.
+    /// Makes publishing fail with [`io::ErrorKind::AlreadyExists`] if the target exists. File systems without
+    /// `RENAME_NOREPLACE` replace it.
     pub fn refuse_existing(&mut self) {
         self.refuses = true;
     }
@@ -95,9 +95,9 @@ impl Drop for TempGuard {
     }
 }
 
-/// Removes temporary files that processes of this host left in `folder` when they were killed; says how many.
+/// Removes temporary files that killed processes of this host left in `folder`. Returns their number.
 ///
-/// Files in the making and files of other hosts (on shared storage) stay.
+/// Files that are being written, and files of other hosts on shared storage, stay.
 pub fn sweep_stale_temps(folder: &Path) -> io::Result<usize> {
     let mut removed = 0;
     for entry in fs::read_dir(folder).map_err(|error| named("cannot list", folder, error))? {
@@ -105,7 +105,7 @@ pub fn sweep_stale_temps(folder: &Path) -> io::Result<usize> {
         let name = entry.file_name();
         let Some((host, pid)) = name.to_str().and_then(parse_temp_name) else { continue };
         let path = entry.path();
-        // Held until the file is gone, so that nobody takes it for their own in between.
+        // The lock is held until the file is removed, so that no other process uses the file in between.
         let stale = if host == host_tag() { lock_if_stale(&path, pid)? } else { None };
         if stale.is_some() {
             match fs::remove_file(&path) {
@@ -130,7 +130,7 @@ pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Why a lock file cannot be had.
+/// Why a lock file cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
@@ -138,7 +138,7 @@ pub enum LockError {
     Held {
         /// The lock file.
         path: PathBuf,
-        /// The holder, as `process 4711 on host a`, as far as the file tells.
+        /// The holder, as `process 4711 on host a`, as far as the file names it.
         holder: String,
     },
     /// The file cannot be opened or locked.
@@ -159,7 +159,8 @@ impl crate::error_chain::Hint for LockError {
 
 /// An exclusive lock between processes, released when dropped or when the process ends.
 ///
-/// The file stays: removing it would let a third process lock a file that no one sees any more.
+/// The file stays: after a removal, a third process could lock a file of the same name while the removed one
+/// is still locked.
 #[derive(Debug)]
 pub struct LockFile {
     _file: File,
@@ -179,7 +180,7 @@ impl LockFile {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
-                // Only decorates the message: unreadable content means an unknown holder.
+                // The content is for the message only: without it the holder is unknown.
                 drop((&file).take(200).read_to_string(&mut holder));
                 let holder = if holder.trim().is_empty() { "another process" } else { holder.trim() };
                 return Err(LockError::Held { path: path.to_owned(), holder: holder.to_owned() });
@@ -262,11 +263,12 @@ fn host_tag() -> String {
     format!("{hash:08x}")
 }
 
-/// Process numbers come again (in a container always the same ones), so the lock decides where there is one.
+/// Process numbers are used again (in a container always the same ones), so the lock decides where the file
+/// system has locks.
 fn lock_if_stale(path: &Path, pid: Pid) -> io::Result<Option<File>> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
-        // Gone by itself, or another user's.
+        // The file is already removed, or belongs to another user.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
             return Ok(None);
         }
@@ -351,7 +353,7 @@ mod tests {
         let path = folder.path();
         let (file, guard) = create_temp_beside(&path.join("in-the-making.car")).unwrap();
         drop(file);
-        // A killed process leaves its file without a lock; its number may be in use again.
+        // A killed process leaves its file without a lock, and its number may be in use again.
         let leftover = temp_name(OsStr::new("killed.car"));
         let elsewhere = ".carferry-other.car.00000000.1.00c0ffee.tmp";
         for name in [leftover.as_str(), elsewhere, ".carferry-mine.tmp", "kept.car"] {

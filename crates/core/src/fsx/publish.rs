@@ -1,7 +1,7 @@
-//! The durable rename, for one file or for many at the price of a few.
+//! Durable renames of one file, or of many with shared waiting.
 //!
-//! A sync waits for the disk's journal, and while one waits others can wait for the same commit. So the files
-//! of a batch are synced side by side, renamed, and each folder is synced once for all of its files.
+//! A sync waits for the disk's journal, and others can wait for the same commit. So the files of a batch are
+//! synced in parallel and renamed, and each folder is synced once for all of its files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -45,7 +45,7 @@ pub fn all(mut guards: Vec<TempGuard>) -> Vec<io::Result<()>> {
         if let Some(error) = failed.get(folder_of(&guard.target))
             && guard.published
         {
-            // An error has one owner; each file of the folder gets one like it.
+            // An error is not cloneable, so each file of the folder gets one with the same text.
             *result = Err(likeness(error));
         }
     }
@@ -63,7 +63,7 @@ pub fn create_folders(folder: &Path) -> io::Result<()> {
     for folder in missing.into_iter().rev() {
         match fs::create_dir(folder) {
             Ok(()) => {}
-            // Another thread or box was faster; its name is synced all the same.
+            // Another thread or machine made it first; its name is synced as well.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
             Err(error) => return Err(named("cannot make folder", folder, error)),
         }

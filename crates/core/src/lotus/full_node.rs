@@ -1,4 +1,5 @@
-//! The calls client-agent makes to its full node.
+//! Calls to a Lotus full node: chain, wallet, deals and imports. client-agent makes most of them, miner-agent
+//! reads the head of the chain.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,12 +28,12 @@ fn head() -> Value {
 }
 
 impl FullNode {
-    /// Speaks through this client.
+    /// Calls through this client.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn endpoint(&self) -> &str {
         self.client.endpoint()
     }
@@ -42,7 +43,7 @@ impl FullNode {
         self.client.call("Filecoin.Version", vec![], self.client.timeouts.quick).await
     }
 
-    /// What our token may do, checked by the node itself (permission `read`).
+    /// The permissions of the token, checked by the node itself (permission `read`).
     pub async fn permissions(&self, token: &str) -> Result<Vec<String>, RpcError> {
         let list: List<String> =
             self.client.call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick).await?;
@@ -59,7 +60,7 @@ impl FullNode {
         self.client.call("Filecoin.WalletHas", vec![json!(wallet)], self.client.timeouts.quick).await
     }
 
-    /// What is in the wallet itself (permission `read`).
+    /// The balance of the wallet itself (permission `read`).
     pub async fn wallet_balance(&self, wallet: &str) -> Result<AttoFil, RpcError> {
         let params = vec![json!(wallet)];
         let balance: BigInt =
@@ -67,8 +68,8 @@ impl FullNode {
         Ok(AttoFil::new(balance.0))
     }
 
-    /// What the node has set aside of wallet and escrow for deals that are not published yet (permission
-    /// `sign`). `None` where the node has no such method or the token may not call it.
+    /// The funds of wallet and escrow that the node reserves for unpublished deals (permission `sign`).
+    /// `None` where the node has no such method or the token may not call it.
     pub async fn market_reserved(&self, wallet: &str) -> Result<Option<AttoFil>, RpcError> {
         let params = vec![json!(wallet)];
         let answer: Result<BigInt, RpcError> =
@@ -86,7 +87,7 @@ impl FullNode {
         self.client.call("Filecoin.StateNetworkName", vec![], self.client.timeouts.quick).await
     }
 
-    /// What is in the market actor's escrow (permission `read`).
+    /// The balance in the market actor's escrow (permission `read`).
     pub async fn market_balance(&self, wallet: &str) -> Result<MarketBalance, RpcError> {
         let params = vec![json!(wallet), head()];
         self.client.call("Filecoin.StateMarketBalance", params, self.client.timeouts.quick).await
@@ -126,13 +127,13 @@ impl FullNode {
             .await
     }
 
-    /// Whether the node has a way to publish deals, found out without publishing one: a call without
-    /// parameters is refused for its parameters where the method exists.
+    /// Whether the node has a method that publishes deals. No deal is published: a call without parameters is
+    /// refused for its parameters where the method exists.
     ///
     /// # Errors
     ///
-    /// Whatever else stands in the way (no connection, a wrong token). A missing permission does not: the
-    /// method exists, and publishing says what it needs.
+    /// Any other failure (no connection, a wrong token). A missing permission is none: the method exists, and
+    /// publishing reports the permission.
     pub async fn has_method(&self, method: PublishMethod) -> Result<bool, RpcError> {
         let answer: Result<Value, RpcError> =
             self.client.call(publish_method_name(method), vec![], self.client.timeouts.quick).await;
@@ -148,7 +149,7 @@ impl FullNode {
     /// Makes a deal; the answer is its proposal CID. `ClientStartDeal` needs `admin` and answers before
     /// the provider knows; `ClientStatelessDeal` needs `write` and answers when the provider waits for data.
     ///
-    /// Nothing is sent after `send_deadline`, when another agent may be about to settle the same proposal.
+    /// Nothing is sent after `send_deadline`, when another agent may recover the same proposal.
     pub async fn publish(
         &self,
         method: PublishMethod,
@@ -165,7 +166,7 @@ impl FullNode {
             .await
     }
 
-    /// The states of all deals the node follows, and all that it says of those of these payloads (permission
+    /// The states of all deals the node follows, and all fields of the deals with these payloads (permission
     /// `write`).
     pub async fn list_deals(&self, payloads: Arc<HashSet<String>>) -> Result<Vec<ListedDeal>, RpcError> {
         let (method, limit) = ("Filecoin.ClientListDeals", self.client.timeouts.list);
@@ -183,7 +184,7 @@ impl FullNode {
         self.client.call_list("Filecoin.ClientListImports", vec![], self.client.timeouts.list).await
     }
 
-    /// Tells the node of a CAR on its own disk: it reads only the header (permission `admin`).
+    /// Imports a CAR on the node's own disk: the node reads only its header (permission `admin`).
     pub async fn import_car(&self, path: &str) -> Result<(), RpcError> {
         let params = vec![json!({"Path": path, "IsCAR": true})];
         let _imported: Value =

@@ -3,7 +3,7 @@
 use crate::error_chain::Hint;
 use crate::rpc::RpcError;
 
-/// Which program makes tokens for the node of a method, and with which permission the agents work there.
+/// The program that makes tokens for the node of a method, and the permission that the agents need there.
 fn token_maker(method: &str) -> (&'static str, &'static str) {
     let name = method.strip_prefix("Filecoin.").unwrap_or(method);
     match name {

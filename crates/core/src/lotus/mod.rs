@@ -1,8 +1,9 @@
-//! A Lotus node over JSON-RPC.
+//! The Lotus API over JSON-RPC: full nodes and markets nodes.
 //!
-//! [`Client`] carries calls over HTTP (the same path serves WebSocket, which we do not need: polling loses
-//! nothing, streams do); [`full_node`] and [`provider`] hold the calls we make; [`wire`] holds their JSON
-//! shapes. Shapes and error texts are those of the legacy market, Lotus v1.5.0 to v1.27.0.
+//! [`full_node`] and [`provider`] hold the calls that the agents make, [`wire`] their JSON shapes, and
+//! `hints` the advice about failed calls. Calls go over HTTP: polling loses nothing, while Lotus' WebSocket
+//! streams lose what happens while they are closed. Shapes and error texts are those of the legacy market,
+//! Lotus v1.5.0 to v1.27.0.
 
 pub mod full_node;
 mod hints;

@@ -1,4 +1,4 @@
-//! The calls miner-agent makes to a lotus-miner (or its markets node).
+//! Calls to a storage provider's market: a lotus-miner or its markets node.
 
 use serde_json::{Value, json};
 
@@ -37,12 +37,12 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Speaks through this client.
+    /// Calls through this client.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn endpoint(&self) -> &str {
         self.client.endpoint()
     }
@@ -52,7 +52,7 @@ impl Provider {
         self.client.call("Filecoin.Version", vec![], self.client.timeouts.quick).await
     }
 
-    /// What our token may do, checked by the node itself (permission `read`).
+    /// The permissions of the token, checked by the node itself (permission `read`).
     pub async fn permissions(&self, token: &str) -> Result<Vec<String>, RpcError> {
         let list: List<String> =
             self.client.call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick).await?;
@@ -64,18 +64,18 @@ impl Provider {
         self.client.call("Filecoin.ActorAddress", vec![], self.client.timeouts.quick).await
     }
 
-    /// Every deal the market has in its own store, finished ones too; no paging exists
-    /// (permission `read`). `MarketListDeals` downloads the whole chain's market instead: never that.
+    /// Every deal in the market's own store, finished ones included; the call has no paging (permission
+    /// `read`). `MarketListDeals` is never called: it downloads the market state of the whole chain.
     pub async fn list_deals(&self) -> Result<Vec<MinerDeal>, RpcError> {
         self.client.call_list("Filecoin.MarketListIncompleteDeals", vec![], self.client.timeouts.list).await
     }
 
-    /// Hands a CAR to the market: it copies the file and computes its commitment before it answers.
+    /// Imports a CAR: the market copies the file and computes its commitment before it answers.
     ///
-    /// Success says only that the bytes fit the deal. Whether the deal moved on is seen in its state:
-    /// in any state but "waiting for data" the same call succeeds without effect (lotus-contract §3.2).
+    /// Success proves only that the bytes fit the deal. The deal's state shows whether it moved on: in any
+    /// state but "waiting for data" the same call succeeds without effect (lotus-contract §3.2).
     ///
-    /// Nothing is sent after `send_deadline`, when the caller's right to call has ended.
+    /// Nothing is sent after `send_deadline`, when the caller's lease may have ended.
     pub async fn import(
         &self,
         method: ImportMethod,

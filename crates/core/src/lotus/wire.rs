@@ -88,7 +88,7 @@ pub struct StartDealParams {
     pub min_blocks_duration: i64,
     /// attoFIL.
     pub provider_collateral: String,
-    /// Never -1 here: an explicit epoch is what makes a repeated call harmless.
+    /// Never -1: with an explicit epoch a repeated call makes the same deal.
     pub deal_start_epoch: i64,
     /// Whether the provider keeps an unsealed copy.
     pub fast_retrieval: bool,
@@ -131,7 +131,7 @@ pub struct DealInfo {
     pub verified: bool,
 }
 
-/// What following a deal takes of its entry in `ClientListDeals`: a node lists every deal it ever made.
+/// The fields of a `ClientListDeals` entry that tracking needs: a node lists every deal it ever made.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct DealState {
@@ -147,12 +147,12 @@ pub struct DealState {
     pub deal_id: u64,
 }
 
-/// A deal of `ClientListDeals`: its state, and all of it where it is of a payload that was asked for.
+/// An entry of `ClientListDeals`: its state, and all fields if its payload was asked for.
 #[derive(Clone, Debug)]
 pub struct ListedDeal {
-    /// What following it takes.
+    /// The fields that tracking needs.
     pub state: DealState,
-    /// All that the node says, if it is of a payload that was asked for.
+    /// All fields, if its payload was asked for.
     pub info: Option<Box<DealInfo>>,
 }
 

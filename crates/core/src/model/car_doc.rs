@@ -1,4 +1,4 @@
-//! `cars`: CARs that are complete and on disk.
+//! The collection `cars`: CARs that are complete and on disk.
 
 use bson::DateTime;
 use bson::oid::ObjectId;
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::stored;
 
-/// One document of `cars`. The first block of fields is the notes', with their names and meaning; the
-/// second is ours. Every field may be missing in documents of the prototype.
+/// One document of `cars`. The first block of fields has the prototype's names and meaning; the second block
+/// is newer. Every field may be missing in documents of the prototype.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CarDoc {
@@ -63,7 +63,7 @@ pub struct CarDoc {
     /// The plan (`packplans`) that the CAR is a piece of; a CAR of one file has none.
     #[serde(deserialize_with = "stored::opt_text", skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// Which piece of it, from 0 on.
+    /// Index of the piece in the plan, from 0 on.
     #[serde(deserialize_with = "stored::opt_integer", skip_serializing_if = "Option::is_none")]
     pub planpiece: Option<i64>,
 }

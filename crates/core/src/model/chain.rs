@@ -1,4 +1,4 @@
-//! Epochs, durations and FIL.
+//! Chain epochs, deal durations and amounts of FIL, with the constants of the Filecoin network.
 
 use std::fmt;
 use std::str::FromStr;
@@ -41,7 +41,7 @@ impl ChainEpoch {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Mainnet's epoch at a wall-clock time in Unix seconds: what to go by when no full node is at hand.
+    /// Mainnet's epoch at a wall-clock time in Unix seconds, for agents without a full node.
     pub const fn mainnet_at(unix_seconds: i64) -> Self {
         Self((unix_seconds - Self::MAINNET_GENESIS).div_euclid(EPOCH_SECONDS.cast_signed()))
     }
@@ -84,8 +84,8 @@ fn days(epochs: i64) -> f64 {
 impl DealDuration {
     /// 180 days. Source: lotus v1.5.0 `build/params_shared_vals.go:122`, `market11.DealDurationBounds`.
     pub const MIN: Self = Self(518_400);
-    /// The provider refuses a deal that ends after [`DEAL_END_MAX`], and the node lengthens a deal by up to 5758 epochs to end it on a proving period (lotus v1.23.3
-    /// `node/impl/client/client.go:136-227`).
+    /// The provider refuses a deal that ends after [`DEAL_END_MAX`], and the node lengthens a deal by up to
+    /// 5758 epochs to end it on a proving period (lotus v1.23.3 `node/impl/client/client.go:136-227`).
     pub const MAX: Self = Self(DEAL_END_MAX - Self::ALIGNMENT_MAX);
     /// By how many epochs, at most, a node lengthens a deal.
     pub const ALIGNMENT_MAX: i64 = 5758;
@@ -192,12 +192,12 @@ impl AttoFil {
         Self(self.0.saturating_mul(n))
     }
 
-    /// From the decimal string of attoFIL that Lotus speaks.
+    /// From a decimal string of attoFIL, as in Lotus' JSON.
     pub fn from_lotus(text: &str) -> Result<Self, ParseFilError> {
         text.parse().map(Self).map_err(|_| ParseFilError(text.to_owned()))
     }
 
-    /// As Lotus speaks it: attoFIL, decimal.
+    /// A decimal string of attoFIL, as in Lotus' JSON.
     pub fn to_lotus(self) -> String {
         self.0.to_string()
     }

@@ -1,4 +1,4 @@
-//! Deal states: Lotus' numbers and names, and what they mean for us.
+//! Deal states: Lotus' numbers and names, and the phase of a deal that each state belongs to.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DealStatus(u64);
 
-/// What a state means for the people who wait for the deal.
+/// The phase of a deal's life that a state belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DealPhase {
     /// Proposed, and not yet past the point where the provider waits for the data.
@@ -74,7 +74,7 @@ impl DealStatus {
     /// States that count as failed and never recover (lotus-contract §4.1): not found, rejected, slashed,
     /// rejecting, failing, error. A deal in one of them is no replica.
     pub const FAILED: [Self; 6] = [Self(1), Self(2), Self::SLASHED, Self(10), Self(11), Self::ERROR];
-    /// States in which Lotus' own state machine stops.
+    /// Final states: Lotus' own state machine stops in them.
     pub const FINAL: [Self; 3] = [Self::EXPIRED, Self::SLASHED, Self::ERROR];
 
     /// From Lotus' number.
@@ -100,7 +100,7 @@ impl DealStatus {
             .map_or_else(|| format!("StorageDealState{}", self.0), |name| (*name).to_owned())
     }
 
-    /// What the state means, on the provider's side as on the client's.
+    /// The phase of the state, the same for provider and client.
     pub fn phase(self) -> DealPhase {
         match self.0 {
             18 => DealPhase::AwaitsData,
@@ -117,7 +117,7 @@ impl DealStatus {
         Self::FINAL.contains(&self)
     }
 
-    /// Whether the deal stands or may come to stand: what a replica count counts.
+    /// Whether the deal counts as a replica: it is active or may become so.
     pub fn is_live(self) -> bool {
         !matches!(self.phase(), DealPhase::Failed | DealPhase::Expired)
     }

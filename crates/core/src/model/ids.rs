@@ -1,4 +1,4 @@
-//! Identifiers of deals.
+//! Identifiers of deals: proposal CID, number on chain, intent.
 
 use std::fmt;
 use std::str::FromStr;
@@ -76,8 +76,8 @@ impl fmt::Display for DealId {
 
 /// Key of an intent: the payload CID and the number of this proposal among all ever intended for it.
 ///
-/// The number is what makes two agents that plan at the same moment safe: each reads all intents of
-/// the payload, decides, and inserts the next number; the second insert fails on `_id`.
+/// The number keeps two agents apart that plan at the same moment: each reads all intents of the payload,
+/// decides, and inserts the next number, and the second insert fails on `_id`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IntentId(String);
 

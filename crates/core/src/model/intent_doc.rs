@@ -1,9 +1,9 @@
-//! `dealintents`: proposals that are about to be made, beside the deals that exist.
+//! The collection `dealintents`: proposals that are about to be made, with every parameter of the deal.
 //!
-//! An intent is written, with every parameter that decides the proposal CID, before the node is called.
-//! It lives until the deal is in `offlinedeals` (`confirmed`) or is known not to exist (`refused`,
-//! `abandoned`); until then it counts as a replica. After a crash the same call with the same parameters
-//! gives the same proposal CID, or the node's "already tracking" error that names it (lotus-contract §2.4).
+//! An intent is written before the node is called. It counts as a replica until the deal is in `offlinedeals`
+//! (`confirmed`) or is known not to exist (`refused`, `abandoned`). After a crash the same call with the same
+//! parameters gives the same proposal CID, or the node's "already tracking" error that names it
+//! (lotus-contract §2.4).
 
 use bson::DateTime;
 use serde::{Deserialize, Serialize};
@@ -100,26 +100,25 @@ pub struct IntentDoc {
     /// write.
     #[serde(default, deserialize_with = "stored::opt_integer")]
     pub dealstatus: Option<i64>,
-    /// Who says that state; `None` in records of earlier versions.
+    /// The source of that state; `None` in records of earlier versions.
     #[serde(default, deserialize_with = "StatusSource::opt")]
     pub dealstatusby: Option<StatusSource>,
-    /// Since when a provider alone says that the deal is at its end (server time).
+    /// Since when the provider alone reports the deal as ended (server time).
     #[serde(default, deserialize_with = "stored::opt_time")]
     pub endseen: Option<DateTime>,
-    /// The deal's number on chain, as the client's node told it or as client-agent found this very deal
-    /// there.
+    /// The deal's number on chain, from the client's node or from client-agent's own lookup of this deal.
     #[serde(default, deserialize_with = "stored::opt_integer")]
     pub dealid: Option<i64>,
-    /// Why it was refused or abandoned; of one that still stands, why its last call settled nothing.
+    /// Why it was refused or abandoned; for an open intent, why its last call had no definite answer.
     #[serde(default)]
     pub reason: Option<String>,
-    /// How many calls in a row settled nothing, the node's own trouble apart. Absent: none.
+    /// How many calls in a row had no definite answer, apart from the node's own failures. Absent: none.
     #[serde(default, deserialize_with = "stored::opt_integer", skip_serializing_if = "Option::is_none")]
     pub tries: Option<i64>,
     /// When the next call is due (server time). Absent: at once.
     #[serde(default, deserialize_with = "stored::opt_time", skip_serializing_if = "Option::is_none")]
     pub nexttry: Option<DateTime>,
-    /// What the refusal, or the failure of the deal, is about; absent where none was met, or in older
+    /// The class of the refusal, or of the deal's failure; absent where there was none, and in older
     /// documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
@@ -152,7 +151,7 @@ impl IntentDoc {
         DealDuration::from_stored(self.duration).cost_max(price)
     }
 
-    /// What its refusal is about; documents without the field are classified by their words.
+    /// The class of its refusal. Documents without the field are classified by their text.
     pub fn refusal_class(&self) -> Refusal {
         self.refusal.unwrap_or_else(|| self.reason.as_deref().map_or(Refusal::Deal, Refusal::of_words))
     }

@@ -1,4 +1,4 @@
-//! The records: identifiers, chain numbers, deal states, and the documents as they are stored.
+//! Records as they are stored: identifiers, chain units, deal states, and the documents of each collection.
 //!
 //! [`CarDoc`], [`OfflineDealDoc`], [`IntentDoc`] and [`PlanDoc`] with its pieces are the only places that
 //! know stored field names. Everything read from the database may come from the first prototype (doubles for

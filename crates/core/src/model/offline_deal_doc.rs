@@ -1,4 +1,4 @@
-//! `offlinedeals`: deals that a provider knows or will know of.
+//! The collection `offlinedeals`: made deals, with their lease, their import and their provider's view.
 
 use bson::DateTime;
 use bson::oid::ObjectId;
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{DealPhase, DealStatus, StatusSource, stored};
 
-/// One document of `offlinedeals`. The first block of fields is the notes', with their names and meaning;
-/// the second is ours. Every field may be missing in documents of the prototype.
+/// One document of `offlinedeals`. The first block of fields has the prototype's names and meaning; the
+/// second block is newer. Every field may be missing in documents of the prototype.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OfflineDealDoc {
@@ -23,7 +23,7 @@ pub struct OfflineDealDoc {
     /// Storage provider.
     #[serde(deserialize_with = "stored::opt_miner")]
     pub miner: Option<String>,
-    /// FIL per epoch for the whole piece, as the configuration says it.
+    /// FIL per epoch for the whole piece, as in the configuration.
     #[serde(deserialize_with = "stored::opt_text")]
     pub price: Option<String>,
     /// Epochs.
@@ -41,7 +41,7 @@ pub struct OfflineDealDoc {
     /// Deal state in words, and the provider's message when there is one.
     #[serde(deserialize_with = "stored::opt_text")]
     pub statusmsg: Option<String>,
-    /// Who says that state; `None` in records of earlier versions.
+    /// The source of that state; `None` in records of earlier versions.
     #[serde(deserialize_with = "StatusSource::opt")]
     pub statusby: Option<StatusSource>,
     /// When the deal was recorded.
@@ -72,9 +72,9 @@ pub struct OfflineDealDoc {
     /// Number on chain, once published.
     #[serde(deserialize_with = "stored::opt_integer")]
     pub dealid: Option<i64>,
-    /// Who works on the import, until when.
+    /// The lease on the import.
     pub claim: Option<ClaimDoc>,
-    /// How the import stands. Written by miner-agent only.
+    /// The state of the import. Written by miner-agent; client-agent writes it only where it reopens a deal.
     pub import: Option<ImportDoc>,
     /// The deal as its provider sees it. Written by miner-agent only.
     pub provider: Option<ProviderViewDoc>,
@@ -86,8 +86,8 @@ impl OfflineDealDoc {
         self.status.and_then(|status| u64::try_from(status).ok()).map(DealStatus::from_lotus)
     }
 
-    /// Whether client-agent found the deal on chain, published or active. A provider publishes only what it
-    /// has the data of, so the import is done, whatever its market says of the deal afterwards.
+    /// Whether client-agent found the deal on chain, published or active. A provider publishes a deal only
+    /// when it has the data, so the import is done, regardless of the market's later reports.
     pub fn is_on_chain(&self) -> bool {
         let phase = self.deal_status().map(DealStatus::phase);
         self.statusby == Some(StatusSource::Chain)
@@ -109,7 +109,7 @@ pub struct ClaimDoc {
     pub n: Option<i64>,
 }
 
-/// How an import stands.
+/// The state of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImportState {
@@ -153,7 +153,7 @@ impl ImportState {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ImportDoc {
-    /// Where it stands.
+    /// Its state.
     pub state: ImportState,
     /// Why, in words.
     #[serde(deserialize_with = "stored::opt_text")]
@@ -176,13 +176,13 @@ pub struct ImportDoc {
     /// The process that made the call of `pendingcall`.
     #[serde(deserialize_with = "stored::opt_text")]
     pub caller: Option<String>,
-    /// Names of files whose arrival is worth another look.
+    /// Names of files whose arrival makes the deal due.
     pub awaitedfiles: Vec<String>,
-    /// Whether a file in the deal's place was found to be another piece: from then on the piece CID is
-    /// computed before a call. Missing in documents of before, whose `reason` says it.
+    /// Whether a file that was found for the deal is another piece. From then on the piece CID is computed
+    /// before a call. Missing in older documents, where `reason` contains it.
     #[serde(deserialize_with = "stored::opt_flag")]
     pub piecemismatch: Option<bool>,
-    /// How often `isdeal` was put back to 0 because it said 1 without truth.
+    /// How often the deal was reopened because `isdeal` was wrongly 1.
     #[serde(deserialize_with = "stored::opt_integer")]
     pub putback: Option<i64>,
     /// When the import was seen to have taken effect (server time).

@@ -1,4 +1,5 @@
-//! `packplans`, `packpieces`, `packfiles`: how a data set is divided into pieces, and which of them are done.
+//! The collections `packplans`, `packpieces` and `packfiles`: how a data set is divided into pieces, and
+//! which pieces are done.
 //!
 //! ```text
 //! packplans    one a plan           what is packed, how, and whether the plan is complete
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::stored;
 
-/// What a plan is found by.
+/// The key by which a plan is found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanKey {
     /// The folder that is packed, absolute; the same on all boxes that share the plan.
@@ -29,7 +30,7 @@ pub struct PlanKey {
     pub piecesizebytes: i64,
 }
 
-/// Where a plan stands.
+/// The state of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlanState {
@@ -58,10 +59,10 @@ pub struct PlanDoc {
     /// Hex digits of a hash over everything that was planned.
     #[serde(rename = "_id")]
     pub id: String,
-    /// What it is found by.
+    /// Its key.
     #[serde(flatten)]
     pub key: PlanKey,
-    /// Where it stands.
+    /// Its state.
     pub state: PlanState,
     /// Number of its pieces.
     pub pieces: i64,
@@ -76,13 +77,13 @@ pub struct PlanDoc {
     /// When its files had last been changed; plans of earlier versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<PlanSeen>,
-    /// By which rules its CARs are rooted and named; plans of the first rules have none.
+    /// The rules by which its CARs are rooted and named; plans of the first rules have none.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "stored::opt_integer")]
     pub rules: Option<i64>,
 }
 
-/// What the agent that wrote a plan saw of its files, beside what the entries say. It is no part of the
-/// plan's id: boxes that have copies of their own see other times.
+/// The files of a plan as its agent saw them, beside what the entries record. It is not part of the plan's
+/// id: machines with their own copies see other times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanSeen {
     /// The agent.
@@ -91,7 +92,7 @@ pub struct PlanSeen {
     pub changednanos: i64,
 }
 
-/// Where a piece stands.
+/// The state of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PieceState {
@@ -99,7 +100,7 @@ pub enum PieceState {
     Open,
     /// Its CAR is on disk and recorded.
     Done,
-    /// It cannot be made: its sources are not what they were. They are planned anew.
+    /// It cannot be made because its sources changed. They are planned again.
     Failed,
 }
 
@@ -130,7 +131,7 @@ pub struct PackPieceDoc {
     pub sourcebytes: i64,
     /// Bytes of its CAR, at most.
     pub carsizemaxbytes: i64,
-    /// Where it stands.
+    /// Its state.
     pub state: PieceState,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "stored::opt_text")]
@@ -144,7 +145,7 @@ pub struct PackPieceDoc {
     /// The CAR, once it is done.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "stored::opt_text")]
     pub outputpath: Option<String>,
-    /// Whose CAR it is, once it is done.
+    /// The host of the CAR, once it is done.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "stored::opt_text")]
     pub host: Option<String>,
     /// When it last changed (server time).

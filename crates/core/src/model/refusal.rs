@@ -1,17 +1,17 @@
-//! What a refusal or a failure of a deal is about. Written beside the words when these are written.
+//! Classifies refusals and failures of deals by their text. The class is stored beside the text.
 
 use serde::{Deserialize, Serialize};
 
-/// What the words of a refusal speak of: only [`Refusal::Deal`] counts against a CAR with its provider.
+/// The class of a refusal: only [`Refusal::Deal`] counts against a CAR with its provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Refusal {
     /// The deal itself: the provider does not take, or did not keep, this deal at these terms.
     Deal,
-    /// The moment: a provider that is busy or away, a node in trouble, a wallet without money, data that came
+    /// The circumstances: a busy or absent provider, a failing node, a wallet without money, data that came
     /// late.
     Moment,
-    /// The provider's own trouble, which passes soon and says nothing of any deal: a program of its failed.
+    /// A failure of the provider's own programs, which passes soon and concerns no deal.
     Trouble,
     /// The client's own settings: the time from proposal to start, the duration, the collateral.
     Settings,
@@ -24,7 +24,7 @@ pub enum Refusal {
 /// v1.28.3 `storagemarket/impl/providerstates/provider_fsm.go`, `ProviderEventDealRejected`).
 const REJECTED: &str = "deal rejected: ";
 
-/// Words of providers about themselves or the client at that moment.
+/// Texts of providers about their own or the client's circumstances.
 const MOMENT: [&str; 5] = [
     // The filter of deals, lotus v1.23.3 node/modules/storageminer.go:532-652: its switches for online,
     // offline, verified and unverified deals, and its limit of staging deals.
@@ -37,13 +37,12 @@ const MOMENT: [&str; 5] = [
     "verified deal DataCap too small",
 ];
 
-/// Words of providers about a failure of their own: the filter of deals, a program of the provider, could not
-/// be run or did not decide (go-fil-markets v1.28.3 `storagemarket/impl/providerstates/provider_states.go`,
+/// Texts of providers about their own failures: the filter of deals, a program of the provider, could not be
+/// run or did not decide (go-fil-markets v1.28.3 `storagemarket/impl/providerstates/provider_states.go`,
 /// `DecideOnProposal`; a provider of mainnet gave "too many open files" as the reason).
 const TROUBLE: [&str; 1] = ["custom deal decision logic failed"];
 
-/// Words of providers about start, length and collateral of a deal, which are the client's settings for all
-/// its deals.
+/// Texts of providers about start, length and collateral, which are the client's settings for all deals.
 const SETTINGS: [&str; 6] = [
     // The filter of deals, lotus v1.23.3 node/modules/storageminer.go:532-652.
     "deal start epoch is too far in the future",
@@ -68,14 +67,14 @@ const OF_THE_CLIENT: [&str; 5] = [
 ];
 
 impl Refusal {
-    /// What these words are about. For refusals that are written now, and once for each that was stored
-    /// without it.
+    /// The class of this text. New refusals are classified when they are written, refusals that were stored
+    /// without a class when they are read.
     pub fn of_words(words: &str) -> Self {
         let reason = words.split_once(REJECTED).map(|(_, reason)| reason);
         let rejected_for =
             |table: &[&str]| reason.is_some_and(|reason| table.iter().any(|known| reason.contains(known)));
         if rejected_for(&TROUBLE) {
-            // Before the others: behind these words stands whatever the program said.
+            // This class is tested first: the text after these words is the program's own.
             Self::Trouble
         } else if rejected_for(&MOMENT) || OF_THE_CLIENT.iter().any(|known| words.contains(known)) {
             Self::Moment

@@ -1,9 +1,9 @@
-//! Who says the state of a deal.
+//! The source of a deal's recorded state: chain, client's node or provider.
 
 use bson::Bson;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Whose word a deal's recorded state is: the chain overrules the client's node, and both overrule the
+/// The source of a deal's recorded state. The chain overrules the client's node, and both overrule the
 /// provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,7 +1,7 @@
-//! Lenient readers for stored values.
+//! Lenient deserialization of stored values: integers, texts, times, flags.
 //!
-//! The prototype (Python) stored doubles where the notes say integers, and naive local times; a shell may
-//! store either. What cannot be read at all is an error that names the field; what is missing is `None`.
+//! The prototype (Python) stored doubles for integers, and naive local times; a shell may store either. A
+//! value that cannot be read is an error that names the field; a missing value is `None`.
 
 use bson::{Bson, DateTime};
 use serde::de::Error as _;

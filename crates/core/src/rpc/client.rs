@@ -1,4 +1,4 @@
-//! One node, called over HTTP: token, time limits, and errors by kind.
+//! A JSON-RPC client over HTTP for one node: token, time limits, and errors by kind.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,8 +25,9 @@ use crate::rpc::error::RpcError;
 use crate::rpc::go_jsonrpc::{CompatLayer, RESPONSE_BYTES_MAX};
 use crate::rpc::go_values::{EachEntry, read_each};
 
-/// A peer that lost its power, or a firewall that forgot the connection, says nothing more, and an import is
-/// hours of silence when all is well: so the connection itself is asked. Source: ours.
+/// How often an idle connection is tested. A peer that lost its power, or a firewall that forgot the
+/// connection, sends nothing more, and so does a node that imports for hours. Chosen: a lost peer is noticed
+/// within a minute.
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_RETRIES: u32 = 3;
@@ -97,7 +98,7 @@ fn connection(
         .set_keep_alive(Some(KEEP_ALIVE_IDLE))
         .set_keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
         .set_keep_alive_retries(Some(KEEP_ALIVE_RETRIES))
-        // The library's own middleware writes every answer anew for its log, whether or not there is one.
+        // The library's own middleware serializes every answer again for its log, even without a log.
         .set_rpc_middleware(RpcServiceBuilder::new())
         .set_http_middleware(tower::ServiceBuilder::new().layer(CompatLayer))
         .build(url)?;
@@ -167,8 +168,8 @@ impl Client {
         Ok(Self { connect, call, endpoint: url.into(), unreadable: Arc::default(), timeouts })
     }
 
-    /// The same client over a connection of its own. A connection that was idle may be one that the node
-    /// closes this moment: a call on it is lost, and what became of it is not known.
+    /// The same client over a new connection. A node may close an idle connection at any moment; a call that
+    /// is then lost has an unknown effect.
     ///
     /// # Errors
     ///
@@ -187,7 +188,7 @@ impl Client {
         &self.endpoint
     }
 
-    /// Calls `method` once; nobody retries here.
+    /// Calls `method` once. The client never retries.
     ///
     /// # Cancel safety
     ///
@@ -254,7 +255,7 @@ impl Client {
         }
     }
 
-    /// Told when their number changes: they stand in every list.
+    /// Logged when their number changes, because every list contains them.
     fn tell_unreadable(&self, method: &'static str, entries: usize, problem: Option<String>) {
         let mut known = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
         if known.insert(method, entries).unwrap_or(0) != entries && entries > 0 {

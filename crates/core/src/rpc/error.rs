@@ -1,4 +1,4 @@
-//! Errors of JSON-RPC calls, by what the caller does next. Advice for operators is the node's: `lotus::hints`.
+//! Errors of JSON-RPC calls, by what the caller does next. Advice about Lotus is in `lotus::hints`.
 
 use jsonrpsee::core::ClientError;
 use jsonrpsee::core::http_helpers::HttpError;
@@ -59,7 +59,7 @@ pub enum RpcError {
         method: &'static str,
         /// Where it was sent.
         endpoint: String,
-        /// The node's words.
+        /// The node's message.
         message: String,
     },
     /// The node does not have this method.
@@ -77,7 +77,7 @@ pub enum RpcError {
         method: &'static str,
         /// JSON-RPC error code (1 for ordinary errors, 0 for a panic in the node).
         code: i32,
-        /// The node's words.
+        /// The node's message.
         message: String,
     },
     /// The answer has an unknown shape; a call that has an effect may have had it.
@@ -136,7 +136,7 @@ impl RpcError {
         )
     }
 
-    /// Whether the node itself, not this call, is the trouble: everything else would fail alike.
+    /// Whether the node itself fails, and not only this call: every other call would fail as well.
     pub fn is_about_the_node(&self) -> bool {
         !matches!(self, Self::Application { .. } | Self::Decode { .. })
     }
@@ -146,7 +146,7 @@ impl RpcError {
         matches!(self, Self::Unauthorized { .. } | Self::Permission { .. } | Self::MethodNotFound { .. })
     }
 
-    /// The node's words, where it answered with an error.
+    /// The node's message, where it answered with an error.
     pub fn message(&self) -> Option<&str> {
         match self {
             Self::Application { message, .. } | Self::Permission { message, .. } => Some(message),

@@ -1,4 +1,4 @@
-//! Repairs between go-jsonrpc's answers and a strict JSON-RPC client.
+//! Repairs answers of go-jsonrpc servers for a strict JSON-RPC client.
 //!
 //! Every Lotus that has the storage market speaks go-jsonrpc before v0.3.2, which
 //!
@@ -8,8 +8,8 @@
 //! 3. may add `meta` to an error object, which a strict reader refuses,
 //! 4. may write `"error": null` beside a result.
 //!
-//! A tower layer under the HTTP client turns each into what the client expects. Bodies that are no JSON
-//! object pass unchanged.
+//! A tower layer below the HTTP client converts each of them to the form that the client expects. Bodies that
+//! are no JSON object pass unchanged.
 
 use std::future;
 use std::future::Future;
@@ -30,8 +30,8 @@ use crate::rpc::send_deadline::limited;
 
 /// Answers larger than this are lists of deals, never a void answer or an error: they pass unparsed.
 const REPAIRED_BYTES_MAX: usize = 64 * 1024;
-/// Lists of deals pass 10 MiB, the client library's default limit, at about 7 700 deals of a provider, and 1
-/// GiB at about 700 000: as much as the client library can be told.
+/// Limit of an answer. A list of deals exceeds the client library's default of 10 MiB at about 7 700 deals of
+/// a provider, and 1 GiB, the library's maximum, at about 700 000.
 pub(super) const RESPONSE_BYTES_MAX: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ where
     }
 }
 
-/// A page for people where an answer of the API should be.
+/// A web page instead of an answer of the API.
 #[derive(Debug, thiserror::Error)]
 #[error("a web page (HTTP {status}{title})")]
 pub(super) struct WebPage {

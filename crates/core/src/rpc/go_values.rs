@@ -1,4 +1,5 @@
-//! Values as Go writes them: slices that are `null`, and lists of which an entry may be unreadable.
+//! Reads JSON values as Go writes them: `null` for empty slices, and lists in which an entry may be
+//! unreadable.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
@@ -27,7 +28,7 @@ impl<'de> Deserialize<'de> for BigInt {
     }
 }
 
-/// What could be read of a list.
+/// The readable part of a list.
 #[derive(Clone, Debug)]
 pub(crate) struct EachEntry<T> {
     /// The entries that could be read, in their order.
@@ -38,17 +39,17 @@ pub(crate) struct EachEntry<T> {
     pub(crate) problem: Option<String>,
 }
 
-/// Reads a list, each entry for itself where not all can be read; a list that is `null` is empty, an entry
-/// that is `null` is none that can be read.
+/// Reads a list; its entries are read one by one where not all can be read. A `null` list is empty, and a
+/// `null` entry is unreadable.
 pub(crate) fn read_each<T: DeserializeOwned>(text: &str) -> serde_json::Result<EachEntry<T>> {
-    // One pass where all is well, as it always was so far.
+    // The common case: all entries are readable, and one pass reads them.
     if let Ok(List(entries)) = serde_json::from_str::<List<T>>(text) {
         return Ok(EachEntry { entries, unreadable: 0, problem: None });
     }
     read_each_by(text, |entry| serde_json::from_str(entry))
 }
 
-/// Reads a list, each entry for itself.
+/// Reads the entries of a list one by one.
 pub(crate) fn read_each_by<T>(
     text: &str,
     read_entry: impl Fn(&str) -> serde_json::Result<T>,

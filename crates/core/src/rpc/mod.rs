@@ -1,9 +1,8 @@
-//! JSON-RPC as go-jsonrpc servers speak it: Lotus, Boost and Curio.
+//! JSON-RPC over HTTP in the dialect of go-jsonrpc servers: Lotus, Boost and Curio.
 //!
-//! [`Client`] carries calls over HTTP; `go_jsonrpc` repairs the answers that a strict client refuses;
+//! [`Client`] makes calls over HTTP; `go_jsonrpc` repairs the answers that a strict client refuses;
 //! `send_deadline` keeps a call from being sent after its lease may have ended; [`endpoint`] finds address
-//! and token of a node. Which calls there are, and their shapes, is a market's or a node's own
-//! (`crate::lotus`).
+//! and token of a node. The calls of a node and their shapes are in `crate::lotus`.
 
 pub mod authority;
 pub(crate) mod client;

@@ -1,19 +1,20 @@
-//! How long to wait before the next try: exponential with full jitter, forgotten after quiet time.
+//! Exponential backoff with full jitter: how long to wait before the next try.
 //!
-//! Nothing here sleeps; the loop that tries does.
+//! The backoff never sleeps itself. The loop that retries does.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The shape of the waits.
+/// Parameters of a backoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackoffPolicy {
-    /// The longest wait after the first failure; doubles with every further one.
+    /// The longest wait after the first failure; it doubles with every further one.
     pub first: Duration,
     /// No wait is longer.
     pub max: Duration,
-    /// Going this long without a failure, beyond the last wait, forgets the failures before.
+    /// A time without failures, counted from the end of the last wait, after which the earlier failures are
+    /// forgotten.
     pub quiet: Duration,
 }
 
@@ -35,8 +36,8 @@ impl BackoffPolicy {
         self.first.saturating_mul(1 << doublings).min(self.max)
     }
 
-    /// A wait after this many failures, evenly between nothing and [`Self::ceiling`], so that agents that
-    /// failed together do not try together. For failures counted in a document.
+    /// A random wait between nothing and [`Self::ceiling`], so that agents that failed together do not retry
+    /// together. For failures that are counted in a document.
     pub fn delay(&self, failures: u32, rng: &mut fastrand::Rng) -> Duration {
         self.ceiling(failures).mul_f64(rng.f64())
     }
@@ -66,17 +67,18 @@ impl Backoff {
         Self { policy, failures: 0, resumed: None, rng }
     }
 
-    /// The pause, a tenth longer or shorter at random, so that agents that pause together do not go on together.
+    /// The pause, up to a tenth longer or shorter at random, so that agents that pause together do not
+    /// continue together.
     pub fn jitter(pause: Duration) -> Duration {
         pause.mul_f64(0.9 + fastrand::f64() / 5.0)
     }
 
-    /// Notes a failure at this moment and says how long to wait.
+    /// Records a failure at this moment and returns the wait before the next try.
     pub fn next_delay(&mut self) -> Duration {
         self.next_delay_at(Instant::now())
     }
 
-    /// Notes a failure at `now` and says how long to wait.
+    /// Records a failure at `now` and returns the wait before the next try.
     pub fn next_delay_at(&mut self, now: Instant) -> Duration {
         let was_quiet = |resumed: Instant| now.saturating_duration_since(resumed) > self.policy.quiet;
         if self.resumed.is_some_and(was_quiet) {
@@ -88,7 +90,7 @@ impl Backoff {
         delay
     }
 
-    /// Forgets all failures, after a success that proves the other side well.
+    /// Forgets all failures, after a success that shows that the server has recovered.
     pub fn reset(&mut self) {
         self.failures = 0;
         self.resumed = None;

@@ -1,4 +1,4 @@
-//! One server, many callers: while it is in trouble, one call at a time finds out whether it is back.
+//! A circuit breaker for one server with many callers: while the server fails, one call at a time probes it.
 //!
 //! ```text
 //!  closed ──trouble──► open until … ──► trying (one call) ──answered──► closed
@@ -6,8 +6,8 @@
 //!                        └──────trouble──────┘
 //! ```
 //!
-//! Without it, every caller would knock at a dead server by its own clock, and all at once when it comes
-//! back.
+//! Without it, every caller would call a failing server at its own pace, and all of them at once when it
+//! recovers.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
-/// What the callers of a server know of it.
+/// The state of one server, shared by its callers.
 #[derive(Debug)]
 pub struct Breaker {
     state: Mutex<State>,
@@ -36,8 +36,8 @@ enum BreakerState {
     Trying,
 }
 
-/// Permit to call; says afterwards how the server was. Dropped without a word (the call was given up), the
-/// next may try.
+/// Permission to call. The holder reports the result of the call; a permit that is dropped without a report
+/// (the call was given up) lets the next caller probe.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit<'a> {
@@ -46,7 +46,7 @@ pub struct Permit<'a> {
 }
 
 impl Breaker {
-    /// For a server that is well as far as anybody knows; pauses between tries are as the policy has them.
+    /// A closed breaker: the server counts as available. Pauses between probes follow the policy.
     pub fn new(pauses: BackoffPolicy) -> Self {
         let state = State { pauses: Backoff::new(pauses), gate: BreakerState::Closed };
         Self { state: Mutex::new(state), changed: Notify::new() }
@@ -55,7 +55,7 @@ impl Breaker {
     /// Waits until the server may be called.
     pub async fn leave(&self) -> Permit<'_> {
         loop {
-            // Before the look, so that no change is missed.
+            // Registered before the state is read, so that no change is missed.
             let changed = self.changed.notified();
             let until = {
                 let mut state = self.lock();
@@ -70,14 +70,14 @@ impl Breaker {
                 }
             };
             match until {
-                // Either way it is looked at again.
+                // In both cases the state is read again.
                 Some(until) => drop(timeout_at(until, changed).await),
                 None => changed.await,
             }
         }
     }
 
-    /// Whether the server is known to be in trouble.
+    /// Whether the server is known to fail.
     pub fn is_open(&self) -> bool {
         self.lock().gate != BreakerState::Closed
     }
@@ -93,20 +93,19 @@ impl Breaker {
 }
 
 impl Permit<'_> {
-    /// Whether this is the one call that finds out for all others, who wait for what it says: it should be a
-    /// short one.
+    /// Whether this call is the probe, for whose result all other callers wait: it should be a short one.
     pub fn is_try(&self) -> bool {
         self.is_try
     }
 
-    /// The server answered another call than the one that met the trouble: all may call, but if they meet
-    /// trouble again, its pauses go on growing from where they were.
+    /// The server answered another call than the one that failed: all may call, and the pauses of a further
+    /// failure grow from where they were.
     pub fn is_there(mut self) {
         self.is_try = false;
         self.breaker.set(|state| state.gate = BreakerState::Closed);
     }
 
-    /// The server answered, whatever it said.
+    /// The server answered, with a result or with an error of the call.
     pub fn answered(mut self) {
         self.is_try = false;
         self.breaker.set(|state| {
@@ -115,8 +114,8 @@ impl Permit<'_> {
         });
     }
 
-    /// The server did not answer, or lets us do nothing. Says whether that is news: those that were under way
-    /// while another found out add no pause of their own.
+    /// The server did not answer, or refuses every call. Returns whether this failure opened the breaker:
+    /// calls that were under way during a probe add no pause of their own.
     pub fn trouble(mut self) -> bool {
         let was_try = std::mem::take(&mut self.is_try);
         let mut is_news = false;
@@ -176,8 +175,8 @@ mod tests {
         }
         sleep(Duration::from_secs(599)).await;
         let while_dead = calls.load(Ordering::Relaxed);
-        // Twenty at once before anybody knew, then pauses up to a minute; full jitter makes some of them
-        // short.
+        // Twenty calls at once before the breaker opens, then pauses up to a minute; full jitter makes some
+        // of them short.
         assert!((25..80).contains(&while_dead), "{while_dead}");
         timeout(Duration::from_secs(121), callers.join_all()).await.unwrap();
     }

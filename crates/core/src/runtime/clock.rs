@@ -1,5 +1,5 @@
-//! The wall clock. Waiting is `tokio::time`'s, so that tests can pause it; deadlines between agents
-//! are judged by the database's clock, never by this one.
+//! The wall clock of this host, for messages and ages of files. Waits use `tokio::time`, so that tests can
+//! pause it, and deadlines between agents use the database server's clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,11 +1,12 @@
-//! Instants at which tests end a process.
+//! Fail points: named places in the code at which tests end the process.
 
-/// The variable that names one: `import.noted` is its first passing, `import.noted:3` its third.
+/// The variable that names a fail point: `import.noted` ends the process at its first passing,
+/// `import.noted:3` at its third.
 #[cfg(feature = "fail-points")]
 const VARIABLE: &str = "FAIL_POINT";
 
-/// Ends this process as a power cut would, if it was asked to end here. Nothing in a release: the feature
-/// `fail-points` is the tests' alone.
+/// Ends this process as a power cut would, if the environment names this fail point. A release contains no
+/// fail points: only tests enable the feature `fail-points`.
 #[cfg(not(feature = "fail-points"))]
 #[inline]
 pub fn fail_point(_name: &str) {}

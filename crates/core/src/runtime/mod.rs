@@ -1,6 +1,6 @@
-//! Time, waiting, signals and tasks: how an agent stays up and how it ends.
+//! Clocks, backoff, circuit breaker, signals and supervised tasks of an agent.
 //!
-//! `tokio::select!` and `tokio::spawn` live here and in `main` only; what the tasks do is the agents'.
+//! Tasks start through [`Supervisor`], so that a task that fails ends the agent.
 
 pub mod backoff;
 pub mod breaker;

@@ -1,4 +1,4 @@
-//! From a signal to a graceful end: the first SIGINT or SIGTERM asks, the second stops waiting.
+//! Graceful shutdown: the first SIGINT or SIGTERM requests it, the second ends the grace period.
 
 use std::io;
 
@@ -16,7 +16,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// A shutdown that nothing but [`Self::ask`] and [`Self::force`] triggers.
+    /// A shutdown that only [`Self::ask`] and [`Self::force`] trigger.
     pub fn new() -> Self {
         Self::default()
     }
@@ -45,12 +45,12 @@ impl Shutdown {
         &self.forced
     }
 
-    /// Whether a signal asked, and not a part of the program that failed.
+    /// Whether a signal requested the shutdown, and not a failed part of the program.
     pub fn was_signalled(&self) -> bool {
         self.signalled.is_cancelled()
     }
 
-    /// Asks for a graceful end.
+    /// Requests a graceful shutdown.
     pub fn ask(&self) {
         self.asked.cancel();
     }

@@ -1,4 +1,4 @@
-//! Named tasks: the first to fail ends the agent with its error; none is forgotten.
+//! Supervises named tasks: the first that fails ends the agent with its error, and none is detached.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use tracing::{Instrument, debug, warn};
 
 use crate::runtime::Shutdown;
 
-/// The error of a task, whatever its type.
+/// The error of a task, of any type.
 pub type TaskError = Box<dyn Error + Send + Sync + 'static>;
 
 /// Why the agent did not end well.
@@ -26,12 +26,12 @@ pub enum SupervisorError {
         /// Its error.
         source: TaskError,
     },
-    /// A task has a bug.
+    /// A task panicked.
     #[error("{task} panicked: {message}")]
     Panicked {
         /// The task's name.
         task: String,
-        /// What the panic said.
+        /// The message of the panic.
         message: String,
     },
     /// Tasks did not end within the grace period and were cut off.
@@ -52,12 +52,12 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Without tasks.
+    /// A supervisor without tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Starts a task in a span of the current one. A task ends itself when the shutdown it was given asks.
+    /// Starts a task in a span of the current one. The task must end itself when its shutdown is requested.
     pub fn spawn<F, E>(&mut self, name: impl Into<Cow<'static, str>>, task: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -75,8 +75,8 @@ impl Supervisor {
         names
     }
 
-    /// Runs until a task fails, all have ended, or a shutdown is asked for; then asks every task to end and
-    /// waits for them, at most for `grace` or until the shutdown is forced.
+    /// Runs until a task fails, all have ended, or a shutdown is requested. Then requests every task to end
+    /// and waits for them, at most for `grace` or until the shutdown is forced.
     ///
     /// # Errors
     ///

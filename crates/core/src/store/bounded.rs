@@ -13,7 +13,7 @@ use crate::store::error::StoreError;
 use crate::store::expr::millis;
 
 impl Store {
-    /// Runs one driver call within the time limit and sorts its error.
+    /// Runs one driver call within the time limit and classifies its error.
     pub(super) async fn bounded<T, F>(&self, what: &'static str, call: F) -> Result<T, StoreError>
     where
         F: IntoFuture<Output = mongodb::error::Result<T>>,
@@ -24,8 +24,8 @@ impl Store {
         }
     }
 
-    /// Runs many updates of `offlinedeals` in one command and returns the server's reply. An update that fails
-    /// keeps no other from being made.
+    /// Runs many updates of `offlinedeals` in one command and returns the server's reply. A failed update
+    /// does not keep the others from being made.
     pub(super) async fn update_deals(
         &self,
         what: &'static str,
@@ -65,7 +65,7 @@ pub(super) fn decode<T: DeserializeOwned>(
     })
 }
 
-/// What can be read of these documents: one that cannot must not hide the others.
+/// The readable ones of these documents. An unreadable document is logged and does not hide the others.
 pub(super) fn readable<T: DeserializeOwned>(collection: &'static str, documents: Vec<Document>) -> Vec<T> {
     let read = |document| {
         decode(collection, document)

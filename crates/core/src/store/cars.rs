@@ -1,4 +1,4 @@
-//! `cars`: what client-agent packs, what both agents look up.
+//! Queries of `cars`: recording, looking up and checking CARs.
 
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
@@ -13,22 +13,21 @@ use crate::store::error::StoreError;
 
 const COLLECTION: &str = "cars";
 
-/// Which CARs are to be checked.
+/// Which CARs are due for a check.
 #[derive(Clone, Copy, Debug)]
 pub struct VerifyDue {
     /// Those that were not checked since.
     pub since: DateTime,
-    /// Those that were found bad, whenever, before the run that asks began: it checks each of them once
-    /// more.
+    /// CARs that were found damaged before this run began: the run checks each of them once more.
     pub began: DateTime,
 }
 
 /// CARs with one payload CID.
 #[derive(Clone, Debug, Default)]
 pub struct PayloadCars {
-    /// Those that can be read, newest first; replaced ones last.
+    /// The readable documents, newest first; replaced ones last.
     pub cars: Vec<CarDoc>,
-    /// What is wrong with each of the others.
+    /// The errors of the unreadable documents.
     pub unreadable: Vec<String>,
 }
 
@@ -43,7 +42,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// What kept the database from answering.
+    /// A failed database call.
     pub async fn record_car(&self, car: &CarDoc) -> Result<(), StoreError> {
         let replaced = doc! {
             "outputpath": &car.outputpath,
@@ -71,7 +70,7 @@ impl Store {
         let key =
             doc! { "inputpath": &car.inputpath, "outputpath": &car.outputpath, "filecid": &car.filecid };
         let mut own_key = key.clone();
-        // A record without a host is the prototype's: it is taken over.
+        // A record without a host is the prototype's; this record replaces it.
         own_key.insert("host", doc! { "$in": [&car.host, null] });
         match self.bounded("cars upsert", self.cars.update_one(own_key, update.clone()).upsert(true)).await {
             Err(StoreError::Duplicate { .. }) => {
@@ -84,7 +83,7 @@ impl Store {
         Ok(())
     }
 
-    /// The CAR recorded for this source on this host, if one stands.
+    /// The CAR that is recorded for this source on this host and not replaced.
     pub async fn car_of_source(
         &self,
         host: &str,
@@ -109,7 +108,7 @@ impl Store {
         Ok(cars)
     }
 
-    /// The same, with what cannot be read.
+    /// The same, with the errors of the unreadable documents.
     pub async fn payload_cars(&self, payload_cid: &str) -> Result<PayloadCars, StoreError> {
         let order = doc! { "replacedtime": 1, "updatedtime": -1 };
         let cursor =
@@ -124,8 +123,8 @@ impl Store {
         Ok(found)
     }
 
-    /// A page of standing CARs in the order of their ids, after `after`. Documents that cannot be read are
-    /// errors beside the good ones; where the next page begins is told by all of them.
+    /// A page of CARs that are not replaced, in the order of their ids, after `after`. Unreadable documents
+    /// are errors beside the readable ones; the next page begins after the last of either.
     pub async fn cars_page(
         &self,
         after: Option<ObjectId>,

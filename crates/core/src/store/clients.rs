@@ -1,4 +1,4 @@
-//! The driver's clients of a command are shut down before the runtime ends.
+//! Shuts down the driver's clients of a command before the runtime ends.
 //!
 //! The last handle of a client starts a task that ends its sessions at the server. A runtime that ends
 //! meanwhile drops the connection pool under that task, and the driver panics (mongodb 3.9.1
@@ -17,16 +17,17 @@ tokio::task_local! {
     static OPENED: RefCell<Vec<Client>>;
 }
 
-/// How long the server may take to hear of the end. It forgets sessions by itself, after half an hour.
+/// How long the shutdown of a session may take. The server ends abandoned sessions by itself after half an
+/// hour.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Notes a client for [`shut_down_after`]; outside of one, the client ends with the process.
+/// Registers a client for [`shut_down_after`]. Without it, the client ends with the process.
 pub(super) fn note(client: &Client) {
     let _outside = OPENED.try_with(|opened| opened.borrow_mut().push(client.clone()));
 }
 
-/// Runs a command, and shuts down every client that it opened, however it ends. What the command started and
-/// left running (the driver's handles in it included) is not waited for.
+/// Runs a command, and shuts down every client that it opened, regardless of its result. Tasks that the
+/// command left running are not waited for, nor are their driver handles.
 pub async fn shut_down_after<F: Future>(command: F) -> F::Output {
     OPENED
         .scope(RefCell::default(), async {

@@ -1,4 +1,4 @@
-//! What made deals will still take from their wallet.
+//! Money that unpublished deals will still take from their wallet.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::store::expr::{ago, dead_states};
 /// has landed. Chosen; blocks come every 30 s, and a congested chain takes minutes.
 const RESERVED_WITHIN: Duration = Duration::from_secs(3600);
 
-/// What deals of `ClientStartDeal` cost at most together that are recorded and have no number on chain.
+/// The maximum cost of all deals of `ClientStartDeal` that are recorded and have no number on chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unpublished {
     /// All of them.
@@ -23,8 +23,8 @@ pub struct Unpublished {
 }
 
 impl Store {
-    /// What this wallet's live deals that no chain knows yet will take from it. As `dealintents` has it,
-    /// where providers cannot write.
+    /// The cost of this wallet's live deals without a number on chain. Read from `dealintents`, where
+    /// providers cannot write.
     pub async fn unpublished_cost(&self, wallet: &str) -> Result<Unpublished, StoreError> {
         let pipeline = [
             doc! { "$match": {
@@ -50,7 +50,7 @@ impl Store {
     }
 }
 
-/// What one deal of a group costs at most.
+/// The maximum cost of one deal of a group.
 fn cost_of(group: &Document) -> AttoFil {
     let terms = group.get_document("_id").ok();
     let price = terms.and_then(|terms| terms.get_str("price").ok());

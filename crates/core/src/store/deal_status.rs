@@ -1,4 +1,4 @@
-//! The state of deals as client-agent's tracking records it: `status`, `statusby`, `statusmsg` and `dealid` of
+//! Records the state of deals for client-agent's tracking: `status`, `statusby`, `statusmsg` and `dealid` of
 //! `offlinedeals`, and their copies in `dealintents`, where only client-agent writes.
 
 use std::collections::HashMap;
@@ -24,15 +24,15 @@ pub struct StatusChange {
     pub before: Option<i64>,
     /// State.
     pub status: DealStatus,
-    /// Who says so.
+    /// The source of the state.
     pub source: StatusSource,
-    /// Its words.
+    /// Its message.
     pub message: String,
-    /// What becomes of the recorded number on chain.
+    /// The change of the recorded number on chain.
     pub deal_id: NumberChange,
 }
 
-/// What becomes of a deal's recorded number on chain.
+/// The change of a deal's recorded number on chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NumberChange {
     /// It stays as it is.
@@ -44,10 +44,10 @@ pub enum NumberChange {
 }
 
 impl Store {
-    /// Writes a new state, first where only client-agent writes. `false`: nothing happened, because the
-    /// record's state is another by now, or final; the next pass looks at the deal again.
+    /// Writes a new state, first to `dealintents`. Returns `false` if the recorded state is another one or
+    /// final by now; the next pass reads the deal again.
     ///
-    /// A final state stays, except that the chain overrules an end that it did not say itself.
+    /// A final state stays, except that the chain overrules a final state of another source.
     pub async fn record_status(&self, change: &StatusChange) -> Result<bool, StoreError> {
         let status = change.status.stored();
         let source = change.source;
@@ -70,7 +70,8 @@ impl Store {
             if !unset.is_empty() {
                 update.insert("$unset", unset);
             }
-            // By the proposal, not by the intent that the record names; and a final state is final here too.
+            // The filter names the proposal, not the intent that the record names. A final state is final
+            // here too.
             let mut filter = doc! { "dealcid": &change.proposal_cid };
             filter.extend(not_final(change.source, "dealstatus", "dealstatusby"));
             self.bounded("intent status", self.intents.update_one(filter, update)).await?;
@@ -98,8 +99,7 @@ impl Store {
         Ok(self.bounded("status update", update).await?.matched_count == 1)
     }
 
-    /// Notes that a provider alone says of these deals that they are at their end; the first such note
-    /// stands.
+    /// Records when the provider alone first reported these deals as ended.
     pub async fn note_ends_seen(&self, proposal_cids: &[String]) -> Result<(), StoreError> {
         let update = vec![doc! { "$set": { "endseen": { "$ifNull": ["$endseen", NOW] } } }];
         for page in proposal_cids.chunks(PAGE) {
@@ -109,7 +109,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets that a provider said so: these deals go on.
+    /// Removes that record: these deals go on.
     pub async fn forget_ends_seen(&self, proposal_cids: &[String]) -> Result<(), StoreError> {
         for page in proposal_cids.chunks(PAGE) {
             let filter = doc! { "dealcid": { "$in": page } };
@@ -146,7 +146,7 @@ impl Store {
         Ok(readable("offlinedeals", self.drain("failed deals", cursor).await?))
     }
 
-    /// What was agreed on and is known of these deals, by proposal CID; nothing of the prototype's.
+    /// The intents of these deals, by proposal CID. Deals of the prototype have none.
     pub async fn agreed_terms(
         &self,
         proposal_cids: &[&str],
@@ -163,8 +163,8 @@ impl Store {
     }
 }
 
-/// Matches what this source may still change: no final state, or with the chain's word one that the chain did
-/// not say.
+/// Matches the states that this source may change: states that are not final, and for the chain also final
+/// states of another source.
 fn not_final(source: StatusSource, status: &str, by: &str) -> Document {
     let open = doc! { status: { "$nin": numbers(&DealStatus::FINAL) } };
     match source {

@@ -1,5 +1,4 @@
-//! What was agreed on in a deal, as `offlinedeals` stores it: the fields that never change, and the document
-//! that holds them.
+//! Writes the document of a new deal: the agreed terms, which never change.
 
 use bson::{Bson, Document, doc};
 
@@ -21,7 +20,7 @@ impl Store {
         first.insert("isdeal", 0_i32);
         first.insert("status", status);
         first.insert("statusmsg", status_message);
-        // Only a document that does not exist yet gets these fields; a repeat changes nothing.
+        // Only a new document gets these fields; a repeated call changes nothing.
         let mut set = where_missing(first);
         set.insert("createdtime", doc! { "$ifNull": ["$createdtime", NOW] });
         set.insert("updatedtime", doc! { "$ifNull": ["$updatedtime", NOW] });
@@ -32,7 +31,7 @@ impl Store {
     }
 }
 
-/// What was agreed on: the fields of a deal's document that never change.
+/// The agreed terms: the fields of a deal's document that never change.
 pub(super) fn first_fields(intent: &IntentDoc) -> Document {
     let price = AttoFil::from_lotus(&intent.priceattofil).unwrap_or_default();
     doc! {
@@ -53,8 +52,8 @@ pub(super) fn first_fields(intent: &IntentDoc) -> Document {
     }
 }
 
-/// The notes' `price`: FIL per epoch, as a number where a double holds it exactly (0 above all), else as
-/// text. `priceattofil` beside it is always exact.
+/// The prototype's field `price`: FIL per epoch, as a number where a double holds it exactly (0 above all),
+/// else as text. `priceattofil` beside it is always exact.
 fn stored_price(price: AttoFil) -> Bson {
     if price.is_zero() {
         return Bson::Int32(0);

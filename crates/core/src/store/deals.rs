@@ -1,4 +1,4 @@
-//! `offlinedeals` as client-agent reads it: what stands for a payload, what to follow, what to report.
+//! Queries of `offlinedeals` for client-agent: replicas of a payload, deals to track, reports.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
@@ -30,7 +30,7 @@ pub struct StoredDeal {
     pub miner: String,
     /// Deal state; 0 where none is recorded.
     pub status: DealStatus,
-    /// Its words.
+    /// Its message.
     pub status_message: Option<String>,
     /// Whether the provider has the data.
     pub imported: bool,
@@ -38,7 +38,7 @@ pub struct StoredDeal {
     pub provider_status: Option<DealStatus>,
     /// The intent it was made from; `None` for deals of the prototype.
     pub intent: Option<String>,
-    /// Whether its provider says that its start can no longer be met.
+    /// Whether its provider recorded that the start epoch can no longer be met.
     pub missed: bool,
     /// Whether an operator asked that its failure be forgotten; for deals without an intent.
     pub failure_cleared: bool,
@@ -49,8 +49,8 @@ pub struct StoredDeal {
 }
 
 impl StoredDeal {
-    /// Whether the deal counts as a replica. A client's node may give a deal up that its provider goes on
-    /// with (lotus-contract §4.2): then the provider's word counts.
+    /// Whether the deal counts as a replica. A client's node may give up a deal that its provider continues
+    /// (lotus-contract §4.2): then the provider's state counts.
     pub fn is_live(&self) -> bool {
         let goes_on =
             |status: DealStatus| matches!(status.phase(), DealPhase::Progressing | DealPhase::Active);
@@ -113,7 +113,8 @@ impl Store {
         };
         let intents = doc! { "wallet": wallet, "verified": true, "state": IntentState::Intended };
         let mut unpadded = 0_u128;
-        // Intents first: one that is confirmed in between counts twice, the other way round not at all.
+        // Intents are read first: an intent that is confirmed in between counts twice, and in the other order
+        // it would not count at all.
         for (collection, filter) in [(&self.intents, intents), (&self.deals, deals)] {
             let pipeline = [
                 doc! { "$match": filter },
@@ -127,14 +128,15 @@ impl Store {
         Ok(unpadded / 127 * 128)
     }
 
-    /// How many deals of this payload still wait for its data, proposals that are on the way included: what
-    /// replacing its CAR would hurt.
+    /// How many deals of this payload still wait for its data, intents included. Replacing the CAR would make
+    /// them fail.
     pub async fn waiting_deals_of_payload(&self, payload_cid: &str) -> Result<u64, StoreError> {
         let intents = doc! { "filecid": payload_cid, "state": IntentState::Intended };
         let deals = doc! {
             "filecid": payload_cid, "isdeal": 0, "dealcid": proposal_range(), "status": { "$nin": dead_states() }
         };
-        // Intents first: one that is confirmed in between counts twice, the other way round not at all.
+        // Intents are read first: an intent that is confirmed in between counts twice, and in the other order
+        // it would not count at all.
         let on_the_way = self.bounded("intents count", self.intents.count_documents(intents)).await?;
         let waiting = self.bounded("deals count", self.deals.count_documents(deals)).await?;
         Ok(on_the_way.saturating_add(waiting))
@@ -189,7 +191,7 @@ impl Store {
             } },
             doc! { "$sort": { "_id.miner": 1, "_id.isdeal": 1, "_id.status": 1 } },
         ];
-        // All are read: by the index of `dealcid`, each would be fetched apart.
+        // All documents are read; by the index of `dealcid` each of them would be fetched separately.
         let natural = Hint::Keys(doc! { "$natural": 1 });
         let cursor = self.bounded("deal counts", self.deals.aggregate(pipeline).hint(natural)).await?;
         let groups = self.drain("deal counts", cursor).await?;
@@ -216,8 +218,7 @@ impl Store {
         Ok(readable(COLLECTION, self.drain("troubled deals", cursor).await?))
     }
 
-    /// Records that are no deals, because what stands as their `dealcid` is no proposal CID: how many there
-    /// are, and what stands there in some of them.
+    /// Records whose `dealcid` is no proposal CID: their number, and some of the values.
     pub async fn no_deals(&self, samples_max: i64) -> Result<(u64, Vec<String>), StoreError> {
         let filter = doc! { "dealcid": { "$not": proposal_range() } };
         let count = self.bounded("no deals", self.deals.count_documents(filter.clone())).await?;
@@ -286,7 +287,7 @@ fn count_of(group: &Document) -> DealCounts {
     }
 }
 
-/// One line for a miner, a state and `isdeal`, however records spell the miner.
+/// One line for a miner, a state and `isdeal`; records may spell the same miner differently.
 fn by_miner(counts: impl Iterator<Item = DealCounts>) -> Vec<DealCounts> {
     let mut merged = BTreeMap::<(String, i64, i64), DealCounts>::new();
     for count in counts {
@@ -313,7 +314,7 @@ fn tracked(wallets: &[String]) -> Document {
     }
 }
 
-/// What following a deal reads of its record.
+/// The fields that tracking reads.
 pub(super) fn tracked_fields() -> Document {
     doc! {
         "dealcid": 1, "miner": 1, "filecid": 1, "status": 1, "statusby": 1, "statusmsg": 1, "method": 1, "dealid": 1,

@@ -1,5 +1,5 @@
-//! Why no server of a replica set can be used: each is asked alone, because the driver leaves out what is not
-//! of the set.
+//! Diagnoses why no server of a replica set can be used. Each server is asked alone, because the driver
+//! leaves out servers that do not belong to the set.
 
 use std::future::IntoFuture as _;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use mongodb::options::ClientOptions;
 use crate::store::Store;
 use crate::store::error::StoreError;
 
-/// How long one server is waited for; a server on the other side of the world answers in less.
+/// Time limit for one server; a server on the other side of the world answers sooner.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Servers that are asked.
+/// Most servers that are asked.
 const SERVERS_MAX: usize = 5;
 
 impl Store {
-    /// A closer reason for [`StoreError::Unreachable`], where a server gives one; every other error as it is.
+    /// A more precise reason for [`StoreError::Unreachable`], if a server gives one. Every other error stays.
     pub async fn diagnose(&self, error: StoreError) -> StoreError {
         if !matches!(error, StoreError::Unreachable { .. }) {
             return error;
@@ -28,7 +28,7 @@ impl Store {
             options.hosts = vec![server.clone()];
             options.direct_connection = Some(true);
             options.repl_set_name = None;
-            // Before a replica set is made no user can log in, and `hello` asks for no login.
+            // Before a replica set is initiated no user can log in, and `hello` needs no login.
             options.credential = None;
             options.server_selection_timeout = Some(SERVER_TIMEOUT);
             options.connect_timeout = Some(SERVER_TIMEOUT);
@@ -46,7 +46,7 @@ impl Store {
     }
 }
 
-/// What a server that answers alone says about why it is of no use in its set.
+/// The reason why a server that answers alone is unusable as a member of its set.
 fn judge(server: &str, wanted: Option<&str>, hello: &Document) -> Option<StoreError> {
     let server = server.to_owned();
     let Ok(set) = hello.get_str("setName") else {

@@ -1,18 +1,18 @@
-//! The driver's errors in words for people.
+//! Errors of the MongoDB driver in one sentence each.
 //!
-//! The driver prints whole topologies and raw answers, and every mistake with TLS comes out as "no available
-//! servers" with the reason deep inside. Logged in full at debug level where they are sorted.
+//! The driver prints whole topologies and raw answers, and every TLS mistake becomes "no available servers"
+//! with the reason inside. The full error is logged at debug level when it is classified.
 
 use std::fmt;
 
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 
-/// A driver's error that prints one sentence.
+/// A driver's error that is shown as one sentence.
 #[derive(Debug)]
 pub struct DriverError(Box<ErrorKind>);
 
-/// What a server that cannot be used looks like in the driver's text, what that means, and what helps. The
-/// first that fits counts: certificates before sockets, since a set may have several servers.
+/// Parts of the driver's text about an unusable server, each with its meaning and a hint. The first match
+/// counts: certificates come before sockets, since a set may have several servers.
 const UNUSABLE: [(&str, &str, &str); 12] = [
     (
         "UnknownIssuer",
@@ -74,7 +74,7 @@ const UNUSABLE: [(&str, &str, &str); 12] = [
 
 const NO_PRIMARY: &str = "ReplicaSetNoPrimary";
 
-/// The servers that a message of the driver tells of.
+/// The servers that the driver's message names.
 fn addresses(message: &str) -> Vec<&str> {
     let mut found: Vec<&str> = message
         .split("Address: ")
@@ -86,7 +86,7 @@ fn addresses(message: &str) -> Vec<&str> {
     found
 }
 
-/// The server's words to a user without rights, without the command's documents.
+/// The server's message to a user without rights, without the command's documents.
 fn refusal(message: &str) -> String {
     match message.split_once(" to execute command { ") {
         Some((who, command)) => {

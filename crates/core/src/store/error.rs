@@ -1,4 +1,4 @@
-//! What can go wrong with a database call, by what the caller does next.
+//! Errors of database calls, by what the caller does next.
 
 use mongodb::error::{Error, ErrorKind};
 use tracing::debug;
@@ -12,7 +12,7 @@ pub enum StoreError {
     /// The connection string cannot be read.
     #[error("the MongoDB connection string cannot be used")]
     BadUri {
-        /// The driver's words.
+        /// The driver's message.
         source: DriverError,
     },
     /// No answer in time; a write may have happened.
@@ -28,7 +28,7 @@ pub enum StoreError {
     Unreachable {
         /// The call.
         what: &'static str,
-        /// The driver's words, with the state of each server.
+        /// The driver's message, with the state of each server.
         source: DriverError,
     },
     /// Wrong user or password, or a certificate that is no user's.
@@ -36,7 +36,7 @@ pub enum StoreError {
     LoginFailed {
         /// The call.
         what: &'static str,
-        /// The driver's words.
+        /// The driver's message.
         source: DriverError,
     },
     /// The user may not do this.
@@ -44,7 +44,7 @@ pub enum StoreError {
     Refused {
         /// The call.
         what: &'static str,
-        /// The driver's words.
+        /// The driver's message.
         source: DriverError,
     },
     /// The collection's validator takes no such document.
@@ -52,7 +52,7 @@ pub enum StoreError {
     Rejected {
         /// The call.
         what: &'static str,
-        /// The driver's words.
+        /// The driver's message.
         source: DriverError,
     },
     /// A server outside a replica set.
@@ -76,7 +76,7 @@ pub enum StoreError {
         /// The set of the connection string.
         wanted: String,
     },
-    /// Nobody takes writes.
+    /// No member of the set is primary.
     #[error("the replica set {set} has no primary, says {server}")]
     NoPrimary {
         /// `host:port`.
@@ -101,7 +101,7 @@ pub enum StoreError {
     Duplicate {
         /// The call.
         what: &'static str,
-        /// The driver's words.
+        /// The driver's message.
         source: DriverError,
     },
     /// A stored document that cannot be read, even leniently.
@@ -127,7 +127,7 @@ pub enum StoreError {
     Other {
         /// The call.
         what: &'static str,
-        /// The driver's words.
+        /// The driver's message.
         source: DriverError,
     },
 }

@@ -1,4 +1,4 @@
-//! Refusals, failures and pauses of deals that an operator wants forgotten (`client-agent retry`).
+//! Clears recorded refusals, failures and pauses of deals for the command `client-agent retry`.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::store::error::StoreError;
 use crate::store::expr::{NOW, PAGE, numbers};
 use crate::store::miners::written_as;
 
-/// Whose failures.
+/// Which failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailuresOf<'a> {
     /// Of a CAR, by its payload CID, with all providers.
@@ -89,7 +89,7 @@ impl Store {
         Ok(failures)
     }
 
-    /// Lets these be forgotten; how many records changed.
+    /// Clears these failures. Returns how many records changed.
     pub async fn forget_failures(&self, failures: &[Failure]) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         for page in failures.chunks(PAGE) {

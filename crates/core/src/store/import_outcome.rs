@@ -1,5 +1,5 @@
-//! What becomes of an import: the call that is about to go out, the outcome of a try, a deal that is opened
-//! again. Each is written behind the lease's fencing number, except that a deal is opened again without one.
+//! Writes the results of imports: the call that is about to go out, the outcome of a try, a deal that is
+//! reopened. All but the last are guarded by the lease's fencing number.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::store::leases::Claim;
 use crate::store::miners::written_as;
 use crate::store::provider_views::ProviderView;
 
-/// What one try at a deal came to.
+/// The outcome of one try to import a deal.
 #[derive(Clone, Debug)]
 pub enum ImportOutcome {
     /// The provider has the data: the deal is closed (`isdeal` 1).
@@ -21,60 +21,61 @@ pub enum ImportOutcome {
         /// What was handed to the provider; `None` if it had the data already.
         path: Option<String>,
     },
-    /// Something is not there yet; no failure.
+    /// Something is missing so far; this is no failure.
     Waiting {
         /// What.
         reason: String,
-        /// When to look again.
+        /// The pause before the next try.
         after: Duration,
-        /// Names of files whose arrival is worth a look before that.
+        /// Names of files whose arrival ends the pause.
         files: Vec<String>,
     },
     /// A failure that may pass.
     Retrying {
         /// What failed.
         reason: String,
-        /// When to try again.
+        /// The pause before the next try.
         after: Duration,
-        /// Names of files whose arrival is worth a try before that.
+        /// Names of files whose arrival ends the pause.
         files: Vec<String>,
     },
-    /// Failed as often as is allowed: not tried again before a person, or a file that arrives, asks for it.
+    /// Failed as often as is allowed. The next try is made when an operator asks for it, or when an awaited
+    /// file arrives.
     SetAside {
         /// The last failure.
         reason: String,
-        /// Names of files whose arrival is worth another try.
+        /// Names of files whose arrival makes the deal due again.
         files: Vec<String>,
     },
-    /// Its start epoch can no longer be met: never going to be imported, and replaced by the client.
+    /// Its start epoch can no longer be met. It is never imported, and the client replaces it.
     Missed {
         /// Which epoch, by how much.
         reason: String,
     },
-    /// Never going to succeed.
+    /// It can never succeed.
     Failed {
         /// Why.
         reason: String,
     },
 }
 
-/// What becomes of a deal, and what is written beside it.
+/// The result of a try, with what is written beside it.
 #[derive(Clone, Debug)]
 pub struct Settled {
     /// To be written into the deal.
     pub outcome: ImportOutcome,
-    /// What the provider says of the deal, where that is news.
+    /// The provider's view of the deal, if it changed.
     pub view: Option<ProviderView>,
     /// Whether no import call can be under way any more.
     pub is_answered: bool,
-    /// Whether a file in the deal's place is known to be another piece.
+    /// Whether a file that was found for the deal is known to be another piece.
     pub is_other_piece: bool,
 }
 
-/// Whether an import call was noted.
+/// Whether an import call was recorded before it goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Noted {
-    /// It may go out.
+    /// It is recorded and may go out.
     Yes,
     /// The client has given the deal up since; the lease still holds.
     GivenUp,
@@ -83,7 +84,7 @@ pub enum Noted {
 }
 
 impl Store {
-    /// Notes, before the import call goes out, that it does and with which file; lengthens the lease.
+    /// Records an import call and its file before the call goes out, and renews the lease.
     pub async fn record_import_call(
         &self,
         claim: &Claim,
@@ -108,8 +109,8 @@ impl Store {
         Ok(if held == 0 { Noted::LeaseLost } else { Noted::GivenUp })
     }
 
-    /// Writes what became of a deal and gives the lease back. `false`: the lease was lost, nothing was
-    /// written.
+    /// Writes the result of a try and releases the lease. Returns `false` if the lease was lost and nothing
+    /// was written.
     pub async fn finish(&self, claim: &Claim, settled: &Settled) -> Result<bool, StoreError> {
         let Settled { outcome, view, is_answered, is_other_piece } = settled;
         let mut set = doc! { "updatedtime": NOW };
@@ -132,14 +133,14 @@ impl Store {
         if let Some(reason) = outcome.reason() {
             set.insert("import.reason", doc! { "$literal": reason });
         }
-        // A wrong file is no failure of the deal: another one may come.
+        // A wrong file does not count as a failure of the deal, because another file may come.
         if let ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. } = outcome
             && outcome.awaited_files().is_empty()
         {
             set.insert("import.attempts", one_more("$import.attempts"));
         }
         match outcome {
-            // Due at once, and not one of those that have waited.
+            // The deal is due at once, and does not count as one that has waited.
             ImportOutcome::Waiting { after: Duration::ZERO, .. } => unset.push("import.nexttry"),
             ImportOutcome::Waiting { after, .. } | ImportOutcome::Retrying { after, .. } => {
                 set.insert("import.nexttry", from_now(*after));
@@ -160,8 +161,7 @@ impl Store {
         Ok(result.matched_count == 1)
     }
 
-    /// Puts a deal back to pending whose `isdeal` said 1 without truth, and says why. `false`: it does not
-    /// say so any more.
+    /// Reopens a deal whose `isdeal` is wrongly 1, with the reason. Returns `false` if it is no longer 1.
     pub async fn reopen(&self, miner: &str, deal: &str, reason: &str) -> Result<bool, StoreError> {
         let filter = doc! { "dealcid": deal, "miner": written_as(miner), "isdeal": 1 };
         let update = vec![
@@ -205,12 +205,12 @@ impl ImportOutcome {
         }
     }
 
-    /// Whether nothing is tried any more, and the deal is not imported.
+    /// Whether the deal is not imported and no try follows.
     pub fn is_end(&self) -> bool {
         matches!(self, Self::SetAside { .. } | Self::Missed { .. } | Self::Failed { .. })
     }
 
-    /// Names of files whose arrival changes the matter.
+    /// Names of files whose arrival makes the deal due.
     pub fn awaited_files(&self) -> &[String] {
         match self {
             Self::Waiting { files, .. } | Self::Retrying { files, .. } | Self::SetAside { files, .. } => {

@@ -1,5 +1,5 @@
-//! The import queue: which pending deals of a miner are due, claiming one, and making deals due before their
-//! pause ends.
+//! The import queue of a miner: which pending deals are due, claiming one of them, and making deals due
+//! early.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::store::leases::{Claim, fencing_number, lease_holds};
 use crate::store::miners::{any_of, written_as};
 use crate::store::{Store, lenient};
 
-/// Pending deals of one miner, by where they stand.
+/// Pending deals of one miner, counted by state.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct PendingCounts {
     /// `isdeal` 0, all of them.
@@ -42,15 +42,15 @@ pub struct DueId {
 /// Ids of deals that are due.
 #[derive(Clone, Debug, Default)]
 pub struct DueIds {
-    /// Never looked at, woken, or to be tried again after a failure: the earliest start epoch first.
+    /// New, made due early, or to be retried after a failure: the earliest start epoch first.
     pub first: Vec<DueId>,
-    /// Looked at before, in vain, and their pause is over: whose was over first comes first.
+    /// Tried before without success, and their pause is over: the earliest end of a pause first.
     pub waits: Vec<Bson>,
 }
 
 impl Store {
-    /// Deals of this miner that are due at `moment` (now, without one), at most `limit` of each class; takes
-    /// nothing. Two agents may read the same list: [`Self::claim`] decides.
+    /// Deals of this miner that are due at `moment` (without one: now), at most `limit` of each class. Claims
+    /// none: two agents may read the same list, and [`Self::claim`] decides.
     pub async fn due_ids(
         &self,
         miner: &str,
@@ -66,7 +66,7 @@ impl Store {
             let cursor = self.bounded("due ids", find.projection(doc! { "_id": 1, "startepoch": 1 })).await?;
             self.drain("due ids", cursor).await
         };
-        // Each by an index of its own, which holds little beside what is read (`indexes`).
+        // Each query uses an index of its own, which holds little besides the result (`indexes`).
         let (new, retries, waits) = tokio::try_join!(
             find(doc! { "import.nexttry": null }, "startepoch"),
             find(
@@ -99,14 +99,14 @@ impl Store {
         })
     }
 
-    /// Takes the lease of a deal, if it is still due. `owner` names this one claim, not only the agent: the
-    /// fencing number starts anew once a deal is given back.
+    /// Takes the lease of a deal that is still due. `owner` must be unique to this claim, not only to the
+    /// agent: the fencing number starts at 1 again after a release.
     ///
-    /// A field that cannot be read counts as missing, and is named in the claim.
+    /// An unreadable field counts as missing, and the claim names it.
     ///
     /// # Errors
     ///
-    /// What kept the database from answering.
+    /// A failed database call.
     pub async fn claim(
         &self,
         id: &Bson,
@@ -118,7 +118,7 @@ impl Store {
         filter.insert("_id", id);
         filter.insert("miner", written_as(miner));
         let update = vec![doc! { "$set": {
-            // One value, which takes the place of whatever stands there.
+            // One value, which replaces the whole field.
             "claim": { "$mergeObjects": [{
                 "owner": { "$literal": owner },
                 "until": from_now(lease),
@@ -145,8 +145,8 @@ impl Store {
         Ok(found.into_iter().map(|deal| lenient::deal(deal).0).collect())
     }
 
-    /// How long until the next deal of this miner comes due, be it that its pause or that another agent's
-    /// lease ends; `None` if none is waiting for its time.
+    /// How long until the next deal of this miner comes due, because its pause or another agent's lease ends.
+    /// `None` if no deal waits for a time.
     pub async fn next_due(&self, miner: &str) -> Result<Option<Duration>, StoreError> {
         let mut first = None;
         for time in ["import.nexttry", "claim.until"] {
@@ -187,8 +187,8 @@ impl Store {
         })
     }
 
-    /// Pending deals of these miners with why they wait: those that may be imported, most urgent first, then
-    /// those that are over; at most so many.
+    /// Pending deals of these miners with the reason why they wait, at most `limit`: first those that may be
+    /// imported, most urgent first, then those that are over.
     pub async fn pending_deals(
         &self,
         miners: &[String],
@@ -200,7 +200,7 @@ impl Store {
         for class in [doc! { "$nor": over() }, doc! { "$or": over() }] {
             let left = limit.saturating_sub(i64::try_from(deals.len()).unwrap_or(i64::MAX));
             if left <= 0 {
-                // To the database 0 is no limit.
+                // MongoDB reads a limit of 0 as no limit.
                 break;
             }
             let mut filter = doc! { "miner": any_of(miners), "isdeal": 0 };
@@ -213,7 +213,7 @@ impl Store {
         Ok(deals)
     }
 
-    /// The deal with this proposal CID, of any miner; beside it the names of its fields that cannot be read.
+    /// The deal with this proposal CID, of any miner, and the names of its unreadable fields.
     pub async fn deal_by_cid(
         &self,
         proposal_cid: &str,
@@ -222,8 +222,8 @@ impl Store {
         Ok(found.map(lenient::deal))
     }
 
-    /// Asks for another try now: of one deal, or of all that wait or failed; not of those whose start is
-    /// missed. Also ends leases and pauses that no agent wrote. Returns how many.
+    /// Makes one deal due, or all that wait or failed, except those whose start is missed. Also removes
+    /// leases and pauses that no agent wrote. Returns how many.
     pub async fn retry_imports(&self, miners: &[String], deal: Option<&str>) -> Result<u64, StoreError> {
         let mut filter = doc! {
             "miner": any_of(miners),
@@ -269,9 +269,9 @@ impl Store {
         Ok(self.bounded("wake awaiting", self.deals.update_many(filter, update)).await?.modified_count)
     }
 
-    /// Makes resting deals due some time within `spread`: their market has the data after all, or somebody
-    /// else may have ended them. They have waited, and come in turn with others that have. Returns how
-    /// many.
+    /// Makes deals in a final state of import due at a random time within `spread`: their market has the data
+    /// after all, or another user of the database may have written that state. They queue with the deals that
+    /// have waited. Returns how many.
     pub async fn make_due_final(
         &self,
         miner: &str,
@@ -291,8 +291,8 @@ impl Store {
         Ok(self.bounded("wake resting", self.deals.update_many(filter, update)).await?.modified_count)
     }
 
-    /// Ends the pauses of deals that waited for their provider's acceptance, which is there. What waits for a
-    /// file goes on waiting for it. Returns how many.
+    /// Makes deals due that waited for their provider's acceptance. A deal that waits for a file goes on
+    /// waiting. Returns how many.
     pub async fn make_due_accepted(&self, miner: &str, deals: &[&str]) -> Result<u64, StoreError> {
         let filter = doc! {
             "dealcid": { "$in": deals }, "miner": written_as(miner), "isdeal": 0,
@@ -304,20 +304,20 @@ impl Store {
 }
 
 impl DueIds {
-    /// All of them, those that have waited last.
+    /// All ids, those that have waited last.
     pub fn into_ids(self) -> impl Iterator<Item = Bson> {
         self.first.into_iter().map(|due| due.id).chain(self.waits)
     }
 }
 
-/// Pending, not under a lease, not resting, and not waiting for a try later than `moment` (a date or
-/// [`NOW`]). A missing date compares lower than any date inside `$expr`, so documents of the prototype are
-/// free and due.
+/// Matches pending deals without a lease, not in a final state, and without a pause that ends after `moment`
+/// (a date or [`NOW`]). A missing date compares lower than any date inside `$expr`, so documents of the
+/// prototype are free and due.
 fn due_filter(moment: &Bson) -> Document {
     doc! {
         "isdeal": 0,
         "import.state": import_goes_on(),
-        // Given up by the client: it may have been replaced already, and importing it would store both.
+        // The client gave this deal up and may have replaced it: an import would store both.
         "status": { "$nin": dead_states() },
         "$expr": { "$and": [
             { "$lt": ["$claim.until", NOW] },

@@ -1,4 +1,4 @@
-//! Indexes: created where missing, never in the way of an existing database.
+//! Creates missing indexes, and accepts equivalent indexes of an existing database.
 
 use bson::{Document, doc};
 use futures::TryStreamExt;
@@ -11,7 +11,7 @@ use crate::model::{ImportState, IntentState, PublishMethod};
 use crate::store::Store;
 use crate::store::error::StoreError;
 
-/// What became of the indexes at start.
+/// The result of creating or checking the indexes.
 #[derive(Clone, Debug, Default)]
 pub struct IndexReport {
     /// Indexes made now.
@@ -23,8 +23,7 @@ pub struct IndexReport {
     pub is_to_be_tried_again: bool,
 }
 
-/// Whose queries the indexes are for. An agent's database user may see no more collections than the agent
-/// uses.
+/// The agent whose queries need the indexes. Its database user may have no access to other collections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IndexUser {
     /// `cars`, `offlinedeals`, `dealintents`.
@@ -35,7 +34,7 @@ pub enum IndexUser {
     MinerAgent,
 }
 
-/// Why an index is missing that nothing stands in the way of.
+/// The reason for an index that is missing and can be created.
 pub const MADE_AT_START: &str = "made at the next start of client-agent";
 
 /// What to do about a missing index.
@@ -65,7 +64,7 @@ impl Store {
         self.indexes(user, Missing::Create).await
     }
 
-    /// Says which of them are missing; creates none.
+    /// Reports which of them are missing; creates none.
     ///
     /// # Errors
     ///
@@ -159,7 +158,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let existing = match self.existing(collection).await {
             Ok(existing) => existing,
-            // Whoever may not look may still make: to the server an index that stands already is no news.
+            // A user that may not list indexes may still create them: creating an index that exists changes
+            // nothing.
             Err(error @ StoreError::Refused { .. }) if missing == Missing::Report => {
                 report.missing.push((collection.name().to_owned(), ErrorChain(&error).to_string()));
                 return Ok(());

@@ -1,4 +1,4 @@
-//! `dealintents`: proposals about to be made.
+//! Queries of `dealintents`: writing, reading, postponing and ending intents of proposals.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::store::expr::{NOW, PAGE, ago, from_now};
 const COLLECTION: &str = "dealintents";
 /// Open intents read at a time, some 10 MB: far more than the queues of all providers hold.
 const OPEN_MAX: i64 = 10_000;
-/// The longest pause of an intent. A later time is of a server whose clock was ahead: it counts for nothing.
+/// The longest pause of an intent. A later time was written under a server's clock that was ahead, and is
+/// ignored.
 pub const INTENT_PAUSE_MAX: Duration = Duration::from_secs(3600);
 
 /// An intent to be written; times are added by the server.
@@ -25,14 +26,14 @@ pub const INTENT_PAUSE_MAX: Duration = Duration::from_secs(3600);
 pub struct NewIntent(pub IntentDoc);
 
 impl Store {
-    /// Every intent ever written for these payload CIDs, and the payload CIDs of those that cannot be read:
-    /// what these stand for is unknown, so nothing may be proposed for their CARs.
+    /// Every intent ever written for these payload CIDs, and the payload CIDs of unreadable intents. The
+    /// meaning of an unreadable intent is unknown, so nothing may be proposed for its CAR.
     pub async fn intents_of_payloads(
         &self,
         payload_cids: &[String],
     ) -> Result<(Vec<IntentDoc>, Vec<String>), StoreError> {
         let (mut intents, mut unreadable) = (Vec::new(), Vec::new());
-        // Each once: one that is asked for with two pages would have every intent twice.
+        // Without duplicates: a payload CID in two pages would have every intent twice.
         let payload_cids: Vec<&String> = BTreeSet::from_iter(payload_cids).into_iter().collect();
         for page in payload_cids.chunks(PAGE) {
             let find = self.intents.find(doc! { "filecid": { "$in": page } }).sort(doc! { "_id": 1 });
@@ -51,8 +52,8 @@ impl Store {
         Ok((intents, unreadable))
     }
 
-    /// Writes an intent. `false`: another agent took this number, so it planned at the same moment; read
-    /// again and decide anew.
+    /// Writes an intent. Returns `false` if another agent took this number: it planned at the same moment,
+    /// and the caller must read and decide again.
     pub async fn insert_intent(&self, intent: &NewIntent) -> Result<bool, StoreError> {
         let mut document =
             bson::serialize_to_document(&intent.0).map_err(|source| StoreError::BadDocument {
@@ -74,8 +75,8 @@ impl Store {
         for managed in managed {
             document.remove(managed);
         }
-        // An upsert instead of an insert, because only a pipeline knows the server's time. It must create
-        // the document, never touch one: the filter matches the id only together with this very writer.
+        // An upsert instead of an insert, because only a pipeline knows the server's time. It must create the
+        // document and never change one: the filter matches the id only together with this writer.
         let literal: Document =
             document.into_iter().map(|(name, value)| (name, doc! { "$literal": value }.into())).collect();
         let mut set = literal;
@@ -87,7 +88,7 @@ impl Store {
             "miner": &intent.0.miner,
             "startepoch": intent.0.startepoch,
             "state": IntentState::Intended,
-            // Never true of a stored intent: a number that is taken, by whomever, is a duplicate key.
+            // Never true of a stored intent, so a number that is taken is a duplicate key.
             "createdtime": { "$exists": false },
         };
         let update = vec![doc! { "$set": set }];
@@ -98,9 +99,9 @@ impl Store {
         }
     }
 
-    /// The oldest intents that wait to be settled and are due, so many as one pass may look into, of every
-    /// wallet that has any: this owner's, and those of others that have not moved for an hour (their
-    /// agent is gone; settling twice is harmless because the parameters are the intent's).
+    /// The oldest open intents that are due, at most [`OPEN_MAX`] of each wallet: this owner's, and those of
+    /// other agents that have not changed for an hour. Those agents are gone, and recovering an intent twice
+    /// is harmless because its parameters are fixed.
     pub async fn open_intents(&self, owner: &str) -> Result<Vec<IntentDoc>, StoreError> {
         const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
         let pauses = doc! { "$and": [
@@ -126,14 +127,13 @@ impl Store {
         Ok(intents)
     }
 
-    /// The wallets of all intents that wait to be settled: beside the configured one, those of earlier
-    /// configurations.
+    /// The wallets of all open intents: the configured one, and those of earlier configurations.
     async fn wallets_of_open_intents(&self) -> Result<Vec<bson::Bson>, StoreError> {
         let distinct = self.intents.distinct("wallet", doc! { "state": IntentState::Intended });
         self.bounded("wallets of intents", distinct).await
     }
 
-    /// Notes that a call settled nothing and when the next one is due. The intent goes on to count as a
+    /// Records a call without a definite answer and when the next one is due. The intent still counts as a
     /// replica.
     pub async fn postpone_intent(
         &self,
@@ -153,8 +153,8 @@ impl Store {
         Ok(())
     }
 
-    /// Brings a made deal into the open: first into `offlinedeals` (one document per proposal CID, however
-    /// often this is repeated), then marks the intent confirmed.
+    /// Records a made deal: first in `offlinedeals` (one document per proposal CID, also when repeated), then
+    /// in the intent, which becomes confirmed.
     pub async fn confirm_intent(
         &self,
         intent: &IntentDoc,
@@ -201,27 +201,27 @@ impl Store {
         Ok(())
     }
 
-    /// Intents of this wallet that wait to be settled or are under way, of all agents.
+    /// Open intents of this wallet, of all agents.
     pub async fn intended(&self, wallet: &str) -> Result<Vec<IntentDoc>, StoreError> {
         let find = self.intents.find(doc! { "state": IntentState::Intended, "wallet": wallet });
         let cursor = self.bounded("intents find", find).await?;
         Ok(readable(COLLECTION, self.drain("intents find", cursor).await?))
     }
 
-    /// How many of them wait for their next call, after one that settled nothing.
+    /// How many open intents wait for their next call, after one without a definite answer.
     pub async fn postponed_intent_count(&self) -> Result<u64, StoreError> {
         let postponed = doc! { "state": IntentState::Intended, "tries": { "$gt": 0 } };
         self.bounded("intents count", self.intents.count_documents(postponed)).await
     }
 
-    /// How many intents wait to be settled, of all agents.
+    /// How many intents are open, of all agents.
     pub async fn open_intent_count(&self) -> Result<u64, StoreError> {
         self.bounded("intents count", self.intents.count_documents(doc! { "state": IntentState::Intended }))
             .await
     }
 
-    /// Notes that an intent is still being worked on, so that no other agent takes it for abandoned. `false`:
-    /// it is settled already, by whomever, and nothing may be sent for it any more.
+    /// Records that the agent still works on an intent, so that no other agent recovers it. Returns `false`
+    /// if the intent is no longer open, and nothing may be sent for it.
     pub async fn touch_intent(&self, intent: &IntentDoc) -> Result<bool, StoreError> {
         let filter = doc! { "_id": &intent.id, "state": IntentState::Intended };
         let update = vec![doc! { "$set": { "updatedtime": NOW } }];

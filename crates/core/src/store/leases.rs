@@ -34,7 +34,7 @@ pub struct Claim {
     pub(super) n: i64,
 }
 
-/// What a lease is known by, without its deal.
+/// The identity of a lease, without its deal.
 #[derive(Clone, Debug)]
 pub struct Fence {
     id: Bson,
@@ -43,18 +43,18 @@ pub struct Fence {
 }
 
 impl Store {
-    /// Lengthens a lease. `false`: it was lost; stop working on the deal.
+    /// Renews a lease. Returns `false` if it was lost and the work on the deal must stop.
     pub async fn renew(&self, fence: &Fence, lease: Duration) -> Result<bool, StoreError> {
         let renewed = self.deals.update_one(fence.filter(), renewal(lease));
         Ok(self.bounded("renew", renewed).await?.matched_count == 1)
     }
 
-    /// Lengthens some hundred leases with one command, each behind its own fence; says which were lost, by
-    /// their places.
+    /// Renews some hundred leases with one command, each guarded by its own fencing number. Returns the
+    /// indexes of those that were lost.
     ///
-    /// One write for each, and one wait for a majority each, would be most of what a database does for
-    /// thousands of deals in hand. Only where fewer matched than were sent, it is found out which: a deal
-    /// that was finished meanwhile is one of them, so they are read before any is renewed alone.
+    /// With thousands of claimed deals, one write and one majority wait per lease would be most of the
+    /// database's work. Only if fewer leases matched than were sent, the records are read to find out which:
+    /// a deal that was finished meanwhile is one of them, so they are read before any is renewed alone.
     pub async fn renew_many(&self, fences: &[Fence], lease: Duration) -> Result<Vec<usize>, StoreError> {
         let what = "renew many";
         let update = renewal(lease);
@@ -62,7 +62,7 @@ impl Store {
             fences.iter().map(|fence| doc! { "q": fence.filter(), "u": &update }).collect();
         let reply = self.update_deals(what, updates).await?;
         if reply.contains_key("writeConcernError") {
-            // Written, and not by a majority yet: neither renewed nor lost.
+            // Written, but not yet by a majority: neither renewed nor lost.
             return Err(StoreError::Timeout { what, seconds: self.call_timeout.as_secs() });
         }
         let matched = reply.get("n").and_then(stored::integer);
@@ -78,7 +78,7 @@ impl Store {
         let mut lost = Vec::new();
         for (place, fence) in fences.iter().enumerate() {
             let is_renewed = !have_failed && held.contains(&(fence.owner.clone(), fence.n));
-            // One that cannot be renewed now is not lost, and keeps no other from being renewed.
+            // A lease that cannot be renewed now is not lost, and does not keep others from being renewed.
             if !is_renewed && matches!(self.renew(fence, lease).await, Ok(false)) {
                 lost.push(place);
             }
@@ -86,12 +86,12 @@ impl Store {
         Ok(lost)
     }
 
-    /// Frees deals whose lease or pause ends later than any agent sets it: written under a server's clock
-    /// that was far ahead, or by another user of the database, in whatever type: those that sort below
-    /// every date have ended anyway. Returns how many.
+    /// Frees deals whose lease or pause ends later than any agent sets it. Such times were written under a
+    /// server's clock that was far ahead, or by another user of the database in any type; values that sort
+    /// below every date have ended anyway. Returns how many.
     pub async fn release_impossible(&self, miner: &str) -> Result<u64, StoreError> {
         let mut released = 0;
-        // One after the other: each goes by its own index.
+        // One query per field, because each field has its own index.
         for (time, limit) in [("claim.until", LEASE_MAX), ("import.nexttry", PAUSE_MAX)] {
             let filter = doc! {
                 "miner": written_as(miner), "isdeal": 0, time: { "$exists": true },
@@ -111,12 +111,12 @@ impl Claim {
         self.n
     }
 
-    /// The process that holds it; the rest of the owner's name tells its claims apart.
+    /// The process that holds it: the owner's name up to the part that identifies the claim.
     pub fn caller(&self) -> &str {
         self.owner.split('#').next().unwrap_or_default()
     }
 
-    /// What renews it.
+    /// The identity of the lease, which renews it.
     pub fn fence(&self) -> Fence {
         Fence { id: self.id.clone(), owner: self.owner.clone(), n: self.n }
     }

@@ -1,14 +1,14 @@
-//! Deals as far as they can be read: a field that cannot is missing, and named.
+//! Reads deals with unreadable fields: such a field counts as missing, and is named.
 //!
-//! A user that may close a deal may write to every field of it. One value that no agent writes must not end
-//! the deal, which needs few of its fields.
+//! A database user that may close a deal may write every field of it. One value that no agent writes must not
+//! end the deal, which needs few of its fields.
 
 use bson::{Bson, Document};
 use serde::de::DeserializeOwned;
 
 use crate::model::{ClaimDoc, ImportDoc, OfflineDealDoc, ProviderViewDoc};
 
-/// Reads a deal; beside it the names of the fields that could not be read.
+/// Reads a deal, and returns the names of its unreadable fields.
 pub(super) fn deal(document: Document) -> (OfflineDealDoc, Vec<String>) {
     if let Ok(deal) = bson::deserialize_from_document(document.clone()) {
         return (deal, Vec::new());
@@ -32,7 +32,7 @@ pub(super) fn deal(document: Document) -> (OfflineDealDoc, Vec<String>) {
     (bson::deserialize_from_document(readable).unwrap_or_default(), unreadable)
 }
 
-/// The fields that can be read, each tried alone.
+/// The readable fields; each is tried alone.
 fn fields<T: DeserializeOwned>(within: &str, document: Document, unreadable: &mut Vec<String>) -> Document {
     let mut readable = Document::new();
     for (name, value) in document {

@@ -1,7 +1,7 @@
-//! `minerstates`: which miner-agents there are, and whether they work. One document per miner and host.
+//! The collection `minerstates`: one document per miner and host, with the state of its miner-agent.
 //!
-//! For people alone: nothing is decided by it. An agent whose role lacks the collection works as well
-//! without.
+//! The documents are for the command `status`; no agent decides by them. An agent whose database role lacks
+//! the collection works without it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::store::miners::any_of;
 
 const COLLECTION: &str = "minerstates";
 
-/// An agent that says how it stands with a miner.
+/// The state of an agent for one miner.
 #[derive(Clone, Debug)]
 pub struct AgentState<'a> {
     /// Storage provider.
@@ -28,11 +28,11 @@ pub struct AgentState<'a> {
     pub agent: &'a str,
     /// Its version.
     pub version: &'a str,
-    /// Why it imports nothing for this miner now; `None`: it does.
+    /// Why it imports nothing for this miner now; `None` if it imports.
     pub pause: Option<&'a str>,
 }
 
-/// The same, as stored.
+/// One document of `minerstates`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MinerStateDoc {
@@ -48,7 +48,7 @@ pub struct MinerStateDoc {
     /// Its version.
     #[serde(deserialize_with = "stored::opt_text")]
     pub version: Option<String>,
-    /// When it last said so (server time).
+    /// When it was last written (server time).
     #[serde(deserialize_with = "stored::opt_time")]
     pub lastseen: Option<DateTime>,
     /// Since when it imports nothing (server time).
@@ -57,16 +57,16 @@ pub struct MinerStateDoc {
     /// Why.
     #[serde(deserialize_with = "stored::opt_text")]
     pub reason: Option<String>,
-    /// Whether it was heard of lately; told by [`Store::miner_states`], not stored.
+    /// Whether it was written lately; computed by [`Store::miner_states`], not stored.
     #[serde(skip_serializing)]
     pub isalive: bool,
 }
 
-/// An agent that was not heard of for so long is taken for gone: it writes once a minute.
+/// An agent that has written nothing for this time is taken for ended: it writes once a minute.
 const ALIVE_FOR: Duration = Duration::from_secs(180);
 
 impl Store {
-    /// Says how an agent stands with a miner.
+    /// Records the state of an agent for a miner.
     pub async fn record_miner_state(&self, state: &AgentState<'_>) -> Result<(), StoreError> {
         let AgentState { miner, host, agent, version, pause } = state;
         let mut set = doc! {
@@ -87,7 +87,7 @@ impl Store {
         Ok(())
     }
 
-    /// How the agents stand with these miners.
+    /// The states of the agents for these miners.
     pub async fn miner_states(&self, miners: &[String]) -> Result<Vec<MinerStateDoc>, StoreError> {
         let states = self.database.collection::<Document>(COLLECTION);
         let pipeline = [

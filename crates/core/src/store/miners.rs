@@ -1,4 +1,4 @@
-//! Miners in queries: records name one by any of its spellings.
+//! Filters by miner: records may name a miner by several spellings of its ID.
 
 use bson::{Document, doc};
 

@@ -1,7 +1,7 @@
-//! The shared database: every query and update is a named function here.
+//! The shared MongoDB database: every query and update is a named function here.
 //!
-//! What holds for all of them: writes are acknowledged by a majority; every call has a time limit (the
-//! driver has no socket timeout: a black hole would hold a call for 47 s and more); every write can be
+//! Rules for all of them: writes are acknowledged by a majority; every call has a time limit (the driver has
+//! no socket timeout, and an unreachable server would hold a call for 47 s and more); every write can be
 //! repeated; documents are changed by field, never replaced; times are the server's (`$$NOW`), so that the
 //! agents' clocks do not matter.
 
@@ -65,7 +65,7 @@ pub use crate::store::provider_views::{NewView, PollScope, ProviderView};
 pub use crate::store::restore::Restored;
 pub use crate::store::retry::{RetryUntilAnswered, Unanswered};
 
-/// Where the database is and how patient we are with it.
+/// Address and time limit of the database.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// Connection string, which may hold a password.
@@ -90,7 +90,7 @@ pub struct Store {
     pieces: Collection<Document>,
     files: Collection<Document>,
     call_timeout: Duration,
-    /// What both clients connect with.
+    /// The options of both clients.
     options: Arc<ClientOptions>,
 }
 
@@ -99,10 +99,11 @@ pub struct Store {
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Connections to a server, where the URI does not say (`maxPoolSize`): the driver's ten are taken by one
-/// list of the market that confirms some hundred imports, and the next claim would wait behind them.
+/// Connections to a server, unless the URI sets `maxPoolSize`. One market list that confirms some hundred
+/// imports takes all ten of the driver's default, and the next claim would wait behind them.
 pub const CONNECTIONS_MAX: u32 = 128;
-/// Connections that are made at a time (`maxConnecting`); the driver's two make a queue of every burst.
+/// Connections that are made at a time (`maxConnecting`). With the driver's default of two, every burst waits
+/// in a queue.
 const CONNECTING_MAX: u32 = 8;
 
 impl Store {
@@ -115,7 +116,7 @@ impl Store {
         let bad_uri = |source: mongodb::error::Error| StoreError::BadUri { source: source.into() };
         let mut client_options = ClientOptions::parse(options.uri.expose()).await.map_err(bad_uri)?;
         client_options.app_name = Some(options.app_name.clone());
-        // Less than a call's own limit: only the driver knows why no server can be used.
+        // Shorter than a call's own limit, because only the driver knows why no server can be used.
         let selection_timeout = SERVER_SELECTION_TIMEOUT.min(options.call_timeout * 4 / 5);
         client_options.server_selection_timeout.get_or_insert(selection_timeout);
         client_options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
@@ -126,11 +127,11 @@ impl Store {
             WriteConcern::builder().w(Acknowledgment::Majority).w_timeout(options.call_timeout).build();
         client_options.write_concern = Some(majority);
         client_options.server_api = None::<ServerApi>;
-        // Whatever the URI says: what was just written must be seen, and a secondary may lag behind.
+        // Regardless of the URI: a write must be visible to the next read, and a secondary may lag behind.
         client_options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
 
-        // A stream of this client that fails while it resumes must fail to us: the driver's own second try
-        // starts from the original options and silently skips what came between (driver 3.9.1
+        // A stream of this client that fails while it resumes must return the error: the driver's own second
+        // try starts from the original options and silently skips the events in between (driver 3.9.1
         // src/operation/aggregate/change_stream.rs:68).
         let mut watch_options = client_options.clone();
         watch_options.retry_reads = Some(false);
@@ -157,14 +158,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotReplicaSet`], or what kept us from asking.
+    /// [`StoreError::NotReplicaSet`], or a failed call.
     pub async fn check_replica_set(&self) -> Result<String, StoreError> {
         let hello = self.bounded("hello", self.database.run_command(doc! { "hello": 1 })).await?;
         hello.get_str("setName").map(str::to_owned).map_err(|_| StoreError::NotReplicaSet)
     }
 
-    /// How many documents `cars` and `offlinedeals` have, about: as the server keeps count, without reading
-    /// them.
+    /// The approximate number of documents in `cars` and `offlinedeals`, from the server's counters.
     pub async fn document_counts(&self) -> Result<(u64, u64), StoreError> {
         let cars = self.bounded("cars count", self.cars.estimated_document_count()).await?;
         let deals = self.bounded("offlinedeals count", self.deals.estimated_document_count()).await?;

@@ -1,4 +1,4 @@
-//! Deals by the page: of a hundred thousand only some are in memory at a time.
+//! Reads deals in pages, so that a hundred thousand of them need little memory.
 
 use bson::Document;
 use futures::TryStreamExt;
@@ -14,8 +14,8 @@ pub(super) const DEALS_AT_ONCE: u32 = 1000;
 
 /// Deals that a query finds.
 ///
-/// Read in the order of an index: one that changes meanwhile may come twice, and one that did not come
-/// because it changed was seen by whoever changed it.
+/// Deals are read in the order of an index. A deal that changes meanwhile may come twice; a deal that is
+/// missed because it changed is seen by the agent that changed it.
 #[derive(Debug)]
 pub struct DealPages {
     store: Store,

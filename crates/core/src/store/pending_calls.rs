@@ -1,4 +1,5 @@
-//! Import calls that were noted and whose answer is not recorded: they may still be under way at the market.
+//! Reads import calls that were recorded and have no recorded answer: they may still be under way at the
+//! market.
 
 use std::time::Duration;
 
@@ -15,18 +16,18 @@ use crate::store::miners::written_as;
 pub struct PendingCall {
     /// Proposal CID of its deal.
     pub dealcid: String,
-    /// Since when it is noted, by the server's clock.
+    /// The time since it was recorded, by the server's clock.
     pub age: Duration,
     /// UNPADDED piece size by the deal's record, which any provider's user may have written.
     pub recorded_size: Option<u64>,
 }
 
-/// Calls that are read at most. Source: a miner imports some tens of CARs at a time.
+/// Most calls that are read. Chosen: a miner imports some tens of CARs at a time.
 const CALLS_MAX: i64 = 1000;
 
 impl Store {
-    /// Calls for this miner's pending deals that were noted at most `longest` ago by other processes than
-    /// `caller`.
+    /// Calls for this miner's pending deals that other processes than `caller` recorded at most `longest`
+    /// ago.
     pub async fn pending_calls(
         &self,
         miner: &str,
@@ -38,7 +39,7 @@ impl Store {
                 "miner": written_as(miner), "isdeal": 0,
                 "import.pendingcall": { "$exists": true, "$type": "date" },
                 "import.caller": { "$ne": caller },
-                // A call of the future is a value that no agent wrote.
+                // A time in the future is a value that no agent wrote.
                 "$expr": { "$and": [
                     { "$gt": ["$import.pendingcall", ago(longest)] },
                     { "$lte": ["$import.pendingcall", NOW] },

@@ -1,7 +1,7 @@
-//! `packplans`, `packpieces`, `packfiles`: written once, then pieces are claimed until none is open.
+//! Queries of `packplans`, `packpieces` and `packfiles`: writing a plan once, then claiming its pieces.
 //!
-//! Everything is written under ids that follow from its content, so whatever was cut short is simply written
-//! again; a plan can be claimed from only when all of it is there.
+//! Every id follows from the content, so a write that was cut short is simply repeated. Pieces can be claimed
+//! only when the whole plan is written.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct PieceClaim {
     n: i64,
 }
 
-/// Pieces of a plan by where they stand.
+/// Pieces of a plan, counted by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PieceCounts {
     /// To be made, those under a lease included.
@@ -60,7 +60,7 @@ impl Store {
         found.map(|plan| decode("packplans", plan)).transpose()
     }
 
-    /// Says that a plan is being written; one that is there already stays as it is.
+    /// Begins to write a plan; a plan that exists stays as it is.
     pub async fn begin_plan(&self, plan: &PlanDoc) -> Result<(), StoreError> {
         let mut first = document_of("packplans", &plan.id, plan)?;
         first.remove("_id");
@@ -72,13 +72,13 @@ impl Store {
         Ok(())
     }
 
-    /// Writes some of what is in a plan's pieces.
+    /// Writes some of the entries of a plan's pieces.
     pub async fn add_pack_files(&self, files: &PackFilesDoc) -> Result<(), StoreError> {
         let document = document_of("packfiles", &files.id, files)?;
         self.insert_once("pack files insert", &self.files, document).await
     }
 
-    /// Writes a plan's piece; one that is there already stays as it is.
+    /// Writes a piece of a plan; a piece that exists stays as it is.
     pub async fn add_pack_piece(&self, piece: &PackPieceDoc) -> Result<(), StoreError> {
         let document = document_of("packpieces", &piece.id, piece)?;
         self.insert_once("pack piece insert", &self.pieces, document).await
@@ -91,13 +91,14 @@ impl Store {
         document: Document,
     ) -> Result<(), StoreError> {
         match self.bounded(what, collection.insert_one(document)).await {
-            // Of a run that was cut short, or of another box: the same id is the same content.
+            // Another run or another machine wrote it: the same id has the same content.
             Ok(_) | Err(StoreError::Duplicate { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Opens a plan for claims once all of it is there. `false`: something is missing; write it again.
+    /// Opens a plan for claims if it is complete. Returns `false` if something is missing and must be written
+    /// again.
     pub async fn plan_is_written(&self, plan: &PlanDoc) -> Result<bool, StoreError> {
         let of_plan = doc! { "plan": &plan.id };
         let pieces = self.bounded("pieces count", self.pieces.count_documents(of_plan.clone())).await?;
@@ -109,8 +110,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Opens an ended plan again, and its pieces that failed: the very same was planned anew, so what was
-    /// wrong with its sources is mended.
+    /// Opens an ended plan again, and its failed pieces: the same content was planned again, so its sources
+    /// are usable again.
     pub async fn reopen_plan(&self, plan: &str, seen: Option<&PlanSeen>) -> Result<(), StoreError> {
         if let Some(PlanSeen { host, changednanos }) = seen {
             let seen = doc! { "host": { "$literal": host }, "changednanos": changednanos };
@@ -118,7 +119,7 @@ impl Store {
             let set = vec![doc! { "$set": { "seen": seen } }];
             self.bounded("plan seen", self.plans.update_one(ended, set)).await?;
         }
-        // Pieces first: cut short between the two, it is simply repeated.
+        // Pieces are written first: a run that is cut short in between repeats both steps.
         let again = vec![
             doc! { "$set": { "state": PieceState::Open, "updatedtime": NOW } },
             doc! { "$unset": ["reason", "claim"] },
@@ -145,7 +146,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the lease of the first open piece that nobody works on. `owner` names this one claim.
+    /// Takes the lease of the first open piece without one. `owner` must be unique to this claim.
     pub async fn claim_piece(
         &self,
         plan: &str,
@@ -158,7 +159,8 @@ impl Store {
             "$or": [
                 { "claim": { "$exists": false } },
                 { "$expr": { "$lt": ["$claim.until", NOW] } },
-                // A lease that ends later than any box sets is of a server whose clock was ahead.
+                // A lease that ends later than any machine sets was written under a server's clock that was
+                // ahead.
                 { "$expr": { "$gt": ["$claim.until", from_now(lease * 2)] } },
             ],
         };
@@ -181,7 +183,7 @@ impl Store {
         match decode("packpieces", document) {
             Ok(piece) => Ok(Some(PieceClaim { piece, owner: owner.to_owned(), n })),
             Err(error) => {
-                // Or it would be claimed again and again, and the plan never end.
+                // An unreadable piece would be claimed again and again, and the plan would never end.
                 let reason = crate::error_chain::ErrorChain(&error).to_string();
                 let failed =
                     vec![doc! { "$set": { "state": PieceState::Failed, "reason": { "$literal": reason } } }];
@@ -191,13 +193,13 @@ impl Store {
         }
     }
 
-    /// Lengthens a lease. `false`: it was lost; stop working on the piece.
+    /// Renews a lease. Returns `false` if it was lost and the work on the piece must stop.
     pub async fn renew_piece(&self, claim: &PieceClaim, lease: Duration) -> Result<bool, StoreError> {
         let set = doc! { "claim.until": from_now(lease) };
         self.change_piece("renew piece", claim, doc! { "$set": set }, None).await
     }
 
-    /// Gives back all pieces that are held under owners' names with this beginning; how many there were.
+    /// Releases all pieces whose owner's name begins with this prefix. Returns their number.
     pub async fn release_pieces_of(&self, plan: &str, owner_prefix: &str) -> Result<u64, StoreError> {
         let starts = doc! { "$eq": [
             { "$indexOfBytes": ["$claim.owner", { "$literal": owner_prefix }] },
@@ -210,12 +212,12 @@ impl Store {
         Ok(result.modified_count)
     }
 
-    /// Gives a piece back as it was.
+    /// Releases a piece unchanged.
     pub async fn release_piece(&self, claim: &PieceClaim) -> Result<bool, StoreError> {
         self.change_piece("release piece", claim, doc! { "$unset": "claim" }, None).await
     }
 
-    /// Writes that a piece is done. `false`: the lease was lost, nothing was written.
+    /// Writes that a piece is done. Returns `false` if the lease was lost and nothing was written.
     pub async fn finish_piece(
         &self,
         claim: &PieceClaim,
@@ -235,7 +237,7 @@ impl Store {
         self.change_piece("finish piece", claim, doc! { "$set": set }, Some(doc! { "$unset": "claim" })).await
     }
 
-    /// Writes that a piece cannot be made. `false`: the lease was lost, nothing was written.
+    /// Writes that a piece cannot be made. Returns `false` if the lease was lost and nothing was written.
     pub async fn fail_piece(&self, claim: &PieceClaim, reason: &str) -> Result<bool, StoreError> {
         let set = doc! { "state": PieceState::Failed, "reason": { "$literal": reason }, "updatedtime": NOW };
         self.change_piece("fail piece", claim, doc! { "$set": set }, Some(doc! { "$unset": "claim" })).await
@@ -253,7 +255,7 @@ impl Store {
         Ok(result.matched_count == 1)
     }
 
-    /// A plan's pieces by where they stand.
+    /// The pieces of a plan, counted by state.
     pub async fn piece_counts(&self, plan: &str) -> Result<PieceCounts, StoreError> {
         let count =
             async |filter: Document| self.bounded("pieces count", self.pieces.count_documents(filter)).await;
@@ -267,7 +269,7 @@ impl Store {
         })
     }
 
-    /// A plan's pieces in order; what cannot be read is left out, with a warning.
+    /// A plan's pieces in order; unreadable ones are left out, with a warning.
     pub async fn pack_pieces(&self, plan: &str) -> Result<Vec<PackPieceDoc>, StoreError> {
         let find = self.pieces.find(doc! { "plan": plan }).sort(doc! { "index": 1 });
         let cursor = self.bounded("pieces find", find).await?;
@@ -281,7 +283,7 @@ impl Store {
         found.map(|piece| decode("packpieces", piece)).transpose()
     }
 
-    /// Some of what is in a piece: chunk after chunk, from 0 on, until there is none.
+    /// One chunk of a piece's entries, counted from 0; `None` after the last.
     pub async fn pack_files(
         &self,
         plan: &str,

@@ -1,4 +1,4 @@
-//! `offlinedeals.provider`: deals as their provider sees them. Written by miner-agent only.
+//! Records deals as their provider sees them: the field `offlinedeals.provider`, written by miner-agent only.
 
 use bson::{Document, doc};
 
@@ -9,7 +9,7 @@ use crate::store::expr::{NOW, numbers};
 use crate::store::miners::written_as;
 use crate::store::pages::{DEALS_AT_ONCE, DealPages};
 
-/// What a provider says of a deal.
+/// A deal as its provider sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderView {
     /// State.
@@ -33,32 +33,32 @@ impl ProviderView {
     }
 }
 
-/// What a provider says of a deal now.
+/// A new view to be recorded.
 #[derive(Clone, Debug)]
 pub struct NewView<'a> {
     /// Proposal CID.
     pub deal: &'a str,
     /// The state that was recorded when the deal was read.
     pub was: Option<i64>,
-    /// To be recorded.
+    /// The new view.
     pub view: ProviderView,
 }
 
-/// Views in one command. Source: ours; some 50 KiB.
+/// Views in one command. Chosen: a command of some 50 KiB.
 const VIEWS_AT_ONCE: usize = 200;
 
 /// Which deals a poll of the provider's view reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollScope {
-    /// All that are not over.
+    /// All deals that are not over.
     All,
-    /// Of these, not those that are closed and active at the provider: they stay so for years, and a large
-    /// provider has a million of them.
+    /// All of these except deals that are closed and active at the provider: such deals stay so for years,
+    /// and a large provider has a million of them.
     Changing,
 }
 
-/// See [`PollScope::Changing`]. Written as ranges of the index `carferry_followed`, so that nothing else is
-/// read: of 20 000 deals with 2000 such, 2010 keys and 2000 documents.
+/// The filter of [`PollScope::Changing`], as ranges of the index `carferry_followed`, so that nothing else is
+/// read: of 20 000 deals with 2000 matches, 2010 keys and 2000 documents.
 fn moving() -> Document {
     let (finals, still) = (numbers(&DealStatus::FINAL), numbers(&[DealStatus::ACTIVE]));
     let both = [finals.clone(), still].concat();
@@ -72,8 +72,8 @@ fn moving() -> Document {
 }
 
 impl Store {
-    /// This miner's deals whose state at the provider, or by their client, can still change. Both: another
-    /// user may have written a final state.
+    /// This miner's deals whose state at the provider or at the client can still change. Both are tested,
+    /// because another user of the database may have written a final state.
     pub async fn provider_followed(&self, miner: &str, which: PollScope) -> Result<DealPages, StoreError> {
         let filter = match which {
             PollScope::All => doc! { "$or": [
@@ -94,15 +94,15 @@ impl Store {
         Ok(DealPages::new(self, "provider deals", cursor))
     }
 
-    /// Records what the provider says of these deals, where they stand as they were read: another agent of
-    /// the miner may have recorded a newer state.
+    /// Records the provider's views of deals whose recorded view is still the one that was read: another
+    /// agent of the miner may have recorded a newer one.
     ///
-    /// Many at a time: the first look at a market of 100 000 deals would else be as many round trips. The
-    /// driver has no bulk of updates for servers before 8.0, so this is the server's own command; what it
-    /// refuses is tried one by one.
+    /// Many in one command: the first poll of a market with 100 000 deals would otherwise take as many round
+    /// trips. The driver has no bulk updates for servers before 8.0, so this is the server's own command.
+    /// Updates that it refuses are tried one by one.
     pub async fn record_provider_views(&self, miner: &str, views: &[NewView<'_>]) -> Result<(), StoreError> {
         let filter = |new: &NewView<'_>| {
-            // What is no number was written by another user of the database, and is replaced.
+            // A value that is no number was written by another user of the database, and is replaced.
             let no_number = doc! { "provider.status": { "$not": { "$type": "number" } } };
             let as_read = match new.was {
                 Some(status) => vec![doc! { "provider.status": status }, no_number],

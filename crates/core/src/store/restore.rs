@@ -18,7 +18,7 @@ use crate::store::deal_terms::first_fields;
 use crate::store::error::StoreError;
 use crate::store::expr::{NOW, numbers};
 
-/// A record that did not say what client-agent knows.
+/// A record that was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// Proposal CID.
@@ -30,8 +30,9 @@ pub struct Restored {
 }
 
 impl Store {
-    /// Looks at a page of made deals that are not final, after the intent `after`, and brings their records
-    /// back to what was agreed and last known. Returns what was restored and where the next page begins.
+    /// Reads a page of made deals that are not final, after the intent `after`, and restores their records to
+    /// the agreed terms and the last known state. Returns the restored records and the start of the next
+    /// page.
     pub async fn restore_page(
         &self,
         after: Option<&str>,
@@ -70,7 +71,7 @@ impl Store {
                 Err(error @ (StoreError::Unreachable { .. } | StoreError::Timeout { .. })) => {
                     return Err(error);
                 }
-                // One record must not keep the others from being followed.
+                // An unrestored record does not keep the others from being tracked.
                 Err(error) => {
                     warn!(deal.proposal_cid = proposal_cid, error = %ErrorChain(&error), "record not restored");
                 }
@@ -101,7 +102,7 @@ impl Store {
         if let Some(number) = intent.dealid {
             agreed.insert("dealid", number);
         }
-        // What no query for 0 or 1 finds.
+        // A value that no query for 0 or 1 finds is replaced.
         let isdeal =
             record.get("isdeal").filter(|value| !matches!(value, Bson::String(_) | Bson::Boolean(_)));
         if !matches!(isdeal.and_then(stored::integer), Some(0 | 1)) {
@@ -119,7 +120,7 @@ impl Store {
         if agreed.is_empty() {
             return Ok(None);
         }
-        // Tracking writes here first: what was read before the record may be older than it.
+        // Tracking writes to the intent first: the intent that was read before the record may be outdated.
         let known = self.intents.find_one(doc! { "_id": &intent.id }).projection(doc! { "dealstatus": 1 });
         let known = self.bounded("intent find", known).await?;
         let status = known.as_ref().and_then(|known| known.get("dealstatus")).and_then(stored::integer);
@@ -127,7 +128,7 @@ impl Store {
             return Ok(None);
         }
         let fields: Vec<String> = agreed.keys().cloned().collect();
-        // Only over what was read: tracking may have written meanwhile.
+        // The record is written only if it is unchanged: tracking may have written meanwhile.
         let mut filter = doc! { "_id": record.get("_id") };
         filter.extend(fields.iter().map(|name| {
             let found = record.get(name).cloned().unwrap_or(Bson::Null);
@@ -142,12 +143,12 @@ impl Store {
     }
 }
 
-/// A record that spells the miner otherwise is right.
+/// Whether a record names the agreed miner, in any spelling.
 fn names_the_miner(found: Option<&Bson>, agreed: &str) -> bool {
     found.and_then(Bson::as_str).is_some_and(|found| MinerId::canonical(found) == agreed)
 }
 
-/// Whether a stored value says the same, whichever of the numeric types it has.
+/// Whether a stored value equals the agreed one, in any numeric type.
 fn same(found: Option<&Bson>, agreed: &Bson) -> bool {
     let Some(found) = found else { return *agreed == Bson::Null };
     found == agreed

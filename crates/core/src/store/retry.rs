@@ -1,4 +1,4 @@
-//! Database calls that are repeated until the database answers.
+//! Repeats database calls until the database answers or refuses for good.
 //!
 //! A server that is away comes back, and what waits for it must not be lost. While it is away, one call at a
 //! time finds out whether it is back, and all others wait for that. A server that refuses for good (no rights,

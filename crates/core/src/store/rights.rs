@@ -1,4 +1,4 @@
-//! What a database user may do: tried as the agents do it, changing nothing.
+//! Tests the rights of the database user by trying the agents' own calls, without changing anything.
 
 use bson::{Document, doc};
 use mongodb::Collection;
@@ -6,13 +6,13 @@ use mongodb::Collection;
 use crate::store::error::StoreError;
 use crate::store::{IndexUser, Store};
 
-/// What is tried on a collection.
+/// The call that is tried on a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Right {
     Find,
-    /// Changing a document that is there.
+    /// An update.
     Update,
-    /// Changing a document, or making it.
+    /// An upsert.
     Upsert,
     Watch,
 }

@@ -1,9 +1,9 @@
-//! The change stream on `offlinedeals`: it only wakes.
+//! Watches the change stream of `offlinedeals` and wakes the worker; no event is read for its content.
 //!
-//! The collection is the truth; whoever is woken reads it. So nothing an event carries decides anything, no
-//! resume token is kept (tokens break when a deal is flipped or the miner list changes, and the driver's own
-//! resume loses events: mongo.md §0), and any trouble has the same cure: open anew at a new operation time,
-//! and wake everybody once, which makes them read all there is.
+//! After every wake the worker reads the collection, so no event decides anything and no resume token is
+//! kept: tokens break when a deal is closed or the list of miners changes, and the driver's own resume loses
+//! events (mongo.md §0). Every failure has the same remedy: open a new stream at a new operation time, and
+//! wake once, so that everything is read.
 //!
 //! ```text
 //!  ┌─► hello: operation time t ─► open stream at t ─► wake(Opened) ─► events: wake(Changed)
@@ -26,7 +26,7 @@ use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::miners::any_of;
 
-/// Why the watch wakes.
+/// Why the watch wakes the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
     /// The stream was opened: read everything, deals may have come while it was closed.
@@ -35,13 +35,13 @@ pub enum Wake {
     Changed,
 }
 
-/// The server answers an empty batch after this long, which is how we see that it lives.
+/// The server sends an empty batch after this time, which shows that it is alive.
 const MAX_AWAIT: Duration = Duration::from_secs(1);
-/// Silence beyond the await time that ends a stream.
+/// How long after the await time a silent stream is ended.
 const SILENCE_MARGIN: Duration = Duration::from_secs(5);
-/// Longest pause before a stream is opened anew.
+/// The longest pause before a new stream is opened.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// A stream that held this long was healthy: the next pause starts small again.
+/// A stream that was open for this time was healthy: the next pause starts small again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// Why a change stream ended without an error.
@@ -63,8 +63,8 @@ impl fmt::Display for StreamEnd {
 }
 
 impl Store {
-    /// Watches for pending deals of these miners until `stop`; never gives up. Calls `wake` from this task;
-    /// it must not block.
+    /// Watches for pending deals of these miners until `stop`; never gives up. `wake` is called from this
+    /// task and must not block.
     ///
     /// # Cancel safety
     ///
@@ -117,8 +117,8 @@ impl Store {
     }
 }
 
-/// Reads until the stream is of no more use. An error or an end leaves a stream object that must not be
-/// polled again; it is dropped by the caller.
+/// Reads events until the stream ends or fails. The stream must not be polled afterwards; the caller drops
+/// it.
 async fn follow(
     stream: &mut ChangeStream<ChangeStreamEvent<Document>>,
     wake: &impl Fn(Wake),
@@ -134,9 +134,9 @@ async fn follow(
     }
 }
 
-/// Inserts of pending deals of these miners, and deals put back to pending. Deterministic: it looks only at
-/// what the event itself carries, so that a claim (which writes the document while `isdeal` is still 0)
-/// makes no event, and an event of the past matches the same way when it is read again.
+/// Matches inserts of pending deals of these miners, and reopened deals. The filter reads only the event
+/// itself: a claim writes the document while `isdeal` is still 0 and must cause no event, and an event of the
+/// past must match in the same way when it is read again.
 fn pipeline(miners: &[String]) -> [Document; 2] {
     [
         doc! { "$match": { "$or": [

@@ -1,4 +1,4 @@
-//! Logs: tracing to stderr, as text or JSON. Field names are in [`fields`].
+//! Logging: tracing events to stderr, as text or JSON. Names of fields are in [`fields`].
 
 pub mod fields;
 
@@ -14,13 +14,13 @@ use tracing_subscriber::{Layer, Registry, fmt};
 use crate::config::sections::LogFormat;
 use crate::error_chain::Hint;
 
-/// Why logging cannot begin: both are the user's (or our own start-up code's) to fix before anything runs.
+/// Why logging cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter cannot be read.
     #[error("bad log filter \"{filter}\"")]
     Filter {
-        /// What was written.
+        /// The filter as it was written.
         filter: String,
         /// What is wrong with it.
         source: ParseError,
@@ -42,7 +42,8 @@ impl Hint for TelemetryError {
     }
 }
 
-/// Libraries that say at `info` what matters to nobody here; a filter that names one of them overrules this.
+/// Libraries whose `info` events are of no use to an operator. A filter that names one of them overrules
+/// this.
 const QUIET: &[&str] =
     &["hyper", "hyper_util", "jsonrpsee", "mongodb", "rustls", "hickory_resolver", "hickory_proto"];
 
@@ -55,7 +56,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     init_to(format, filter, io::stderr)
 }
 
-/// As [`init`], through another writer: progress bars hand in one that prints above them.
+/// As [`init`], through another writer, such as one that prints above a progress bar.
 pub fn init_to<W>(format: LogFormat, filter: &str, writer: W) -> Result<(), TelemetryError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -82,7 +83,7 @@ where
     let layer = if json {
         fmt::layer().json().flatten_event(true).with_current_span(true).with_writer(writer).boxed()
     } else {
-        // Which module says it is of use to machines alone.
+        // The module of an event is of use to machines only.
         let layer = fmt::layer().with_target(false).with_writer(writer);
         // On a terminal the library's own default stands, which honours NO_COLOR.
         if on_terminal { layer.boxed() } else { layer.with_ansi(false).boxed() }

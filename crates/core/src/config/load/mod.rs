@@ -1,4 +1,5 @@
-//! Loading: defaults < file < environment < flags, into the agent's own struct.
+//! Loads an agent's configuration struct from defaults, YAML file, environment and flags, in this order of
+//! precedence.
 //!
 //! The struct uses `#[serde(deny_unknown_fields, rename_all = "camelCase")]` on every level and no
 //! `#[serde(flatten)]`, which would switch that off.
@@ -20,17 +21,18 @@ use crate::config::{ConfigError, ENV_PREFIX, Key, Kind, Origin, human, indentati
 pub struct Sources<'a> {
     /// The YAML file; it must exist when it is named.
     pub file: Option<&'a Path>,
-    /// The environment, whole; variables without our prefix are not looked at. Empty values count as unset.
+    /// The whole environment. Variables without the prefix `CARFERRY_` are ignored, and empty values count as
+    /// unset.
     pub env: Vec<(String, String)>,
-    /// Variables with our prefix that are not keys (`CARFERRY_CONFIG`, `CARFERRY_LOG`, …).
+    /// Variables with the prefix that are no keys (`CARFERRY_CONFIG`, `CARFERRY_LOG`, …).
     pub reserved: &'a [&'a str],
     /// Flags as [`crate::config::overrides`] gives them.
     pub flags: &'a [(String, String)],
-    /// Whose file this one may have been taken for.
+    /// The other agent, whose file may have been named by mistake.
     pub other: Option<&'static OtherProgram>,
 }
 
-/// The keys of the other agent, to tell which file was taken for which.
+/// The keys of the other agent, by which its file is recognised.
 #[derive(Debug)]
 pub struct OtherProgram {
     /// Its name.
@@ -115,14 +117,14 @@ fn variables<'s>(keys: &[Key], sources: &'s Sources<'_>) -> Result<BTreeMap<&'s 
     Ok(found)
 }
 
-/// Whose variable it is.
+/// What a variable with the prefix is.
 #[derive(Debug, PartialEq, Eq)]
 enum Owner {
     /// A key of this program.
     Key,
     /// Another program, or a container platform.
     Another,
-    /// It is written like a key, and is none: a value that would be missed in silence.
+    /// It looks like a key and is none: its value would be ignored silently.
     Nobody { nearest: Option<String> },
 }
 
@@ -149,7 +151,7 @@ fn owner(name: &str, text: &str, known: &[String], reserved: &[&str]) -> Owner {
     Owner::Nobody { nearest: nearest(name, candidates) }
 }
 
-/// Reads text of a variable, a flag or a default as its key says.
+/// Reads the text of a variable, a flag or a default as the kind of its key.
 fn value_of(key: &Key, text: &str, at: &Origin) -> Result<Value, ConfigError> {
     let wrong = |problem: String| ConfigError::Value { at: at.clone(), key: key.path.to_owned(), problem };
     let trimmed = text.trim();
@@ -180,7 +182,7 @@ fn value_of(key: &Key, text: &str, at: &Origin) -> Result<Value, ConfigError> {
     })
 }
 
-/// Turns figment's error into ours: source, full key and a near key by name.
+/// Converts figment's error into [`ConfigError`]: source, full key and the nearest known key.
 fn explain(
     error: &figment::Error,
     keys: &[Key],
@@ -309,7 +311,8 @@ impl Provider for YamlFile {
     }
 }
 
-/// Sets what is written for a key that takes text; what is no scalar stays for the reader of the values.
+/// Sets the text that is written for a text key. A value that is no scalar is left to the reader of the
+/// values.
 fn put_text(dict: &mut Dict, path: &str, text: String) {
     match path.split_once('.') {
         Some((section, below)) => {
@@ -350,7 +353,7 @@ fn without_position(error: &serde_saphyr::Error) -> String {
     let line = message.lines().next().unwrap_or(&message).trim();
     let cut = line.rfind(" at line ").and_then(|at| line.get(..at)).unwrap_or(line);
     let cut = cut.strip_prefix("error: ").unwrap_or(cut);
-    // Advice for programmers, not for whoever wrote the file.
+    // This advice is for programmers, not for the author of the file.
     let cut = cut.split(", set DuplicateKeyPolicy").next().unwrap_or(cut);
     match cut.split_once(": ") {
         Some((place, rest)) if place.starts_with("line ") => rest.to_owned(),

@@ -1,9 +1,9 @@
-//! Where a Lotus node's API is, and with which token: configuration, `*_API_INFO`, repository folders.
+//! Finds address and token of a Lotus node's API: configuration, `*_API_INFO`, repository folders.
 //!
-//! Read as Lotus reads them (lotus v1.23.3 `cli/util/apiinfo.go`, `cli/util/api.go`,
-//! `node/repo/fsrepo.go`), with two liberties: `ws` and `wss` become `http` and `https`, because the
-//! same path answers POST requests, and a URL may end in `/rpc/v0` or `/rpc/v1` already.
-//! Nothing is called here, and the environment is handed in.
+//! The order is Lotus' own (lotus v1.23.3 `cli/util/apiinfo.go`, `cli/util/api.go`, `node/repo/fsrepo.go`),
+//! with two extensions: `ws` and `wss` become `http` and `https`, because the same path answers POST
+//! requests, and a URL may end in `/rpc/v0` or `/rpc/v1`. This module calls no node, and its callers pass the
+//! environment.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -72,7 +72,7 @@ impl fmt::Display for NodeKind {
 /// Why no endpoint could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// Nothing says where the node is.
+    /// No source names the node's address.
     #[error("no {kind} is configured")]
     NotFound {
         /// The node that was looked for.
@@ -101,7 +101,7 @@ pub enum EndpointError {
     Repo {
         /// The folder.
         repo: PathBuf,
-        /// What the system says about the file `api` or `token` in it.
+        /// The system's error for the file `api` or `token` in it.
         source: io::Error,
     },
     /// The token file of the configuration.
@@ -155,7 +155,7 @@ impl ApiInfo {
         }
     }
 
-    /// The endpoint at this address; `origin` says where it was written.
+    /// The endpoint at this address; `origin` names the source of the address.
     pub fn endpoint(self, origin: impl Into<String>) -> Result<Endpoint, EndpointError> {
         let origin = origin.into();
         match api_url(&self.address) {
@@ -169,7 +169,7 @@ impl ApiInfo {
 
 /// The client's full node: configuration, else `FULLNODE_API_INFO`, else `$LOTUS_PATH` or `~/.lotus`.
 ///
-/// A token in the configuration goes with whichever address is found.
+/// A token in the configuration is used with the address from any source.
 pub fn resolve_full_node(
     config: &LotusSection,
     env: &dyn Fn(&str) -> Option<String>,
@@ -191,7 +191,7 @@ pub fn resolve_full_node(
 /// Repositories before `MINER_API_INFO`, because `lotus-miner storage-deals import-data` does so: with
 /// markets split off, `MINER_API_INFO` names a process that cannot import.
 ///
-/// A token in the configuration goes with whichever address is found.
+/// A token in the configuration is used with the address from any source.
 pub fn resolve_miner(
     config: &LotusSection,
     env: &dyn Fn(&str) -> Option<String>,
@@ -307,7 +307,7 @@ fn is_token(text: &str) -> bool {
     }
 }
 
-/// `http(s)://host:port/rpc/v0` of a multiaddr or URL; the error says what is wrong.
+/// `http(s)://host:port/rpc/v0` of a multiaddr or URL, or what is wrong with it.
 fn api_url(address: &str) -> Result<Url, String> {
     let address = address.trim();
     if address.is_empty() {
@@ -344,8 +344,9 @@ fn without_secrets(address: &str) -> String {
     shown.rsplit('@').next().unwrap_or_default().to_owned()
 }
 
-/// Scheme, host and port of the multiaddr forms that Lotus dials. Lotus ignores what follows the port, and
-/// would send a token in clear to an address that says https, wss or tls; here that is spoken.
+/// Scheme, host and port of the multiaddr forms that Lotus dials. Lotus ignores the parts after the port, and
+/// would send a token unencrypted to an https, wss or tls address; here the connection to such an address is
+/// encrypted.
 fn multiaddr_scheme_host_and_port(address: &str) -> Result<(&'static str, String), String> {
     let mut parts = address.split('/').skip(1);
     let mut next =
