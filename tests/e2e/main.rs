@@ -1,5 +1,7 @@
 //! The flow of data end to end, on real mongods and a simulated Lotus.
 
+#![expect(clippy::disallowed_methods, reason = "tests measure real time")]
+
 #[cfg(test)]
 mod crash;
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! `cargo test` runs the short form. `.ci/faults SEED` runs the long form; the same seed makes the same
 //! choices.
 
+#![expect(clippy::disallowed_methods, reason = "tests measure real time")]
+
 #[cfg(test)]
 mod answers;
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! A test takes [`database`] for a database of its own on the run's common mongod, a [`ReplicaSet`] when
 //! it wants to kill members or set fail points, and a [`test_env::TestEnv`] when it is about deals.
 
+#![expect(clippy::disallowed_methods, reason = "tests measure real time")]
+
 pub mod child_guard;
 pub mod eventually;
 pub mod faults;

@@ -9,6 +9,8 @@
 //! so they are read from the page cache if they fit in there. CPU seconds are user and system time of this
 //! process, without write-back by kernel threads.
 
+#![expect(clippy::disallowed_methods, reason = "a measurement")]
+
 use std::error::Error;
 use std::fs::File;
 use std::io::{Read, Write};

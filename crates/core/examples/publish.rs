@@ -1,7 +1,7 @@
 //! What it costs to make many small files durable, with nothing else to do (`crates/car/benches/README.md`):
 //!
 //! ```text
-//! publish COUNT AT_ONCE FOLDER      files of 1 to 64 KiB, published so many at a time
+//! publish COUNT AT_ONCE FOLDER      files of 1 to 64 KiB, published AT_ONCE at a time
 //! ```
 
 use std::error::Error;

@@ -1,5 +1,6 @@
 //! The engine against vectors of other tools, damaged CARs, and sources that change.
 
+#![expect(clippy::disallowed_methods, reason = "tests measure real time")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first thing that is wrong")]
 
 mod blocks;

@@ -50,29 +50,29 @@ pub(super) enum NextStep {
 
 /// Permit to propose. Whether a node is back is found out by a short call: a proposal may wait for its
 /// provider for an hour, and every other queue with it.
-async fn leave<F: Future<Output = Result<(), RpcError>>>(
+async fn acquire<F: Future<Output = Result<(), RpcError>>>(
     node: &Breaker,
     is_there: impl Fn() -> F,
 ) -> Permit<'_> {
     loop {
-        let leave = node.leave().await;
-        if !leave.is_try() {
-            return leave;
+        let permit = node.acquire().await;
+        if !permit.is_probe() {
+            return permit;
         }
         match is_there().await {
             Err(error) if error.is_about_the_node() => {
                 warn!(reason = %ErrorChain(&error), "the node is still in trouble; proposals wait");
-                leave.trouble();
+                permit.record_failure();
             }
-            Ok(()) | Err(_) => leave.is_there(),
+            Ok(()) | Err(_) => permit.record_probe_ok(),
         }
     }
 }
 
 /// Calls the node for this intent and writes down what came of it.
 pub(super) async fn one(shared: &Shared, intent: &IntentDoc) -> NextStep {
-    let leave = leave(&shared.node, || shared.publisher.is_there());
-    let Some(leave) = shared.stop.run_until_cancelled(leave).await else { return NextStep::Pass };
+    let permit = acquire(&shared.node, || shared.publisher.is_there());
+    let Some(permit) = shared.stop.run_until_cancelled(permit).await else { return NextStep::Pass };
     let send_before = BootInstant::now().plus(SEND_WITHIN);
     // It may have waited here for long, and another agent have taken it for abandoned.
     match shared.store.touch_intent(intent).await {
@@ -86,11 +86,11 @@ pub(super) async fn one(shared: &Shared, intent: &IntentDoc) -> NextStep {
     let Some(outcome) = call(shared, intent, send_before).await else { return NextStep::Pass };
     match &outcome {
         Outcome::Unknown { about: About::Node, .. } => {
-            leave.trouble();
+            permit.record_failure();
         }
-        Outcome::Made { .. } | Outcome::Refused(_) => leave.answered(),
+        Outcome::Made { .. } | Outcome::Refused(_) => permit.record_success(),
         // No answer in time, or words that say nothing of the node.
-        Outcome::Unknown { .. } => drop(leave),
+        Outcome::Unknown { .. } => drop(permit),
     }
     let then = next(&outcome, intent);
     write_down(shared, intent, outcome).await;
@@ -223,12 +223,12 @@ mod tests {
             let no_answer = RpcError::Timeout { method: "m", endpoint: "e".into(), seconds: 1 };
             if Instant::now() < back { Err(no_answer) } else { Ok(()) }
         };
-        leave(&node, is_there).await.trouble();
+        acquire(&node, is_there).await.record_failure();
         assert_eq!(asked.get(), 0, "nobody asks a node that is well");
-        let hanging = timeout(Duration::from_secs(120), leave(&node, is_there)).await.unwrap();
+        let hanging = timeout(Duration::from_secs(120), acquire(&node, is_there)).await.unwrap();
         assert!(Instant::now() >= back);
         for _ in 0..10 {
-            timeout(Duration::from_millis(1), leave(&node, is_there)).await.unwrap().answered();
+            timeout(Duration::from_millis(1), acquire(&node, is_there)).await.unwrap().record_success();
         }
         drop(hanging);
     }

@@ -322,8 +322,8 @@ impl Tracker {
     /// Records what was judged since the last time.
     async fn record(&self, pass: &mut Pass) -> Result<(), StoreError> {
         let (seen, over) = (std::mem::take(&mut pass.ends_seen), std::mem::take(&mut pass.ends_over));
-        self.store.note_ends_seen(&seen).await?;
-        self.store.forget_ends_seen(&over).await?;
+        self.store.record_ends_seen(&seen).await?;
+        self.store.clear_ends_seen(&over).await?;
         pass.report.changed += self.write_all(std::mem::take(&mut pass.changes)).await?;
         Ok(())
     }

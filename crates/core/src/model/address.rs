@@ -95,7 +95,7 @@ impl AddressError {
     }
 
     fn new(text: &str, problem: AddressProblem) -> Self {
-        // Whatever was pasted instead of an address shall not fill the screen.
+        // A long text that was pasted instead of an address must not fill the screen.
         let text = text.chars().take(TEXT_LENGTH_MAX).collect();
         Self { text, problem }
     }

@@ -3,8 +3,9 @@
 //!
 //! An agent may be stopped (SIGSTOP, a paused virtual machine, a starved processor) between its last look at
 //! the lease and the send, and may go on after another agent has taken the lease. Lotus knows no fencing
-//! numbers. So the body of such a request reads the clock when the HTTP client asks for its bytes, microseconds
-//! before they are written. After the deadline it fails instead, and the node gets no whole request.
+//! numbers. So the body of such a request reads the clock when the HTTP client asks for its bytes,
+//! microseconds before they are written. After the deadline it fails instead, and the node gets no whole
+//! request.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

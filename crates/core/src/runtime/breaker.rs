@@ -1,9 +1,9 @@
 //! A circuit breaker for one server with many callers: while the server fails, one call at a time probes it.
 //!
 //! ```text
-//!  closed ──trouble──► open until … ──► trying (one call) ──answered──► closed
+//!  closed ──failure──► open until … ──► half open (one call) ──answered──► closed
 //!                        ▲                   │
-//!                        └──────trouble──────┘
+//!                        └──────failure──────┘
 //! ```
 //!
 //! Without it, every caller would call a failing server at its own pace, and all of them at once when it
@@ -26,14 +26,14 @@ pub struct Breaker {
 #[derive(Debug)]
 struct State {
     pauses: Backoff,
-    gate: BreakerState,
+    breaker_state: BreakerState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BreakerState {
     Closed,
     Open { until: Instant },
-    Trying,
+    HalfOpen,
 }
 
 /// Permission to call. The holder reports the result of the call; a permit that is dropped without a report
@@ -42,31 +42,31 @@ enum BreakerState {
 #[must_use]
 pub struct Permit<'a> {
     breaker: &'a Breaker,
-    is_try: bool,
+    is_probe: bool,
 }
 
 impl Breaker {
     /// A closed breaker: the server counts as available. Pauses between probes follow the policy.
     pub fn new(pauses: BackoffPolicy) -> Self {
-        let state = State { pauses: Backoff::new(pauses), gate: BreakerState::Closed };
+        let state = State { pauses: Backoff::new(pauses), breaker_state: BreakerState::Closed };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Waits until the server may be called.
-    pub async fn leave(&self) -> Permit<'_> {
+    pub async fn acquire(&self) -> Permit<'_> {
         loop {
             // Registered before the state is read, so that no change is missed.
             let changed = self.changed.notified();
             let until = {
                 let mut state = self.lock();
-                match state.gate {
-                    BreakerState::Closed => return Permit { breaker: self, is_try: false },
+                match state.breaker_state {
+                    BreakerState::Closed => return Permit { breaker: self, is_probe: false },
                     BreakerState::Open { until } if until <= Instant::now() => {
-                        state.gate = BreakerState::Trying;
-                        return Permit { breaker: self, is_try: true };
+                        state.breaker_state = BreakerState::HalfOpen;
+                        return Permit { breaker: self, is_probe: true };
                     }
                     BreakerState::Open { until } => Some(until),
-                    BreakerState::Trying => None,
+                    BreakerState::HalfOpen => None,
                 }
             };
             match until {
@@ -79,7 +79,7 @@ impl Breaker {
 
     /// Whether the server is known to fail.
     pub fn is_open(&self) -> bool {
-        self.lock().gate != BreakerState::Closed
+        self.lock().breaker_state != BreakerState::Closed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -94,35 +94,36 @@ impl Breaker {
 
 impl Permit<'_> {
     /// Whether this call is the probe, for whose result all other callers wait: it should be a short one.
-    pub fn is_try(&self) -> bool {
-        self.is_try
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
     }
 
     /// The server answered another call than the one that failed: all may call, and the pauses of a further
     /// failure grow from where they were.
-    pub fn is_there(mut self) {
-        self.is_try = false;
-        self.breaker.set(|state| state.gate = BreakerState::Closed);
+    pub fn record_probe_ok(mut self) {
+        self.is_probe = false;
+        self.breaker.set(|state| state.breaker_state = BreakerState::Closed);
     }
 
     /// The server answered, with a result or with an error of the call.
-    pub fn answered(mut self) {
-        self.is_try = false;
+    pub fn record_success(mut self) {
+        self.is_probe = false;
         self.breaker.set(|state| {
-            state.gate = BreakerState::Closed;
+            state.breaker_state = BreakerState::Closed;
             state.pauses.reset();
         });
     }
 
     /// The server did not answer, or refuses every call. Returns whether this failure opened the breaker:
     /// calls that were under way during a probe add no pause of their own.
-    pub fn trouble(mut self) -> bool {
-        let was_try = std::mem::take(&mut self.is_try);
+    pub fn record_failure(mut self) -> bool {
+        let was_probe = std::mem::take(&mut self.is_probe);
         let mut is_news = false;
         self.breaker.set(|state| {
-            is_news = was_try || state.gate == BreakerState::Closed;
+            is_news = was_probe || state.breaker_state == BreakerState::Closed;
             if is_news {
-                state.gate = BreakerState::Open { until: Instant::now() + state.pauses.next_delay() };
+                state.breaker_state =
+                    BreakerState::Open { until: Instant::now() + state.pauses.next_delay() };
             }
         });
         is_news
@@ -131,8 +132,8 @@ impl Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        if self.is_try {
-            self.breaker.set(|state| state.gate = BreakerState::Open { until: Instant::now() });
+        if self.is_probe {
+            self.breaker.set(|state| state.breaker_state = BreakerState::Open { until: Instant::now() });
         }
     }
 }
@@ -163,13 +164,13 @@ mod tests {
             let (breaker, calls) = (Arc::clone(&breaker), Arc::clone(&calls));
             callers.spawn(async move {
                 loop {
-                    let leave = breaker.leave().await;
+                    let permit = breaker.acquire().await;
                     calls.fetch_add(1, Ordering::Relaxed);
                     sleep(Duration::from_millis(1)).await;
                     if Instant::now() >= back {
-                        return leave.answered();
+                        return permit.record_success();
                     }
-                    leave.trouble();
+                    permit.record_failure();
                 }
             });
         }
@@ -186,13 +187,13 @@ mod tests {
         let breaker = Breaker::new(PAUSES);
         let (begun, mut tries) = (Instant::now(), 0);
         while begun.elapsed() < Duration::from_secs(600) {
-            let leave = breaker.leave().await;
-            if leave.is_try() {
-                leave.is_there();
+            let permit = breaker.acquire().await;
+            if permit.is_probe() {
+                permit.record_probe_ok();
                 continue;
             }
             tries += 1;
-            assert!(leave.trouble());
+            assert!(permit.record_failure());
         }
         assert!(tries < 60, "{tries}");
     }
@@ -200,11 +201,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_try_that_is_given_up_lets_the_next_one_try() {
         let breaker = Breaker::new(PAUSES);
-        assert!(breaker.leave().await.trouble());
-        let tried = breaker.leave().await;
-        timeout(Duration::from_secs(60), breaker.leave()).await.unwrap_err();
+        assert!(breaker.acquire().await.record_failure());
+        let tried = breaker.acquire().await;
+        timeout(Duration::from_secs(60), breaker.acquire()).await.unwrap_err();
         drop(tried);
-        timeout(Duration::from_secs(1), breaker.leave()).await.unwrap().answered();
-        timeout(Duration::from_secs(1), breaker.leave()).await.unwrap().answered();
+        timeout(Duration::from_secs(1), breaker.acquire()).await.unwrap().record_success();
+        timeout(Duration::from_secs(1), breaker.acquire()).await.unwrap().record_success();
     }
 }

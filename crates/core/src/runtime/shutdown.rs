@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 /// Clones see the same tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    asked: CancellationToken,
+    requested: CancellationToken,
     forced: CancellationToken,
     signalled: CancellationToken,
 }
 
 impl Shutdown {
-    /// A shutdown that only [`Self::ask`] and [`Self::force`] trigger.
+    /// A shutdown that only [`Self::request`] and [`Self::force`] trigger.
     pub fn new() -> Self {
         Self::default()
     }
@@ -29,15 +29,15 @@ impl Shutdown {
     pub fn listen() -> io::Result<Self> {
         let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let shutdown = Self::new();
-        let hear = shutdown.clone().hear(interrupt, terminate);
+        let listen = shutdown.clone().listen_for_signals(interrupt, terminate);
         #[expect(clippy::disallowed_methods, reason = "lives as long as the process and cannot fail")]
-        drop(tokio::spawn(hear));
+        drop(tokio::spawn(listen));
         Ok(shutdown)
     }
 
     /// Cancelled when no new work may begin.
     pub fn token(&self) -> &CancellationToken {
-        &self.asked
+        &self.requested
     }
 
     /// Cancelled when waiting for work under way is to end.
@@ -51,21 +51,21 @@ impl Shutdown {
     }
 
     /// Requests a graceful shutdown.
-    pub fn ask(&self) {
-        self.asked.cancel();
+    pub fn request(&self) {
+        self.requested.cancel();
     }
 
     /// Ends the grace period.
     pub fn force(&self) {
-        self.asked.cancel();
+        self.requested.cancel();
         self.forced.cancel();
     }
 
-    async fn hear(self, mut interrupt: Signal, mut terminate: Signal) {
+    async fn listen_for_signals(self, mut interrupt: Signal, mut terminate: Signal) {
         let name = received(&mut interrupt, &mut terminate).await;
         self.signalled.cancel();
         tracing::info!(signal = name, "shutting down; a second signal ends without waiting");
-        self.ask();
+        self.request();
         let name = received(&mut interrupt, &mut terminate).await;
         tracing::warn!(signal = name, "ending without waiting for work under way");
         self.force();
@@ -94,7 +94,9 @@ mod tests {
         let shutdown = Shutdown::listen().unwrap();
         assert!(!shutdown.token().is_cancelled() && !shutdown.was_signalled());
         kill_process(getpid(), Number::TERM).unwrap();
-        timeout(Duration::from_secs(20), shutdown.token().cancelled()).await.expect("asked after SIGTERM");
+        timeout(Duration::from_secs(20), shutdown.token().cancelled())
+            .await
+            .expect("requested after SIGTERM");
         assert!(!shutdown.forced().is_cancelled() && shutdown.was_signalled());
         kill_process(getpid(), Number::INT).unwrap();
         timeout(Duration::from_secs(20), shutdown.forced().cancelled()).await.expect("forced after SIGINT");

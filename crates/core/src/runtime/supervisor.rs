@@ -88,7 +88,7 @@ impl Supervisor {
             first = self.first_failure() => first,
             () = shutdown.token().cancelled() => Ok(()),
         };
-        shutdown.ask();
+        shutdown.request();
         let rest = self.shutdown(shutdown, grace).await;
         first.and(rest)
     }
@@ -194,7 +194,7 @@ mod tests {
         let shutdown = Shutdown::new();
         let mut supervisor = Supervisor::new();
         supervisor.spawn("watch", obedient(&shutdown));
-        shutdown.ask();
+        shutdown.request();
         supervisor.run(&shutdown, GRACE).await.unwrap();
     }
 
@@ -211,7 +211,7 @@ mod tests {
         let mut supervisor = Supervisor::new();
         supervisor.spawn("import", pending::<Result<(), Infallible>>());
         supervisor.spawn("watch", obedient(&shutdown));
-        shutdown.ask();
+        shutdown.request();
         let started = Instant::now();
         let error = supervisor.run(&shutdown, GRACE).await.unwrap_err();
         assert_eq!(error.to_string(), "still under way at the end of the grace period: import");

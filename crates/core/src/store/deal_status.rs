@@ -100,7 +100,7 @@ impl Store {
     }
 
     /// Records when the provider alone first reported these deals as ended.
-    pub async fn note_ends_seen(&self, proposal_cids: &[String]) -> Result<(), StoreError> {
+    pub async fn record_ends_seen(&self, proposal_cids: &[String]) -> Result<(), StoreError> {
         let update = vec![doc! { "$set": { "endseen": { "$ifNull": ["$endseen", NOW] } } }];
         for page in proposal_cids.chunks(PAGE) {
             let filter = doc! { "dealcid": { "$in": page } };
@@ -110,7 +110,7 @@ impl Store {
     }
 
     /// Removes that record: these deals go on.
-    pub async fn forget_ends_seen(&self, proposal_cids: &[String]) -> Result<(), StoreError> {
+    pub async fn clear_ends_seen(&self, proposal_cids: &[String]) -> Result<(), StoreError> {
         for page in proposal_cids.chunks(PAGE) {
             let filter = doc! { "dealcid": { "$in": page } };
             let update = doc! { "$unset": { "endseen": "" } };

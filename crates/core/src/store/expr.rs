@@ -1,5 +1,5 @@
-//! Parts of MongoDB queries and updates that several queries of this store share: the server's time, counters,
-//! subdocuments of any type, deal states by number.
+//! MongoDB expressions and filters that several queries share: the server's time, counters, subdocuments, deal
+//! states by number.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::model::{DealStatus, ImportState};
 /// The server's clock, in an expression.
 pub(super) const NOW: &str = "$$NOW";
 
-/// Stored counters are taken modulo this number, so that adding to one never overflows, whatever value another
-/// user of the database wrote.
+/// Stored counters are taken modulo this number, so that adding to one never overflows, even if another user
+/// of the database wrote its value.
 pub(super) const N_MAX: i64 = 1 << 52;
 
 /// Documents asked for in one call.

@@ -74,9 +74,9 @@ pub struct Settled {
 
 /// Whether an import call was recorded before it goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Noted {
+pub enum CallRecord {
     /// It is recorded and may go out.
-    Yes,
+    Written,
     /// The client has given the deal up since; the lease still holds.
     GivenUp,
     /// Another agent has the deal.
@@ -90,7 +90,7 @@ impl Store {
         claim: &Claim,
         path: &str,
         lease: Duration,
-    ) -> Result<Noted, StoreError> {
+    ) -> Result<CallRecord, StoreError> {
         let update = vec![doc! { "$set": {
             "claim.until": from_now(lease),
             "import.path": { "$literal": path },
@@ -103,10 +103,10 @@ impl Store {
         filter.insert("status", doc! { "$nin": dead_states() });
         let what = "note import call";
         if self.bounded(what, self.deals.update_one(filter, update)).await?.matched_count == 1 {
-            return Ok(Noted::Yes);
+            return Ok(CallRecord::Written);
         }
         let held = self.bounded(what, self.deals.count_documents(claim.filter())).await?;
-        Ok(if held == 0 { Noted::LeaseLost } else { Noted::GivenUp })
+        Ok(if held == 0 { CallRecord::LeaseLost } else { CallRecord::GivenUp })
     }
 
     /// Writes the result of a try and releases the lease. Returns `false` if the lease was lost and nothing

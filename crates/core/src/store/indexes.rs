@@ -86,15 +86,16 @@ impl Store {
             wanted("carferry_verified", doc! { "host": 1, "verifiedtime": 1, "_id": 1 }),
         ];
         let deals = [
-            // Text only: documents without a proposal CID would all collide on null. By `$gt`, not `$type`: the server
-            // takes a partial index only where it sees that the query implies its filter, and of `$type` it does not.
+            // Text only, because documents without a proposal CID would all collide on null. By `$gt`, not
+            // `$type`: the server uses a partial index only if it sees that the query implies its filter, and it
+            // does not see that of `$type`.
             wanted("carferry_dealcid", doc! { "dealcid": 1 })
                 .unique()
                 .partial(doc! { "dealcid": { "$gt": "" } }),
             wanted("carferry_pending", doc! { "miner": 1, "isdeal": 1, "startepoch": 1 })
                 .partial(doc! { "isdeal": 0 }),
-            // What is due, among many that wait for their time: those without one by start epoch, the others by their
-            // time. State and status are there to pass over what is over without reading it.
+            // Due deals among many that wait: deals without a time by start epoch, the others by their time.
+            // State and status are part of it so that finished deals are passed over without reading them.
             wanted(
                 "carferry_due",
                 doc! {
@@ -102,7 +103,7 @@ impl Store {
                 },
             )
             .partial(doc! { "isdeal": 0 }),
-            // What is to be tried again, apart from what only waits.
+            // Deals to be retried, apart from deals that only wait.
             wanted("carferry_retrying", doc! { "miner": 1, "import.nexttry": 1 })
                 .partial(doc! { "isdeal": 0, "import.state": ImportState::Retrying }),
             // Holds the deals under a lease only.

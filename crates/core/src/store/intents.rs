@@ -165,7 +165,7 @@ impl Store {
         let status = i64::try_from(status).unwrap_or(i64::MAX);
         self.record_deal(intent, deal, status, status_message).await?;
         fail_point("publish.recorded");
-        self.settle_intent(intent, IntentState::Confirmed, Some((deal, status)), None).await
+        self.close_intent(intent, IntentState::Confirmed, Some((deal, status)), None).await
     }
 
     /// Ends an intent that made no deal.
@@ -175,10 +175,10 @@ impl Store {
         state: IntentState,
         reason: &str,
     ) -> Result<(), StoreError> {
-        self.settle_intent(intent, state, None, Some(reason)).await
+        self.close_intent(intent, state, None, Some(reason)).await
     }
 
-    async fn settle_intent(
+    async fn close_intent(
         &self,
         intent: &IntentDoc,
         state: IntentState,

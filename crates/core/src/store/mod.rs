@@ -52,7 +52,7 @@ pub use crate::store::deals::{DealCounts, StoredDeal};
 pub use crate::store::driver_error::DriverError;
 pub use crate::store::error::StoreError;
 pub use crate::store::failures::{Failure, FailuresOf};
-pub use crate::store::import_outcome::{ImportOutcome, Noted, Settled};
+pub use crate::store::import_outcome::{CallRecord, ImportOutcome, Settled};
 pub use crate::store::import_queue::{DueId, DueIds, PendingCounts};
 pub use crate::store::indexes::{IndexReport, IndexUser, MADE_AT_START};
 pub use crate::store::intents::{INTENT_PAUSE_MAX, NewIntent};

@@ -150,7 +150,7 @@ impl RetryUntilAnswered {
                 None
             } else {
                 // A stop meanwhile: the next round is the last.
-                let Some(permit) = self.stop.run_until_cancelled(self.breaker.leave()).await else {
+                let Some(permit) = self.stop.run_until_cancelled(self.breaker.acquire()).await else {
                     continue;
                 };
                 Some(permit)
@@ -160,7 +160,7 @@ impl RetryUntilAnswered {
                 Some(Ok(answer)) => {
                     self.record_answer();
                     if let Some(permit) = permit {
-                        permit.answered();
+                        permit.record_success();
                     }
                     return Ok(answer);
                 }
@@ -176,14 +176,14 @@ impl RetryUntilAnswered {
             }
             if self.is_away(&error).await {
                 self.record_away();
-                if permit.is_some_and(Permit::trouble) {
+                if permit.is_some_and(Permit::record_failure) {
                     warn!(what, reason = %ErrorChain(&error), hint, "the database does not answer, trying again");
                 }
                 continue;
             }
             // The trouble of this call alone: the others go on.
             if let Some(permit) = permit {
-                permit.answered();
+                permit.record_success();
             }
             // A slow call is not counted: the server may be busy for an hour.
             failures += u32::from(!matches!(error, StoreError::Timeout { .. }));

@@ -1,5 +1,6 @@
 //! Tests of the simulator over real sockets against the contract, without a client library.
 
+#![expect(clippy::disallowed_methods, reason = "tests measure real time")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 mod deals;

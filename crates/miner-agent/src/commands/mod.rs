@@ -87,7 +87,7 @@ pub async fn run_agent(config: Config, stop: CancellationToken) -> Result<(), Ag
 
 async fn ask_when(stop: &CancellationToken, shutdown: &Shutdown) -> std::convert::Infallible {
     stop.cancelled().await;
-    shutdown.ask();
+    shutdown.request();
     std::future::pending().await
 }
 

@@ -23,7 +23,7 @@ use carferry_core::model::{CarDoc, ChainEpoch, OfflineDealDoc, ProposalCid};
 use carferry_core::rpc::{BootInstant, RpcError};
 use carferry_core::runtime::{Backoff, fail_point};
 use carferry_core::store::{
-    Claim, ImportOutcome, Noted, PayloadCars, RetryUntilAnswered, Settled, Store, StoreError, Unanswered,
+    CallRecord, Claim, ImportOutcome, PayloadCars, RetryUntilAnswered, Settled, Store, StoreError, Unanswered,
 };
 use carferry_core::telemetry::fields;
 use tokio::time::{Instant, sleep};
@@ -346,12 +346,12 @@ impl ImportContext {
             let send_before = BootInstant::now().plus(lease / 2);
             let record = || self.store.record_import_call(claim, &car.node_path, lease);
             match self.retry.call("note import call", record).await {
-                Ok(Noted::Yes) => {}
-                Ok(Noted::GivenUp) => {
+                Ok(CallRecord::Written) => {}
+                Ok(CallRecord::GivenUp) => {
                     let reason = "the client has given the deal up".to_owned();
                     return Err(Box::new(answered(self.waiting(reason))));
                 }
-                Ok(Noted::LeaseLost) => return Err(Box::new(Outcome::LeaseLost)),
+                Ok(CallRecord::LeaseLost) => return Err(Box::new(Outcome::LeaseLost)),
                 Err(error) => return Err(Box::new(Outcome::Unrecorded(error))),
             }
             if !send_before.has_passed() {
