@@ -4,9 +4,9 @@
 //! engine commp THREADS FILE
 //! engine pack THREADS FILE CAR        /dev/null as CAR writes nothing
 //! engine verify THREADS CAR
-//! engine floor commp FILE                 lower bounds of `commp` and `pack` with SHA extensions and AVX2: reads the
-//! engine floor pack FILE [CAR]            file, runs the instructions without dependencies, and writes the same
-//!                                         number of bytes past the page cache
+//! engine floor commp FILE             lower bounds of `commp` and `pack` with SHA extensions and AVX2:
+//! engine floor pack FILE [CAR]        reads the file, runs the instructions without dependencies, and
+//!                                     writes the same number of bytes past the page cache
 //! ```
 
 use std::error::Error;

@@ -1,11 +1,11 @@
-//! Why a CAR was not built, by what the caller does next.
+//! Errors of building a CAR.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use crate::units::{PaddedPieceSize, PayloadSize};
 
-/// Why a CAR was not built.
+/// Why a CAR was not built. The caller decides by the variant how to continue.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The source no longer exists. Other sources are not affected.

@@ -96,7 +96,7 @@ impl World {
     /// The error for a missing actor: code 3 and a `meta` in v1.23, an ordinary error before.
     fn actor_not_found(&self) -> RpcError {
         let mut error = RpcError::application("actor not found");
-        if self.config.version.has_young_jsonrpc() {
+        if self.config.version.has_newer_jsonrpc() {
             error.code = 3;
             error.meta = Some(json!({}));
         }

@@ -43,7 +43,7 @@ impl LotusVersion {
     }
 
     /// go-jsonrpc of v1.20.0 and later: string ids, server pings, HTTP batches (in v1.23.3), 400 for -32600.
-    pub(crate) fn has_young_jsonrpc(self) -> bool {
+    pub(crate) fn has_newer_jsonrpc(self) -> bool {
         self >= Self::V1_23
     }
 

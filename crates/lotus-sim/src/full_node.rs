@@ -241,7 +241,7 @@ async fn query_ask(inner: &Arc<Inner>, api: Api, params: &[Value]) -> Answer {
     })?;
     match ask {
         Ok(ask) => {
-            let v1 = api == Api::V1 && inner.config.version.has_young_jsonrpc();
+            let v1 = api == Api::V1 && inner.config.version.has_newer_jsonrpc();
             let wrapped = |ask| json!({ "Response": ask, "DealProtocols": ["/fil/storage/mk/1.1.0"] });
             Ok(Reply::Value(if v1 { wrapped(ask) } else { ask }))
         }

@@ -21,7 +21,7 @@ use crate::calls::{NodeName, Transport};
 use crate::inner::Inner;
 use crate::jwt::Permission;
 use crate::reply::{Api, Caller, RpcError};
-use crate::rpc::{Played, Request, Unreadable, answer_text, play};
+use crate::rpc::{Handled, Request, Unreadable, answer_text, handle};
 use crate::{control, ws};
 
 /// Largest request. Source: lotus v1.23.3 `--api-max-req-size`.
@@ -81,7 +81,7 @@ async fn answer(
     let api = match (path.as_str(), &node) {
         ("/rpc/v0", _) => Api::V0,
         ("/rpc/v1", NodeName::Full) if version.has_split_api() => Api::V1,
-        ("/health/livez" | "/health/readyz", NodeName::Full) if version.has_young_jsonrpc() => {
+        ("/health/livez" | "/health/readyz", NodeName::Full) if version.has_newer_jsonrpc() => {
             return Ok(plain(StatusCode::OK, String::new()));
         }
         (control, _) if control.starts_with("/sim/") => return Ok(control_answer(&inner, request).await),
@@ -125,40 +125,40 @@ async fn rpc_answer(
     caller: &Caller,
     body: &[u8],
 ) -> Result<Response<Body>, CloseConnection> {
-    let young = inner.config.version.has_young_jsonrpc();
+    let newer = inner.config.version.has_newer_jsonrpc();
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         return Ok(frame(inner, None, &RpcError::protocol(-32700, "Parse error")));
     };
     if let Value::Array(batch) = &value {
-        if !young {
+        if !newer {
             return Ok(frame(inner, None, &RpcError::protocol(-32700, "Parse error")));
         }
         return batch_answer(inner, caller, batch).await;
     }
-    match Request::read(&value, young) {
+    match Request::read(&value, newer) {
         Err(Unreadable::Invalid) => {
             let mut error = RpcError::protocol(-32600, "Invalid request");
             error.status = 400;
             Ok(frame(inner, None, &error))
         }
         Err(Unreadable::Parse) => Ok(frame(inner, None, &RpcError::protocol(-32700, "Parse error"))),
-        Ok(request) => match Box::pin(play(inner, caller, &request)).await {
-            Played::Answer(Err(error)) if error.status != 200 => {
+        Ok(request) => match Box::pin(handle(inner, caller, &request)).await {
+            Handled::Answer(Err(error)) if error.status != 200 => {
                 Ok(frame(inner, request.id.as_ref(), &error))
             }
-            Played::Answer(result) => {
+            Handled::Answer(result) => {
                 Ok(plain(StatusCode::OK, answer_text(inner, request.id.as_ref(), &result)))
             }
-            Played::CutAnswer(result) => {
+            Handled::CutAnswer(result) => {
                 let text = answer_text(inner, request.id.as_ref(), &result);
                 Ok(plain(StatusCode::OK, text[..text.len() / 2].to_owned()))
             }
-            Played::NullId => {
+            Handled::NullId => {
                 Ok(frame(inner, Some(&Value::Null), &RpcError::protocol(-32700, "Parse error")))
             }
-            Played::Unauthorized => Ok(plain(StatusCode::UNAUTHORIZED, String::new())),
-            Played::Close => Err(CloseConnection),
-            Played::Never => std::future::pending().await,
+            Handled::Unauthorized => Ok(plain(StatusCode::UNAUTHORIZED, String::new())),
+            Handled::Close => Err(CloseConnection),
+            Handled::Never => std::future::pending().await,
         },
     }
 }
@@ -176,13 +176,13 @@ async fn batch_answer(
             error.status = 400;
             return Ok(frame(inner, None, &error));
         };
-        match Box::pin(play(inner, caller, &request)).await {
-            Played::Answer(result) | Played::CutAnswer(result) => {
+        match Box::pin(handle(inner, caller, &request)).await {
+            Handled::Answer(result) | Handled::CutAnswer(result) => {
                 answers.push(answer_text(inner, request.id.as_ref(), &result).trim_end().to_owned());
             }
-            Played::Unauthorized => return Ok(plain(StatusCode::UNAUTHORIZED, String::new())),
-            Played::NullId | Played::Close => return Err(CloseConnection),
-            Played::Never => std::future::pending().await,
+            Handled::Unauthorized => return Ok(plain(StatusCode::UNAUTHORIZED, String::new())),
+            Handled::NullId | Handled::Close => return Err(CloseConnection),
+            Handled::Never => std::future::pending().await,
         }
     }
     answers.retain(|answer| !answer.is_empty());
@@ -192,8 +192,8 @@ async fn batch_answer(
 /// An error frame with its status. Without an id the older go-jsonrpc sends no body, and the newer one sends
 /// `"id":null`.
 fn frame(inner: &Inner, id: Option<&Value>, error: &RpcError) -> Response<Body> {
-    let young = inner.config.version.has_young_jsonrpc();
-    let status = if young {
+    let newer = inner.config.version.has_newer_jsonrpc();
+    let status = if newer {
         error.status
     } else if error.status == 200 {
         200
@@ -201,7 +201,7 @@ fn frame(inner: &Inner, id: Option<&Value>, error: &RpcError) -> Response<Body> 
         500
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let id = id.or(young.then_some(&Value::Null));
+    let id = id.or(newer.then_some(&Value::Null));
     plain(status, answer_text(inner, id, &Err(error.clone())))
 }
 

@@ -109,7 +109,7 @@ pub(crate) async fn import_data(
     });
     let result = work.await;
     if life.is_cancelled() {
-        // The connection goes with the process; until then it must not say anything.
+        // The connection closes with the process. No answer may be sent before that.
         return std::future::pending().await;
     }
     match result {

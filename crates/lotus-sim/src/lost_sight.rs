@@ -5,9 +5,9 @@
 /// The side whose watchers fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watcher {
-    /// The storage provider's: its list says `StorageDealError`.
+    /// The storage provider's watchers: its list shows `StorageDealError`.
     Provider,
-    /// The client node's, for the deals that it follows (`ClientStartDeal`).
+    /// The client node's watchers, for the deals that it tracks (`ClientStartDeal`).
     Client,
     /// Both.
     Both,

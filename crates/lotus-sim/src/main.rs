@@ -12,14 +12,14 @@ use lotus_sim::{
 };
 use serde_json::{Value, json};
 
-/// A stand-in for a Lotus full node and its miners. Not a node: for rehearsals only.
+/// Simulates a Lotus full node and its miners. Not a node: for rehearsals only.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     /// A miner's address; may be given many times.
     #[arg(long = "miner", value_name = "ADDRESS", default_value = "f01000")]
     miners: Vec<String>,
-    /// The release whose quirks are played: 1.5, 1.11, 1.23 or 1.27.1.
+    /// The simulated Lotus release: 1.5, 1.11, 1.23 or 1.27.1.
     #[arg(long, default_value = "1.23", value_parser = parse_version)]
     lotus_version: LotusVersion,
     /// Real milliseconds per epoch; 0 stops the chain (see POST /sim/epoch).
@@ -31,7 +31,7 @@ struct Arguments {
     /// Chain height at the start.
     #[arg(long, default_value_t = 1_000_000)]
     start_epoch: i64,
-    /// Where the full node listens.
+    /// Listen address of the full node.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// A wallet of the full node; may be given many times.
@@ -46,7 +46,7 @@ struct Arguments {
     /// Sector size of the miners in bytes.
     #[arg(long, default_value_t = 32 << 30)]
     sector_size: u64,
-    /// What the miners ask for, in attoFIL per GiB per epoch.
+    /// The miners' price, in attoFIL per GiB per epoch.
     #[arg(long, default_value_t = 0)]
     price: u64,
     /// Everyone may do everything without a token.

@@ -25,7 +25,7 @@ pub(crate) struct Request {
 
 /// How a call is answered.
 #[derive(Debug)]
-pub(crate) enum Played {
+pub(crate) enum Handled {
     Answer(Result<Reply, RpcError>),
     /// Sends the first half of this answer, then closes the connection.
     CutAnswer(Result<Reply, RpcError>),
@@ -111,7 +111,7 @@ impl World {
 }
 
 /// Handles a call: log, fault, work.
-pub(crate) async fn play(inner: &Arc<Inner>, caller: &Caller, request: &Request) -> Played {
+pub(crate) async fn handle(inner: &Arc<Inner>, caller: &Caller, request: &Request) -> Handled {
     let (number, fault) = inner.with(|world| {
         let number = world.log.begin(caller.node.clone(), caller.transport, &request.method, &request.params);
         (number, world.take_fault(&caller.node, &request.method, &request.params))
@@ -121,19 +121,19 @@ pub(crate) async fn play(inner: &Arc<Inner>, caller: &Caller, request: &Request)
         Some(FaultKind::Delay(delay)) => tokio::time::sleep(*delay).await,
         Some(FaultKind::DropBefore) => {
             record.end(Outcome::Withheld);
-            return Played::Close;
+            return Handled::Close;
         }
         Some(FaultKind::Unauthorized) => {
             record.end(Outcome::Withheld);
-            return Played::Unauthorized;
+            return Handled::Unauthorized;
         }
         Some(FaultKind::NullIdError) => {
             record.end(Outcome::Withheld);
-            return Played::NullId;
+            return Handled::NullId;
         }
         Some(FaultKind::Hang) => {
             record.end(Outcome::Withheld);
-            return Played::Never;
+            return Handled::Never;
         }
         _ => {}
     }
@@ -151,23 +151,23 @@ pub(crate) async fn play(inner: &Arc<Inner>, caller: &Caller, request: &Request)
                 replace_state(value, state);
             }
         }
-        Some(FaultKind::DropAfterWork) => withhold = Some(Played::Close),
-        Some(FaultKind::HangAfterWork) => withhold = Some(Played::Never),
+        Some(FaultKind::DropAfterWork) => withhold = Some(Handled::Close),
+        Some(FaultKind::HangAfterWork) => withhold = Some(Handled::Never),
         Some(FaultKind::CutAnswer) => {
             record.end(Outcome::Withheld);
-            return Played::CutAnswer(result);
+            return Handled::CutAnswer(result);
         }
         _ => {}
     }
-    if let Some(played) = withhold {
+    if let Some(handled) = withhold {
         record.end(Outcome::Withheld);
-        return played;
+        return handled;
     }
     record.end(match &result {
         Ok(_reply) => Outcome::Answered,
         Err(error) => Outcome::Error { code: error.code, message: error.message.clone() },
     });
-    Played::Answer(result)
+    Handled::Answer(result)
 }
 
 /// Finds the method, checks parameter count and permission, and calls it.

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::calls::NodeName;
 use crate::inner::Inner;
 use crate::reply::{Caller, ChannelKind, Reply, RpcError};
-use crate::rpc::{Played, Request, answer_text, play};
+use crate::rpc::{Handled, Request, answer_text, handle};
 
 /// Size of a fragment: gorilla's write buffer.
 const FRAGMENT_BYTES: usize = 4096;
@@ -55,7 +55,7 @@ struct Connection {
     inner: Arc<Inner>,
     caller: Caller,
     out: mpsc::Sender<Outgoing>,
-    /// Requests that run or stream, by the text of their id: what `xrpc.cancel` ends.
+    /// Running and streaming requests by the text of their id; `xrpc.cancel` ends them.
     running: Mutex<HashMap<String, CancellationToken>>,
     channels: Mutex<u64>,
 }
@@ -72,7 +72,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, caller: Caller, life: CancellationT
     // Everything of this connection ends with `gone`, the context of its requests.
     let gone = CancellationToken::new();
     let _gone_when_dropped = gone.clone().drop_guard();
-    let pings = inner.config.version.has_young_jsonrpc();
+    let pings = inner.config.version.has_newer_jsonrpc();
     let period = inner.config.timings.websocket_ping;
     let connection = Arc::new(Connection {
         inner: inner.clone(),
@@ -179,10 +179,10 @@ async fn write_message(
 }
 
 async fn call(connection: Arc<Connection>, payload: Vec<u8>) {
-    let young = connection.inner.config.version.has_young_jsonrpc();
+    let newer = connection.inner.config.version.has_newer_jsonrpc();
     // Lotus drops frames that do not parse, batches included, with a line in its log.
     let Ok(value) = serde_json::from_slice::<Value>(&payload) else { return };
-    let Ok(request) = Request::read(&value, young) else { return };
+    let Ok(request) = Request::read(&value, newer) else { return };
     if request.method == "xrpc.cancel" {
         connection.cancel(&request.params);
         return;
@@ -193,27 +193,27 @@ async fn call(connection: Arc<Connection>, payload: Vec<u8>) {
         connection.running().insert(key.clone(), gone.clone());
     }
     let caller = Caller { gone: gone.clone(), ..connection.caller.clone() };
-    let played = Box::pin(play(&connection.inner, &caller, &request)).await;
+    let handled = Box::pin(handle(&connection.inner, &caller, &request)).await;
     let id = request.id.as_ref();
     let mut streaming = false;
-    let outgoing = match played {
-        Played::Answer(Ok(Reply::Channel(kind))) => {
+    let outgoing = match handled {
+        Handled::Answer(Ok(Reply::Channel(kind))) => {
             streaming = true;
             connection.open(kind, id, gone).await;
             None
         }
-        Played::Answer(result) => Some(Outgoing::Message(answer_text(&connection.inner, id, &result))),
-        Played::CutAnswer(result) => {
+        Handled::Answer(result) => Some(Outgoing::Message(answer_text(&connection.inner, id, &result))),
+        Handled::CutAnswer(result) => {
             let text = answer_text(&connection.inner, id, &result);
             Some(Outgoing::End(Some(text[..text.len() / 2].to_owned())))
         }
-        Played::NullId => Some(Outgoing::Message(answer_text(
+        Handled::NullId => Some(Outgoing::Message(answer_text(
             &connection.inner,
             Some(&Value::Null),
             &Err(RpcError::protocol(-32700, "Parse error")),
         ))),
-        Played::Unauthorized | Played::Close => Some(Outgoing::End(None)),
-        Played::Never => None,
+        Handled::Unauthorized | Handled::Close => Some(Outgoing::End(None)),
+        Handled::Never => None,
     };
     if let (Some(key), false) = (&key, streaming) {
         connection.running().remove(key);

@@ -3,7 +3,7 @@
 //! The length of every section is known before its content. A node reserves a *placeholder* of its length,
 //! and its children follow behind. A block that the CAR already has is not written again: a repeated leaf is
 //! left out; a repeated node is recognised when its last child is laid out. All blocks below a repeated node
-//! are repeated too, so nothing stands behind its placeholder, and the placeholder is freed.
+//! are repeated too, so nothing follows its placeholder, and the placeholder is freed.
 //!
 //! With [`CarOrder::LeavesFirst`] repeated blocks are written again. The nodes of a file stand behind its
 //! leaves at offsets that are known in advance: a node is written as soon as its last child is laid out.

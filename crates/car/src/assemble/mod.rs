@@ -5,7 +5,7 @@
 //!         4 to 16 MiB  any thread            one at a time            any thread
 //! ```
 //!
-//! Every byte of the source is read once, directly behind the room for its CID in a buffer, hashed there for
+//! Every byte of the source is read once, directly behind the space for its CID in a buffer, hashed there for
 //! the DAG and for the piece, and written from there. Nodes and header are written into their placeholders as
 //! soon as they are known. The bytes of the CAR do not depend on the number of threads.
 //!
@@ -41,7 +41,7 @@ use crate::unixfs::folder::Shapes;
 /// How a CAR is built.
 #[derive(Debug, Clone, Copy)]
 pub struct BuildOptions {
-    /// What decides the blocks.
+    /// Parameters of the DAG.
     pub params: DagParams,
     /// The largest piece that the CAR may need.
     pub max_piece: PaddedPieceSize,

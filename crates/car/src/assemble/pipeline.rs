@@ -299,7 +299,7 @@ fn read_leaf(leaf: &Leaf, block: &mut [u8]) -> Result<(), BuildError> {
         let at = leaf.offset + len64(done);
         match source.read_at(&mut block[done..], at) {
             Ok(0) => {
-                // If the stamp differs as well, that error tells more.
+                // If the stamp differs as well, that error is more specific.
                 source.check()?;
                 return Err(BuildError::changed(&source.path, SourceChange::EndedEarly { at }));
             }

@@ -347,7 +347,7 @@ mod tests {
         ] {
             let list = List { state: of, ranges: vec![0..20, 50..100] };
             assert_eq!(List::parse(text), Some(list));
-            // Cut between lines, it says less than there is.
+            // A list that is cut between lines lists fewer ranges.
             for length in (0..text.len()).filter(|length| !between_lines.contains(length)) {
                 assert_eq!(List::parse(&text[..length]), None, "{length} of {text:?}");
             }

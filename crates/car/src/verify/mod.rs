@@ -74,13 +74,13 @@ pub enum VerifyError {
     /// The file ends too early.
     #[error("the CAR is cut: it ends inside the header or section that starts at byte {offset}")]
     Truncated {
-        /// Where the cut section starts.
+        /// Offset of the cut section.
         offset: u64,
     },
     /// A section's length is malformed or beyond the limit.
     #[error("damaged section at byte {offset}: {}", impossible_length(*length))]
     SectionLength {
-        /// Where the section starts.
+        /// Offset of the section.
         offset: u64,
         /// The length, if it is a number.
         length: Option<u64>,
@@ -88,21 +88,21 @@ pub enum VerifyError {
     /// A section of length zero: padding that does not fill the file up to a piece.
     #[error("empty section at byte {offset}: what follows are not zeros up to the size of a piece")]
     EmptySection {
-        /// Where the section starts.
+        /// Offset of the section.
         offset: u64,
     },
     /// A section does not start with a CID.
     #[error("damaged section at byte {offset}: it does not start with a CID")]
     Cid {
-        /// Where the section starts.
+        /// Offset of the section.
         offset: u64,
-        /// What is wrong with the CID.
+        /// Error of the CID.
         source: CidError,
     },
     /// The hash function of a block's CID is unknown, so the block cannot be checked.
     #[error("cannot check block {cid} at byte {offset}: unknown hash function {hash:#x}")]
     UnknownHash {
-        /// Where the section starts.
+        /// Offset of the section.
         offset: u64,
         /// The block's CID.
         cid: PayloadCid,
@@ -112,7 +112,7 @@ pub enum VerifyError {
     /// The hash of a block differs from its CID.
     #[error("damaged block {cid} at byte {offset}: its bytes have another hash")]
     WrongHash {
-        /// Where the section starts.
+        /// Offset of the section.
         offset: u64,
         /// The block's CID.
         cid: PayloadCid,
@@ -120,7 +120,7 @@ pub enum VerifyError {
     /// A block that should have links cannot be decoded.
     #[error("malformed block {cid} at byte {offset}: not {format}")]
     MalformedBlock {
-        /// Where the section starts.
+        /// Offset of the section.
         offset: u64,
         /// The block's CID.
         cid: PayloadCid,
@@ -130,7 +130,7 @@ pub enum VerifyError {
     /// A block that is linked to is not in the CAR.
     #[error("incomplete CAR: block {cid}, which the block at byte {offset} links to, is missing")]
     MissingBlock {
-        /// Where the section with the link starts.
+        /// Offset of the section with the link.
         offset: u64,
         /// The missing block's CID.
         cid: PayloadCid,

@@ -181,7 +181,7 @@ async fn the_client_checks_in_the_contracts_order() {
     let panic = full.raw("ClientStartDeal", with("Miner", json!("f01001"))).await;
     assert_eq!((panic.status, &panic.json()["error"]["code"]), (500, &json!(0)));
     assert!(panic.body.contains("invalid memory address or nil pointer dereference"), "{}", panic.body);
-    // A number where Go wants a decimal string.
+    // A number where Go expects a decimal string.
     let answer = full.raw("ClientStartDeal", with("EpochPrice", json!(0))).await;
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (500, &json!(-32700)));
 }
@@ -420,7 +420,7 @@ async fn an_unreachable_provider_fails_proposals_late() {
     let (_code, text) = full.error("ClientQueryAsk", json!([peer, MINER])).await;
     assert!(text.starts_with("failed to open stream to miner: "), "{text}");
 
-    // One that waits says so while the provider is away.
+    // A waiting deal shows that the provider is unreachable.
     sim.set_reachable(MINER, true);
     let waiting = full.ok("ClientStartDeal", json!([car.deal(5003)])).await;
     let waiting = waiting["/"].as_str().unwrap();

@@ -11,7 +11,7 @@ use crate::support::{
     provider_state, start,
 };
 
-/// Imports that take so long that a test can act in between.
+/// Slow imports, so that a test can act meanwhile.
 fn slow(version: LotusVersion, copy: Duration, commp: Duration) -> SimConfig {
     let timings = Timings { import_copy: copy, import_commp: commp, ..Timings::default() };
     SimConfig { timings, ..config(version) }

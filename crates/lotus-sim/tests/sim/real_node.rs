@@ -32,8 +32,8 @@ async fn a_collateral_beyond_twice_the_minimum_is_refused_by_the_provider() {
     let reason = format!("deal rejected: proposed provider collateral above maximum: {} > {most}", most + 1);
     assert!(text.starts_with("provider returned unexpected state 11 for proposal "), "{text}");
     assert!(text.ends_with(&format!("with message: {reason}")), "{text}");
-    // The node tells the network's bounds, whose upper one is all FIL there is; the provider's own is not
-    // told.
+    // The node reports the network's bounds; the upper one is the whole supply of FIL. The provider's own
+    // limit is not reported.
     assert_eq!(bounds["Max"], "2000000000000000000000000000");
 }
 

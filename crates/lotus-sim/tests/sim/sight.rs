@@ -10,7 +10,7 @@ use crate::support::{
     Car, MINER, Node, client_reaches, config, eventually, http, import, propose_and_wait, provider_reaches,
 };
 
-/// The client polls several times before the provider comes to its next step.
+/// The client polls several times before the provider reaches its next step.
 async fn node() -> Sim {
     let timings = Timings { precommit_wait: Duration::from_millis(500), ..Timings::default() };
     lotus_sim::start(SimConfig { timings, ..config(LotusVersion::V1_23) }).await.unwrap()

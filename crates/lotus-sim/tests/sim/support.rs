@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const WALLET: &str = "f1djcw6gt533u2bdzckvtcui6hmmuzpu3mykxkunq";
 pub(crate) const MINER: &str = "f01000";
 
-/// A configuration whose epochs pass only when told.
+/// A configuration whose epochs pass only on request.
 pub(crate) fn config(version: LotusVersion) -> SimConfig {
     SimConfig { version, time: TimeScale { epoch: Duration::ZERO }, ..SimConfig::default() }
 }
@@ -33,7 +33,7 @@ pub(crate) fn wallet_with(balance: u128, datacap: Option<u128>) -> WalletConfig 
     WalletConfig { balance, datacap, ..WalletConfig::default() }
 }
 
-/// What came back over HTTP.
+/// An HTTP answer.
 #[derive(Debug)]
 pub(crate) struct HttpAnswer {
     pub(crate) status: u16,
@@ -142,7 +142,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_elapsed| panic!("never: {what}"))
 }
 
-/// A CAR on disk and what a deal for it says.
+/// A CAR on disk and the terms of a deal for it.
 #[derive(Debug)]
 pub(crate) struct Car {
     pub(crate) path: PathBuf,

@@ -28,7 +28,7 @@ async fn long_answers_come_in_fragments() {
 }
 
 #[tokio::test]
-async fn the_young_server_pings_and_never_pongs() {
+async fn the_newer_server_pings_and_never_pongs() {
     let timings = Timings { websocket_ping: Duration::from_millis(20), ..Timings::default() };
     let sim = lotus_sim::start(SimConfig { timings, ..config(LotusVersion::V1_23) }).await.unwrap();
     let mut ws = Ws::connect(&Node::full(&sim)).await;
@@ -37,7 +37,7 @@ async fn the_young_server_pings_and_never_pongs() {
         let frame = soon("a ping", ws.frame()).await.unwrap();
         assert_eq!(frame.opcode, 9);
     }
-    // Whatever it had to say to the ping would have come before this answer.
+    // A pong would have arrived before this answer.
     ws.send(1, "Session", json!([])).await;
     loop {
         let frame = soon("a frame", ws.frame()).await.unwrap();
@@ -160,7 +160,7 @@ async fn cancel_takes_the_request_id_and_closes_the_miners_channel_only() {
     let mut provider = Ws::connect(&Node::miner(&sim, MINER)).await;
     provider.send(40, "MarketGetDealUpdates", json!([])).await;
     assert_eq!(provider.json().await["result"], 1);
-    // The channel's number is not what it wants.
+    // The channel's number cancels nothing.
     provider.send_frame(1, br#"{"jsonrpc":"2.0","method":"xrpc.cancel","params":[1]}"#).await;
     provider.send_frame(1, cancel.as_bytes()).await;
     assert_eq!(provider.json().await, json!({ "jsonrpc": "2.0", "method": "xrpc.ch.close", "params": [1] }));

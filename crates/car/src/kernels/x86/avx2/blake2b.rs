@@ -272,7 +272,7 @@ fn compress(state: &mut State, message: &Message, bytes: u64, end: u64) {
     let mut scratch = _mm256_setzero_si256();
     // SAFETY: the code reads 512 bytes at `message`, reads and writes 256 bytes at `state` and 32 at
     // `scratch`, all aligned for their vectors and the latter two exclusively borrowed, and reads 64
-    // bytes at `start`, at `marks` and at `rotations`. It uses no stack, and says which registers it
+    // bytes at `start`, at `marks` and at `rotations`. It uses no stack, and names the registers it
     // changes. The feature it needs is enabled for the function.
     unsafe {
         asm!(

@@ -291,7 +291,7 @@ fn compress(state: &mut State, message: &Message, bytes: u64, end: u64) {
     let marks = [bytes, end];
     // SAFETY: the code reads 2048 bytes at `message`, reads and writes 1024 bytes at `state`, both aligned
     // for their vectors and the latter exclusively borrowed, and reads 64 bytes at `start` and 16 at
-    // `marks`. It uses no stack, and says which registers it changes. The feature it needs is enabled for
+    // `marks`. It uses no stack, and names the registers it changes. The feature it needs is enabled for
     // the function.
     unsafe {
         asm!(

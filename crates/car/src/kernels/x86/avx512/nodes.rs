@@ -288,7 +288,7 @@ pub(super) fn hash_32_nodes(digests: &mut Digests, words: &mut Words) {
     static TRUNCATION: u32 = 0xffff_ff3f;
     // SAFETY: the code reads and writes 2048 bytes at `words` and 1024 bytes at `digests`, exclusively
     // borrowed and aligned for their vectors, and reads 256 bytes at each table of constants, whose
-    // pointers advance by 64 bytes in each of four passes. It uses no stack, and says which registers it
+    // pointers advance by 64 bytes in each of four passes. It uses no stack, and names the registers it
     // changes. The feature it needs is enabled for the function.
     unsafe {
         asm!(

@@ -199,14 +199,14 @@ macro_rules! rounds_and_schedules {
         let nodes = &$nodes.as_chunks::<2>().0[$pair];
         // Holds words of a schedule; `Words` has the size and alignment that the code needs.
         let mut scratch = MaybeUninit::<Words>::uninit();
-        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants` and 128 at `nodes`.
-        // With expansion it reads one of the two quads at `raw`; no load passes the quad's end: the last load
-        // of eight bytes ends there, and so do the four bytes of the last word. It writes the quad's half of
-        // `padded`, which is exclusively borrowed. It writes 32 bytes at every 64th of `next`, from the pair's
-        // offset in the first four rounds to that in the last: all of them are inside the schedules, which are
-        // exclusively borrowed and aligned. It writes 192 of the 256 bytes at `scratch`, which is aligned for
-        // it, and reads only bytes that it wrote there. It uses no stack, and names the registers that it
-        // changes. The features it needs are enabled for the function.
+        // SAFETY: the code reads 1024 bytes at `now` or 256 at `padding`, 256 at `constants` and 128 at
+        // `nodes`. With expansion it reads one of the two quads at `raw`; no load passes the quad's end: the
+        // last load of eight bytes ends there, and so do the four bytes of the last word. It writes the
+        // quad's half of `padded`, which is exclusively borrowed. It writes 32 bytes at every 64th of `next`,
+        // from the pair's offset in the first four rounds to that in the last: all of them are inside the
+        // schedules, which are exclusively borrowed and aligned. It writes 192 of the 256 bytes at
+        // `scratch`, which is aligned for it, and reads only bytes that it wrote there. It uses no stack, and
+        // names the registers that it changes. The features it needs are enabled for the function.
         unsafe {
             asm!(
                 sixteen_rows!($rows $expand),
