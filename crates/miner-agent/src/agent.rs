@@ -32,7 +32,7 @@ pub struct Agent {
     /// The database.
     pub store: Store,
     /// One per miner.
-    pub importers: Vec<ImportContext>,
+    pub contexts: Vec<ImportContext>,
     /// The head of the chain.
     pub head: Arc<Head>,
     retry: RetryUntilAnswered,
@@ -61,7 +61,7 @@ impl Agent {
         let arrivals = Arc::<arrivals::Arrivals>::default();
         let folder_guard = Arc::new(FolderGuard::new(setting.file_timeout));
         let retry = RetryUntilAnswered::endless(store.clone());
-        let mut importers = Vec::new();
+        let mut contexts = Vec::new();
         for entry in &config.miners {
             let section = config.market_section(entry);
             let address = NodeAddress { section, env, timeouts: config.call_timeouts() };
@@ -73,7 +73,7 @@ impl Agent {
                 }
                 Err(NodeError::Lotus(error)) => return Err(error.into()),
             }
-            importers.push(ImportContext {
+            contexts.push(ImportContext {
                 store: store.clone(),
                 market: Arc::new(Market::new(entry.miner.clone(), address, setting.import_method)),
                 head: Arc::clone(&head),
@@ -87,12 +87,12 @@ impl Agent {
                 setting: Arc::clone(&setting),
             });
         }
-        Ok(Self { store, importers, head, retry, setting, pieces, places, arrivals })
+        Ok(Self { store, contexts, head, retry, setting, pieces, places, arrivals })
     }
 
     /// The miners' addresses, as deals name them.
     pub fn miners(&self) -> Vec<String> {
-        self.importers.iter().map(|importer| importer.market.miner().to_owned()).collect()
+        self.contexts.iter().map(|context| context.market.miner().to_owned()).collect()
     }
 
     /// Watches and imports until the shutdown is requested.
@@ -105,7 +105,7 @@ impl Agent {
         info!(miners = miners.join(","), database = self.store.database_name(), "miner-agent runs");
         let owner = owner_name();
         let mut supervisor = Supervisor::new();
-        let wakes: Arc<Vec<Arc<Notify>>> = Arc::new(self.importers.iter().map(|_| Arc::default()).collect());
+        let wakes: Arc<Vec<Arc<Notify>>> = Arc::new(self.contexts.iter().map(|_| Arc::default()).collect());
 
         let retry = self.retry.with_own_breaker();
         let prepare = prepare_database(self.store.clone(), retry, shutdown.token().clone());
@@ -132,24 +132,24 @@ impl Agent {
             stop.run_until_cancelled(head.keep_fresh()).await;
             Ok::<(), AgentError>(())
         });
-        for (importer, wake) in self.importers.iter().zip(wakes.iter()) {
-            let miner = importer.market.miner();
+        for (context, wake) in self.contexts.iter().zip(wakes.iter()) {
+            let miner = context.market.miner();
             let stop = shutdown.token().clone();
-            let worker = Worker::new(importer.clone(), owner.clone(), Arc::clone(wake), stop.clone());
+            let worker = Worker::new(context.clone(), owner.clone(), Arc::clone(wake), stop.clone());
             supervisor.spawn(format!("imports of {miner}"), async move {
                 worker.run().await;
                 Ok::<(), AgentError>(())
             });
-            let (reported, ending, agent) = (importer.clone(), shutdown.token().clone(), owner.clone());
+            let (reported, ending, agent) = (context.clone(), shutdown.token().clone(), owner.clone());
             supervisor.spawn(format!("state of {miner}"), async move {
                 let ImportContext { store, market, standing, .. } = &reported;
                 let report = miner_state::report(store, market.miner(), standing, &agent);
                 ending.run_until_cancelled(report).await;
                 Ok::<(), AgentError>(())
             });
-            let (importer, wake) = (importer.clone(), Arc::clone(wake));
+            let (context, wake) = (context.clone(), Arc::clone(wake));
             supervisor.spawn(format!("provider view of {miner}"), async move {
-                provider_sync::follow(&importer, &wake, &stop).await;
+                provider_sync::follow(&context, &wake, &stop).await;
                 Ok::<(), AgentError>(())
             });
         }

@@ -88,7 +88,7 @@ fn troubled(deal: &OfflineDealDoc) -> Troubled {
         .or_else(|| deal.statusmsg.clone())
         .unwrap_or_default();
     Troubled {
-        deal: deal.dealcid.as_deref().unwrap_or("without dealcid").chars().take(80).collect(),
+        deal: deal.shown_dealcid(),
         miner: deal.miner.clone().unwrap_or_default(),
         payload_cid: deal.filecid.clone().unwrap_or_default(),
         why,

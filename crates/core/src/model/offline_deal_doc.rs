@@ -86,6 +86,11 @@ impl OfflineDealDoc {
         self.status.and_then(|status| u64::try_from(status).ok()).map(DealStatus::from_lotus)
     }
 
+    /// `dealcid` as people see it: the prototype stored whole error texts there.
+    pub fn shown_dealcid(&self) -> String {
+        self.dealcid.as_deref().unwrap_or("without dealcid").chars().take(80).collect()
+    }
+
     /// Whether client-agent found the deal on chain, published or active. A provider publishes a deal only
     /// when it has the data, so the import is done, regardless of the market's later reports.
     pub fn is_on_chain(&self) -> bool {

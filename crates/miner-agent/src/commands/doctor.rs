@@ -27,18 +27,18 @@ pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
                 checks.push(Check::of_error("mongodb", ErrorChain(&error).to_string(), error.hint(), true));
             }
             checks.extend(doctor::database(&agent.store, IndexUser::MinerAgent, Indexes::Look).await);
-            for importer in &agent.importers {
-                let subject = format!("market {}", importer.market.miner());
-                match importer.market.identify().await {
+            for context in &agent.contexts {
+                let subject = format!("market {}", context.market.miner());
+                match context.market.identify().await {
                     Ok(node) => {
                         let endpoint = node.endpoint();
                         checks.push(Check::ok(&subject, format!("{endpoint} works for this miner")));
-                        let found = importer.market.endpoint();
+                        let found = context.market.endpoint();
                         checks.extend(found.and_then(|found| doctor::token_in_clear(&subject, &found)));
-                        let answers = check_node(&subject, &node, importer.market.method()).await;
+                        let answers = check_node(&subject, &node, context.market.method()).await;
                         checks.extend(answers.checks);
                         checks.push(match answers.listed {
-                            Ok(listed) => deals_check(&subject, importer, listed).await,
+                            Ok(listed) => deals_check(&subject, context, listed).await,
                             Err(check) => check,
                         });
                     }
@@ -64,8 +64,8 @@ pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
 }
 
 /// What the market lists beside what the database has of this miner.
-async fn deals_check(subject: &str, importer: &ImportContext, listed: u64) -> Check {
-    let (store, miner) = (&importer.store, importer.market.miner());
+async fn deals_check(subject: &str, context: &ImportContext, listed: u64) -> Check {
+    let (store, miner) = (&context.store, context.market.miner());
     let listed_words = format!("lists {listed} deals");
     let (Ok(recorded), Ok(counts)) = (store.recorded_deals(miner).await, store.pending_counts(miner).await)
     else {
@@ -95,7 +95,7 @@ async fn head(agent: &Agent, config: &Config) -> Check {
             }
         };
     }
-    let markets = agent.importers.iter().map(|importer| &importer.market);
+    let markets = agent.contexts.iter().map(|context| &context.market);
     let unknown: Vec<_> = markets
         .filter(|market| {
             config.setting.head_source == HeadSource::Node || market.network() != Some(Network::Main)

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use carferry_core::model::address::MinerId;
 use carferry_core::model::{ImportState, OfflineDealDoc};
 use carferry_core::store::{Store, StoreError};
 use serde::Serialize;
@@ -100,21 +99,20 @@ fn verdict(deal: &OfflineDealDoc, line: &PendingLine, miners: &[String]) -> Stri
 /// Why `retry` changed nothing of this deal.
 pub fn why_not_retried(explained: &Explained, miners: &[String]) -> String {
     let Some(record) = &explained.record else { return explained.verdict.clone() };
-    let is_ours = is_one_of(record.miner.as_deref().unwrap_or_default(), miners);
+    let is_configured = is_one_of(record.miner.as_deref().unwrap_or_default(), miners);
     match record.import.as_ref().map(|import| import.state) {
-        Some(ImportState::Missed) if is_ours && record.isdeal == Some(0) => format!(
+        Some(ImportState::Missed) if is_configured && record.isdeal == Some(0) => format!(
             "its start epoch cannot be met any more, and another try would not change that; client-agent replaces \
              it ({})",
             explained.verdict
         ),
-        None if is_ours && record.isdeal == Some(0) => "it is due already".to_owned(),
+        None if is_configured && record.isdeal == Some(0) => "it is due already".to_owned(),
         _ => explained.verdict.clone(),
     }
 }
 
 fn is_one_of(miner: &str, miners: &[String]) -> bool {
-    let id = miner.parse::<MinerId>().ok();
-    miners.iter().any(|own| own == miner || id.is_some() && own.parse::<MinerId>().ok() == id)
+    miners.iter().any(|own| status::is_same(own, miner))
 }
 
 impl Explained {

@@ -110,8 +110,8 @@ async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, Ag
         }
         Command::Run(Doing { dry_run: true }) | Command::Import(Doing { dry_run: true }) => {
             let agent = Agent::build(&config, environment).await?;
-            over_miners(&agent, cli.json, &mut printer, async |importer, tell| {
-                one_pass::plan_due(importer, tell).await
+            over_miners(&agent, cli.json, &mut printer, async |context, tell| {
+                one_pass::plan_due(context, tell).await
             })
             .await
         }
@@ -120,8 +120,8 @@ async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, Ag
             agent.store.check_replica_set().await?;
             let shutdown = Shutdown::listen()?;
             let stop = shutdown.token().clone();
-            let work = over_miners(&agent, cli.json, &mut printer, async |importer, tell| {
-                one_pass::import_due(importer, &stop, tell).await
+            let work = over_miners(&agent, cli.json, &mut printer, async |context, tell| {
+                one_pass::import_due(context, &stop, tell).await
             });
             let ended = unless_forced(&shutdown, work).await?;
             Ok(if shutdown.token().is_cancelled() { ExitStatus::Interrupted } else { ended })
@@ -164,7 +164,7 @@ async fn execute(cli: &Cli, flags: &[(String, String)]) -> Result<ExitStatus, Ag
             config.mongodb.check_files()?;
             let target = config.mongodb.target()?;
             let file = cli.config.as_ref().map(|file| file.display().to_string());
-            let nodes: Vec<_> = agent.importers.iter().map(|importer| importer.market.endpoint()).collect();
+            let nodes: Vec<_> = agent.contexts.iter().map(|context| context.market.endpoint()).collect();
             let address = |node: &Option<Endpoint>| node.as_ref().map(|node| node.url.to_string());
             if cli.json {
                 let markets: Vec<_> = nodes.iter().map(address).collect();
@@ -229,14 +229,14 @@ where
         }
     };
     let ends =
-        join_all(agent.importers.iter().map(async |importer| pass(importer, &mut |line| tell(line)).await))
+        join_all(agent.contexts.iter().map(async |context| pass(context, &mut |line| tell(line)).await))
             .await;
     let (told, written) = told.into_inner();
     let mut status = ExitStatus::of_counts(told.well, told.troubled);
-    for (importer, end) in agent.importers.iter().zip(ends) {
+    for (context, end) in agent.contexts.iter().zip(ends) {
         if let Some(trouble) = end? {
             warn!(
-                { fields::MINER } = importer.market.miner(),
+                { fields::MINER } = context.market.miner(),
                 reason = trouble.reason,
                 "the market node cannot be worked with"
             );
@@ -248,7 +248,7 @@ where
     }
     written?;
     if !json && told.well + told.troubled == 0 && status == ExitStatus::Success {
-        let miners: Vec<_> = agent.importers.iter().map(|importer| importer.market.miner()).collect();
+        let miners: Vec<_> = agent.contexts.iter().map(|context| context.market.miner()).collect();
         printer.line(format!("nothing is due for {}", miners.join(", ")))?;
     }
     printer.flush()?;

@@ -131,7 +131,8 @@ pub(crate) fn agent_line(states: &[MinerStateDoc], miner: &str) -> AgentLine {
     }
 }
 
-fn is_same(one: &str, other: &str) -> bool {
+/// Whether two texts name one miner.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
     one == other
         || one
             .parse::<MinerId>()
@@ -165,7 +166,7 @@ pub(crate) fn line(deal: &OfflineDealDoc, now: DateTime, agent: Option<&AgentLin
         _ => None,
     };
     PendingLine {
-        deal: deal.dealcid.as_deref().unwrap_or("without dealcid").chars().take(80).collect(),
+        deal: deal.shown_dealcid(),
         miner: deal.miner.clone().unwrap_or_default(),
         state: if paused.is_some() { "paused" } else { state },
         reason: paused.or_else(|| import.and_then(|import| import.reason.clone())),

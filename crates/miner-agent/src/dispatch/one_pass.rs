@@ -44,9 +44,8 @@ pub struct DealLine {
 
 impl DealLine {
     fn new(deal: &OfflineDealDoc, miner: &str, outcome: &'static str) -> Self {
-        let shown = deal.dealcid.as_deref().unwrap_or("without dealcid").chars().take(80).collect();
         Self {
-            deal: shown,
+            deal: deal.shown_dealcid(),
             miner: miner.to_owned(),
             outcome,
             path: None,

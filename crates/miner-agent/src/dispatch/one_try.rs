@@ -158,10 +158,7 @@ fn log(claim: &Claim, outcome: &Outcome, elapsed: Duration) {
 
 /// The span of everything done for a deal.
 pub(super) fn deal_span(claim: &Claim, miner: &str) -> tracing::Span {
-    let proposal_cid = claim.deal.dealcid.as_deref().unwrap_or("without dealcid");
-    // The prototype stored whole error texts there.
-    let shown: String = proposal_cid.chars().take(80).collect();
-    info_span!("reconcile", { fields::PROPOSAL_CID } = shown, { fields::MINER } = miner)
+    info_span!("reconcile", { fields::PROPOSAL_CID } = claim.deal.shown_dealcid(), { fields::MINER } = miner)
 }
 
 /// The name of this process in leases and call intents, unlike that of any other process.

@@ -289,8 +289,8 @@ impl ImportContext {
             // The database's trouble, and no failure of the deal.
             Err(error) => return settled(self.waiting(ErrorChain(&error).to_string())),
         };
-        if let Some(verdict) = self.recheck_before_call(claim, &proposal_cid, piece_bytes).await {
-            return verdict;
+        if let Some(outcome) = self.recheck_before_call(claim, &proposal_cid, piece_bytes).await {
+            return outcome;
         }
         let later = |reason: &str| ImportOutcome::Waiting {
             reason: format!("it could be imported, and waits for {reason}"),
@@ -302,8 +302,7 @@ impl ImportContext {
             return settled(later(imports));
         }
         if !self.market.is_identified() {
-            // Another call has just failed. What was going to happen to this one can wait until the node
-            // answers.
+            // Another call has just failed: this one waits until the node answers.
             return settled(later(node));
         }
         if lost.is_cancelled() {
@@ -312,7 +311,7 @@ impl ImportContext {
         fail_point("import.assessed");
         let mut send_before = match self.record_call_intent(claim, &car).await {
             Ok(send_before) => send_before,
-            Err(verdict) => return *verdict,
+            Err(outcome) => return *outcome,
         };
         if !slot.may_call().await {
             return answered(later(imports));
@@ -323,7 +322,7 @@ impl ImportContext {
         if send_before.has_passed() {
             send_before = match self.record_call_intent(claim, &car).await {
                 Ok(send_before) => send_before,
-                Err(verdict) => return *verdict,
+                Err(outcome) => return *outcome,
             };
         }
         fail_point("import.noted");
@@ -462,8 +461,8 @@ impl ImportContext {
                 }
             },
         };
-        let patience = self.setting.confirm_timeout;
-        match self.look_until_moved(proposal_cid, Look::AfterCall, patience).await {
+        let timeout = self.setting.confirm_timeout;
+        match self.look_until_moved(proposal_cid, Look::AfterCall, timeout).await {
             Seen::Moved(listed) => self.moved(&listed, Some(car)),
             Seen::StillWaiting if unclear.is_none() => answered(self.retrying(&claim.deal, without_effect)),
             Seen::StillWaiting => settled(self.retrying(&claim.deal, without_effect)),
@@ -490,9 +489,9 @@ impl ImportContext {
     }
 
     /// Looks at a deal with growing pauses until it does not wait for data any more, at least once, at most
-    /// for `patience`.
-    async fn look_until_moved(&self, proposal_cid: &ProposalCid, kind: Look, patience: Duration) -> Seen {
-        let deadline = Instant::now() + patience;
+    /// for `timeout`.
+    async fn look_until_moved(&self, proposal_cid: &ProposalCid, kind: Look, timeout: Duration) -> Seen {
+        let deadline = Instant::now() + timeout;
         let mut pause = LOOK_PAUSE_MIN;
         loop {
             let listing = match kind {
@@ -533,8 +532,8 @@ impl ImportContext {
         }
     }
 
-    /// For what may come late or never: looked for less often with time. A hundred thousand such deals must
-    /// not keep those waiting that could be imported; and a file that arrives is told of.
+    /// For what may come late or never: looked for less often with time, so that a hundred thousand such deals
+    /// do not hold up those that could be imported. A file that arrives makes its deal due before that.
     fn waiting_by_age(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
         ImportOutcome::Waiting { reason, after: self.pause_by_age(deal), files }
     }
@@ -559,7 +558,7 @@ impl ImportContext {
         ImportOutcome::Retrying { reason, after, files: Vec::new() }
     }
 
-    /// A person puts another file there, sooner or later; until then a look costs next to nothing.
+    /// For a file that is another piece: a person has to replace it, and until then a look costs little.
     fn wrong_file(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
         ImportOutcome::Retrying { reason, after: self.pause_by_age(deal), files }
     }
@@ -567,7 +566,7 @@ impl ImportContext {
 
 fn node_trouble(error: &RpcError) -> ImportOutcome {
     let reason = with_hint(ErrorChain(error).to_string(), error.hint());
-    // Not the deal's doing: it keeps its place. The worker pauses meanwhile.
+    // The deal is due again at once: its failure counts against the node, and the worker pauses.
     let reason = format!("the market node cannot be worked with: {reason}");
     ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() }
 }
