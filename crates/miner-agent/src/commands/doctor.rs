@@ -1,4 +1,4 @@
-//! `doctor`: every check of a start, and those that a start does not wait for. Changes nothing.
+//! `doctor`: checks of configuration, database, nodes, tokens, clocks and folders. Changes nothing.
 
 use std::path::Path;
 use std::time::Duration;

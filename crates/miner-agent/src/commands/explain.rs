@@ -1,4 +1,4 @@
-//! `status DEALCID` and `retry`: one deal, whatever became of it.
+//! `status DEALCID` and `retry`: everything that is recorded of one deal.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! `status`: the queue as the database has it.
+//! `status`: the pending deals of the miners and the state of their agents, from the database.
 
 use std::fmt::Write as _;
 

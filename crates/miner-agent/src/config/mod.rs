@@ -1,4 +1,4 @@
-//! This agent's keys, their defaults, and what is checked before anything runs.
+//! The configuration of miner-agent: its keys, their defaults, and checks before anything runs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! Pauses of a worker: when it claims nothing for its miner, and which deals it may claim during a pause.
 //!
-//! Trouble with node or database pauses everything. Failures of some deals say less: with as many as the
-//! breaker allows, and no success between them, those that failed pause, and one deal that has not failed yet
-//! may try meanwhile. So some hopeless deals hold up no good one, and a node that takes nothing gets few
+//! Trouble with node or database pauses everything. Failures of some deals say less: after [`BREAKER`] of
+//! them without a success between them, those that failed pause, and one deal that has not failed yet may be
+//! tried meanwhile. So some hopeless deals hold up no good one, and a node that takes nothing gets few
 //! calls.
 
 use std::collections::HashSet;
@@ -13,11 +13,11 @@ use tokio::time::Instant;
 /// Deals that fail without a success between them before those that failed pause.
 pub const BREAKER: usize = 5;
 
-/// What keeps a miner's deals from being claimed.
+/// The pause of a worker, and the failures that may begin one.
 #[derive(Debug, Default)]
 pub struct Pause {
     until: Option<Instant>,
-    /// For a pause because of failures: what has become of the deal that may try.
+    /// During a pause because of failures: the state of the one deal that may be tried.
     probe: Option<Probe>,
     /// Deals that failed since the last success.
     failed: HashSet<String>,
@@ -33,11 +33,11 @@ enum Probe {
 /// What may be claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claims {
-    /// Whatever is due.
+    /// Every deal that is due.
     All,
     /// One deal that has not failed.
     Fresh,
-    /// Nothing before this.
+    /// Nothing before this time.
     NothingBefore(Instant),
 }
 
@@ -54,7 +54,7 @@ impl Pause {
         }
     }
 
-    /// Whether a deal that is recorded now should be looked at now.
+    /// Whether a deal that comes due now may be claimed now.
     pub fn is_open(&self) -> bool {
         self.until.is_none() || self.probe == Some(Probe::Free)
     }
@@ -71,7 +71,7 @@ impl Pause {
         until
     }
 
-    /// The deal that may try is claimed.
+    /// The deal that may be tried is claimed.
     pub fn probes(&mut self, deal: &str) {
         if self.probe == Some(Probe::Free) {
             self.probe = Some(Probe::Out(deal.to_owned()));
@@ -86,7 +86,7 @@ impl Pause {
         }
     }
 
-    /// A deal failed. Whether that makes a pause, which [`Self::begin_for_failures`] begins.
+    /// Counts a failed deal. Returns whether a pause must begin; see [`Self::begin_for_failures`].
     pub fn failed(&mut self, deal: &str) -> bool {
         if self.probe.as_ref().is_some_and(|probe| *probe == Probe::Out(deal.to_owned())) {
             self.probe = Some(Probe::Failed);
@@ -106,7 +106,7 @@ impl Pause {
         self.probe = Some(Probe::Free);
     }
 
-    /// A try of a deal tells nothing of the node.
+    /// A try ended without telling anything of the node.
     pub fn told_nothing(&mut self, deal: &str) {
         if self.probe.as_ref().is_some_and(|probe| *probe == Probe::Out(deal.to_owned())) {
             self.probe = Some(Probe::Free);

@@ -65,16 +65,16 @@ pub struct RetryPauses {
 }
 
 impl RetryPauses {
-    /// The pause after a failure that `failures_before` others went before: doubling, spread over the upper
-    /// half so that deals that failed together do not come back together.
+    /// The pause after a failure: it doubles with each failure before, and is spread over its upper half so
+    /// that deals that failed together are not tried together.
     pub fn after(&self, failures_before: i64, rng: &mut fastrand::Rng) -> Duration {
         let doublings = u32::try_from(failures_before.clamp(0, 20)).unwrap_or(0);
         let ceiling = self.min.saturating_mul(1 << doublings).min(self.max);
         ceiling.mul_f64(0.5 + rng.f64() / 2.0)
     }
 
-    /// The pause for a deal that waits for something since `age`: a quarter of it, so that a proposal that
-    /// never arrives is looked for ever less often.
+    /// The pause for a deal that has waited for `age`: a quarter of that, so that a proposal that never
+    /// arrives is looked for less and less often.
     pub fn by_age(&self, age: Duration, least: Duration) -> Duration {
         (age / 4).min(self.max).max(least)
     }

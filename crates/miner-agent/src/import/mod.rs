@@ -7,7 +7,7 @@
 //!                   └ not yet: waiting                                                           └ no: retry
 //! ```
 //!
-//! The call's success proves nothing (lotus-contract §3.2), so the state decides before and after it.
+//! The call's success proves nothing (lotus-contract §3.2), so the deal's state decides before and after it.
 //! It is read again before a call only where one went out earlier: every call is preceded by its intent.
 
 pub mod call_slots;
@@ -97,7 +97,7 @@ impl Outcome {
     }
 }
 
-/// What would be done with a deal now.
+/// What to do with a deal now.
 #[derive(Debug)]
 pub enum Assessment {
     /// The call goes out with this file.
@@ -116,7 +116,7 @@ pub enum Assessment {
         /// The deal.
         proposal_cid: ProposalCid,
     },
-    /// The node, or a disk, does not tell.
+    /// The market did not answer.
     NodeTrouble(ImportOutcome, Remedy),
 }
 
@@ -406,7 +406,7 @@ impl ImportContext {
         }
     }
 
-    /// Why a deal that the provider does not list can be forgotten.
+    /// Why a deal that the provider does not list is missed; `None` if it may still be listed.
     async fn never_came(&self, deal: &OfflineDealDoc) -> Option<String> {
         let start = ChainEpoch::new(deal.startepoch?);
         let head = self.head.epoch(&self.market, Agreed { at: deal.createdtime, start }).await?;
@@ -532,8 +532,9 @@ impl ImportContext {
         }
     }
 
-    /// For what may come late or never: looked for less often with time, so that a hundred thousand such deals
-    /// do not hold up those that could be imported. A file that arrives makes its deal due before that.
+    /// For what may come late or never: looked for less often with time, so that a hundred thousand such
+    /// deals do not hold up those that could be imported. A file that arrives makes its deal due before
+    /// that.
     fn waiting_by_age(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
         ImportOutcome::Waiting { reason, after: self.pause_by_age(deal), files }
     }

@@ -1,19 +1,19 @@
 //! Mainnet's calendar: the height of the chain by the clock, where no full node is configured, and for which
 //! deals it holds.
 //!
-//! A deal that is taken for missed is given up, so the calendar is used for mainnet alone. A miner's letter
-//! in a configuration or a record says nothing: people write either. The market node's own letter does, and
-//! what the node accepted does too, because a provider accepts no start that has passed: a start that mainnet
-//! had passed by then was agreed on another network.
+//! A deal that is taken for missed is given up, so the calendar is used for mainnet only. The letter of a
+//! miner (`f` or `t`) in a configuration or a record proves nothing: people write either. The market node's
+//! own letter does. The start of an accepted deal does too, because a provider accepts no start that has
+//! passed: a start that mainnet had passed by then was agreed on another network.
 
 use bson::DateTime;
 use carferry_core::model::ChainEpoch;
 use carferry_core::model::address::Network;
 
-/// A deal that its provider accepted, or was asked to accept.
+/// The time and the start epoch of a deal that its provider accepted, or was asked to accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
-    /// When, at the earliest that is known.
+    /// The earliest known time of the agreement.
     pub at: Option<DateTime>,
     /// Epoch by which it must be sealed.
     pub start: ChainEpoch,
@@ -28,7 +28,7 @@ pub enum NoCalendar {
     /// It prints addresses as `t…`.
     #[error("the market node prints addresses of a test network (t…)")]
     TestNetwork,
-    /// Nothing shows that the deal is one of mainnet.
+    /// The age of the deal is not known, so nothing shows that it is one of mainnet.
     #[error("nothing tells when the deal that starts at epoch {start} was agreed on")]
     AgeUnknown {
         /// The deal's.
@@ -50,7 +50,7 @@ pub enum NoCalendar {
 }
 
 impl NoCalendar {
-    /// Whether more than this deal is concerned.
+    /// Whether the reason holds for all deals of the market.
     pub fn is_about_the_network(&self) -> bool {
         matches!(self, Self::TestNetwork | Self::StartHadPassed { .. })
     }

@@ -34,28 +34,29 @@ pub enum HeadSource {
     Clock,
 }
 
-/// A head is used this long: one epoch.
+/// How long a height is used: one epoch.
 const HEAD_MAX_AGE: Duration = Duration::from_secs(30);
 
-/// Knows the head of the chain.
+/// The height of the chain, asked for once an epoch at most.
 #[derive(Debug)]
 pub struct Head {
     source: HeadSource,
     node: Option<FullNode>,
-    /// Whose clock counts: this host's may be days off, and a deal that is taken for missed is given up.
+    /// The database, by whose clock the calendar counts: this host's clock may be days off, and a deal that
+    /// is taken for missed is given up.
     store: Store,
     known: SyncMutex<Option<Answer>>,
-    /// Held over a question that others wait for.
+    /// Locked during a call whose answer other deals wait for.
     turn: Mutex<()>,
     /// Whether the full node is asked in the background.
     is_kept_fresh: AtomicBool,
-    /// Whether it was told that the full node does not answer.
+    /// Whether it was logged that the full node does not answer.
     is_failure_told: AtomicBool,
-    /// Whether the operator was told that mainnet's calendar does not hold.
+    /// Whether it was logged that mainnet's calendar does not hold.
     has_told: AtomicBool,
 }
 
-/// What was answered last.
+/// The last answer.
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     asked: Instant,
@@ -64,7 +65,7 @@ struct Answer {
 }
 
 impl Head {
-    /// From this source.
+    /// The head of the chain by this source.
     pub fn new(source: HeadSource, node: Option<FullNode>, store: Store) -> Self {
         Self {
             source,
@@ -78,7 +79,7 @@ impl Head {
         }
     }
 
-    /// Asks the full node once an epoch, without end: a deal waits for its first answer at the most.
+    /// Asks the full node once an epoch, without end: deals wait for its first answer only.
     ///
     /// # Cancel safety
     ///
@@ -169,8 +170,8 @@ impl Head {
         .await
     }
 
-    /// An answer, or that there was none, holds for a while, and for as long as the node is asked in the
-    /// background: a node that hangs must not hold up every deal.
+    /// The last answer, or that there was none, is used for an epoch, and without limit while the node is
+    /// asked in the background: a node that hangs must not hold up every deal.
     async fn remembered(&self, ask: impl Future<Output = Option<ChainEpoch>>) -> Option<ChainEpoch> {
         if let Some(answer) = self.last_answer() {
             return answer.epoch;
@@ -187,7 +188,7 @@ impl Head {
         (*self.known()).filter(|answer| is_kept_fresh || answer.asked.elapsed() < HEAD_MAX_AGE)
     }
 
-    /// The chain does not go back: without an answer, the last known height is where it is at least.
+    /// The chain does not go back: without an answer, the last known height is a lower bound.
     fn answered(&self, answer: Option<ChainEpoch>) -> Option<ChainEpoch> {
         let mut known = self.known();
         let epoch = answer.or((*known).and_then(|last| last.epoch));
