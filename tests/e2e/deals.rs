@@ -11,9 +11,10 @@ use carferry_core::model::{AttoFil, PublishMethod};
 use carferry_core::rpc::{CallTimeouts, Client};
 use carferry_core::store::{IndexUser, Store, StoreOptions};
 use client_agent::config::{StartDelay, SyncRule};
-use client_agent::propose::lotus::preflight::{MethodChoice, PreflightError};
-use client_agent::propose::policy::{Limits, Target};
-use client_agent::propose::{DealState, Mode, ProposeError, Proposer, Report, Terms};
+use client_agent::propose::lotus::preflight::PreflightError;
+use client_agent::propose::policy::HoldReason;
+use client_agent::propose::terms::{Limits, MethodChoice, Target, Terms};
+use client_agent::propose::{DealState, Held, Mode, ProposeError, Proposer, Report};
 use client_agent::track::Tracker;
 use harness::eventually;
 use harness::test_env::{Car, MINER, TestEnv};
@@ -434,7 +435,7 @@ async fn a_rejected_deal_shows_the_providers_words_and_is_no_replica() -> anyhow
     );
     let paused = client.pass().await?;
     assert_eq!(env.sim.proposals_for(&car.payload_cid, MINER), 1, "{paused:?}");
-    assert_eq!(paused.held.get("failed lately, tried again later"), Some(&1), "{paused:?}");
+    assert_eq!(paused.held.get(&Held::By(HoldReason::Pausing)), Some(&1), "{paused:?}");
     Ok(())
 }
 

@@ -8,8 +8,10 @@ use carferry_core::error_chain::Hint as _;
 use carferry_core::model::AttoFil;
 use carferry_core::store::FailuresOf;
 use client_agent::config::SyncRule;
-use client_agent::propose::lotus::preflight::{MethodChoice, PreflightError};
-use client_agent::propose::{DealState, Mode, ProposeError};
+use client_agent::propose::lotus::preflight::PreflightError;
+use client_agent::propose::policy::HoldReason;
+use client_agent::propose::terms::MethodChoice;
+use client_agent::propose::{DealState, Held, Mode, ProposeError};
 use harness::eventually;
 use harness::test_env::{MINER, TestEnv};
 use lotus_sim::{Fault, FaultKind, SimConfig};
@@ -130,7 +132,7 @@ async fn retry_forgets_what_keeps_a_car_from_a_provider() -> anyhow::Result<()> 
         "updatedtime": bson::DateTime::now(),
     };
     env.deals().insert_one(record).await?;
-    assert_eq!(client.pass().await?.held.get("failed too often (maxFailedDeals)"), Some(&2));
+    assert_eq!(client.pass().await?.held.get(&Held::By(HoldReason::GivenUp)), Some(&2));
 
     let one = client.store.failures(FailuresOf::Payload(&refused.payload_cid)).await?;
     assert_eq!((one.len(), client.store.failures(FailuresOf::Miner("t01000")).await?.len()), (1, 2));
@@ -165,7 +167,7 @@ async fn a_provider_that_never_answers_keeps_no_other_waiting() -> anyhow::Resul
     let mut proposer = client.proposer();
     let first = proposer.pass(Mode::Publish).await?;
     // Its call is still under way, so this pass did not wait for it, and another is due for it.
-    assert_eq!(first.held.get("miner has not told its terms yet"), Some(&1), "{first:?}");
+    assert_eq!(first.held.get(&Held::Awaited), Some(&1), "{first:?}");
     assert!(first.found_busy_miners() && first.miner_problems.is_empty(), "{first:?}");
     assert_eq!(first.totals().deals, 2);
     proposer.pass(Mode::Publish).await?;

@@ -10,8 +10,8 @@ use bson::{Document, doc};
 use carferry_core::lotus::wire::{CidLink, DataRef, StartDealParams};
 use carferry_core::model::PublishMethod;
 use carferry_core::rpc::{BootInstant, CallTimeouts, Client};
-use client_agent::propose::lotus::preflight::MethodChoice;
-use client_agent::propose::{DealState, Mode, Proposer};
+use client_agent::propose::terms::MethodChoice;
+use client_agent::propose::{DealState, Held, Mode, Proposer};
 use harness::test_env::{Car, MINER, TestEnv};
 use harness::{eventually, eventually_eq, test_env};
 use lotus_sim::{Fault, FaultKind, Permission, SimConfig, WalletConfig};
@@ -147,7 +147,7 @@ async fn cars_of_another_host_are_not_offered_to_a_node_that_must_read_them() ->
     let mut client = DataPrep::of(&env, START).await?;
     let report = client.pass().await?;
     assert_eq!(report.count(DealState::Published), 2, "{report:?}");
-    assert_eq!(report.held.get("the CAR is on another host (setting.ownCarsOnly)"), Some(&1), "{report:?}");
+    assert_eq!(report.held.get(&Held::OutOfReach), Some(&1), "{report:?}");
     client.terms.own_cars_only = Some(false);
     assert_eq!(client.pass().await?.count(DealState::Published), 1);
 

@@ -9,6 +9,7 @@
 
 mod agent;
 mod blocking;
+mod chain_head;
 pub mod cli;
 mod commands;
 pub mod config;

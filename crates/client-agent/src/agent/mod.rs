@@ -17,9 +17,9 @@ use tracing::info;
 use crate::config::{Collateral, Config, PublishChoice};
 use crate::exit::CommandError;
 use crate::node_deals::NodeDeals;
-use crate::propose::lotus::preflight::{MethodChoice, PreflightError};
-use crate::propose::policy::{Limits, Target};
-use crate::propose::{ProposeError, Proposer, Terms};
+use crate::propose::lotus::preflight::PreflightError;
+use crate::propose::terms::{Limits, MethodChoice, Target, Terms};
+use crate::propose::{ProposeError, Proposer};
 use crate::track::{TrackError, Tracker};
 
 /// What every part of a running agent is made of.

@@ -148,7 +148,7 @@ fn big_bytes(count: u128) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::propose::{DealLine, MinerTotal, WalletChange};
+    use crate::propose::{DealLine, Held, MinerTotal, WalletChange};
 
     fn total(deals: u64, atto: u128) -> MinerTotal {
         MinerTotal {
@@ -167,7 +167,7 @@ mod tests {
         report.coverage = [(1, 419), (3, 1)].into();
         report.goal = ReplicaGoal { replicas: 3, miners: 1, per_miner: 1 };
         report.held =
-            [(HoldReason::EnoughWithMiner.as_str(), 419), (HoldReason::EnoughReplicas.as_str(), 1)].into();
+            [(Held::By(HoldReason::EnoughWithMiner), 419), (Held::By(HoldReason::EnoughReplicas), 1)].into();
         report.wallet_change = Some(WalletChange {
             funds_before: "4 FIL".into(),
             funds_after: "2.5 FIL".into(),

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use crate::propose::lotus::preflight::MinerFacts;
+use crate::propose::conditions::MinerFacts;
 
 /// How long a provider's terms are taken for true: asking means a stream to the provider.
 const FACTS_LAST: Duration = Duration::from_secs(600);

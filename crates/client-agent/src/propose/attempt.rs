@@ -7,15 +7,14 @@ use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::model::{IntentDoc, IntentState};
 use carferry_core::rpc::{BootInstant, RpcError};
 use carferry_core::runtime::{BackoffPolicy, Breaker, Permit, fail_point};
-use carferry_core::store::{INTENT_PAUSE_MAX, StoreError};
-use tokio::time::Instant;
+use carferry_core::store::{INTENT_PAUSE_MAX, RetryUntilAnswered, StoreError};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::propose::line_of;
-use crate::propose::lotus::publish::{About, Outcome};
-use crate::propose::miner_queues::{Lifetime, Shared};
-use crate::propose::report::DealState;
+use crate::propose::lotus::answers::{About, Outcome};
+use crate::propose::queue_context::{Lifetime, Shared};
+use crate::propose::report::{DealLine, DealState};
 
 /// How often a long call tells the other agents that its intent is still worked on.
 const TOUCH_EVERY: Duration = Duration::from_secs(600);
@@ -24,10 +23,8 @@ const TOUCH_EVERY: Duration = Duration::from_secs(600);
 const SEND_WITHIN: Duration = Duration::from_secs(1800);
 /// After a stop, how long a call under way may still take; then its intent is left for the next start.
 const ABANDON_AFTER: Duration = Duration::from_secs(5);
-/// Pauses between tries to write an outcome down, while the database is away.
-const WRITE_RETRY: Duration = Duration::from_secs(2);
-/// How long a run that is to end tries to write an outcome down. The next run finds out the same.
-const WRITE_FOR: Duration = Duration::from_secs(120);
+/// How long a command tries to write an outcome while the database is away. The next run finds out the same.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Pauses of an intent of which nothing is known, by the number of its calls.
 const INTENT_PAUSES: BackoffPolicy =
@@ -45,7 +42,7 @@ pub(super) enum NextStep {
     /// It takes the next, unless too many failed in a row.
     CountFailure,
     /// Provider or database are in trouble.
-    Rest,
+    Pause,
 }
 
 /// Permit to propose. Whether a node is back is found out by a short call: a proposal may wait for its
@@ -80,7 +77,7 @@ pub(super) async fn one(shared: &Shared, intent: &IntentDoc) -> NextStep {
         Ok(false) => return NextStep::Pass,
         Err(error) => {
             warn!(reason = %ErrorChain(&error), "proposal left to a later pass");
-            return NextStep::Rest;
+            return NextStep::Pause;
         }
     }
     let Some(outcome) = call(shared, intent, send_before).await else { return NextStep::Pass };
@@ -92,10 +89,10 @@ pub(super) async fn one(shared: &Shared, intent: &IntentDoc) -> NextStep {
         // No answer in time, or words that say nothing of the node.
         Outcome::Unknown { .. } => drop(permit),
     }
-    let then = next(&outcome, intent);
-    write_down(shared, intent, outcome).await;
+    let next = next_step(&outcome, intent);
+    record_outcome(shared, intent, outcome).await;
     fail_point("publish.settled");
-    then
+    next
 }
 
 /// The call itself; `None` when a stop leaves it to the next start.
@@ -119,12 +116,12 @@ async fn call(shared: &Shared, intent: &IntentDoc, send_before: BootInstant) -> 
     }
 }
 
-fn next(outcome: &Outcome, intent: &IntentDoc) -> NextStep {
+fn next_step(outcome: &Outcome, intent: &IntentDoc) -> NextStep {
     match outcome {
         Outcome::Made { .. } => NextStep::GoOn,
         Outcome::Refused(_) => NextStep::CountFailure,
         Outcome::Unknown { about, .. } => match about {
-            About::Provider => NextStep::Rest,
+            About::Provider => NextStep::Pause,
             // An intent that failed so before says nothing new.
             About::Unclear if intent.tries.is_none_or(|tries| tries == 0) => NextStep::CountFailure,
             About::Unclear | About::Car | About::Node => NextStep::Pass,
@@ -142,23 +139,23 @@ fn pause_after(about: About, tries_before: Option<i64>) -> Option<Duration> {
     }
 }
 
-async fn write_down(shared: &Shared, intent: &IntentDoc, outcome: Outcome) {
+async fn record_outcome(shared: &Shared, intent: &IntentDoc, outcome: Outcome) {
     match outcome {
         Outcome::Made { proposal_cid, status } => {
             let name = status.name();
             let confirm = || shared.store.confirm_intent(intent, &proposal_cid, status.get(), &name);
-            if written(shared, confirm).await {
+            if record(shared, confirm).await == Recorded::Yes {
                 info!(deal.proposal_cid = %proposal_cid, payload_cid = %intent.filecid, miner = %intent.miner, method = intent.method.as_str(), "deal published");
-                shared.tell(line_of(intent, DealState::Published, Some(proposal_cid.to_string())));
+                shared.report(DealLine::of(intent, DealState::Published, Some(proposal_cid.to_string())));
             } else {
                 shared.leave_to_next_run(intent, "made, but not recorded: the database is away");
             }
         }
         Outcome::Refused(reason) => {
             let end = || shared.store.end_intent(intent, IntentState::Refused, &reason);
-            if written(shared, end).await {
+            if record(shared, end).await == Recorded::Yes {
                 warn!(payload_cid = %intent.filecid, miner = %intent.miner, reason = %reason, "deal refused");
-                shared.tell(line_of(intent, DealState::Refused, Some(reason)));
+                shared.report(DealLine::of(intent, DealState::Refused, Some(reason)));
             } else {
                 shared.leave_to_next_run(intent, &reason);
             }
@@ -168,7 +165,7 @@ async fn write_down(shared: &Shared, intent: &IntentDoc, outcome: Outcome) {
             if let Some(pause) = pause_after(about, intent.tries) {
                 let postpone = || shared.store.postpone_intent(intent, pause, &reason);
                 // Not written, it is called again by the next pass.
-                let _is_written = written(shared, postpone).await;
+                let _recorded = record(shared, postpone).await;
             }
             shared.leave_to_next_run(intent, &reason);
         }
@@ -180,42 +177,43 @@ async fn stopped(stop: &CancellationToken) {
     tokio::time::sleep(ABANDON_AFTER).await;
 }
 
-/// Writes an outcome, again and again while the database is away. `false` when told to stop first, or when a
-/// run that is to end has waited long enough: the intent then stands as it was, and the next start finds out
-/// the same.
-async fn written<F: Future<Output = Result<(), StoreError>>>(shared: &Shared, write: impl Fn() -> F) -> bool {
-    let begun = Instant::now();
-    loop {
-        match write().await {
-            Ok(()) => return true,
-            // It is an answer, and the next pass ends with it.
-            Err(error) if error.is_refusal() => {
-                warn!(reason = %ErrorChain(&error), hint = error.hint().unwrap_or_default(), "outcome not written");
-                return false;
-            }
-            Err(error) => warn!(reason = %ErrorChain(&error), "outcome could not be written, trying again"),
-        }
-        if shared.lifetime == Lifetime::OneRun && begun.elapsed() > WRITE_FOR {
-            return false;
-        }
-        tokio::select! {
-            () = shared.stop.cancelled() => return false,
-            () = tokio::time::sleep(WRITE_RETRY) => {}
-        }
+/// How the writing of an outcome ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recorded {
+    Yes,
+    /// The intent stands as it was, and the next start finds out the same.
+    No,
+}
+
+/// Writes an outcome, repeated while the database is away; a command gives up after some time.
+async fn record<F: Future<Output = Result<(), StoreError>>>(
+    shared: &Shared,
+    write: impl Fn() -> F,
+) -> Recorded {
+    let never = CancellationToken::new();
+    let retry = RetryUntilAnswered::new(&shared.stop, &never);
+    let call = retry.call("the outcome of a proposal is not written yet", write);
+    let written = match shared.lifetime {
+        Lifetime::Endless => call.await.is_ok(),
+        Lifetime::OneRun => timeout(WRITE_TIMEOUT, call).await.is_ok_and(|written| written.is_ok()),
+    };
+    // The next pass meets a refusal too, and ends with it.
+    if let Some(error) = retry.take_refusal() {
+        let hint = error.hint().unwrap_or_default();
+        warn!(reason = %ErrorChain(&error), hint, "outcome not written");
     }
+    if written { Recorded::Yes } else { Recorded::No }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
-    use tokio::time::timeout;
-
     use super::*;
-    use crate::propose::miner_queues::PAUSES;
+    use crate::propose::queue_context::PAUSES;
 
     #[tokio::test(start_paused = true)]
-    async fn a_proposal_that_hangs_at_its_provider_keeps_no_lane_waiting_after_trouble() {
+    async fn a_proposal_that_hangs_at_its_provider_keeps_no_queue_waiting_after_trouble() {
         let (node, asked) = (Breaker::new(PAUSES), Cell::new(0));
         let back = Instant::now() + Duration::from_secs(5);
         let is_there = || async {

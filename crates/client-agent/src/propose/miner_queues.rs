@@ -4,15 +4,14 @@
 //! the queue; what it says of the CAR postpones that intent alone, in the database; what it says of the node
 //! opens the breaker that all queues share.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use carferry_core::model::IntentDoc;
-use carferry_core::runtime::{Backoff, BackoffPolicy, Breaker};
+use carferry_core::runtime::Backoff;
 use carferry_core::store::Store;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +20,8 @@ use tracing::{Instrument, info_span, warn};
 use crate::propose::attempt;
 use crate::propose::attempt::NextStep;
 use crate::propose::lotus::publish::Publisher;
-use crate::propose::report::{DealLine, DealState, Report};
+use crate::propose::queue_context::{Lifetime, PAUSES, Shared, lock};
+use crate::propose::report::Report;
 
 /// Intents that may wait in one queue: enough to keep it busy while a pass plans the next.
 pub(super) const QUEUE_CAPACITY: usize = 64;
@@ -34,23 +34,17 @@ const FAILURES_IN_A_ROW: u32 = 5;
 /// its queue to the next.
 const FAILURES_TO_GIVE_UP: u32 = 3;
 
-/// Pauses between tries of a node that is in trouble, and of a queue whose provider is.
-pub(super) const PAUSES: BackoffPolicy = BackoffPolicy {
-    first: Duration::from_millis(500),
-    max: Duration::from_secs(60),
-    quiet: Duration::from_secs(600),
-};
-
 /// Why an intent stays in the database although it had no call in this run.
 const GIVEN_UP: &str = "left to the next run: the proposals to this provider before it failed";
 
-/// Whether the queues are to be empty some time.
+/// What became of an intent that was put into its provider's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lifetime {
-    /// They work until they are stopped: what fails is tried again.
-    Endless,
-    /// Each intent has one call at most: what settles nothing is left to the next run.
-    OneRun,
+#[must_use]
+pub(super) enum Pushed {
+    /// The queue has it.
+    Queued,
+    /// The intent stays in the database for a later pass.
+    QueueIsFull,
 }
 
 /// The queues of one agent; they live as long as it does.
@@ -77,26 +71,6 @@ struct QueueState {
     retries: AtomicUsize,
 }
 
-/// What the queues of all providers share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) store: Store,
-    pub(super) publisher: Publisher,
-    /// All queues call the same node.
-    pub(super) node: Breaker,
-    pub(super) lifetime: Lifetime,
-    /// Intents in a queue, waiting or called: not to be settled by a later pass meanwhile.
-    in_flight: Mutex<HashSet<String>>,
-    /// Intents that had their call in this run and are not settled.
-    postponed: Mutex<HashSet<String>>,
-    report: Mutex<Report>,
-    /// When an intent last left a queue without being settled.
-    last_unsettled: Mutex<Instant>,
-    /// Told when a queue is half empty, and when nothing is queued any more.
-    wants_more: Notify,
-    pub(super) stop: CancellationToken,
-}
-
 impl MinerQueues {
     /// Queues that write to this store and call through this publisher until `stop`.
     pub(super) fn new(
@@ -105,23 +79,12 @@ impl MinerQueues {
         lifetime: Lifetime,
         stop: CancellationToken,
     ) -> Self {
-        let shared = Shared {
-            store,
-            publisher,
-            node: Breaker::new(PAUSES),
-            lifetime,
-            in_flight: Mutex::default(),
-            postponed: Mutex::default(),
-            report: Mutex::default(),
-            last_unsettled: Mutex::new(Instant::now()),
-            wants_more: Notify::new(),
-            stop,
-        };
+        let shared = Shared::new(store, publisher, lifetime, stop);
         Self { queues: BTreeMap::new(), shared: Arc::new(shared), workers: JoinSet::new() }
     }
 
-    /// Whether this provider's queue has no room for so many more intents, or for all that it holds at most;
-    /// a queue that pauses has none.
+    /// Whether this provider's queue cannot take this many more intents, or as many as it holds at most; a
+    /// queue that pauses takes none.
     pub(super) fn is_full(&self, miner: &str, intents: usize) -> bool {
         self.queues.get(miner).is_some_and(|queue| {
             queue.state.pauses.load(Ordering::Relaxed)
@@ -139,9 +102,8 @@ impl MinerQueues {
         lock(&self.shared.in_flight).contains(intent) || lock(&self.shared.postponed).contains(intent)
     }
 
-    /// Puts an intent into its provider's queue. `false`: the queue is full; the intent stays for a later
-    /// pass.
-    pub(super) fn push(&mut self, intent: IntentDoc) -> bool {
+    /// Puts an intent into its provider's queue.
+    pub(super) fn push(&mut self, intent: IntentDoc) -> Pushed {
         let id = intent.id.clone();
         let is_retry = intent.tries.is_some_and(|tries| tries > 0);
         let queue = self.queues.entry(intent.miner.clone()).or_insert_with_key(|miner| {
@@ -152,17 +114,17 @@ impl MinerQueues {
             Queue { sender, state }
         });
         if is_retry && queue.state.retries.load(Ordering::Relaxed) >= RETRIES_MAX {
-            return false;
+            return Pushed::QueueIsFull;
         }
         // Before it is sent: its worker may be done with it at once.
         lock(&self.shared.in_flight).insert(id.clone());
         queue.state.retries.fetch_add(usize::from(is_retry), Ordering::Relaxed);
-        let taken = queue.sender.try_send(intent).is_ok();
-        if !taken {
-            lock(&self.shared.in_flight).remove(&id);
-            queue.state.retries.fetch_sub(usize::from(is_retry), Ordering::Relaxed);
+        if queue.sender.try_send(intent).is_ok() {
+            return Pushed::Queued;
         }
-        taken
+        lock(&self.shared.in_flight).remove(&id);
+        queue.state.retries.fetch_sub(usize::from(is_retry), Ordering::Relaxed);
+        Pushed::QueueIsFull
     }
 
     /// What the queues did since this was last called.
@@ -204,34 +166,6 @@ impl MinerQueues {
     }
 }
 
-impl Shared {
-    /// Notes what became of a proposal.
-    pub(super) fn tell(&self, line: DealLine) {
-        lock(&self.report).deals.push(line);
-    }
-
-    /// Notes that an intent stays as it is for the rest of this run.
-    pub(super) fn leave_to_next_run(&self, intent: &IntentDoc, reason: &str) {
-        *lock(&self.last_unsettled) = Instant::now();
-        if self.lifetime == Lifetime::OneRun {
-            lock(&self.postponed).insert(intent.id.clone());
-        }
-        self.tell(crate::propose::line_of(intent, DealState::Unsettled, Some(reason.to_owned())));
-    }
-
-    fn is_done_with(&self, intent: &str) {
-        let mut in_flight = lock(&self.in_flight);
-        in_flight.remove(intent);
-        if in_flight.is_empty() {
-            self.wants_more.notify_one();
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn drive(shared: Arc<Shared>, state: Arc<QueueState>, mut intents: mpsc::Receiver<IntentDoc>) {
     let mut pauses = Backoff::new(PAUSES);
     let (mut failures, mut of_provider) = (0, 0);
@@ -240,11 +174,11 @@ async fn drive(shared: Arc<Shared>, state: Arc<QueueState>, mut intents: mpsc::R
         if state.given_up.load(Ordering::Relaxed) {
             shared.leave_to_next_run(&intent, GIVEN_UP);
         } else if !shared.stop.is_cancelled() {
-            let then = attempt::one(&shared, &intent).await;
-            match then {
+            let next = attempt::one(&shared, &intent).await;
+            match next {
                 NextStep::GoOn => (failures, of_provider) = (0, 0),
                 NextStep::CountFailure => (failures, of_provider) = (failures + 1, 0),
-                NextStep::Rest => of_provider += 1,
+                NextStep::Pause => of_provider += 1,
                 NextStep::Pass => {}
             }
             if of_provider >= FAILURES_TO_GIVE_UP && shared.lifetime == Lifetime::OneRun {
@@ -253,13 +187,13 @@ async fn drive(shared: Arc<Shared>, state: Arc<QueueState>, mut intents: mpsc::R
                     "proposals to this provider fail; the others are left to the next run"
                 );
                 state.given_up.store(true, Ordering::Relaxed);
-            } else if then == NextStep::Rest || failures >= FAILURES_IN_A_ROW {
+            } else if next == NextStep::Pause || failures >= FAILURES_IN_A_ROW {
                 // The next proposal would meet the same.
                 state.pauses.store(true, Ordering::Relaxed);
                 let pause = tokio::time::sleep(pauses.next_delay());
                 shared.stop.run_until_cancelled(pause).await;
                 state.pauses.store(false, Ordering::Relaxed);
-            } else if then == NextStep::GoOn {
+            } else if next == NextStep::GoOn {
                 pauses.reset();
             }
         }
@@ -269,6 +203,6 @@ async fn drive(shared: Arc<Shared>, state: Arc<QueueState>, mut intents: mpsc::R
         if intents.len() == QUEUE_CAPACITY / 2 {
             shared.wants_more.notify_one();
         }
-        shared.is_done_with(&intent.id);
+        shared.release(&intent.id);
     }
 }

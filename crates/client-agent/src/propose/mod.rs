@@ -1,8 +1,9 @@
-//! From `cars` to `offlinedeals`: settle what is open, see what is wanted, publish it.
+//! Deal proposals, from `cars` to `offlinedeals`: recovers open intents, plans the deals that are wanted,
+//! publishes them.
 //!
 //! ```text
-//!  cars ─► policy::decide (pure) ─► intent written ─► lane of its provider ─► node ─► offlinedeals
-//!             ▲ limits, deals, intents                (publish::Publisher)
+//!  cars ─► policy::decide (pure) ─► intent written ─► queue of its provider ─► node ─► offlinedeals
+//!             ▲ limits, deals, intents                 (lotus::publish)
 //!  open intents of a crash ─► the node's list, else the same call again ─► offlinedeals
 //! ```
 //!
@@ -12,75 +13,52 @@
 mod asks;
 mod attempt;
 mod budget;
+pub(crate) mod conditions;
 mod funds;
 pub mod lotus;
 mod miner_queues;
 mod plan;
 pub mod policy;
 mod problems;
+mod proposable;
+mod queue_context;
 mod recovery;
 mod report;
 mod run_report;
+pub mod terms;
+#[cfg(test)]
+mod test_intent;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bson::oid::ObjectId;
-use carferry_car::{PaddedPieceSize, PayloadCid, PieceCid};
+use carferry_car::PaddedPieceSize;
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
 use carferry_core::lotus::FullNode;
-use carferry_core::model::{
-    AttoFil, CarDoc, ChainEpoch, DealDuration, IntentDoc, IntentId, IntentState, PublishMethod,
-};
-use carferry_core::path_mapping::PathMapping;
+use carferry_core::model::{AttoFil, ChainEpoch, IntentDoc, IntentId, IntentState, PublishMethod};
 use carferry_core::store::{Store, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::config::{StartDelay, SyncRule};
 use crate::node_deals::NodeDeals;
 use crate::propose::asks::Asks;
 use crate::propose::budget::PassBudget;
+use crate::propose::conditions::{MinerFacts, NodeFacts, PublishCalls};
 use crate::propose::funds::{Funds, Reserved};
-use crate::propose::lotus::preflight::{MethodChoice, MinerFacts, NodeFacts, NodeMethods, PreflightError};
+use crate::propose::lotus::preflight::{NodeMethods, PreflightError};
 use crate::propose::lotus::publish::Publisher;
 use crate::propose::lotus::{node_imports, preflight};
-use crate::propose::miner_queues::{Lifetime, MinerQueues};
-use crate::propose::policy::{Limits, Target, TermsInForce};
+use crate::propose::miner_queues::MinerQueues;
+use crate::propose::policy::TermsInForce;
 pub use crate::propose::problems::{Problems, Reason};
-pub use crate::propose::report::{DealLine, DealState, MinerTotal, ReplicaGoal, Report, WalletChange};
-
-/// What every deal of this agent has in common.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    /// Client wallet.
-    pub wallet: String,
-    /// How long deals run.
-    pub duration: DealDuration,
-    /// From now to the start of a deal.
-    pub start_delay: StartDelay,
-    /// attoFIL of provider collateral; `None`: 1.2 times the network's minimum, as Lotus does.
-    pub provider_collateral: Option<AttoFil>,
-    /// Whether deals spend datacap.
-    pub verified: bool,
-    /// Whether providers are asked to keep an unsealed copy.
-    pub fast_retrieval: bool,
-    /// Which call publishes them.
-    pub method: MethodChoice,
-    /// Whether the node's head must be of now.
-    pub sync: SyncRule,
-    /// Only CARs of these groups; empty: all.
-    pub groups: Vec<String>,
-    /// From our paths to the Lotus node's.
-    pub car_paths: Vec<PathMapping>,
-    /// Whether CARs of other hosts get no deals; `None`: where the node must read a CAR from its own disk.
-    pub own_cars_only: Option<bool>,
-    /// Name of this agent.
-    pub owner: String,
-}
+use crate::propose::proposable::Proposable;
+use crate::propose::queue_context::Lifetime;
+pub use crate::propose::report::{DealLine, DealState, Held, MinerTotal, ReplicaGoal, Report, WalletChange};
+use crate::propose::terms::{Limits, Target, Terms};
 
 /// Why a pass could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -127,14 +105,15 @@ pub struct Proposer {
     terms: Terms,
     targets: Vec<Target>,
     limits: Limits,
-    lanes: MinerQueues,
+    queues: MinerQueues,
     stop: CancellationToken,
-    begin: ScanCursor,
+    cursor: ScanCursor,
     /// When a pass last began with the first CAR.
-    swept: Option<Instant>,
-    /// Whether it was said that the node does not list its deals.
+    full_scan: Option<Instant>,
+    /// Whether it was logged that the node does not list its deals.
     list_fails: bool,
-    decided: Option<(bool, bool)>,
+    /// The calls of the node as last logged.
+    logged_calls: Option<PublishCalls>,
     methods: Option<NodeMethods>,
     asks: Asks,
 }
@@ -169,19 +148,8 @@ struct ScanCursor {
     found: Report,
 }
 
-/// A CAR that can be proposed.
-struct Proposable {
-    payload_cid: PayloadCid,
-    piece_cid: PieceCid,
-    unpadded: i64,
-    padded: PaddedPieceSize,
-    path: String,
-    /// The host that has it, where the record names one.
-    host: Option<String>,
-}
-
 impl Proposer {
-    /// Ready to pass; `stop` ends its lanes and what a pass goes through.
+    /// Ready to pass; `stop` ends its queues and a pass under way.
     pub fn new(
         store: Store,
         node: FullNode,
@@ -192,14 +160,12 @@ impl Proposer {
     ) -> Self {
         let node_deals = Arc::new(NodeDeals::of(node.clone()));
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
-        let lanes = MinerQueues::new(store.clone(), publisher, Lifetime::Endless, stop.clone());
+        let queues = MinerQueues::new(store.clone(), publisher, Lifetime::Endless, stop.clone());
         let asked = node.clone();
         let asks = Asks::new(move |miner| {
             let (node, miner) = (asked.clone(), miner.to_owned());
             Box::pin(async move { preflight::miner_facts(&node, &miner).await })
         });
-        let (begin, swept, list_fails) = (ScanCursor::default(), None, false);
-        let (decided, methods) = (None, None);
         Self {
             store,
             node,
@@ -207,13 +173,13 @@ impl Proposer {
             terms,
             targets,
             limits,
-            lanes,
+            queues,
             stop,
-            begin,
-            swept,
-            list_fails,
-            decided,
-            methods,
+            cursor: ScanCursor::default(),
+            full_scan: None,
+            list_fails: false,
+            logged_calls: None,
+            methods: None,
             asks,
         }
     }
@@ -223,8 +189,8 @@ impl Proposer {
     #[must_use]
     pub fn for_one_run(self) -> Self {
         let publisher = Publisher::new(self.node.clone(), self.terms.car_paths.clone());
-        let lanes = MinerQueues::new(self.store.clone(), publisher, Lifetime::OneRun, self.stop.clone());
-        Self { lanes, ..self }
+        let queues = MinerQueues::new(self.store.clone(), publisher, Lifetime::OneRun, self.stop.clone());
+        Self { queues, ..self }
     }
 
     /// Reads the node's deals from a list that others read too.
@@ -233,8 +199,8 @@ impl Proposer {
         Self { node_deals, ..self }
     }
 
-    /// Settles open intents, then plans and publishes what is wanted. Publishing goes on in the lanes when
-    /// this returns; the report holds what they have done so far. Told to stop, it ends where it is.
+    /// Recovers open intents, then plans and publishes what is wanted. Publishing goes on in the queues
+    /// when this returns; the report holds what they have done so far. Told to stop, it ends where it is.
     ///
     /// # Errors
     ///
@@ -242,14 +208,14 @@ impl Proposer {
     pub async fn pass(&mut self, mode: Mode) -> Result<Report, ProposeError> {
         let now = self.store.server_time().await?.to_system_time();
         let node = preflight::node_facts(&self.node, &self.terms, &mut self.methods, now).await?;
-        self.say_decision(&node);
+        self.log_calls(&node);
         let mut report = Report::default();
         if mode == Mode::Publish {
-            self.settle(&node, &mut report).await?;
+            self.recover(&node, &mut report).await?;
         }
         let budget = self.budget(&node).await?;
         let (mut miners, methods) = self.providers(mode, &node, &mut report).await;
-        miners.retain(|miner, _| !self.lanes.has_given_up(miner));
+        miners.retain(|miner, _| !self.queues.has_given_up(miner));
         let terms = TermsInForce {
             duration: self.terms.duration,
             start_delay_epochs: self.terms.start_delay.epochs(node.epoch_seconds),
@@ -273,7 +239,7 @@ impl Proposer {
             datacap_before: datacap(&before),
             datacap_after: datacap(&pass.budget),
         });
-        report.absorb(self.lanes.take_report());
+        report.absorb(self.queues.take_report());
         Ok(report)
     }
 
@@ -317,11 +283,11 @@ impl Proposer {
         let answers = self.asks.answers(&names, wait).await;
         report.miner_problems.extend(answers.problems);
         for _ in &answers.awaited {
-            report.hold(report::AWAITED);
+            report.hold(Held::Awaited);
         }
         let mut methods = BTreeMap::new();
         for target in &self.targets {
-            match preflight::method_for(node, self.terms.method, target.price) {
+            match conditions::method_for(node, self.terms.method, target.price) {
                 Ok(method) => drop(methods.insert(target.miner.clone(), method)),
                 Err(problem) => drop(report.miner_problems.insert(target.miner.clone(), problem)),
             }
@@ -329,29 +295,29 @@ impl Proposer {
         (answers.facts, methods)
     }
 
-    /// Whether the lanes have nothing left to do.
+    /// Whether the queues have nothing left to do.
     pub fn is_idle(&self) -> bool {
-        self.lanes.is_idle()
+        self.queues.is_idle()
     }
 
     /// How many proposals are queued or under way.
     pub fn in_flight(&self) -> usize {
-        self.lanes.in_flight()
+        self.queues.in_flight()
     }
 
     /// Waits until a provider's queue has become half empty, or all queues empty.
     pub async fn wants_more(&self) {
-        self.lanes.wants_more().await;
+        self.queues.wants_more().await;
     }
 
     /// Whether the node is known to be in trouble, so that no proposal goes out.
     pub fn node_is_down(&self) -> bool {
-        self.lanes.node_is_down()
+        self.queues.node_is_down()
     }
 
     /// What the queues did since the last pass.
     pub fn take_report(&self) -> Report {
-        self.lanes.take_report()
+        self.queues.take_report()
     }
 
     /// Whether the node would have to read this CAR from its own disk and it is on another host. A command
@@ -363,19 +329,18 @@ impl Proposer {
         is_foreign && self.terms.own_cars_only.unwrap_or_else(must_be_read)
     }
 
-    /// Waits for what is in the lanes and ends them.
+    /// Waits for what is in the queues and ends them.
     pub async fn finish(self) -> Report {
-        self.lanes.finish().await
+        self.queues.finish().await
     }
 
-    fn say_decision(&mut self, node: &NodeFacts) {
-        let found = (node.can_start, node.can_stateless);
-        if self.decided.replace(found) != Some(found) {
+    fn log_calls(&mut self, node: &NodeFacts) {
+        if self.logged_calls.replace(node.calls) != Some(node.calls) {
             info!(
                 endpoint = self.node.endpoint(),
                 version = %node.version,
-                client_start_deal = node.can_start,
-                client_stateless_deal = node.can_stateless,
+                client_start_deal = node.calls.start,
+                client_stateless_deal = node.calls.stateless,
                 "publish methods probed: price 0 goes stateless where the node has it, unless configured otherwise"
             );
         }
@@ -394,8 +359,10 @@ impl Proposer {
         if let Some(known) = pass.collaterals.get(&padded.get()) {
             return Ok(known.clone());
         }
-        let chosen = match self.node.collateral_bounds(padded.get(), self.terms.verified).await {
-            Ok(bounds) => preflight::collateral_within(&bounds, self.terms.provider_collateral),
+        let chosen = match preflight::collateral_range(&self.node, padded, self.terms.verified).await {
+            Ok(range) => {
+                range.and_then(|range| conditions::collateral_within(range, self.terms.provider_collateral))
+            }
             Err(error) if error.effect_is_unknown() || error.is_about_the_node() => {
                 return Err(PreflightError::Lotus(error).into());
             }
@@ -453,7 +420,7 @@ impl Proposer {
 
 impl Pass {
     /// Counts a planned proposal.
-    fn tally(&mut self, car: &Proposable, target: &Target, method: PublishMethod, cost: AttoFil) {
+    fn count_planned(&mut self, car: &Proposable, target: &Target, method: PublishMethod, cost: AttoFil) {
         self.report.miners.entry(target.miner.clone()).or_default().add(&MinerTotal {
             deals: 1,
             bytes: car.padded.get(),
@@ -461,73 +428,5 @@ impl Pass {
             price: String::new(),
             method: Some(method.as_str()),
         });
-    }
-}
-
-/// The number in an intent's id.
-fn number_of(id: &str) -> Option<u32> {
-    id.rsplit_once('#')?.1.parse().ok()
-}
-
-fn line_of(intent: &IntentDoc, state: DealState, detail: Option<String>) -> DealLine {
-    DealLine {
-        intent: intent.id.clone(),
-        payload_cid: intent.filecid.clone(),
-        miner: intent.miner.clone(),
-        start_epoch: intent.startepoch,
-        state,
-        detail,
-    }
-}
-
-/// The first start epoch from `wanted` on that no other deal of this payload and provider has: the same
-/// start would make the same proposal, and the node would take it for a repeat.
-fn free_start(wanted: ChainEpoch, miner: &str, taken: &[(String, i64)]) -> ChainEpoch {
-    let mut start = wanted;
-    while taken.iter().any(|(other, epoch)| other == miner && *epoch == start.get()) {
-        start = start.plus(1);
-    }
-    start
-}
-
-fn proposable(car: &CarDoc) -> Result<Proposable, String> {
-    let name = car.outputpath.clone().or_else(|| car.id.map(ObjectId::to_hex)).unwrap_or_default();
-    let missing = |field: &str| format!("cars document of {name} has no {field}");
-    let payload = car.filecid.as_deref().ok_or_else(|| missing("filecid"))?;
-    let piece = car.piececid.as_deref().ok_or_else(|| missing("piececid"))?;
-    let unpadded = car.dealsizebytes.ok_or_else(|| missing("dealsizebytes"))?;
-    Ok(Proposable {
-        payload_cid: payload.parse().map_err(|error| format!("cars document of {name}: filecid: {error}"))?,
-        piece_cid: piece.parse().map_err(|error| format!("cars document of {name}: piececid: {error}"))?,
-        padded: preflight::padded(unpadded)
-            .map_err(|error| format!("cars document of {name}: dealsizebytes: {error}"))?,
-        unpadded,
-        path: car.outputpath.clone().unwrap_or_default(),
-        host: car.host.clone(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deals_of_one_payload_with_one_miner_start_at_different_epochs() {
-        let taken = [("a".to_owned(), 100), ("a".to_owned(), 101), ("b".to_owned(), 102)];
-        assert_eq!(free_start(ChainEpoch::new(100), "a", &taken), ChainEpoch::new(102));
-        assert_eq!(free_start(ChainEpoch::new(100), "b", &taken), ChainEpoch::new(100));
-    }
-
-    #[test]
-    fn a_car_document_with_a_hole_is_named() {
-        let car = CarDoc {
-            outputpath: Some("/out/a.car".into()),
-            filecid: Some("bafkqaaa".into()),
-            ..CarDoc::default()
-        };
-        assert_eq!(proposable(&car).err().unwrap(), "cars document of /out/a.car has no piececid");
-        let piece = "baga6ea4seaqao7s73y24kcutaosvacpdjgfe5pw76ooefnyqw4ynr3d2y6x2mpq";
-        let car = CarDoc { piececid: Some(piece.into()), dealsizebytes: Some(128), ..car };
-        assert!(proposable(&car).err().unwrap().contains("dealsizebytes"));
     }
 }

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use carferry_core::error_chain::ErrorChain;
-use carferry_core::model::CarDoc;
+use carferry_core::model::{CarDoc, ChainEpoch};
 use carferry_core::runtime::fail_point;
 use carferry_core::store::{NewIntent, StoreError};
 use tokio::time::Instant;
 use tracing::info;
 
 use crate::propose::budget::Need;
-use crate::propose::lotus::preflight;
-use crate::propose::policy::{Decision, HoldReason, Offer, PayloadDeals, Situation, Target};
+use crate::propose::miner_queues::Pushed;
+use crate::propose::policy::{Decision, HoldReason, Offer, PayloadDeals, Situation};
 use crate::propose::problems::{Lack, Reason};
-use crate::propose::{
-    DealState, Mode, Pass, Proposable, ProposeError, Proposer, ScanCursor, free_start, line_of, number_of,
-    policy, proposable, report,
-};
+use crate::propose::proposable::{Proposable, proposable};
+use crate::propose::report::{DealLine, DealState, Held};
+use crate::propose::terms::Target;
+use crate::propose::{Mode, Pass, ProposeError, Proposer, ScanCursor, conditions, policy};
 
 /// CARs read from the database at a time.
 const PAGE: i64 = 200;
@@ -48,13 +48,13 @@ impl Proposer {
     /// it has what it wants. A pass that reached the end is followed by one through all of them, and so
     /// is an hour that did not come so far: what failed meanwhile is to be replaced.
     pub(super) async fn plan(&mut self, pass: &mut Pass) -> Result<(), ProposeError> {
-        if self.swept.is_none_or(|last| last.elapsed() >= SWEEP_EVERY) {
-            self.begin = ScanCursor::default();
+        if self.full_scan.is_none_or(|last| last.elapsed() >= SWEEP_EVERY) {
+            self.cursor = ScanCursor::default();
         }
-        let ScanCursor { mut after, found } = self.begin.clone();
+        let ScanCursor { mut after, found } = self.cursor.clone();
         pass.report.absorb(found);
         if after.is_none() {
-            self.swept = Some(Instant::now());
+            self.full_scan = Some(Instant::now());
         }
         while !self.stop.is_cancelled() {
             let page = self.store.cars_page(after, PAGE).await?;
@@ -63,11 +63,11 @@ impl Proposer {
             let last = page.iter().rev().find_map(|(id, _)| *id).unwrap_or(ObjectId::from_bytes([0; 12]));
             let reach = self.plan_page(pass, after, page).await?;
             if reach == PageEnd::Full {
-                self.begin = pass.busy.take().unwrap_or_default();
+                self.cursor = pass.busy.take().unwrap_or_default();
                 return Ok(());
             }
             if is_last || after == Some(last) {
-                self.begin = ScanCursor::default();
+                self.cursor = ScanCursor::default();
                 return Ok(());
             }
             after = Some(last);
@@ -83,17 +83,17 @@ impl Proposer {
     ) -> Result<PageEnd, ProposeError> {
         let readable = page.iter().filter_map(|(_, car)| car.as_ref().ok());
         let payloads: Vec<String> = readable.filter_map(|car| car.filecid.clone()).collect();
-        let mut pictures: HashMap<String, PayloadDeals> = HashMap::new();
+        let mut by_payload: HashMap<String, PayloadDeals> = HashMap::new();
         // Intents first: one that is confirmed by now has its deal in what is read after it. The other way
         // round a deal confirmed in between would be in neither, and be made again.
         let (intents, unreadable) = self.store.intents_of_payloads(&payloads).await?;
         for intent in intents {
-            pictures.entry(intent.filecid.clone()).or_default().intents.push(intent);
+            by_payload.entry(intent.filecid.clone()).or_default().intents.push(intent);
         }
         for deal in self.store.deals_of_payloads(&payloads).await? {
-            pictures.entry(deal.payload_cid.clone()).or_default().deals.push(deal);
+            by_payload.entry(deal.payload_cid.clone()).or_default().deals.push(deal);
         }
-        pictures.values_mut().for_each(PayloadDeals::by_intents);
+        by_payload.values_mut().for_each(PayloadDeals::by_intents);
         let mut planned: HashSet<String> = HashSet::new();
         for (id, car) in page {
             if self.stop.is_cancelled() {
@@ -126,12 +126,12 @@ impl Proposer {
                     pass.report.car_problem(format!("{}: {problem}", car.payload_cid));
                 }
                 Ok(car) if planned.insert(car.payload_cid.to_string()) => {
-                    let picture = pictures.remove(&car.payload_cid.to_string()).unwrap_or_default();
-                    if self.has_to_wait(pass, &car, &picture) {
+                    let payload_deals = by_payload.remove(&car.payload_cid.to_string()).unwrap_or_default();
+                    if self.has_to_wait(pass, &car, &payload_deals) {
                         pass.busy = pass.busy.take().or_else(|| Some(here()));
-                        pass.report.hold(report::BUSY);
+                        pass.report.hold(Held::Busy);
                     }
-                    self.plan_payload(pass, &car, &picture).await?;
+                    self.plan_payload(pass, &car, &payload_deals).await?;
                 }
                 Ok(_) => {}
                 Err(problem) => pass.report.car_problem(problem),
@@ -143,21 +143,21 @@ impl Proposer {
     }
 
     /// Why no CAR can get anything more in this pass.
-    fn is_full(&self, pass: &Pass) -> Option<&'static str> {
+    fn is_full(&self, pass: &Pass) -> Option<Held> {
         if self.limits.deals_per_pass_max.is_some_and(|max| pass.budget.planned() >= max) {
-            return Some(HoldReason::RunIsFull.as_str());
+            return Some(Held::By(HoldReason::RunIsFull));
         }
         let mut asked =
             self.targets.iter().filter(|target| pass.miners.contains_key(&target.miner)).peekable();
-        (asked.peek().is_some() && asked.all(|target| self.is_busy(target))).then_some(report::BUSY)
+        (asked.peek().is_some() && asked.all(|target| self.is_busy(target))).then_some(Held::Busy)
     }
 
     fn is_busy(&self, target: &Target) -> bool {
-        self.lanes.is_full(&target.miner, self.limits.deals_per_payload_and_miner_max)
+        self.queues.is_full(&target.miner, self.limits.deals_per_payload_and_miner_max)
     }
 
     /// Whether a CAR would get a deal if the lanes of all its providers had room.
-    fn has_to_wait(&self, pass: &Pass, car: &Proposable, picture: &PayloadDeals) -> bool {
+    fn has_to_wait(&self, pass: &Pass, car: &Proposable, payload_deals: &PayloadDeals) -> bool {
         let of_busy = |target: &&Target| self.is_busy(target);
         let busy: Vec<Offer> = self
             .targets
@@ -169,7 +169,7 @@ impl Proposer {
             return false;
         }
         let mut budget = pass.budget.clone();
-        !policy::decide(picture, &busy, &mut budget, &self.situation(pass)).wanted.is_empty()
+        !policy::decide(payload_deals, &busy, &mut budget, &self.situation(pass)).wanted.is_empty()
     }
 
     /// What is the same for all payloads of this pass.
@@ -192,7 +192,7 @@ impl Proposer {
         if self.is_out_of_reach(&pass.node, car, method) {
             return Some(Err(NoOffer::OutOfReach));
         }
-        let fits = preflight::fits(facts, target, car.padded, self.terms.verified);
+        let fits = conditions::fits(facts, target, car.padded, self.terms.verified);
         Some(fits.map_err(NoOffer::DoesNotFit).map(|()| Offer {
             target: target.clone(),
             method,
@@ -207,12 +207,12 @@ impl Proposer {
         &mut self,
         pass: &mut Pass,
         car: &Proposable,
-        picture: &PayloadDeals,
+        payload_deals: &PayloadDeals,
     ) -> Result<(), ProposeError> {
         let mut offers = Vec::new();
         for target in &self.targets {
             match self.offer(pass, car, target) {
-                Some(Err(NoOffer::OutOfReach)) => pass.report.hold(report::OUT_OF_REACH),
+                Some(Err(NoOffer::OutOfReach)) => pass.report.hold(Held::OutOfReach),
                 Some(Err(NoOffer::DoesNotFit(why))) => {
                     let reason = Reason::WithMiner { miner: target.miner.clone(), why };
                     pass.report.problem(reason, car.payload_cid.to_string().as_str(), Lack::default());
@@ -224,7 +224,7 @@ impl Proposer {
         // What is planned takes from the budget only once there is a collateral: without it there is no deal.
         let mut budget = pass.budget.clone();
         let Decision { wanted, held, replicas } =
-            policy::decide(picture, &offers, &mut budget, &self.situation(pass));
+            policy::decide(payload_deals, &offers, &mut budget, &self.situation(pass));
         let collateral = if wanted.is_empty() {
             None
         } else {
@@ -240,9 +240,10 @@ impl Proposer {
         *pass.report.coverage.entry(replicas).or_insert(0) += 1;
         let Some(collateral) = collateral else { return Ok(()) };
         pass.budget = budget;
-        let mut number = picture.intents.iter().filter_map(|intent| number_of(&intent.id)).max().unwrap_or(0);
+        let mut number =
+            payload_deals.intents.iter().filter_map(|intent| number_of(&intent.id)).max().unwrap_or(0);
         let mut starts: Vec<(String, i64)> =
-            picture.intents.iter().map(|intent| (intent.miner.clone(), intent.startepoch)).collect();
+            payload_deals.intents.iter().map(|intent| (intent.miner.clone(), intent.startepoch)).collect();
         for Offer { target, method, need } in wanted {
             // After a stop the lanes send nothing more: what is written now would only be settled by the next
             // start.
@@ -254,9 +255,9 @@ impl Proposer {
             starts.push((target.miner.clone(), start.get()));
             number = number.saturating_add(1);
             let intent = self.intent(pass, car, &target, number, start, collateral, method);
-            pass.tally(car, &target, method, need.cost);
+            pass.count_planned(car, &target, method, need.cost);
             if pass.mode == Mode::DryRun {
-                pass.report.deals.push(line_of(&intent, DealState::Planned, None));
+                pass.report.deals.push(DealLine::of(&intent, DealState::Planned, None));
                 continue;
             }
             if !self.store.insert_intent(&NewIntent(intent.clone())).await? {
@@ -265,11 +266,11 @@ impl Proposer {
                 break;
             }
             fail_point("publish.intended");
-            if !self.lanes.push(intent.clone()) {
-                pass.report.deals.push(line_of(
+            if self.queues.push(intent.clone()) == Pushed::QueueIsFull {
+                pass.report.deals.push(DealLine::of(
                     &intent,
                     DealState::Unsettled,
-                    Some("its lane is full".to_owned()),
+                    Some("its queue is full".to_owned()),
                 ));
             }
         }
@@ -292,7 +293,34 @@ fn report_held(pass: &mut Pass, car: &Proposable, held: Vec<(Offer, HoldReason)>
                 let lack = Lack { datacap_bytes: need.datacap_bytes, left, ..Lack::default() };
                 pass.report.problem(Reason::Datacap { miner }, &car_name, lack);
             }
-            limit => pass.report.hold(limit.as_str()),
+            limit => pass.report.hold(Held::By(limit)),
         }
+    }
+}
+
+/// The number in an intent's id.
+fn number_of(id: &str) -> Option<u32> {
+    id.rsplit_once('#')?.1.parse().ok()
+}
+
+/// The first start epoch from `wanted` on that no other deal of this payload and provider has: the same
+/// start would make the same proposal, and the node would take it for a repeat.
+fn free_start(wanted: ChainEpoch, miner: &str, taken: &[(String, i64)]) -> ChainEpoch {
+    let mut start = wanted;
+    while taken.iter().any(|(other, epoch)| other == miner && *epoch == start.get()) {
+        start = start.plus(1);
+    }
+    start
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deals_of_one_payload_with_one_miner_start_at_different_epochs() {
+        let taken = [("a".to_owned(), 100), ("a".to_owned(), 101), ("b".to_owned(), 102)];
+        assert_eq!(free_start(ChainEpoch::new(100), "a", &taken), ChainEpoch::new(102));
+        assert_eq!(free_start(ChainEpoch::new(100), "b", &taken), ChainEpoch::new(100));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use carferry_core::model::AttoFil;
-use serde::Serialize;
+use carferry_core::model::{AttoFil, IntentDoc};
+use serde::{Serialize, Serializer};
 
 use crate::propose::policy::HoldReason;
 use crate::propose::problems::{Lack, Problems, Reason};
@@ -43,6 +43,20 @@ pub struct DealLine {
     pub state: DealState,
     /// Proposal CID or reason.
     pub detail: Option<String>,
+}
+
+impl DealLine {
+    /// What became of this intent.
+    pub(super) fn of(intent: &IntentDoc, state: DealState, detail: Option<String>) -> Self {
+        Self {
+            intent: intent.id.clone(),
+            payload_cid: intent.filecid.clone(),
+            miner: intent.miner.clone(),
+            start_epoch: intent.startepoch,
+            state,
+            detail,
+        }
+    }
 }
 
 /// Totals for one provider.
@@ -92,7 +106,7 @@ pub struct Report {
     #[serde(rename = "morecarproblems")]
     pub more_car_problems: u64,
     /// How often a limit held a proposal back, by limit.
-    pub held: BTreeMap<&'static str, u64>,
+    pub held: BTreeMap<Held, u64>,
     /// CARs by how many replicas stand or are proposed.
     pub coverage: BTreeMap<usize, u64>,
     /// What the limits ask for.
@@ -135,12 +149,37 @@ pub struct WalletChange {
     #[serde(rename = "datacapafter", skip_serializing_if = "Option::is_none")]
     pub datacap_after: Option<u128>,
 }
-/// A limit of the moment, not of the configuration: see [`Report::found_busy_miners`].
-pub(super) const BUSY: &str = "miner is busy with earlier proposals";
-/// The node would have to read the CAR from its own disk.
-pub(super) const OUT_OF_REACH: &str = "the CAR is on another host (setting.ownCarsOnly)";
-/// The same of a provider that was asked for its terms and has not answered yet.
-pub(super) const AWAITED: &str = "miner has not told its terms yet";
+
+/// Why a proposal was held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Held {
+    /// By a limit of the configuration, or by failures.
+    By(HoldReason),
+    /// The provider's queue is full.
+    Busy,
+    /// The node would have to read the CAR from its own disk.
+    OutOfReach,
+    /// The provider was asked for its terms and has not answered yet.
+    Awaited,
+}
+
+impl Held {
+    /// For reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::By(reason) => reason.as_str(),
+            Self::Busy => "miner is busy with earlier proposals",
+            Self::OutOfReach => "the CAR is on another host (setting.ownCarsOnly)",
+            Self::Awaited => "miner has not told its terms yet",
+        }
+    }
+}
+
+impl Serialize for Held {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
 
 impl Report {
     /// Notes a CAR that cannot get a deal, for a reason of its own.
@@ -155,7 +194,7 @@ impl Report {
     }
 
     /// Counts a limit that held a proposal back.
-    pub(super) fn hold(&mut self, reason: &'static str) {
+    pub(super) fn hold(&mut self, reason: Held) {
         *self.held.entry(reason).or_insert(0) += 1;
     }
 
@@ -173,7 +212,6 @@ impl Report {
 
     /// Forgets what was found in CARs: they are gone through again.
     pub fn forget_scanned(&mut self) {
-        self.miner_problems.clear();
         self.cars = 0;
         self.held.clear();
         self.coverage.clear();
@@ -213,16 +251,14 @@ impl Report {
 
     /// Whether proposals were held back only because their provider has enough to do: another pass is due.
     pub fn found_busy_miners(&self) -> bool {
-        self.held.contains_key(BUSY) || self.held.contains_key(AWAITED)
+        self.held.contains_key(&Held::Busy) || self.held.contains_key(&Held::Awaited)
     }
 
-    /// Whether nothing but what this says keeps CARs from having more replicas.
-    pub fn held_without(&self, silent: &[HoldReason]) -> impl Iterator<Item = (&'static str, u64)> {
-        let silent: Vec<&str> = silent.iter().map(HoldReason::as_str).collect();
-        self.held
-            .iter()
-            .filter(move |(reason, _)| !silent.contains(reason))
-            .map(|(reason, count)| (*reason, *count))
+    /// What held proposals back, but for these reasons, in the order of the words.
+    pub fn held_without(&self, silent: &[HoldReason]) -> BTreeMap<&'static str, u64> {
+        let is_silent = |held: &Held| matches!(held, Held::By(reason) if silent.contains(reason));
+        let told = self.held.iter().filter(|(held, _)| !is_silent(held));
+        told.map(|(held, count)| (held.as_str(), *count)).collect()
     }
 
     /// Proposals, PADDED piece bytes and attoFIL of all providers together.

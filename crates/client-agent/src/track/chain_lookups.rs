@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::lotus::FullNode;
-use carferry_core::model::{DealPhase, DealStatus};
+use carferry_core::lotus::wire::MarketDeal;
+use carferry_core::model::address::MinerId;
+use carferry_core::model::{ChainEpoch, DealId, DealPhase, DealStatus};
+use carferry_core::rpc::RpcError;
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::track::reconcile::{FollowedDeal, OnChain};
+use crate::track::reconcile::{ChainActivity, ChainDeal, FollowedDeal, OnChain};
 use crate::track::{CONCURRENCY, reconcile};
 
 /// How often an active deal is looked up: it changes only when slashed or at its end.
@@ -170,22 +173,16 @@ async fn look_at(node: &FullNode, followed: &FollowedDeal) -> Lookup {
     let mut first = None;
     for deal_id in followed.numbers() {
         let on_chain = match node.market_deal(deal_id).await {
-            Ok(market) if reconcile::is_same_deal(&followed.deal, &market) => {
-                return Lookup::Answered(OnChain::Found { deal_id, market: Box::new(market) });
-            }
-            Ok(_) => {
+            Ok(market) => {
+                let market = ChainDeal::from(market);
+                if reconcile::is_same_deal(&followed.deal, &market) {
+                    return Lookup::Answered(OnChain::Found { deal_id, market });
+                }
                 let proposal_cid = followed.proposal_cid();
                 warn!(deal.id = %deal_id, deal.proposal_cid = proposal_cid, "the number recorded for this deal is another deal's on chain");
                 OnChain::Unknown
             }
-            // The node's own sentence for this deal; "block not found" and the like say nothing of it.
-            Err(error)
-                if error
-                    .message()
-                    .is_some_and(|words| words.contains(&format!("deal {deal_id} not found"))) =>
-            {
-                OnChain::Gone
-            }
+            Err(error) if says_gone(&error, deal_id) => OnChain::Gone,
             Err(error) => {
                 let reason = ErrorChain(&error).to_string();
                 debug!(deal.id = %deal_id, reason = %reason, "deal could not be looked up on chain");
@@ -196,6 +193,32 @@ async fn look_at(node: &FullNode, followed: &FollowedDeal) -> Lookup {
         first.get_or_insert(on_chain);
     }
     Lookup::Answered(first.unwrap_or(OnChain::Unknown))
+}
+
+/// Whether the node says that no deal has this number. Other texts, such as "block not found", say nothing of
+/// the deal.
+fn says_gone(error: &RpcError, deal_id: DealId) -> bool {
+    error.message().is_some_and(|text| text.contains(&format!("deal {deal_id} not found")))
+}
+
+impl From<MarketDeal> for ChainDeal {
+    fn from(deal: MarketDeal) -> Self {
+        let MarketDeal { proposal, state } = deal;
+        let activity = if state.slash_epoch > -1 {
+            ChainActivity::Slashed
+        } else if state.sector_start_epoch > -1 {
+            ChainActivity::Active
+        } else {
+            ChainActivity::Published
+        };
+        Self {
+            miner: MinerId::canonical(&proposal.provider),
+            piece_cid: proposal.piece_cid.map(|piece| piece.cid),
+            start: ChainEpoch::new(proposal.start_epoch),
+            end: ChainEpoch::new(proposal.end_epoch),
+            activity,
+        }
+    }
 }
 
 #[cfg(test)]

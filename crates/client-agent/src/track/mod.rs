@@ -26,9 +26,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::chain_head::ChainHead;
 use crate::config::SyncRule;
 use crate::node_deals::NodeDeals;
-use crate::propose::lotus::preflight;
 use crate::track::chain_lookups::{ChainLookups, Lookup};
 use crate::track::pass::{Head, NodeList, Pass, is_new};
 use crate::track::reconcile::{FollowedDeal, NodeWord, OnChain};
@@ -170,8 +170,8 @@ impl Tracker {
         if let Head::At(head) = pass.head {
             self.look_up(head, &mut pass).await?;
         }
-        let doubted = std::mem::take(&mut pass.doubted);
-        pass.report.put_back = self.guard.put_back(&self.store, doubted).await?;
+        let suspected = std::mem::take(&mut pass.suspected);
+        pass.report.put_back = self.guard.put_back(&self.store, suspected).await?;
         pass.report.followed = count(pass.followed.len());
         debug!(report = ?pass.report, "tracking pass");
         pass.trouble.map_or(Ok(pass.report), |error| Err(error.into()))
@@ -194,7 +194,7 @@ impl Tracker {
     async fn list(&self, pass: &mut Pass) {
         pass.list = match self.node_deals.states().await {
             Ok(listed) => {
-                NodeList::Read(listed.into_iter().map(|info| (info.proposal_cid.cid.clone(), info)).collect())
+                NodeList::Read(listed.into_iter().map(|deal| (deal.proposal_cid.clone(), deal)).collect())
             }
             Err(error) => {
                 pass.trouble.get_or_insert(error);
@@ -252,7 +252,7 @@ impl Tracker {
                 continue;
             };
             let followed = FollowedDeal::new(deal, intent, node);
-            pass.doubt(&followed);
+            pass.suspect(&followed);
             match (&followed.node, head) {
                 (NodeWord::Unlisted, _) if is_new(&followed.deal, pass.now) => {}
                 // Only the node's word is known, and the chain might overrule it.
@@ -283,16 +283,16 @@ impl Tracker {
     }
 
     async fn head(&self, now: SystemTime) -> Result<Head, RpcError> {
-        let tipset = self.node.chain_head().await?;
-        let is_old = preflight::head_age(&tipset, now).is_some_and(|age| age > preflight::HEAD_AGE_MAX);
-        if is_old && !preflight::may_be_behind(&self.node, self.sync).await? {
-            warn!(
-                endpoint = self.node.endpoint(),
-                "the node is behind the chain: deals are not judged by it now"
-            );
-            return Ok(Head::Unknown);
+        match ChainHead::ask(&self.node, self.sync, now).await? {
+            ChainHead::Current(height) => Ok(Head::At(height)),
+            ChainHead::Behind { .. } => {
+                warn!(
+                    endpoint = self.node.endpoint(),
+                    "the node is behind the chain: deals are not judged by it now"
+                );
+                Ok(Head::Unknown)
+            }
         }
-        Ok(Head::At(ChainEpoch::new(tipset.height)))
     }
 
     /// Looks deals up on chain whose turn it is, and records what was found by the batch.

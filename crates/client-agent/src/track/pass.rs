@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use carferry_core::lotus::wire::DealState;
 use carferry_core::model::{ChainEpoch, IntentDoc, OfflineDealDoc, PublishMethod, StatusSource};
 use carferry_core::rpc::RpcError;
 use carferry_core::store::StatusChange;
 
+use crate::node_deals::NodeDealState;
 use crate::track::reconcile::{FollowedDeal, NodeWord, OnChain};
 use crate::track::tamper_repair::ProvidersEnd;
 use crate::track::{TrackReport, reconcile};
@@ -29,7 +29,7 @@ pub(super) struct Pass {
     pub(super) list: NodeList,
     pub(super) head: Head,
     /// Deals that are closed although something speaks against it, and their miners.
-    pub(super) doubted: HashMap<String, String>,
+    pub(super) suspected: HashMap<String, String>,
     /// Whether there are deals that the node lists.
     pub(super) met_listed: bool,
     pub(super) changes: Vec<StatusChange>,
@@ -49,7 +49,7 @@ pub(super) enum NodeList {
     /// The node did not list its deals.
     Failed,
     /// By proposal CID.
-    Read(HashMap<String, DealState>),
+    Read(HashMap<String, NodeDealState>),
 }
 
 /// Where the chain is.
@@ -80,7 +80,7 @@ impl Pass {
             rechecked: HashSet::new(),
             list: NodeList::NotRead,
             head: Head::NotAsked,
-            doubted: HashMap::new(),
+            suspected: HashMap::new(),
             met_listed: false,
             changes: Vec::new(),
             ends_seen: Vec::new(),
@@ -107,17 +107,17 @@ impl Pass {
 
     /// Takes note of a deal that is closed although something speaks against it, and of one that the node
     /// does not list.
-    pub(super) fn doubt(&mut self, followed: &FollowedDeal) {
-        let is_doubted = match &followed.node {
+    pub(super) fn suspect(&mut self, followed: &FollowedDeal) {
+        let is_suspected = match &followed.node {
             NodeWord::Says(info) => reconcile::contradicts_import(&followed.deal, info),
-            NodeWord::NotFollowed => reconcile::is_unwitnessed(&followed.deal),
+            NodeWord::NotFollowed => reconcile::is_unconfirmed_import(&followed.deal),
             NodeWord::Unlisted => {
                 self.report.unknown += u64::from(!is_new(&followed.deal, self.now));
                 false
             }
         };
-        if is_doubted {
-            self.doubted.extend(followed.deal.dealcid.clone().zip(followed.deal.miner.clone()));
+        if is_suspected {
+            self.suspected.extend(followed.deal.dealcid.clone().zip(followed.deal.miner.clone()));
         }
     }
 

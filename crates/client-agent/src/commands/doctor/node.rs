@@ -8,7 +8,6 @@ use carferry_core::doctor;
 use carferry_core::doctor::Check;
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::lotus::FullNode;
-use carferry_core::lotus::wire::TipSet;
 use carferry_core::model::{AttoFil, PublishMethod};
 use carferry_core::rpc::endpoint::resolve_full_node;
 use carferry_core::rpc::{Client, RpcError};
@@ -17,8 +16,10 @@ use futures::future::join_all;
 use indicatif::{BinaryBytes, HumanDuration};
 use tokio::time::timeout;
 
+use crate::chain_head::{NodeHead, may_be_behind};
 use crate::config::{Config, PublishChoice, SyncRule};
-use crate::propose::lotus::preflight::may_be_behind;
+use crate::propose::conditions::PublishCalls;
+use crate::propose::lotus::answers::is_unknown_actor;
 
 /// A head this old still comes with null rounds and a slow network: ten epochs.
 const HEAD_AGE_WARN: Duration = Duration::from_secs(300);
@@ -55,7 +56,7 @@ pub(super) async fn checks(config: &Config, store: Option<&Store>, now: Duration
         Err(error) => Check::lotus("market", error),
     });
     checks.push(permissions(&node, endpoint.token.as_ref().map(Secret::expose), config, methods.ok()).await);
-    checks.push(match node.chain_head().await {
+    checks.push(match NodeHead::ask(&node).await {
         Ok(head) => {
             let may_be_off = may_be_behind(&node, config.sync_rule()).await.unwrap_or(false);
             let rule = if may_be_off { SyncRule::NotOnTestNetworks } else { SyncRule::Required };
@@ -69,26 +70,19 @@ pub(super) async fn checks(config: &Config, store: Option<&Store>, now: Duration
     checks
 }
 
-/// Which calls the node has.
-#[derive(Clone, Copy, Debug)]
-struct Methods {
-    start: bool,
-    stateless: bool,
-}
-
-async fn methods(node: &FullNode) -> Result<Methods, RpcError> {
+async fn methods(node: &FullNode) -> Result<PublishCalls, RpcError> {
     // A node that wants another permission for a method has the method.
     let has = |answer: Result<bool, RpcError>| match answer {
         Err(RpcError::Permission { .. }) => Ok(true),
         other => other,
     };
-    Ok(Methods {
+    Ok(PublishCalls {
         start: has(node.has_method(PublishMethod::Start).await)?,
         stateless: has(node.has_method(PublishMethod::Stateless).await)?,
     })
 }
 
-fn judge_market(version: &str, methods: Methods) -> Check {
+fn judge_market(version: &str, methods: PublishCalls) -> Check {
     const NAME: &str = "market";
     match (methods.start, methods.stateless) {
         (true, true) => Check::ok(NAME, "ClientStartDeal and ClientStatelessDeal"),
@@ -117,7 +111,7 @@ async fn permissions(
     node: &FullNode,
     token: Option<&str>,
     config: &Config,
-    methods: Option<Methods>,
+    methods: Option<PublishCalls>,
 ) -> Check {
     const NAME: &str = "token";
     let Some(token) = token else {
@@ -133,7 +127,7 @@ async fn permissions(
     }
 }
 
-fn judge_permissions(granted: &[String], config: &Config, methods: Option<Methods>) -> Check {
+fn judge_permissions(granted: &[String], config: &Config, methods: Option<PublishCalls>) -> Check {
     const NAME: &str = "token";
     let may = |permission: &str| granted.iter().any(|granted| granted == permission);
     let detail = format!("may {}", granted.join(", "));
@@ -160,7 +154,7 @@ fn judge_permissions(granted: &[String], config: &Config, methods: Option<Method
     }
 }
 
-fn judge_head(head: &TipSet, now: Duration, rule: SyncRule) -> Check {
+fn judge_head(head: &NodeHead, now: Duration, rule: SyncRule) -> Check {
     const NAME: &str = "node sync";
     let fail = |detail: String, hint: &str| match rule {
         SyncRule::Required => Check::fail(NAME, detail, hint),
@@ -169,11 +163,9 @@ fn judge_head(head: &TipSet, now: Duration, rule: SyncRule) -> Check {
         }
     };
     let height = head.height;
-    let timestamp = head.blocks.first().and_then(|block| u64::try_from(block.timestamp).ok());
-    let Some(timestamp) = timestamp.filter(|&seconds| seconds > 0) else {
+    let Some(timestamp) = head.time.filter(|time| !time.is_zero()) else {
         return Check::warn(NAME, format!("epoch {height}, without a time"), "is this a Lotus full node?");
     };
-    let timestamp = Duration::from_secs(timestamp);
     if timestamp > now + HEAD_AGE_WARN {
         let ahead = HumanDuration(timestamp.saturating_sub(now));
         return fail(format!("epoch {height} is {ahead} in the future"), "set this host's clock");
@@ -267,9 +259,6 @@ async fn deals(node: &FullNode, config: &Config, store: Option<&Store>) -> Optio
     }
 }
 
-/// The words of a chain that does not know an address. Source: lotus v1.23.3 `chain/types/actor.go`.
-const NO_ACTOR: &str = "actor not found";
-
 async fn miners(node: &FullNode, config: &Config) -> Vec<Check> {
     // Side by side: an ask is fetched from the provider, which may not answer.
     join_all(config.miners.iter().map(|terms| miner(node, terms.miner.to_string()))).await
@@ -279,7 +268,7 @@ async fn miner(node: &FullNode, miner: String) -> Check {
     const NAME: &str = "miner";
     let info = match node.miner_info(&miner).await {
         Ok(info) => info,
-        Err(error) if error.message().is_some_and(|words| words.contains(NO_ACTOR)) => {
+        Err(error) if is_unknown_actor(&error) => {
             return Check::fail(
                 NAME,
                 format!("{miner} is no miner of this node's chain"),
@@ -326,7 +315,7 @@ async fn miner(node: &FullNode, miner: String) -> Check {
 #[cfg(test)]
 mod tests {
     use carferry_core::doctor::Severity;
-    use carferry_core::lotus::wire::BlockHeader;
+    use carferry_core::model::ChainEpoch;
 
     use super::*;
 
@@ -334,7 +323,7 @@ mod tests {
         let granted: Vec<String> = granted.iter().map(|&granted| granted.to_owned()).collect();
         let mut config = Config::default();
         config.setting.publish_method = choice;
-        judge_permissions(&granted, &config, Some(Methods { start: true, stateless })).state
+        judge_permissions(&granted, &config, Some(PublishCalls { start: true, stateless })).state
     }
 
     #[test]
@@ -361,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_lotus_without_market_is_said_plainly() {
-        let neither = Methods { start: false, stateless: false };
+        let neither = PublishCalls { start: false, stateless: false };
         for (version, says) in [
             ("1.27.1+mainnet+git.abc", "removed in v1.27.1"),
             ("1.30.0", "removed in v1.27.1"),
@@ -375,7 +364,7 @@ mod tests {
                 check.detail
             );
         }
-        assert_eq!(judge_market("1.5.0", Methods { start: true, stateless: false }).state, Severity::Ok);
+        assert_eq!(judge_market("1.5.0", PublishCalls { start: true, stateless: false }).state, Severity::Ok);
     }
 
     #[test]
@@ -390,12 +379,12 @@ mod tests {
             (1_001_000, Severity::Fail),
             (0, Severity::Warn),
         ] {
-            let head = TipSet { height: 7, blocks: vec![BlockHeader { timestamp }] };
+            let head = NodeHead { height: ChainEpoch::new(7), time: Some(Duration::from_secs(timestamp)) };
             assert_eq!(judge_head(&head, now, SyncRule::Required).state, state, "{timestamp}");
             let on_test_network = judge_head(&head, now, SyncRule::NotOnTestNetworks).state;
             assert_ne!(on_test_network, Severity::Fail, "{timestamp}");
         }
-        let head = TipSet { height: 7, blocks: vec![] };
+        let head = NodeHead { height: ChainEpoch::new(7), time: None };
         assert_eq!(judge_head(&head, now, SyncRule::Required).state, Severity::Warn);
     }
 }

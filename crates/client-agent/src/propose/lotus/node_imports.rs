@@ -15,7 +15,7 @@ use carferry_core::path_mapping::{PathMapping, map_longest};
 use carferry_core::rpc::RpcError;
 use tokio::sync::OnceCell;
 
-use crate::propose::lotus::publish::{About, Outcome, unknown};
+use crate::propose::lotus::answers::{About, Outcome, imports_not_listed, not_imported};
 
 /// The roots that one node has imported, as far as is known.
 #[derive(Debug, Default)]
@@ -94,7 +94,7 @@ impl Imports {
         if known == Known::Missing && Arc::ptr_eq(seen, &listing) {
             listing = self.forget(&listing);
         }
-        let is_listed = listing.has(node, root).await.map_err(|error| of_the_node(&error))?;
+        let is_listed = listing.has(node, root).await.map_err(|error| imports_not_listed(&error))?;
         let is_added = lock(&listing.added).contains(root);
         if is_added || (is_listed && known == Known::Readable) {
             return Ok(());
@@ -151,31 +151,6 @@ pub(in crate::propose) fn are_wanted_by(version: &str) -> bool {
         version.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
     (next(), next(), next()) >= (1, 11, 2)
-}
-
-/// What `ClientImport` says of a CAR that it cannot read (lotus-contract §2.5).
-const UNREADABLE: [&str; 4] =
-    ["open CAR file", "read CAR header", "one and only one header", "car version must be"];
-
-fn not_imported(path: &str, error: &RpcError) -> Outcome {
-    let Outcome::Unknown { about, reason } = of_the_node(error) else { return of_the_node(error) };
-    let is_unreadable = UNREADABLE.iter().any(|words| reason.contains(words));
-    let about = if is_unreadable { About::Car } else { about };
-    let reason = format!(
-        "the node wants the root imported and could not import {path}: {reason}; hint: the CAR must lie on the Lotus \
-         node's own disk, see setting.carPaths"
-    );
-    Outcome::Unknown { about, reason }
-}
-
-/// A failed call in which the provider has no part.
-fn of_the_node(error: &RpcError) -> Outcome {
-    match unknown(error) {
-        Outcome::Unknown { about: About::Provider, reason } => {
-            Outcome::Unknown { about: About::Unclear, reason }
-        }
-        other => other,
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -57,24 +57,24 @@ struct Failure {
 
 /// Why a provider is left alone with this payload now.
 pub(super) fn pause_of(
-    picture: &PayloadDeals,
+    payload_deals: &PayloadDeals,
     miner: &str,
     price: AttoFil,
     situation: &Situation<'_>,
 ) -> Option<HoldReason> {
-    let refused = picture
+    let refused = payload_deals
         .intents
         .iter()
         .filter(|intent| intent.miner == miner && intent.state == IntentState::Refused)
         .filter_map(|intent| of_intent(intent, price, situation));
-    let failed = picture
+    let failed = payload_deals
         .deals
         .iter()
         .filter(|deal| {
             let expired = deal.status.phase() == DealPhase::Expired;
-            deal.miner == miner && !expired && !is_live(picture, deal, situation)
+            deal.miner == miner && !expired && !is_live(payload_deals, deal, situation)
         })
-        .filter_map(|deal| of_deal(picture, deal, price, situation));
+        .filter_map(|deal| of_deal(payload_deals, deal, price, situation));
     let failures: Vec<Failure> =
         refused.chain(failed).filter(|failure| is_recent(failure, situation)).collect();
     let last = failures.iter().max_by_key(|failure| failure.when)?;
@@ -98,12 +98,12 @@ fn of_intent(intent: &IntentDoc, price: AttoFil, situation: &Situation<'_>) -> O
 }
 
 fn of_deal(
-    picture: &PayloadDeals,
+    payload_deals: &PayloadDeals,
     deal: &StoredDeal,
     price: AttoFil,
     situation: &Situation<'_>,
 ) -> Option<Failure> {
-    let intent = picture.intents.iter().find(|intent| deal.intent.as_deref() == Some(&intent.id));
+    let intent = payload_deals.intents.iter().find(|intent| deal.intent.as_deref() == Some(&intent.id));
     let is_of_other_terms = |intent: &IntentDoc| !situation.terms.are_those_of(intent, price);
     let is_cleared = deal.failure_cleared || intent.is_some_and(|intent| intent.failurecleared.is_some());
     if is_cleared || intent.is_some_and(is_of_other_terms) {

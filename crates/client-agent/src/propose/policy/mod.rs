@@ -3,44 +3,16 @@
 mod failures;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use carferry_core::model::{
-    AttoFil, ChainEpoch, DealPhase, DealStatus, IntentDoc, IntentState, PublishMethod,
-};
+use carferry_core::model::{ChainEpoch, DealPhase, DealStatus, IntentDoc, IntentState, PublishMethod};
 use carferry_core::store::StoredDeal;
 
 use crate::propose::budget::{Need, PassBudget};
 pub use crate::propose::policy::failures::TermsInForce;
 use crate::propose::policy::failures::pause_of;
 pub(super) use crate::propose::policy::failures::stored_collateral;
-
-/// What a run may do. See `configs/client-agent.yaml` for the keys.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Replicas of a payload over all providers (`maxDealNums`).
-    pub replicas_max: usize,
-    /// Deals of one payload with one provider (`minerMaxDeals`).
-    pub deals_per_payload_and_miner_max: usize,
-    /// Deals of one provider that wait for their import (`maxOpenDealsPerMiner`).
-    pub open_deals_per_miner_max: Option<u64>,
-    /// New deals in one pass (`maxDealsPerRun`).
-    pub deals_per_pass_max: Option<u64>,
-    /// Refused or failed deals of one payload with one provider after which it is left alone
-    /// (`maxFailedDeals`); refusals for reasons that pass do not count.
-    pub failures_max: usize,
-    /// Older ones are forgotten (`failedDealsWithin`).
-    pub failures_within: Duration,
-}
-
-/// A provider from the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Its address, as written in the configuration.
-    pub miner: String,
-    /// FIL per epoch for the whole piece.
-    pub price: AttoFil,
-}
+use crate::propose::terms::{Limits, Target};
 
 /// A deal that could be proposed: to whom, by which call, and what it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +64,7 @@ impl PayloadDeals {
 }
 
 /// Why a payload gets no (further) deal with a provider now.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HoldReason {
     /// `maxDealNums` is reached: nothing is missing.
     EnoughReplicas,
@@ -114,7 +86,7 @@ pub enum HoldReason {
 
 impl HoldReason {
     /// For reports.
-    pub fn as_str(&self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::EnoughReplicas => "enough replicas (maxDealNums)",
             Self::EnoughWithMiner => "enough deals with this miner (minerMaxDeals)",
@@ -143,7 +115,7 @@ pub struct Decision {
 /// `offers` are the deals that providers would take at all (see `preflight`). What is wanted is taken from
 /// the budget.
 pub fn decide(
-    picture: &PayloadDeals,
+    payload_deals: &PayloadDeals,
     offers: &[Offer],
     budget: &mut PassBudget,
     situation: &Situation<'_>,
@@ -151,14 +123,14 @@ pub fn decide(
     let mut decision = Decision::default();
     let limits = situation.limits;
     let mut live_with: BTreeMap<&str, usize> = BTreeMap::new();
-    for miner in live_miners(picture, situation) {
+    for miner in live_miners(payload_deals, situation) {
         *live_with.entry(miner).or_insert(0) += 1;
     }
     decision.replicas = live_with.values().sum();
 
     let mut candidates: Vec<&Offer> = Vec::new();
     for offer in offers {
-        match pause_of(picture, &offer.target.miner, offer.target.price, situation) {
+        match pause_of(payload_deals, &offer.target.miner, offer.target.price, situation) {
             Some(held) => decision.held.push((offer.clone(), held)),
             None => candidates.push(offer),
         }
@@ -172,7 +144,7 @@ pub fn decide(
         candidates.retain(|offer| {
             let live = live_with.get(offer.target.miner.as_str()).copied().unwrap_or(0);
             let held = held_now(offer, live, budget, limits);
-            decision.held.extend(held.clone().map(|held| ((*offer).clone(), held)));
+            decision.held.extend(held.map(|held| ((*offer).clone(), held)));
             held.is_none()
         });
         // The configuration's order breaks ties: `min_by_key` keeps the first.
@@ -207,10 +179,13 @@ fn held_now(offer: &Offer, live: usize, budget: &PassBudget, limits: &Limits) ->
 }
 
 /// The providers of every deal that counts: recorded and not dead, or intended and not yet recorded.
-fn live_miners<'a>(picture: &'a PayloadDeals, situation: &Situation<'_>) -> impl Iterator<Item = &'a str> {
-    let is_live = move |deal: &&StoredDeal| is_live(picture, deal, situation);
-    let recorded = picture.deals.iter().filter(is_live).map(|deal| deal.miner.as_str());
-    let intended = picture
+fn live_miners<'a>(
+    payload_deals: &'a PayloadDeals,
+    situation: &Situation<'_>,
+) -> impl Iterator<Item = &'a str> {
+    let is_live = move |deal: &&StoredDeal| is_live(payload_deals, deal, situation);
+    let recorded = payload_deals.deals.iter().filter(is_live).map(|deal| deal.miner.as_str());
+    let intended = payload_deals
         .intents
         .iter()
         .filter(|intent| {
@@ -220,7 +195,7 @@ fn live_miners<'a>(picture: &'a PayloadDeals, situation: &Situation<'_>) -> impl
                 IntentState::Confirmed => intent.status().is_none_or(DealStatus::is_live),
                 IntentState::Refused | IntentState::Abandoned => false,
             };
-            stands && !picture.deals.iter().any(|deal| deal.intent.as_deref() == Some(&intent.id))
+            stands && !payload_deals.deals.iter().any(|deal| deal.intent.as_deref() == Some(&intent.id))
         })
         .map(|intent| intent.miner.as_str());
     recorded.chain(intended)
@@ -232,8 +207,8 @@ fn live_miners<'a>(picture: &'a PayloadDeals, situation: &Situation<'_>) -> impl
 /// there says so too. A provider that calls the start missed is believed within a day of it, the time that
 /// Lotus gives sealing by default (lotus v1.23.3 `node/config/def.go`, `ExpectedSealDuration`); earlier its
 /// word would cost another deal.
-fn is_live(picture: &PayloadDeals, deal: &StoredDeal, situation: &Situation<'_>) -> bool {
-    let intent = picture.intents.iter().find(|intent| deal.intent.as_deref() == Some(&intent.id));
+fn is_live(payload_deals: &PayloadDeals, deal: &StoredDeal, situation: &Situation<'_>) -> bool {
+    let intent = payload_deals.intents.iter().find(|intent| deal.intent.as_deref() == Some(&intent.id));
     let noted = intent.and_then(IntentDoc::status);
     let goes_on = |status: DealStatus| matches!(status.phase(), DealPhase::Progressing | DealPhase::Active);
     let in_a_day = situation.head.plus(situation.epochs_per_day);

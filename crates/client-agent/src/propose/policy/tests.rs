@@ -1,6 +1,10 @@
-use carferry_core::model::{DealDuration, Refusal};
+use std::time::Duration;
+
+use carferry_core::model::{AttoFil, DealDuration, Refusal};
 
 use super::*;
+use crate::propose::terms::{Limits, Target};
+use crate::propose::test_intent::intent_of_tests;
 
 const LIMITS: Limits = Limits {
     replicas_max: 10,
@@ -41,7 +45,7 @@ fn budget(funds: u128, datacap_bytes: u128) -> PassBudget {
 }
 
 fn decided(
-    picture: &PayloadDeals,
+    payload_deals: &PayloadDeals,
     offers: &[Offer],
     limits: &Limits,
     budget: &mut PassBudget,
@@ -49,22 +53,27 @@ fn decided(
     head: ChainEpoch,
 ) -> Decision {
     let terms = terms();
-    decide(picture, offers, budget, &Situation { limits, terms: &terms, now, head, epochs_per_day: 2880 })
+    decide(
+        payload_deals,
+        offers,
+        budget,
+        &Situation { limits, terms: &terms, now, head, epochs_per_day: 2880 },
+    )
 }
 
-fn pause(picture: &PayloadDeals, miner: &str, now: SystemTime) -> Option<HoldReason> {
-    pause_with(picture, miner, now, &terms(), AttoFil::ZERO)
+fn pause(payload_deals: &PayloadDeals, miner: &str, now: SystemTime) -> Option<HoldReason> {
+    pause_with(payload_deals, miner, now, &terms(), AttoFil::ZERO)
 }
 
 fn pause_with(
-    picture: &PayloadDeals,
+    payload_deals: &PayloadDeals,
     miner: &str,
     now: SystemTime,
     terms: &TermsInForce,
     price: AttoFil,
 ) -> Option<HoldReason> {
     let situation = Situation { limits: &LIMITS, terms, now, head: HEAD, epochs_per_day: 2880 };
-    pause_of(picture, miner, price, &situation)
+    pause_of(payload_deals, miner, price, &situation)
 }
 
 fn deal(miner: &str, status: u64) -> StoredDeal {
@@ -89,33 +98,9 @@ fn intent(miner: &str, state: IntentState, updated_seconds: i64) -> IntentDoc {
         id: format!("p#{miner}"),
         filecid: "p".into(),
         miner: miner.into(),
-        wallet: String::new(),
-        piececid: String::new(),
-        dealsizebytes: 127,
-        carpath: String::new(),
-        priceattofil: "0".into(),
-        duration: 518_400,
-        startepoch: 1,
-        providercollateral: "0".into(),
-        verified: false,
-        fastretrieval: true,
-        method: PublishMethod::Start,
-        owner: "box".into(),
         state,
-        dealcid: None,
-        dealstatus: None,
-        dealstatusby: None,
-        endseen: None,
-        dealid: None,
-        reason: None,
-        tries: None,
-        nexttry: None,
-        refusal: None,
-        failurecleared: None,
-        startdelay: None,
-        collateralsetting: None,
-        createdtime: None,
         updatedtime: Some(bson::DateTime::from_millis(updated_seconds * 1000)),
+        ..intent_of_tests()
     }
 }
 
@@ -136,9 +121,11 @@ fn the_notes_limits_give_two_deals_with_each_of_three_miners() {
 
 #[test]
 fn replicas_are_counted_over_all_miners_and_dead_deals_are_none() {
-    let picture = PayloadDeals { deals: vec![deal("a", 7), deal("b", 26), deal("x", 13)], intents: vec![] };
+    let payload_deals =
+        PayloadDeals { deals: vec![deal("a", 7), deal("b", 26), deal("x", 13)], intents: vec![] };
     let limits = Limits { replicas_max: 3, ..LIMITS };
-    let decision = decided(&picture, &offers(&["a", "b"]), &limits, &mut budget(0, 0), at(10_000), HEAD);
+    let decision =
+        decided(&payload_deals, &offers(&["a", "b"]), &limits, &mut budget(0, 0), at(10_000), HEAD);
     assert_eq!(names(&decision), ["b"]);
 }
 
@@ -147,9 +134,9 @@ fn a_deal_that_its_provider_goes_on_with_is_a_replica_whatever_the_client_says()
     for (at_provider, wanted) in [(29, 0), (7, 0), (18, 1), (26, 1)] {
         let mut given_up = deal("a", 26);
         given_up.provider_status = Some(DealStatus::from_lotus(at_provider));
-        let picture = PayloadDeals { deals: vec![given_up], intents: vec![] };
+        let payload_deals = PayloadDeals { deals: vec![given_up], intents: vec![] };
         let limits = Limits { replicas_max: 1, ..LIMITS };
-        let decision = decided(&picture, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), HEAD);
+        let decision = decided(&payload_deals, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), HEAD);
         assert_eq!(decision.wanted.len(), wanted, "{at_provider}");
     }
 }
@@ -160,8 +147,8 @@ fn an_unsettled_intent_counts_once() {
     recorded.intent = Some("p#a".into());
     let limits = Limits { deals_per_payload_and_miner_max: 1, ..LIMITS };
     for deals in [vec![], vec![recorded]] {
-        let picture = PayloadDeals { deals, intents: vec![intent("a", IntentState::Intended, 0)] };
-        let decision = decided(&picture, &offers(&["a", "b"]), &limits, &mut budget(0, 0), at(0), HEAD);
+        let payload_deals = PayloadDeals { deals, intents: vec![intent("a", IntentState::Intended, 0)] };
+        let decision = decided(&payload_deals, &offers(&["a", "b"]), &limits, &mut budget(0, 0), at(0), HEAD);
         assert_eq!(names(&decision), ["b"]);
     }
 }
@@ -206,15 +193,15 @@ fn refusals_that_pass_pause_a_miner_and_never_give_it_up() {
         ..deal("a", 26)
     };
     for (deals, intents) in [(vec![], vec![refused.clone(); 9]), (vec![failed; 9], vec![])] {
-        let picture = PayloadDeals { deals, intents };
+        let payload_deals = PayloadDeals { deals, intents };
         for (now, held) in [(1000 + 24 * 3600 - 1, Some(HoldReason::Pausing)), (1000 + 24 * 3600, None)] {
-            assert_eq!(pause(&picture, "a", at(now)), held, "{now}");
+            assert_eq!(pause(&payload_deals, "a", at(now)), held, "{now}");
         }
     }
     let mut intents = vec![refused; 9];
     intents.extend(vec![intent("a", IntentState::Refused, 1000); 3]);
-    let picture = PayloadDeals { deals: vec![], intents };
-    assert_eq!(pause(&picture, "a", at(2_000_000)), Some(HoldReason::GivenUp));
+    let payload_deals = PayloadDeals { deals: vec![], intents };
+    assert_eq!(pause(&payload_deals, "a", at(2_000_000)), Some(HoldReason::GivenUp));
 }
 
 #[test]
@@ -223,9 +210,9 @@ fn a_deal_that_missed_its_start_is_replaced_and_not_before_its_start_is_near() {
     missed.missed = true;
     let limits = Limits { replicas_max: 1, ..LIMITS };
     for (head, wanted) in [(7_000, 0), (7_121, 1), (20_000, 1)] {
-        let picture = PayloadDeals { deals: vec![missed.clone()], intents: vec![] };
+        let payload_deals = PayloadDeals { deals: vec![missed.clone()], intents: vec![] };
         let head = ChainEpoch::new(head);
-        let decision = decided(&picture, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), head);
+        let decision = decided(&payload_deals, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), head);
         assert_eq!(decision.wanted.len(), wanted, "{head}");
     }
 }
@@ -238,8 +225,8 @@ fn a_deal_called_missed_that_goes_on_is_a_replica() {
         let mut missed = deal("a", status);
         missed.missed = true;
         missed.provider_status = at_provider.map(DealStatus::from_lotus);
-        let picture = PayloadDeals { deals: vec![missed], intents: vec![] };
-        let decision = decided(&picture, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), near);
+        let payload_deals = PayloadDeals { deals: vec![missed], intents: vec![] };
+        let decision = decided(&payload_deals, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), near);
         assert_eq!(decision.wanted.len(), wanted, "{status} {at_provider:?}");
     }
 }
@@ -254,10 +241,10 @@ fn what_was_agreed_counts_not_what_the_record_says() {
         startepoch: 10_000,
         ..intent("a", IntentState::Confirmed, 0)
     };
-    let mut picture = PayloadDeals { deals: vec![record], intents: vec![made] };
-    picture.by_intents();
+    let mut payload_deals = PayloadDeals { deals: vec![record], intents: vec![made] };
+    payload_deals.by_intents();
     let limits = Limits { deals_per_payload_and_miner_max: 1, ..LIMITS };
-    let decision = decided(&picture, &offers(&["a"]), &limits, &mut budget(0, 0), at(0), HEAD);
+    let decision = decided(&payload_deals, &offers(&["a"]), &limits, &mut budget(0, 0), at(0), HEAD);
     assert_eq!(decision.wanted, []);
 }
 
@@ -275,9 +262,9 @@ fn what_providers_can_write_makes_no_second_deal() {
         (vec![], Some(18), 0),
         (vec![], Some(26), 1),
     ] {
-        let picture = PayloadDeals { deals, intents: vec![confirmed(noted)] };
-        let decision = decided(&picture, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), HEAD);
-        assert_eq!(decision.wanted.len(), wanted, "{picture:?}");
+        let payload_deals = PayloadDeals { deals, intents: vec![confirmed(noted)] };
+        let decision = decided(&payload_deals, &offers(&["b"]), &limits, &mut budget(0, 0), at(0), HEAD);
+        assert_eq!(decision.wanted.len(), wanted, "{payload_deals:?}");
     }
 }
 
@@ -334,37 +321,37 @@ fn given_up(change: impl Fn(&mut IntentDoc)) -> PayloadDeals {
 
 #[test]
 fn failures_are_forgotten_after_a_time() {
-    let picture = given_up(|_| {});
+    let payload_deals = given_up(|_| {});
     let end = 1000 + 30 * 24 * 3600;
-    assert_eq!(pause(&picture, "a", at(end - 1)), Some(HoldReason::GivenUp));
-    assert_eq!(pause(&picture, "a", at(end)), None);
+    assert_eq!(pause(&payload_deals, "a", at(end - 1)), Some(HoldReason::GivenUp));
+    assert_eq!(pause(&payload_deals, "a", at(end)), None);
     let failed = StoredDeal { updated: Some(bson::DateTime::from_millis(1_000_000)), ..deal("a", 26) };
-    let picture = PayloadDeals { deals: vec![failed; 3], intents: vec![] };
-    assert_eq!(pause(&picture, "a", at(end - 1)), Some(HoldReason::GivenUp));
-    assert_eq!(pause(&picture, "a", at(end)), None);
+    let payload_deals = PayloadDeals { deals: vec![failed; 3], intents: vec![] };
+    assert_eq!(pause(&payload_deals, "a", at(end - 1)), Some(HoldReason::GivenUp));
+    assert_eq!(pause(&payload_deals, "a", at(end)), None);
 }
 
 #[test]
 fn failures_belong_to_the_terms_they_were_met_with() {
-    let picture = given_up(|intent| {
+    let payload_deals = given_up(|intent| {
         intent.startdelay = Some(20_160);
         intent.collateralsetting = Some("auto".into());
     });
     let now = at(10_000);
-    assert_eq!(pause(&picture, "a", now), Some(HoldReason::GivenUp));
+    assert_eq!(pause(&payload_deals, "a", now), Some(HoldReason::GivenUp));
     for other in [
         TermsInForce { start_delay_epochs: 10_080, ..terms() },
         TermsInForce { duration: DealDuration::from_stored(600_000), ..terms() },
         TermsInForce { collateral: Some(AttoFil::new(5)), ..terms() },
         TermsInForce { verified: true, ..terms() },
     ] {
-        assert_eq!(pause_with(&picture, "a", now, &other, AttoFil::ZERO), None, "{other:?}");
+        assert_eq!(pause_with(&payload_deals, "a", now, &other, AttoFil::ZERO), None, "{other:?}");
         // Older documents do not say their start delay and collateral.
         let old = given_up(|_| {});
         let says = other.duration != terms().duration || other.verified;
         assert_eq!(pause_with(&old, "a", now, &other, AttoFil::ZERO).is_none(), says, "{other:?}");
     }
-    assert_eq!(pause_with(&picture, "a", now, &terms(), AttoFil::new(1)), None, "another price");
+    assert_eq!(pause_with(&payload_deals, "a", now, &terms(), AttoFil::new(1)), None, "another price");
 }
 
 #[test]
@@ -384,8 +371,8 @@ fn what_an_operator_cleared_does_not_count() {
             }],
         ),
     ] {
-        let picture = PayloadDeals { deals: vec![failed; 3], intents };
-        assert_eq!(pause(&picture, "a", at(2001)), None, "{picture:?}");
+        let payload_deals = PayloadDeals { deals: vec![failed; 3], intents };
+        assert_eq!(pause(&payload_deals, "a", at(2001)), None, "{payload_deals:?}");
     }
 }
 
@@ -413,16 +400,20 @@ fn a_provider_whose_filter_of_deals_fails_is_asked_again_soon_and_ever_less_ofte
         PayloadDeals { deals: vec![], intents: vec![refused; times] }
     };
     for (times, pause_seconds) in [(1, 60), (2, 120), (3, 240), (8, 7680), (40, 24 * 3600)] {
-        let picture = failed(times);
-        assert_eq!(pause(&picture, "a", at(1000 + pause_seconds - 1)), Some(HoldReason::Pausing), "{times}");
-        assert_eq!(pause(&picture, "a", at(1000 + pause_seconds)), None, "{times}");
+        let payload_deals = failed(times);
+        assert_eq!(
+            pause(&payload_deals, "a", at(1000 + pause_seconds - 1)),
+            Some(HoldReason::Pausing),
+            "{times}"
+        );
+        assert_eq!(pause(&payload_deals, "a", at(1000 + pause_seconds)), None, "{times}");
     }
 }
 
 #[test]
 fn data_that_came_too_late_gives_no_provider_up() {
     let missed = StoredDeal { missed: true, start_epoch: Some(1), ..deal("a", 18) };
-    let picture = PayloadDeals { deals: vec![missed; 3], intents: vec![] };
-    assert_eq!(pause(&picture, "a", at(10_000)), None);
-    assert_eq!(pause(&picture, "a", at(1000)), Some(HoldReason::Pausing));
+    let payload_deals = PayloadDeals { deals: vec![missed; 3], intents: vec![] };
+    assert_eq!(pause(&payload_deals, "a", at(10_000)), None);
+    assert_eq!(pause(&payload_deals, "a", at(1000)), Some(HoldReason::Pausing));
 }

@@ -10,11 +10,13 @@ mod tests;
 
 use std::time::SystemTime;
 
-use carferry_core::lotus::wire::{DealState, MarketDeal};
+use carferry_core::model::address::MinerId;
 use carferry_core::model::{
     ChainEpoch, DealId, DealPhase, DealStatus, IntentDoc, OfflineDealDoc, StatusSource,
 };
 use carferry_core::store::{NumberChange, StatusChange};
+
+use crate::node_deals::NodeDealState;
 
 /// Published, and not sealed yet.
 const AWAITING_PRE_COMMIT: DealStatus = DealStatus::from_lotus(29);
@@ -41,7 +43,33 @@ pub(super) enum NodeWord {
     /// Another node made the deal, or the node's repository was reset: this node does not list it.
     Unlisted,
     /// The node follows the deal.
-    Says(DealState),
+    Says(NodeDealState),
+}
+
+/// A deal as the chain has it.
+#[derive(Clone, Debug)]
+pub(super) struct ChainDeal {
+    /// Storage provider.
+    pub(super) miner: String,
+    /// Piece CID.
+    pub(super) piece_cid: Option<String>,
+    /// Epoch by which the deal must be sealed.
+    pub(super) start: ChainEpoch,
+    /// Epoch at which the deal ends.
+    pub(super) end: ChainEpoch,
+    /// Whether it is sealed, and goes on.
+    pub(super) activity: ChainActivity,
+}
+
+/// How far a deal on chain is, its end apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChainActivity {
+    /// Published, and not sealed.
+    Published,
+    /// Sealed.
+    Active,
+    /// Its sector was terminated.
+    Slashed,
 }
 
 /// What the chain says of a deal.
@@ -50,7 +78,7 @@ pub(super) enum OnChain {
     /// No number is known, or every known number is another deal's.
     Unknown,
     /// The deal stands under this number.
-    Found { deal_id: DealId, market: Box<MarketDeal> },
+    Found { deal_id: DealId, market: ChainDeal },
     /// No deal has this number (any more): never published, never activated in time, ended, or slashed.
     Gone,
 }
@@ -71,7 +99,7 @@ impl FollowedDeal {
     /// provider's.
     pub(super) fn numbers(&self) -> Vec<DealId> {
         let node = match &self.node {
-            NodeWord::Says(info) => DealId::from_lotus(info.deal_id),
+            NodeWord::Says(info) => info.deal_id,
             NodeWord::NotFollowed | NodeWord::Unlisted => None,
         };
         let provider = number(self.deal.provider.as_ref().and_then(|view| view.dealid));
@@ -93,7 +121,7 @@ impl FollowedDeal {
     pub(super) fn wants_look(&self, head: Option<ChainEpoch>) -> bool {
         let NodeWord::Says(info) = &self.node else { return !self.numbers().is_empty() };
         let says_failed = |status: DealStatus| status.phase() == DealPhase::Failed;
-        let is_doubtful = says_failed(DealStatus::from_lotus(info.state))
+        let is_doubtful = says_failed(info.status)
             || self.provider_status().is_some_and(says_failed)
             || head.is_some_and(|head| late::is_late(self, head));
         is_doubtful && !self.numbers().is_empty()
@@ -105,7 +133,7 @@ impl FollowedDeal {
 
     fn node_status(&self) -> Option<DealStatus> {
         match &self.node {
-            NodeWord::Says(info) => Some(DealStatus::from_lotus(info.state)),
+            NodeWord::Says(info) => Some(info.status),
             NodeWord::NotFollowed | NodeWord::Unlisted => None,
         }
     }
@@ -179,8 +207,8 @@ pub(super) fn judge(
     }
     match &followed.node {
         NodeWord::Says(info) => {
-            let status = DealStatus::from_lotus(info.state);
-            let number = DealId::from_lotus(info.deal_id).map_or(NumberChange::Kept, NumberChange::Known);
+            let status = info.status;
+            let number = info.deal_id.map_or(NumberChange::Kept, NumberChange::Known);
             let word =
                 Word { status, source: StatusSource::Node, message: words(status, &info.message), number };
             word.change(followed)
@@ -193,17 +221,17 @@ pub(super) fn judge(
 /// The deal is on chain.
 fn found(
     followed: &FollowedDeal,
-    market: &MarketDeal,
+    market: &ChainDeal,
     deal_id: DealId,
     head: ChainEpoch,
 ) -> Option<StatusChange> {
     let source = StatusSource::Chain;
     let objections = followed.objections();
-    let status = if market.state.slash_epoch > -1 {
+    let status = if market.activity == ChainActivity::Slashed {
         DealStatus::SLASHED
-    } else if head.get() >= market.proposal.end_epoch {
+    } else if head >= market.end {
         DealStatus::EXPIRED
-    } else if market.state.sector_start_epoch > -1 {
+    } else if market.activity == ChainActivity::Active {
         DealStatus::ACTIVE
     } else if late::is_past_hope(followed, head) {
         let message = words(DealStatus::ERROR, "the deal was not sealed before its start epoch");
@@ -363,16 +391,16 @@ fn by_intent(deal: OfflineDealDoc, intent: &IntentDoc) -> OfflineDealDoc {
 
 /// Whether `isdeal` says 1 while the node's list says that the provider waits for the data. The node asks the
 /// provider each second, and writes its answer into the message (lotus-contract §4.2).
-pub(super) fn contradicts_import(deal: &OfflineDealDoc, info: &DealState) -> bool {
-    const CHECK_FOR_ACCEPTANCE: u64 = 13;
+pub(super) fn contradicts_import(deal: &OfflineDealDoc, info: &NodeDealState) -> bool {
+    const CHECK_FOR_ACCEPTANCE: DealStatus = DealStatus::from_lotus(13);
     deal.isdeal == Some(1)
-        && info.state == CHECK_FOR_ACCEPTANCE
+        && info.status == CHECK_FOR_ACCEPTANCE
         && info.message.contains(&DealStatus::WAITING_FOR_DATA.name())
 }
 
 /// Whether `isdeal` says 1 although no record shows that the provider took the data: miner-agent writes both
 /// at once. Deals of the prototype tell nothing.
-pub(super) fn is_unwitnessed(deal: &OfflineDealDoc) -> bool {
+pub(super) fn is_unconfirmed_import(deal: &OfflineDealDoc) -> bool {
     let seen =
         deal.provider.as_ref().and_then(|view| view.status).and_then(|status| u64::try_from(status).ok());
     let has_seen_data = seen.is_some_and(|status| has_data(DealStatus::from_lotus(status)));
@@ -381,15 +409,13 @@ pub(super) fn is_unwitnessed(deal: &OfflineDealDoc) -> bool {
 
 /// Whether the deal that the chain has under the number is this one, as far as both tell. The number comes
 /// from the database, where every provider can write.
-pub(super) fn is_same_deal(deal: &OfflineDealDoc, market: &MarketDeal) -> bool {
-    let signed = &market.proposal;
-    let actor = |address: &str| address.get(1..).map(str::to_owned);
-    let same_miner = deal.miner.as_deref().is_none_or(|miner| actor(miner) == actor(&signed.provider));
-    let same_piece = match (deal.piececid.as_deref(), &signed.piece_cid) {
-        (Some(recorded), Some(found)) => recorded == found.cid,
+pub(super) fn is_same_deal(deal: &OfflineDealDoc, market: &ChainDeal) -> bool {
+    let same_miner = deal.miner.as_deref().is_none_or(|miner| MinerId::canonical(miner) == market.miner);
+    let same_piece = match (&deal.piececid, &market.piece_cid) {
+        (Some(recorded), Some(found)) => recorded == found,
         _ => true,
     };
-    same_miner && same_piece && deal.startepoch.is_none_or(|start| start == signed.start_epoch)
+    same_miner && same_piece && deal.startepoch.is_none_or(|start| start == market.start.get())
 }
 
 fn has_data(status: DealStatus) -> bool {

@@ -25,21 +25,24 @@ fn with_view(status: i64, view: i64, deal_id: i64) -> OfflineDealDoc {
     }
 }
 
-fn info(state: u64, message: &str, deal_id: u64) -> DealState {
-    serde_json::from_value(serde_json::json!({
-        "ProposalCid": {"/": "bafyrei"}, "State": state, "Message": message, "Provider": "f01000",
-        "DataRef": null, "PieceCID": null, "DealID": deal_id
-    }))
-    .unwrap()
+fn info(state: u64, message: &str, deal_id: u64) -> NodeDealState {
+    NodeDealState {
+        proposal_cid: "bafyrei".into(),
+        status: DealStatus::from_lotus(state),
+        message: message.into(),
+        deal_id: DealId::from_lotus(deal_id),
+    }
 }
 
-fn on_chain(sector_start: i64, slash: i64) -> OnChain {
-    let market = serde_json::from_value(serde_json::json!({
-        "Proposal": {"PieceCID": null, "PieceSize": 2048, "Provider": "f01000", "StartEpoch": 1000, "EndEpoch": 520_000},
-        "State": {"SectorStartEpoch": sector_start, "SlashEpoch": slash}
-    }))
-    .unwrap();
-    OnChain::Found { deal_id: DealId::from_lotus(42).unwrap(), market: Box::new(market) }
+fn on_chain(activity: ChainActivity) -> OnChain {
+    let market = ChainDeal {
+        miner: "f01000".into(),
+        piece_cid: None,
+        start: ChainEpoch::new(1000),
+        end: ChainEpoch::new(520_000),
+        activity,
+    };
+    OnChain::Found { deal_id: DealId::from_lotus(42).unwrap(), market }
 }
 
 fn stateless(deal: OfflineDealDoc) -> FollowedDeal {
@@ -73,10 +76,14 @@ fn name_and_message_are_lotus_own_and_written_once() {
 #[test]
 fn a_stateless_deal_is_active_when_the_chain_says_so() {
     let recorded = stateless(with_view(18, 7, 42));
-    for (chain, status) in [(on_chain(-1, -1), 29), (on_chain(800, -1), 7), (on_chain(800, 850), 9)] {
+    for (chain, status) in [
+        (on_chain(ChainActivity::Published), 29),
+        (on_chain(ChainActivity::Active), 7),
+        (on_chain(ChainActivity::Slashed), 9),
+    ] {
         assert_eq!(judged(&recorded, &chain, 900), Some((status, StatusSource::Chain)));
     }
-    assert_eq!(judged(&recorded, &on_chain(800, -1), 520_000), Some((8, StatusSource::Chain)));
+    assert_eq!(judged(&recorded, &on_chain(ChainActivity::Active), 520_000), Some((8, StatusSource::Chain)));
     assert_eq!(
         judged(&recorded, &OnChain::Unknown, 900),
         Some((29, StatusSource::Provider)),
@@ -99,7 +106,9 @@ fn a_deal_on_chain_goes_on_whatever_node_and_provider_say() {
             listed(said(recorded), 11, "", 0),
         ] {
             assert!(followed.wants_look(Some(ChainEpoch::new(900))), "{followed:?}");
-            for (chain, status) in [(on_chain(-1, -1), 29), (on_chain(800, -1), 7)] {
+            for (chain, status) in
+                [(on_chain(ChainActivity::Published), 29), (on_chain(ChainActivity::Active), 7)]
+            {
                 assert_eq!(
                     judged(&followed, &chain, 900),
                     Some((status, StatusSource::Chain)),
@@ -111,7 +120,7 @@ fn a_deal_on_chain_goes_on_whatever_node_and_provider_say() {
     }
     let both = listed(said(29), 26, ERROR_WORDS, 42);
     assert_eq!(
-        message(&both, &on_chain(800, -1), 900),
+        message(&both, &on_chain(ChainActivity::Active), 900),
         format!(
             "StorageDealActive: on chain, although the client's node and the provider say StorageDealError: \
              {ERROR_WORDS}"
@@ -131,14 +140,17 @@ fn a_deal_that_was_given_up_though_it_is_on_chain_comes_back() {
         FollowedDeal::new(recorded.clone(), None, NodeWord::Unlisted),
         stateless(recorded.clone()),
     ] {
-        assert_eq!(judged(&followed, &on_chain(800, -1), 900), Some((7, StatusSource::Chain)));
-        assert_eq!(judged(&followed, &on_chain(-1, -1), 900), Some((29, StatusSource::Chain)));
+        assert_eq!(judged(&followed, &on_chain(ChainActivity::Active), 900), Some((7, StatusSource::Chain)));
+        assert_eq!(
+            judged(&followed, &on_chain(ChainActivity::Published), 900),
+            Some((29, StatusSource::Chain))
+        );
         let gone = judge(&followed, &OnChain::Gone, Some(ChainEpoch::new(1001))).unwrap();
         assert_eq!((gone.status.get(), gone.source), (26, StatusSource::Chain), "never looked at again");
         assert_eq!(Some(gone.message), recorded.statusmsg, "the reason stays");
     }
     let confirmed = OfflineDealDoc { statusby: Some(StatusSource::Chain), ..recorded };
-    assert_eq!(judged(&stateless(confirmed), &on_chain(800, -1), 900), None);
+    assert_eq!(judged(&stateless(confirmed), &on_chain(ChainActivity::Active), 900), None);
 }
 
 #[test]
@@ -164,7 +176,10 @@ fn the_chain_is_asked_of_a_listed_deal_only_where_it_can_tell_more() {
 #[test]
 fn a_provider_alone_ends_no_deal_that_is_on_chain() {
     let node_goes_on = listed(with_view(29, 26, 42), 29, "", 42);
-    assert_eq!(judged(&node_goes_on, &on_chain(-1, -1), 900), Some((29, StatusSource::Chain)));
+    assert_eq!(
+        judged(&node_goes_on, &on_chain(ChainActivity::Published), 900),
+        Some((29, StatusSource::Chain))
+    );
     let says_failed = stateless(with_view(18, 26, 0));
     assert_eq!(judged(&says_failed, &OnChain::Unknown, 900), Some((26, StatusSource::Provider)));
 }
@@ -178,8 +193,15 @@ fn a_deal_that_another_node_made_is_told_by_the_chain_alone() {
         statusmsg: Some("StorageDealSealing".into()),
         ..with_view(5, 29, 42)
     };
-    assert_eq!(judged(&unlisted(sealing.clone()), &on_chain(-1, -1), 900), None, "the other node knows more");
-    assert_eq!(judged(&unlisted(sealing), &on_chain(800, -1), 900), Some((7, StatusSource::Chain)));
+    assert_eq!(
+        judged(&unlisted(sealing.clone()), &on_chain(ChainActivity::Published), 900),
+        None,
+        "the other node knows more"
+    );
+    assert_eq!(
+        judged(&unlisted(sealing), &on_chain(ChainActivity::Active), 900),
+        Some((7, StatusSource::Chain))
+    );
 }
 
 #[test]
@@ -258,7 +280,12 @@ fn a_deal_that_can_never_become_active_ends() {
         ("its number is no deal's", stateless(with_view(29, 29, 42)), &OnChain::Gone, day),
         ("no word at all", stateless(deal(0)), &missing, week),
         ("not of this node", unlisted(deal(13)), &missing, week),
-        ("published and not sealed", stateless(with_view(29, 29, 42)), &on_chain(-1, -1), day),
+        (
+            "published and not sealed",
+            stateless(with_view(29, 29, 42)),
+            &on_chain(ChainActivity::Published),
+            day,
+        ),
     ] {
         let ends = |head| judged(&followed, chain, head).is_some_and(|(status, _)| status == 26);
         assert_eq!((ends(ends_after), ends(ends_after + 1)), (false, true), "{what}");
@@ -266,7 +293,7 @@ fn a_deal_that_can_never_become_active_ends() {
     }
     for (what, followed, chain) in [
         ("active, says the node", listed(deal(7), 7, "", 42), &missing),
-        ("active, says the chain", stateless(with_view(29, 24, 42)), &on_chain(800, -1)),
+        ("active, says the chain", stateless(with_view(29, 24, 42)), &on_chain(ChainActivity::Active)),
         ("once active", stateless(deal(7)), &missing),
     ] {
         let ends = judged(&followed, chain, week + 1).is_some_and(|(status, _)| status == 26);
@@ -279,7 +306,9 @@ fn a_number_of_another_deal_is_corrected() {
     let wrong = OfflineDealDoc { dealid: Some(41), ..with_view(29, 29, 42) };
     let numbers = stateless(wrong.clone()).numbers();
     assert_eq!(numbers, [DealId::from_lotus(41).unwrap(), DealId::from_lotus(42).unwrap()]);
-    let corrected = judge(&stateless(wrong.clone()), &on_chain(-1, -1), Some(ChainEpoch::new(900))).unwrap();
+    let corrected =
+        judge(&stateless(wrong.clone()), &on_chain(ChainActivity::Published), Some(ChainEpoch::new(900)))
+            .unwrap();
     assert_eq!(corrected.deal_id, NumberChange::Known(DealId::from_lotus(42).unwrap()));
     // Every number is another deal's.
     let forgotten = judge(&stateless(wrong), &OnChain::Unknown, Some(ChainEpoch::new(900))).unwrap();
@@ -317,7 +346,7 @@ fn the_chains_word_is_written_where_an_import_waits_for_it() {
             statusmsg: Some("StorageDealActive".into()),
             ..deal(7)
         };
-        let change = judged(&stateless(recorded), &on_chain(800, -1), 900);
+        let change = judged(&stateless(recorded), &on_chain(ChainActivity::Active), 900);
         assert_eq!(change.is_some(), writes, "{isdeal} {statusby:?}");
     }
 }
@@ -329,22 +358,22 @@ fn a_deal_that_is_closed_without_its_data_is_doubted() {
     assert!(contradicts_import(&closed, &waits));
     assert!(!contradicts_import(&closed, &info(13, "Provider state: StorageDealPublish", 0)));
     assert!(!contradicts_import(&deal(13), &waits));
-    assert!(is_unwitnessed(&closed));
+    assert!(is_unconfirmed_import(&closed));
     for (view, doubted) in [(18, true), (24, false)] {
         let seen = Some(ProviderViewDoc { status: Some(view), ..ProviderViewDoc::default() });
-        assert_eq!(is_unwitnessed(&OfflineDealDoc { provider: seen, ..closed.clone() }), doubted);
+        assert_eq!(is_unconfirmed_import(&OfflineDealDoc { provider: seen, ..closed.clone() }), doubted);
     }
-    assert!(!is_unwitnessed(&OfflineDealDoc { intent: None, ..closed }), "the prototype's");
+    assert!(!is_unconfirmed_import(&OfflineDealDoc { intent: None, ..closed }), "the prototype's");
 }
 
 #[test]
 fn a_number_of_another_deal_on_chain_is_seen() {
-    let OnChain::Found { market, .. } = on_chain(800, -1) else { unreachable!() };
-    let ours = OfflineDealDoc { miner: Some("t01000".into()), ..deal(18) };
-    assert!(is_same_deal(&ours, &market));
+    let OnChain::Found { market, .. } = on_chain(ChainActivity::Active) else { unreachable!() };
+    let same = OfflineDealDoc { miner: Some("t01000".into()), ..deal(18) };
+    assert!(is_same_deal(&same, &market));
     for other in [
         OfflineDealDoc { miner: Some("f01001".into()), ..deal(18) },
-        OfflineDealDoc { startepoch: Some(1001), ..ours.clone() },
+        OfflineDealDoc { startepoch: Some(1001), ..same.clone() },
     ] {
         assert!(!is_same_deal(&other, &market), "{other:?}");
     }
