@@ -1,4 +1,4 @@
-//! How a command ends before its work is done: what people read, and the exit status.
+//! The error that ends a command: its report for people, and the exit status.
 
 use std::error::Error;
 use std::fmt;
@@ -76,7 +76,7 @@ impl From<RpcError> for CommandError {
     }
 }
 
-/// Standard output or standard error failed us.
+/// Standard output or standard error cannot be written.
 impl From<std::io::Error> for CommandError {
     fn from(error: std::io::Error) -> Self {
         Self::failure(&error)

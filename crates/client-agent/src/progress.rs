@@ -1,4 +1,4 @@
-//! What people see while bytes move: bars on a terminal, a log line every ten seconds elsewhere.
+//! Progress of a command: bars on a terminal, a log line every ten seconds elsewhere.
 //!
 //! Everything goes to stderr. A log line that comes while bars are drawn is printed above them.
 
@@ -60,7 +60,7 @@ impl Write for AboveBars {
     }
 }
 
-/// Counts the bytes and files, or pieces, of one command; asked by every thread.
+/// Byte and file or piece counters of one command, shared by all threads.
 #[derive(Debug)]
 pub(crate) struct Meter {
     bytes: AtomicU64,

@@ -1,5 +1,4 @@
-//! `extract`: from CARs back to files and folders. Needs no database; manifests beside the CARs join split
-//! files.
+//! `extract`: restores files and folders from CARs. Manifests beside the CARs join split files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
 use carferry_core::words::counted;
 use indicatif::BinaryBytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::blocking::in_background;
@@ -57,35 +56,75 @@ fn stop_of(error: ExtractError) -> CommandError {
 #[derive(Debug, Serialize)]
 struct Line {
     path: String,
-    kind: &'static str,
-    state: &'static str,
+    kind: Kind,
+    state: State,
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytesin: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     filesize: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    otherstate: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "name_of_other_state")]
+    otherstate: Option<OtherState>,
 }
 
-/// The words of [`OtherState`] for machines.
-const BEGUN_ANEW: &str = "begun-anew";
-const OLDER: &str = "older";
-const UNKNOWN: &str = "unknown";
+/// What was restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    File,
+    Folder,
+    Symlink,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Written,
+    Same,
+    Different,
+    Part,
+    Skipped,
+    Unfinished,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Same => "same",
+            Self::Different => "different",
+            Self::Part => "part",
+            Self::Skipped => "skipped",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
+/// The name of a state for machines.
+#[expect(clippy::ref_option, reason = "serde hands a reference to the field")]
+fn name_of_other_state<S: Serializer>(state: &Option<OtherState>, serializer: S) -> Result<S::Ok, S::Error> {
+    let name = state.map(|state| match state {
+        OtherState::BegunAnew => "begun-anew",
+        OtherState::Older => "older",
+        OtherState::Unknown => "unknown",
+    });
+    name.serialize(serializer)
+}
 
 impl Line {
     fn of(restored: &Restored<'_>) -> Self {
         let (state, bytes_in, file_size) = match restored.outcome {
-            Outcome::Written => ("written", None, None),
-            Outcome::Same => ("same", None, None),
-            Outcome::Different => ("different", None, None),
-            Outcome::Part { bytes_in, file_size } => ("part", Some(bytes_in), Some(file_size)),
-            Outcome::Skipped => ("skipped", None, None),
+            Outcome::Written => (State::Written, None, None),
+            Outcome::Same => (State::Same, None, None),
+            Outcome::Different => (State::Different, None, None),
+            Outcome::Part { bytes_in, file_size } => (State::Part, Some(bytes_in), Some(file_size)),
+            Outcome::Skipped => (State::Skipped, None, None),
         };
         let kind = match restored.kind {
-            RestoredKind::File => "file",
-            RestoredKind::Folder => "folder",
-            RestoredKind::Symlink => "symlink",
+            RestoredKind::File => Kind::File,
+            RestoredKind::Folder => Kind::Folder,
+            RestoredKind::Symlink => Kind::Symlink,
         };
         Self {
             path: restored.inside.to_string_lossy().into_owned(),
@@ -94,17 +133,13 @@ impl Line {
             bytes: restored.bytes,
             bytesin: bytes_in,
             filesize: file_size,
-            otherstate: restored.other_state.map(|state| match state {
-                OtherState::BegunAnew => BEGUN_ANEW,
-                OtherState::Older => OLDER,
-                OtherState::Unknown => UNKNOWN,
-            }),
+            otherstate: restored.other_state,
         }
     }
 
-    /// Whether a person wants to read it.
-    fn is_news(&self) -> bool {
-        matches!(self.state, "different" | "part" | "skipped") || self.otherstate.is_some()
+    /// Whether the line is printed for people.
+    fn is_notable(&self) -> bool {
+        matches!(self.state, State::Different | State::Part | State::Skipped) || self.otherstate.is_some()
     }
 }
 
@@ -136,8 +171,8 @@ impl Total {
 #[derive(Debug, Serialize)]
 struct NotWhole {
     path: String,
-    kind: &'static str,
-    state: &'static str,
+    kind: Kind,
+    state: State,
     parts: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytesin: Option<u64>,
@@ -150,8 +185,8 @@ impl NotWhole {
     fn new(path: &Path, parts: u64, reason: &str) -> Self {
         Self {
             path: path.to_string_lossy().into_owned(),
-            kind: "file",
-            state: "unfinished",
+            kind: Kind::File,
+            state: State::Unfinished,
             parts,
             bytesin: None,
             filesize: None,
@@ -187,7 +222,7 @@ impl NotWhole {
             (Some(there), Some(size)) => format!("{} of {}, ", BinaryBytes(there), BinaryBytes(size)),
             _ => String::new(),
         };
-        format!("{:<10}  {path}: {of_file}{reason}", self.state)
+        format!("{:<10}  {path}: {of_file}{reason}", self.state.name())
     }
 }
 
@@ -295,8 +330,8 @@ fn run(
             let mut found = loose.found.lock().unwrap_or_else(PoisonError::into_inner);
             *found.entry(file).or_default() += 1;
         }
-        if all || line.is_news() {
-            // Nobody listens any more after a second signal.
+        if all || line.is_notable() {
+            // After a second signal the receiver is gone.
             drop(lines.send(line));
         }
     };
@@ -328,23 +363,23 @@ const LOOSE: &str = "no manifest (.jsonl) beside its CARs joins its parts; they 
                      `cat` joins them in the order of these";
 
 fn words(line: &Line) -> String {
-    let Line { path, state, .. } = line;
+    let Line { path, .. } = line;
     let of_file = match (line.bytesin, line.filesize) {
         (Some(there), Some(size)) => format!("  {} of {}", BinaryBytes(there), BinaryBytes(size)),
         _ => String::new(),
     };
     let other_state = match line.otherstate {
-        Some(BEGUN_ANEW) => {
+        Some(OtherState::BegunAnew) => {
             "  (the file is begun anew: the parts that were there are of an older state of it)"
         }
-        Some(OLDER) => "  (stays a part: those that are there are of a newer state of the file)",
-        Some(_) => {
+        Some(OtherState::Older) => "  (stays a part: those that are there are of a newer state of the file)",
+        Some(OtherState::Unknown) => {
             "  (stays a part: nobody knows whether those that are there are of the same state of the file; remove \
              its .carferry-part to begin it anew)"
         }
         None => "",
     };
-    format!("{state:<10}  {path}{of_file}{other_state}")
+    format!("{:<10}  {path}{of_file}{other_state}", line.state.name())
 }
 
 const PART: &str = "part of a file that is not whole yet";

@@ -1,4 +1,4 @@
-//! Where the parts of split files go, by the manifests beside the CARs.
+//! Placement of the parts of split files, by the manifests beside the CARs.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `regenerate`: a CAR that is gone, made again of its sources, and accepted only if it is the same piece.
+//! `regenerate`: makes a deleted CAR again from its sources, and accepts it only if it is the same piece.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::progress::{Meter, Screen};
 /// Why a CAR was not made again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RegenerateError {
-    /// Nobody knows it.
+    /// No record names it.
     #[error("no record in `cars` has the payload CID {0}")]
     Unknown(String),
     /// The record does not say how it was made.

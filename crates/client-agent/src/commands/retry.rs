@@ -1,4 +1,4 @@
-//! `retry`: refusals and failures that keep a CAR from a provider are forgotten.
+//! `retry`: clears refusals and failures that keep a CAR from a provider.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

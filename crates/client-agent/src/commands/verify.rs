@@ -1,4 +1,4 @@
-//! `verify --all`: every CAR of this box, read from the disk and held against its record.
+//! `verify --all`: reads every CAR of this box from the disk and compares it with its record.
 //!
 //! When a CAR was checked is written into its record, so a run that was interrupted goes on where it was.
 //! CARs that were never checked come first, those that were found bad last: every run checks these again,
@@ -32,13 +32,13 @@ const PAGE: i64 = 200;
 enum Verdict {
     /// It is what the record says.
     Good,
-    /// It is another.
+    /// Size or piece CID differ from the record.
     Wrong,
     /// It is not there.
     Missing,
     /// It cannot be read.
     Unreadable,
-    /// The record says too little to be held against.
+    /// The record lacks the fields to compare with.
     Unrecorded,
 }
 

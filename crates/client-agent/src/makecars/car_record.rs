@@ -1,4 +1,4 @@
-//! From a CAR on disk to its document in `cars`, which is written after the file.
+//! The document of a CAR in `cars`, which is written after the file.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `--verify`: what was written, read again from the disk before it gets its name.
+//! `makecars --verify`: reads each CAR back from the disk before it gets its final name.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use rustix::fs::{Advice, fadvise};
 
 /// Why a CAR that was written is not taken.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RereadError {
+pub(crate) enum ReadBackError {
     /// It is whole, but another.
     #[error("{} was written, but read again it is another", path.display())]
     Another {
@@ -29,7 +29,7 @@ pub(crate) enum RereadError {
     Sync(#[from] io::Error),
 }
 
-impl RereadError {
+impl ReadBackError {
     /// Whether the run is to end.
     pub(crate) fn is_cancelled(&self) -> bool {
         matches!(self, Self::Unreadable { source: VerifyError::Cancelled, .. })
@@ -51,20 +51,20 @@ impl Progress for Uncounted<'_> {
 ///
 /// # Errors
 ///
-/// [`RereadError`].
-pub(super) fn reread(
+/// [`ReadBackError`].
+pub(super) fn read_back(
     budget: &ThreadBudget,
     file: &File,
     path: &Path,
     car: &BuiltCar,
     progress: &dyn Progress,
-) -> Result<(), RereadError> {
+) -> Result<(), ReadBackError> {
     // From the disk, not from memory.
     file.sync_data()?;
     fadvise(file, 0, None, Advice::DontNeed).map_err(io::Error::from)?;
     let read = verify_car(budget, path, &Uncounted(progress))
-        .map_err(|source| RereadError::Unreadable { path: path.to_owned(), source })?;
+        .map_err(|source| ReadBackError::Unreadable { path: path.to_owned(), source })?;
     let is_same = (&read.payload_cid, read.piece_cid, read.payload_size)
         == (&car.payload_cid, car.piece_cid, car.payload_size);
-    if is_same { Ok(()) } else { Err(RereadError::Another { path: path.to_owned() }) }
+    if is_same { Ok(()) } else { Err(ReadBackError::Another { path: path.to_owned() }) }
 }

@@ -1,5 +1,5 @@
-//! What a run stands on: input and output folders, whose turn it is, what killed runs left there, and the
-//! database.
+//! The workspace of a run: input and output folders, the lock of the output, files that killed runs left, and
+//! the database.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -45,8 +45,8 @@ pub(crate) fn resolve(args: &MakecarsArgs) -> Result<(PathBuf, PathBuf), Makecar
 pub(crate) struct Workspace {
     /// The database, unless none is wanted.
     pub(crate) store: Option<Store>,
-    /// The output is this run's alone: two would build the same CARs twice, and what a killed one left open
-    /// may be taken back. `None` for a dry run, and where the file system has no locks.
+    /// Lock of the output: two runs would build the same CARs twice. `None` for a dry run, and where the
+    /// file system has no locks.
     pub(crate) lock: Option<File>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) async fn take(
     Ok(Workspace { store, lock })
 }
 
-/// Takes the output for this run. The lock is on the folder itself, so nothing is left behind, and ends with
+/// Locks the output for this run. The lock is on the folder itself, so nothing is left behind, and ends with
 /// the process in any case.
 fn lock(output: &Path) -> Result<Option<File>, MakecarsError> {
     let bad_output = |source| MakecarsError::Output { path: output.to_owned(), source };

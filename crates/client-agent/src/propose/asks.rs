@@ -1,5 +1,5 @@
-//! What providers ask for, fetched beside the planning: one that is silent costs the others nothing, and is
-//! named once.
+//! Storage asks of providers, fetched beside the planning: a silent provider delays no other, and is logged
+//! once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -75,10 +75,10 @@ impl Asks {
         Self { ask: Arc::new(ask), providers: BTreeMap::new(), calls: JoinSet::new() }
     }
 
-    /// What is known of these providers after at most `patience`. Calls that take longer go on, and calls to
+    /// What is known of these providers after at most `timeout`. Calls that take longer go on, and calls to
     /// providers that failed before are not waited for.
-    pub(super) async fn answers(&mut self, miners: &[&str], patience: Duration) -> Answers {
-        let until = Instant::now() + patience;
+    pub(super) async fn answers(&mut self, miners: &[&str], timeout: Duration) -> Answers {
+        let until = Instant::now() + timeout;
         for miner in miners {
             self.call_if_due(miner);
         }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_has_time_gets_every_answer_and_terms_are_renewed_before_they_end() {
+    async fn a_caller_with_time_gets_every_answer_and_terms_are_renewed_before_they_end() {
         let calls = Arc::new(AtomicU32::new(0));
         // The second call of it fails, the third does not.
         let mut asks = asks(Arc::new(|call| call != 2), Arc::clone(&calls));

@@ -1,5 +1,5 @@
-//! One call for one intent: noted before it goes out, written down afterwards, and what its provider's queue
-//! does next.
+//! One attempt to publish an intent: the call, the record of its outcome, and what its provider's queue does
+//! next.
 
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ pub(super) enum NextStep {
     Pause,
 }
 
-/// Permit to propose. Whether a node is back is found out by a short call: a proposal may wait for its
-/// provider for an hour, and every other queue with it.
+/// Permission to propose. A node in trouble is probed with a short call first: a proposal may wait an hour
+/// for its provider, and would keep every other queue waiting.
 async fn acquire<F: Future<Output = Result<(), RpcError>>>(
     node: &Breaker,
     is_there: impl Fn() -> F,

@@ -1,4 +1,5 @@
-//! What a pass may still plan: money, datacap, open deals of each provider, deals of the run.
+//! Budget of a pass: money, datacap, open deals of each provider, and deals of the run that may still be
+//! planned.
 
 use std::collections::BTreeMap;
 

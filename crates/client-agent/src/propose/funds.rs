@@ -1,4 +1,4 @@
-//! The client's money: what new deals may cost together.
+//! Free funds of the client's wallet: wallet and escrow, less what is locked or reserved for deals.
 
 use carferry_core::lotus::FullNode;
 use carferry_core::model::AttoFil;

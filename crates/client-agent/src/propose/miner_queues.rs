@@ -1,4 +1,4 @@
-//! One queue per provider: a slow or broken provider keeps only its own proposals waiting.
+//! Proposal queues, one per provider: a slow or failing provider delays only its own proposals.
 //!
 //! A queue calls the node for one intent at a time ([`attempt`]). What an answer says of the provider pauses
 //! the queue; what it says of the CAR postpones that intent alone, in the database; what it says of the node

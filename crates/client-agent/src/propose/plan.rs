@@ -1,4 +1,4 @@
-//! Which CARs get deals in a pass: all of them are gone through, a page at a time, as long as there is room.
+//! Plans the deals of a pass: scans the CARs by the page while the queues of providers have space.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

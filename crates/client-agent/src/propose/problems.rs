@@ -1,4 +1,4 @@
-//! Why CARs get no deal: equal reasons are one line, with how many CARs and how much money they stand for.
+//! Problems that keep CARs from deals: equal reasons are one line, with the number of CARs and their cost.
 
 use std::collections::BTreeMap;
 

@@ -46,7 +46,7 @@ impl Proposer {
         // An intent is given up because it is not in the list: that must be of now.
         let made_after = if is_late { Instant::now() } else { self.queues.last_unsettled() };
         let unrecorded = self.unrecorded_deals(&started, made_after).await?;
-        // Every intent that one of those deals may belong to, of all agents and of our lanes too; read after
+        // Every intent that one of those deals may belong to, of all agents and of the queues too; read after
         // the list, so that none is missing.
         let payloads: Vec<String> = started.into_iter().map(str::to_owned).collect();
         let (intents, unreadable) = self.store.intents_of_payloads(&payloads).await?;

@@ -1,4 +1,5 @@
-//! What a pass did or would do, for people and for `--json`.
+//! The report of a proposal pass: proposals, totals by provider, problems, and limits that held proposals
+//! back.
 
 use std::collections::BTreeMap;
 

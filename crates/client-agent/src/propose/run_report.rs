@@ -1,4 +1,4 @@
-//! The reports of one run, one after the other: of every proposal the last state counts.
+//! Merges the reports of one run: the last state of every proposal counts.
 
 use std::collections::HashSet;
 

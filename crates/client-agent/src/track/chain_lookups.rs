@@ -1,5 +1,4 @@
-//! Looks at deals on chain: each is a call of its own, so their number is rationed by the time that has
-//! passed.
+//! Chain lookups of deals. Each is a call of its own, so their number is bounded by the time that has passed.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -18,13 +17,13 @@ use crate::track::reconcile::{ChainActivity, ChainDeal, FollowedDeal, OnChain};
 use crate::track::{CONCURRENCY, reconcile};
 
 /// How often an active deal is looked up: it changes only when slashed or at its end.
-const SETTLED_LOOK_EVERY: Duration = Duration::from_secs(3600);
-/// Deals looked up for each second since the looks before; a node answers thousands. Source: this project's
-/// choice.
-const LOOKS_PER_SECOND: u64 = 50;
+const SETTLED_LOOKUP_EVERY: Duration = Duration::from_secs(3600);
+/// Deals looked up for each second since the lookups before; a node answers thousands. Chosen: well below
+/// that.
+const LOOKUPS_PER_SECOND: u64 = 50;
 /// Bounds of the deals looked up in one pass, however soon or late it comes.
-const LOOKS_MIN: u64 = 500;
-const LOOKS_MAX: u64 = 10_000;
+const LOOKUPS_MIN: u64 = 500;
+const LOOKUPS_MAX: u64 = 10_000;
 /// The part of them that settled deals are sure of, however many others there are: these are looked at each
 /// time.
 const SETTLED_PART: usize = 5;
@@ -71,7 +70,7 @@ impl ChainLookups {
         self.moving.clear();
         let now = Instant::now();
         let passed = self.began.replace(now).map_or(Duration::ZERO, |before| now.duration_since(before));
-        let allowance = (passed.as_secs().saturating_mul(LOOKS_PER_SECOND)).clamp(LOOKS_MIN, LOOKS_MAX);
+        let allowance = (passed.as_secs().saturating_mul(LOOKUPS_PER_SECOND)).clamp(LOOKUPS_MIN, LOOKUPS_MAX);
         self.allowance = usize::try_from(allowance).unwrap_or(usize::MAX);
     }
 
@@ -82,7 +81,7 @@ impl ChainLookups {
             .deal_status()
             .is_some_and(|status| status == DealStatus::ACTIVE || status.phase() == DealPhase::Failed);
         let last = self.last.get(followed.proposal_cid());
-        let rests = last.is_some_and(|last| last.was_answered && last.when.elapsed() < SETTLED_LOOK_EVERY);
+        let rests = last.is_some_and(|last| last.was_answered && last.when.elapsed() < SETTLED_LOOKUP_EVERY);
         match (is_settled, rests) {
             (true, true) => {}
             (true, false) => self.settled.push(followed),
@@ -134,14 +133,14 @@ impl ChainLookups {
     ) -> Vec<(FollowedDeal, Lookup)> {
         let asked = batch.len();
         let now = Instant::now();
-        let looks: Vec<_> = batch
+        let lookups: Vec<_> = batch
             .into_iter()
             .map(|followed| async move {
                 let look = look_at(node, &followed).await;
                 (followed, look)
             })
             .collect();
-        let mut answers = stream::iter(looks).buffered(CONCURRENCY);
+        let mut answers = stream::iter(lookups).buffered(CONCURRENCY);
         let (mut looked_at, mut answered, mut unanswered, mut first_reason) = (Vec::new(), 0, 0, None);
         while unanswered < UNANSWERED_MAX
             && let Some((followed, look)) = answers.next().await
@@ -238,17 +237,17 @@ mod tests {
     }
 
     /// As a pass does: by the page.
-    fn asked(looks: &mut ChainLookups, deals: &[FollowedDeal]) -> Vec<FollowedDeal> {
-        looks.start();
+    fn asked(lookups: &mut ChainLookups, deals: &[FollowedDeal]) -> Vec<FollowedDeal> {
+        lookups.start();
         for page in deals.chunks(170) {
             for deal in page {
-                looks.offer(deal.clone());
+                lookups.offer(deal.clone());
             }
-            looks.trim();
+            lookups.trim();
         }
         let mut asked = Vec::new();
         loop {
-            let batch = looks.take_batch();
+            let batch = lookups.take_batch();
             if batch.is_empty() {
                 return asked;
             }
@@ -257,41 +256,41 @@ mod tests {
         }
     }
 
-    fn looked_at(looks: &mut ChainLookups, deals: &[FollowedDeal], was_answered: bool) {
+    fn looked_at(lookups: &mut ChainLookups, deals: &[FollowedDeal], was_answered: bool) {
         let last = LastLook { when: Instant::now(), was_answered };
-        looks.last.extend(deals.iter().map(|deal| (deal.proposal_cid().to_owned(), last)));
+        lookups.last.extend(deals.iter().map(|deal| (deal.proposal_cid().to_owned(), last)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn every_deal_comes_to_its_turn_and_settled_ones_keep_a_part() {
         let all = [deals("sealing", 29, 900), deals("active", 7, 200), deals("failed", 26, 100)].concat();
-        let mut looks = ChainLookups::default();
+        let mut lookups = ChainLookups::default();
         for pass in 0..3 {
-            let asked = asked(&mut looks, &all);
+            let asked = asked(&mut lookups, &all);
             assert_eq!(asked.len(), 500);
             let settled = asked.iter().filter(|followed| followed.deal.status != Some(29)).count();
             assert_eq!(settled, 100, "{pass}");
-            looked_at(&mut looks, &asked, true);
+            looked_at(&mut lookups, &asked, true);
             tokio::time::advance(Duration::from_secs(5)).await;
         }
-        assert_eq!(looks.last.len(), all.len());
+        assert_eq!(lookups.last.len(), all.len());
 
         let few = deals("active", 7, 600);
-        let mut looks = ChainLookups::default();
-        looked_at(&mut looks, &few, true);
-        looked_at(&mut looks, &few[..1], false);
+        let mut lookups = ChainLookups::default();
+        looked_at(&mut lookups, &few, true);
+        looked_at(&mut lookups, &few[..1], false);
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(asked(&mut looks, &few).len(), 1, "only the one that was not answered");
+        assert_eq!(asked(&mut lookups, &few).len(), 1, "only the one that was not answered");
         assert_eq!(asked(&mut ChainLookups::default(), &few).len(), 500, "places that no other deal needs");
     }
 
     #[tokio::test(start_paused = true)]
     async fn looks_are_rationed_by_time_and_not_by_pass() {
         let all = deals("active", 7, 12_000);
-        let mut looks = ChainLookups::default();
+        let mut lookups = ChainLookups::default();
         for (seconds, expected) in [(0, 500), (1, 500), (20, 1000), (100, 5000), (4000, 10_000)] {
             tokio::time::advance(Duration::from_secs(seconds)).await;
-            assert_eq!(asked(&mut looks, &all).len(), expected, "after {seconds} s");
+            assert_eq!(asked(&mut lookups, &all).len(), expected, "after {seconds} s");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Keeps `status`, `statusmsg` and `updatedtime` true until a deal is final.
+//! Deal tracking: keeps `status`, `statusmsg` and `updatedtime` of each deal true until the deal is final.
 //!
 //! By polling: one list of the node for all deals it follows, one call on chain for each stateless deal whose
 //! state there can still change, and for each deal that node or provider call failed. Update streams lose
@@ -36,7 +36,7 @@ use crate::track::tamper_repair::TamperRepair;
 
 /// Calls and writes side by side.
 const CONCURRENCY: usize = 8;
-/// Failed deals that one pass looks up once more.
+/// Failed deals that one pass lookups up once more.
 const RECHECKS: i64 = 500;
 /// How long failed deals rest after all of them had their turn.
 const RECHECK_EVERY: Duration = Duration::from_secs(600);
@@ -99,8 +99,8 @@ pub struct Tracker {
     sync: SyncRule,
     /// When the wallets of the records were last asked for, and which there are.
     wallets: Option<(Instant, Vec<String>)>,
-    looks: ChainLookups,
-    guard: TamperRepair,
+    lookups: ChainLookups,
+    tamper_repair: TamperRepair,
     rechecks: Rechecks,
     /// Whether the pass before met deals that the node lists; the first one asks the database.
     lists: Option<bool>,
@@ -119,11 +119,22 @@ impl Tracker {
     /// Follows the deals of this wallet, and of every other one that deals are recorded for, through this
     /// node.
     pub fn new(store: Store, node: FullNode, wallet: String) -> Self {
-        let (looks, guard, rechecks) =
+        let (lookups, tamper_repair, rechecks) =
             (ChainLookups::default(), TamperRepair::default(), Rechecks::default());
         let node_deals = Arc::new(NodeDeals::of(node.clone()));
         let sync = SyncRule::Required;
-        Self { store, node, node_deals, wallet, sync, wallets: None, looks, guard, rechecks, lists: None }
+        Self {
+            store,
+            node,
+            node_deals,
+            wallet,
+            sync,
+            wallets: None,
+            lookups,
+            tamper_repair,
+            rechecks,
+            lists: None,
+        }
     }
 
     /// Whether the node's head must be of now; without this it must.
@@ -147,8 +158,8 @@ impl Tracker {
     pub async fn pass(&mut self) -> Result<TrackReport, TrackError> {
         let now = self.store.server_time().await?.to_system_time();
         let mut pass = Pass::new(now);
-        self.looks.start();
-        pass.report.restored = self.guard.restore(&self.store).await;
+        self.lookups.start();
+        pass.report.restored = self.tamper_repair.restore(&self.store).await;
         let wallets = self.wallets().await?;
         let lists = match self.lists {
             Some(lists) => lists,
@@ -166,12 +177,12 @@ impl Tracker {
         drop(pages);
         self.lists = Some(pass.met_listed);
         let known: HashSet<String> = pass.followed.union(&pass.rechecked).cloned().collect();
-        self.looks.retain(&known);
+        self.lookups.retain(&known);
         if let Head::At(head) = pass.head {
             self.look_up(head, &mut pass).await?;
         }
         let suspected = std::mem::take(&mut pass.suspected);
-        pass.report.put_back = self.guard.put_back(&self.store, suspected).await?;
+        pass.report.put_back = self.tamper_repair.reopen(&self.store, suspected).await?;
         pass.report.followed = count(pass.followed.len());
         debug!(report = ?pass.report, "tracking pass");
         pass.trouble.map_or(Ok(pass.report), |error| Err(error.into()))
@@ -221,7 +232,7 @@ impl Tracker {
             let intent = terms.get(&proposal_cid);
             let node = pass.node_word(&deal, intent).unwrap_or(NodeWord::Unlisted);
             if pass.rechecked.insert(proposal_cid) {
-                self.looks.offer(FollowedDeal::new(deal, intent, node));
+                self.lookups.offer(FollowedDeal::new(deal, intent, node));
             }
         }
         self.ask_head(pass).await;
@@ -260,11 +271,11 @@ impl Tracker {
                     pass.judged(&followed, &OnChain::Unknown, None);
                 }
                 (_, None) => pass.report.failed += 1,
-                (_, Some(_)) if followed.wants_look(head) => self.looks.offer(followed),
+                (_, Some(_)) if followed.wants_look(head) => self.lookups.offer(followed),
                 (_, Some(_)) => pass.judged(&followed, &OnChain::Unknown, head),
             }
         }
-        self.looks.trim();
+        self.lookups.trim();
         Ok(())
     }
 
@@ -298,12 +309,12 @@ impl Tracker {
     /// Looks deals up on chain whose turn it is, and records what was found by the batch.
     async fn look_up(&mut self, head: ChainEpoch, pass: &mut Pass) -> Result<(), TrackError> {
         loop {
-            let batch = self.looks.take_batch();
+            let batch = self.lookups.take_batch();
             if batch.is_empty() {
                 return Ok(());
             }
             let asked = batch.len();
-            let looked_at = self.looks.look(&self.node, batch).await;
+            let looked_at = self.lookups.look(&self.node, batch).await;
             let is_cut_short = looked_at.len() < asked;
             let mut failed = asked;
             for (followed, look) in looked_at {

@@ -1,4 +1,4 @@
-//! What one pass of tracking has met so far.
+//! State of one tracking pass: the node's list, the chain's head, changes to record.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
@@ -28,7 +28,7 @@ pub(super) struct Pass {
     pub(super) rechecked: HashSet<String>,
     pub(super) list: NodeList,
     pub(super) head: Head,
-    /// Deals that are closed although something speaks against it, and their miners.
+    /// Deals that are closed although their import is contradicted or not confirmed, and their miners.
     pub(super) suspected: HashMap<String, String>,
     /// Whether there are deals that the node lists.
     pub(super) met_listed: bool,
@@ -105,8 +105,8 @@ impl Pass {
         }
     }
 
-    /// Takes note of a deal that is closed although something speaks against it, and of one that the node
-    /// does not list.
+    /// Records a deal that is closed although the node contradicts that or no record confirms it, and counts
+    /// a deal that the node does not list.
     pub(super) fn suspect(&mut self, followed: &FollowedDeal) {
         let is_suspected = match &followed.node {
             NodeWord::Says(info) => reconcile::contradicts_import(&followed.deal, info),
@@ -121,7 +121,7 @@ impl Pass {
         }
     }
 
-    /// Takes note of what is to be recorded of a deal. A provider's word alone of a deal's end must have
+    /// Collects what is to be recorded of a deal. A provider's word alone of a deal's end must have
     /// stood for a while, in which the provider's own agent would have put right what another user wrote.
     pub(super) fn judged(&mut self, followed: &FollowedDeal, on_chain: &OnChain, head: Option<ChainEpoch>) {
         let change = reconcile::judge(followed, on_chain, head);

@@ -1,6 +1,7 @@
-//! What users of the database with a provider's rights could do to deals, undone and told.
+//! Repairs what other users of the database changed in deals: restores records from `dealintents`, and
+//! reopens deals whose import is not confirmed.
 //!
-//! Roles of MongoDB know collections, not rows: whoever may close one deal may write to all of them. So
+//! Roles of MongoDB know collections, not rows: a user that may close one deal may write to all of them. So
 //! nothing in `offlinedeals` is believed that could cost a deal: what was agreed, and the last state, stand
 //! in `dealintents` too, where providers cannot write; a provider's word alone of a deal's end must have
 //! stood for ten minutes; and `isdeal` 1 counts while nothing speaks against it.
@@ -22,8 +23,8 @@ const PAGE: i64 = 1000;
 /// How long a provider's word of a deal's end must stand: its agent looks each minute.
 const ENDS_AFTER: Duration = Duration::from_secs(600);
 /// How long a contradiction must stand: what speaks and what is recorded are not read in one moment.
-const DOUBT_FOR: Duration = Duration::from_secs(60);
-/// How long a deal that was put back is left alone: its provider may be slow to say why it closed it.
+const SUSPECT_FOR: Duration = Duration::from_secs(60);
+/// How long a deal that was reopened is left alone: its provider may be slow to say why it closed it.
 const REST: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default)]
@@ -32,8 +33,8 @@ pub(super) struct TamperRepair {
     restored: Option<Instant>,
     /// The intent after which the comparing goes on: a page that failed does not begin it anew.
     compared: Option<String>,
-    /// Since when a deal is doubted, and when it was last put back.
-    doubts: HashMap<String, (Instant, Option<Instant>)>,
+    /// Since when a deal is suspected, and when it was last reopened.
+    suspicions: HashMap<String, (Instant, Option<Instant>)>,
 }
 
 /// How long a provider alone has said that a deal is at its end.
@@ -59,8 +60,8 @@ impl ProvidersEnd {
 }
 
 impl TamperRepair {
-    /// Brings records back that others changed; how many there were. Not at each call. What fails is said,
-    /// and tried again by the next call: deals can be followed without it.
+    /// Restores records that other users changed, unless that was done lately. Returns how many. An error is
+    /// logged, and the next call tries again: deals can be tracked without it.
     pub(super) async fn restore(&mut self, store: &Store) -> u64 {
         let mut count = 0;
         if self.restored.is_some_and(|last| last.elapsed() < RESTORE_EVERY) {
@@ -94,26 +95,26 @@ impl TamperRepair {
         count
     }
 
-    /// Puts deals back to pending that have been doubted for a while, by their proposal CIDs and with their
-    /// miners; how many.
-    pub(super) async fn put_back(
+    /// Reopens deals that have been suspected for a while, by their proposal CIDs and with their miners.
+    /// Returns how many.
+    pub(super) async fn reopen(
         &mut self,
         store: &Store,
-        doubted: HashMap<String, String>,
+        suspected: HashMap<String, String>,
     ) -> Result<u64, StoreError> {
         let now = Instant::now();
-        self.doubts.retain(|cid, (_, put_back)| {
-            doubted.contains_key(cid) || put_back.is_some_and(|last| now.duration_since(last) < REST)
+        self.suspicions.retain(|cid, (_, reopened)| {
+            suspected.contains_key(cid) || reopened.is_some_and(|last| now.duration_since(last) < REST)
         });
         let mut count = 0;
-        for (proposal_cid, miner) in doubted {
-            let (since, put_back) = self.doubts.entry(proposal_cid.clone()).or_insert((now, None));
-            let rests = put_back.is_some_and(|last| now.duration_since(last) < REST);
-            if rests || now.duration_since(*since) < DOUBT_FOR {
+        for (proposal_cid, miner) in suspected {
+            let (since, reopened) = self.suspicions.entry(proposal_cid.clone()).or_insert((now, None));
+            let rests = reopened.is_some_and(|last| now.duration_since(last) < REST);
+            if rests || now.duration_since(*since) < SUSPECT_FOR {
                 continue;
             }
             let reason = "`isdeal` was 1, but nobody saw the provider take the data: put back to 0";
-            *put_back = Some(now);
+            *reopened = Some(now);
             match store.reopen(&miner, &proposal_cid, reason).await {
                 Ok(true) => {
                     warn!(deal.proposal_cid = proposal_cid, miner, "{reason}");

@@ -81,7 +81,7 @@ lotus: {endpoint: 'http://127.0.0.1:1234', token: hush}
 
 #[test]
 fn doctor_says_what_is_out_of_reach_and_how_to_mend_it() {
-    // Nobody listens on port 1.
+    // No server listens on port 1.
     let args = ["doctor", "--json", "--mongodb-uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300"];
     let ended = crate::common::Ended::of(
         agent(&[&args[..], &["--lotus-endpoint", "http://127.0.0.1:1"]].concat()).output().unwrap(),

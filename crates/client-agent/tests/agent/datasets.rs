@@ -1,4 +1,4 @@
-//! Data sets without a database: manifests, changes under our hands, what is refused, and the way back.
+//! Data sets without a database: manifests, changes while they are packed, what is refused, and the way back.
 
 use std::fs;
 use std::fs::OpenOptions;

@@ -154,7 +154,7 @@ fn a_file_that_grows_or_vanishes_is_reported_and_the_others_go_on() {
 fn what_cannot_be_read_or_written_is_reported_and_the_others_go_on() {
     let folders = Folders::new();
     let root = folders.root.path();
-    // Root may read everything: then the agent runs as nobody.
+    // Root may read everything: then the agent runs as the user `nobody`.
     let is_root = rustix::process::getuid().is_root();
     let binary = root.join("client-agent");
     fs::copy(env!("CARGO_BIN_EXE_client-agent"), &binary).unwrap();

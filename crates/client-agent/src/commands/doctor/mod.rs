@@ -1,6 +1,6 @@
-//! `doctor`: everything that must hold before an agent can work, each thing by itself, with a way out.
+//! `doctor`: checks configuration, database and Lotus node one by one, with a hint for each failure.
 //!
-//! Changes nothing, unless `--create-indexes` asks for the one thing it can mend.
+//! Changes nothing, unless `--create-indexes` asks for missing indexes.
 
 mod node;
 

@@ -1,4 +1,4 @@
-//! One piece: from its entries to a CAR and a manifest, complete under temporary names.
+//! Builds one piece: its CAR and its manifest, complete under temporary names.
 
 use std::fs::Metadata;
 use std::io::Write as _;
@@ -19,7 +19,7 @@ use crate::makecars::dataset::manifest::PieceLine;
 use crate::makecars::dataset::plan::inside;
 use crate::makecars::dataset::rules::PlanRules;
 use crate::makecars::dataset::survey::changed_nanos;
-use crate::makecars::read_back::{RereadError, reread};
+use crate::makecars::read_back::{ReadBackError, read_back};
 
 /// A piece to be made.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ pub(crate) enum MakeError {
     },
     /// What was read again is not what was written.
     #[error(transparent)]
-    Reread(#[from] RereadError),
+    ReadBack(#[from] ReadBackError),
     /// Another file has the name of the CAR or of its manifest.
     #[error("{} is there already, and not of this piece: it is left alone", path.display())]
     Foreign {
@@ -130,10 +130,10 @@ impl MakeError {
     pub(crate) fn consequence(&self) -> Consequence {
         match self {
             Self::Build(BuildError::Cancelled) => Consequence::Stopped,
-            Self::Reread(error) if error.is_cancelled() => Consequence::Stopped,
+            Self::ReadBack(error) if error.is_cancelled() => Consequence::Stopped,
             Self::Build(BuildError::Output { .. })
             | Self::Output(_)
-            | Self::Reread(_)
+            | Self::ReadBack(_)
             | Self::Foreign { .. }
             | Self::NoInput { .. } => Consequence::StopWriting,
             Self::Tree(_) | Self::Changed { .. } | Self::Build(_) => Consequence::PlanAnew,
@@ -262,7 +262,7 @@ pub(crate) fn make(
     drop(tree);
     check_changes(job)?;
     if job.verify {
-        reread(budget, &file, temp.path(), &car, progress)?;
+        read_back(budget, &file, temp.path(), &car, progress)?;
     }
     drop(file);
     // `regenerate` has looked itself, and knows what the record says.

@@ -1,4 +1,5 @@
-//! Room where the CARs go: who may write beside others, and waiting for it where there is none.
+//! Disk space of the output: whether pieces are written side by side or alone, and waiting where a piece does
+//! not fit.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// The file system of the output.
+/// The file system of the output, and the pieces that are written there.
 #[derive(Debug)]
 pub(super) struct Disk {
     folder: PathBuf,
@@ -23,17 +24,16 @@ pub(super) struct Disk {
 }
 
 /// The right to write one piece.
-pub(super) type Room<'a> = Either<RwLockReadGuard<'a, ()>, RwLockWriteGuard<'a, ()>>;
+pub(super) type WritePermit<'a> = Either<RwLockReadGuard<'a, ()>, RwLockWriteGuard<'a, ()>>;
 
 impl Disk {
     pub(super) fn new(folder: &Path, together_bytes: u64) -> Self {
         Self { folder: folder.to_owned(), together_bytes, writing: RwLock::default() }
     }
 
-    /// Waits until a piece may be written: beside others while there is room for all of them, else when no
-    /// other one is. Whether it fits is then the builder's to say, who sees all that is free: holes of
-    /// files take no room.
-    pub(super) async fn room(&self) -> Room<'_> {
+    /// Waits until a piece may be written: beside others while there is space for all of them, else when no
+    /// other piece is written. Whether it fits is found out by writing it: holes of files take no space.
+    pub(super) async fn write_permit(&self) -> WritePermit<'_> {
         let beside = self.writing.read().await;
         if free(&self.folder) >= self.together_bytes {
             return Either::Left(beside);
@@ -48,9 +48,9 @@ fn free(folder: &Path) -> u64 {
     fsx::free_space(folder).unwrap_or(0)
 }
 
-/// How often a run looks whether there is room. Source: ours.
+/// How often a run checks the free space. Chosen: short against the hours that a full piece takes.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long a piece is left alone that found no room although there was enough, as under a quota.
+/// Pauses of a piece that did not fit although enough was free, as under a quota.
 const TRY_AGAIN: BackoffPolicy =
     BackoffPolicy { first: LOOK_EVERY, max: Duration::from_secs(600), quiet: Duration::MAX };
 
@@ -62,7 +62,7 @@ pub(super) struct Needed<'a> {
     pub bytes: u64,
 }
 
-/// Waiting for room, until a piece is made.
+/// Waits for disk space until a piece is made.
 #[derive(Debug, Default)]
 pub(super) struct SpaceWait {
     /// Tries without success.
@@ -70,7 +70,8 @@ pub(super) struct SpaceWait {
 }
 
 impl SpaceWait {
-    /// Waits for so much room; ends early when `stop` is cancelled, or nothing is left to be written.
+    /// Waits until that many bytes are free; ends early when `stop` is cancelled, or nothing is left to
+    /// write.
     pub(super) async fn wait(
         &mut self,
         needed: Needed<'_>,
@@ -116,37 +117,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_piece_that_finds_no_room_where_there_is_enough_is_tried_with_growing_pauses() {
-        let (mut patience, stop) = (SpaceWait::default(), CancellationToken::new());
+        let (mut space_wait, stop) = (SpaceWait::default(), CancellationToken::new());
         let needed = Needed { folder: Path::new("/"), piece: 3, bytes: 0 };
         let mut waited = Vec::new();
         for _ in 0..8 {
             let began = Instant::now();
-            patience.wait(needed, &stop, async || true).await;
+            space_wait.wait(needed, &stop, async || true).await;
             waited.push(began.elapsed().as_secs());
         }
         assert_eq!(waited, [10, 20, 40, 80, 160, 320, 600, 600]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_room_that_is_not_wanted_any_more() {
-        let (mut patience, stop) = (SpaceWait::default(), CancellationToken::new());
+    async fn no_run_waits_for_space_that_is_not_wanted_any_more() {
+        let (mut space_wait, stop) = (SpaceWait::default(), CancellationToken::new());
         let needed = Needed { folder: Path::new("/"), piece: 3, bytes: u64::MAX };
-        patience.wait(needed, &stop, async || false).await;
+        space_wait.wait(needed, &stop, async || false).await;
         stop.cancel();
-        patience.wait(needed, &stop, async || true).await;
+        space_wait.wait(needed, &stop, async || true).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn pieces_are_written_side_by_side_while_there_is_room_for_all() {
         let disk = Disk::new(Path::new("/"), 1);
-        let first = disk.room().await;
-        let second = disk.room().await;
+        let first = disk.write_permit().await;
+        let second = disk.write_permit().await;
         assert!(matches!((first, second), (Either::Left(_), Either::Left(_))));
         let full = Disk::new(Path::new("/"), u64::MAX);
-        let alone = full.room().await;
-        let waiting = tokio::time::timeout(LOOK_EVERY, full.room());
+        let alone = full.write_permit().await;
+        let waiting = tokio::time::timeout(LOOK_EVERY, full.write_permit());
         assert!(matches!(alone, Either::Right(_)) && waiting.await.is_err());
         drop(alone);
-        assert!(matches!(full.room().await, Either::Right(_)));
+        assert!(matches!(full.write_permit().await, Either::Right(_)));
     }
 }

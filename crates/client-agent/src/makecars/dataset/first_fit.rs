@@ -1,6 +1,6 @@
-//! How much room each piece has, asked for the first with enough: first-fit over very many pieces.
+//! First-fit search over very many pieces: the first piece with enough free space, in logarithmic time.
 
-/// Rooms in the order of the pieces, in a tree of the largest of two.
+/// Free space of the pieces, in their order, in a tree whose inner nodes hold the larger of two.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FirstFitTree {
     count: usize,
@@ -10,27 +10,27 @@ pub(crate) struct FirstFitTree {
 
 impl FirstFitTree {
     /// One more piece.
-    pub(crate) fn push(&mut self, room: u64) {
+    pub(crate) fn push(&mut self, free: u64) {
         if self.count == self.leaves() {
             self.grow();
         }
         self.count += 1;
-        self.set(self.count - 1, room);
+        self.set(self.count - 1, free);
     }
 
-    /// A piece has so much room now.
-    pub(crate) fn set(&mut self, piece: usize, room: u64) {
+    /// Sets the free space of a piece.
+    pub(crate) fn set(&mut self, piece: usize, free: u64) {
         let mut node = self.leaves() + piece;
-        self.tree[node] = room;
+        self.tree[node] = free;
         while node > 1 {
             node /= 2;
             self.tree[node] = self.tree[2 * node].max(self.tree[2 * node + 1]);
         }
     }
 
-    /// The first piece with at least so much room.
+    /// The first piece with at least this much free space.
     pub(crate) fn first_with(&self, wanted: u64) -> Option<usize> {
-        // Nothing needs no room at all, and nodes without a piece have none.
+        // Every item needs some space, and nodes without a piece have none.
         let wanted = wanted.max(1);
         if self.tree.get(1).is_none_or(|most| *most < wanted) {
             return None;
@@ -51,10 +51,10 @@ impl FirstFitTree {
 
     fn grow(&mut self) {
         let leaves = (2 * self.leaves()).max(1);
-        let rooms: Vec<u64> = self.tree.split_off(self.leaves().min(self.tree.len()));
+        let spaces: Vec<u64> = self.tree.split_off(self.leaves().min(self.tree.len()));
         self.tree = vec![0; 2 * leaves];
-        for (piece, room) in rooms.into_iter().take(self.count).enumerate() {
-            self.set(piece, room);
+        for (piece, free) in spaces.into_iter().take(self.count).enumerate() {
+            self.set(piece, free);
         }
     }
 }
@@ -66,23 +66,23 @@ mod tests {
     #[test]
     fn the_first_with_room_is_found_as_a_search_from_the_front_finds_it() {
         let mut rng = fastrand::Rng::with_seed(7);
-        let (mut rooms, mut list) = (FirstFitTree::default(), Vec::new());
+        let (mut spaces, mut list) = (FirstFitTree::default(), Vec::new());
         for _ in 0..3000 {
             match rng.u8(0..4) {
                 0 => {
-                    let room = rng.u64(0..100);
-                    rooms.push(room);
-                    list.push(room);
+                    let free = rng.u64(0..100);
+                    spaces.push(free);
+                    list.push(free);
                 }
                 1 if !list.is_empty() => {
-                    let (piece, room) = (rng.usize(0..list.len()), rng.u64(0..100));
-                    rooms.set(piece, room);
-                    list[piece] = room;
+                    let (piece, free) = (rng.usize(0..list.len()), rng.u64(0..100));
+                    spaces.set(piece, free);
+                    list[piece] = free;
                 }
                 _ => {
                     let wanted = rng.u64(1..110);
-                    let found = list.iter().position(|room| *room >= wanted);
-                    assert_eq!(rooms.first_with(wanted), found);
+                    let found = list.iter().position(|free| *free >= wanted);
+                    assert_eq!(spaces.first_with(wanted), found);
                 }
             }
         }

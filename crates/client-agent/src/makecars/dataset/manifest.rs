@@ -1,4 +1,4 @@
-//! The manifest beside each CAR: what is in it, for people and programs without our database.
+//! The manifest beside each CAR: what is in it, for people and programs without this database.
 //!
 //! JSON lines. The first is about the piece; then comes a line for each file, link and empty folder, in the
 //! order of the paths. A file that is in several pieces has in each the bytes `from` to `to` and, in the CAR,
@@ -16,7 +16,7 @@ use crate::makecars::dataset::plan::inside;
 
 /// Version of the format.
 const VERSION: u32 = 1;
-/// Bytes of a line without its names. Source: ours, the longest there can be.
+/// Bytes of a line without its names: the longest that this format has.
 const LINE_BYTES: usize = 256;
 /// Bytes of the first line.
 const FIRST_LINE_BYTES: usize = 1024;
@@ -79,7 +79,7 @@ pub(crate) struct EntryLine {
 }
 
 impl PieceLine {
-    /// The version is ours; everything else is told.
+    /// Version that this module writes and reads.
     pub(crate) const VERSION: u32 = VERSION;
 }
 

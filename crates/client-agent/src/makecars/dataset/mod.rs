@@ -1,7 +1,7 @@
-//! Whole data sets: `makecars --layout tree` and `--layout pack`.
+//! `makecars --layout tree` and `--layout pack`: whole folders, divided into pieces by a plan.
 //!
 //! ```text
-//! survey ─► fill (pure) ─► plan ─► book: packplans, packpieces, packfiles
+//! survey ─► fill (pure) ─► plan ─► plan_store: packplans, packpieces, packfiles
 //!                                    │ claim, with a lease
 //!                                    ▼
 //!                          make: SourceTree ─► CAR + manifest ─► publish ─► cars ─► piece done
@@ -15,6 +15,7 @@
 pub(crate) mod bin_packing;
 pub(crate) mod build_piece;
 mod disk_space;
+mod error;
 #[expect(clippy::indexing_slicing, reason = "places are handed out only for what is in the lists")]
 pub(crate) mod first_fit;
 pub(crate) mod manifest;
@@ -35,7 +36,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carferry_car::{PaddedPieceSize, Profile, ThreadBudget};
-use carferry_core::error_chain::Hint;
 use carferry_core::fsx;
 use carferry_core::model::PlanKey;
 use carferry_core::printer::{ExitStatus, Printer};
@@ -48,7 +48,8 @@ use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
 use crate::exit::CommandError;
 use crate::makecars::car_report::CarReport;
-use crate::makecars::dataset::bin_packing::{FillRules, PieceTooSmall, fill, fill_one};
+use crate::makecars::dataset::bin_packing::{FillRules, fill, fill_one};
+use crate::makecars::dataset::error::DatasetError;
 use crate::makecars::dataset::plan::Plan;
 use crate::makecars::dataset::plan_store::SharedPlans;
 use crate::makecars::dataset::report::{PieceOutcome, PieceReport, PlanReport, Summary};
@@ -59,83 +60,8 @@ use crate::makecars::workspace;
 use crate::makecars::workspace::Workspace;
 use crate::progress::Screen;
 
-/// Why a data set was not packed at all.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DatasetError {
-    /// A single file is no data set.
-    #[error("--layout {layout} packs a folder, and {} is none", path.display())]
-    NotAFolder {
-        /// The layout.
-        layout: &'static str,
-        /// The input.
-        path: PathBuf,
-    },
-    /// That profile has no folders.
-    #[error("--profile singularity makes no folders, so it cannot keep a data set together")]
-    NoFolders,
-    /// One tree needs one piece.
-    #[error(
-        "{} makes a CAR of up to {bytes} bytes, which does not fit into a piece of {piece_size} bytes",
-        path.display()
-    )]
-    TreeTooLarge {
-        /// The input.
-        path: PathBuf,
-        /// Bytes of its CAR.
-        bytes: u64,
-        /// The largest piece.
-        piece_size: PaddedPieceSize,
-    },
-    /// The pieces are far too small for the profile.
-    #[error(transparent)]
-    PieceTooSmall(#[from] PieceTooSmall),
-    /// Nothing more can be written.
-    #[error(
-        "{} left: piece {piece} could not be made in {}",
-        if *left == 1 { "1 piece is".to_owned() } else { format!("{left} pieces are") }, output.display()
-    )]
-    Output {
-        /// Pieces that are open.
-        left: u64,
-        /// The one that could not be written.
-        piece: i64,
-        /// The output.
-        output: PathBuf,
-        /// Why.
-        source: build_piece::MakeError,
-    },
-}
-
-impl Hint for DatasetError {
-    fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::NotAFolder { .. } => "leave --layout out: a file becomes a CAR",
-            Self::NoFolders => {
-                "leave --layout out, or use the profile unixfs-v1-2025: its files have the same CIDs"
-            }
-            Self::TreeTooLarge { .. } => "--layout pack divides it into pieces",
-            Self::PieceTooSmall(_) => "name a larger --piece-size",
-            Self::Output { source, .. } if source.is_no_space() => {
-                "nothing of that piece was left behind; make room, or move finished CARs away, and run the same \
-                 command again; with --wait-for-space it waits for that"
-            }
-            Self::Output { source: build_piece::MakeError::NoInput { .. }, .. } => {
-                "is its file system mounted? Run the same command again when it is"
-            }
-            Self::Output { source: build_piece::MakeError::Foreign { .. }, .. } => {
-                "move it away, or write to another --output"
-            }
-            Self::Output { .. } => {
-                "nothing of that piece was left behind; mend it and run the same command again"
-            }
-        };
-        Some(hint.to_owned())
-    }
-}
-
 const ALL_PACKED: &str = "everything is packed already: no new or changed files";
-/// Plans of others that a run follows before its own. Source: ours; ends what two boxes could do to each
-/// other.
+/// Plans of other boxes that a run follows before its own. Chosen: a bound for two boxes that plan in turns.
 const PLANS_MAX: usize = 8;
 
 /// What holds for the whole run.
@@ -248,7 +174,7 @@ impl Run<'_> {
             {
                 continue;
             }
-            self.tell_plan(&plan, out).await?;
+            self.report_plan(&plan, out).await?;
             if self.args.dry_run {
                 return Ok(());
             }
@@ -276,12 +202,12 @@ impl Run<'_> {
         let mut survey = surveyed.map_err(|source| {
             CommandError::user(&MakecarsError::Input { path: self.args.input.clone(), source })
         })?;
-        for odd in std::mem::take(&mut survey.failed) {
-            warn!(path = %odd.path.display(), reason = odd.reason, "not packed");
+        for entry in std::mem::take(&mut survey.failed) {
+            warn!(path = %entry.path.display(), reason = entry.reason, "not packed");
             self.summary.failed += 1;
         }
-        for odd in std::mem::take(&mut survey.skipped) {
-            warn!(path = %odd.path.display(), reason = odd.reason, "left out");
+        for entry in std::mem::take(&mut survey.skipped) {
+            warn!(path = %entry.path.display(), reason = entry.reason, "left out");
         }
         if survey.items.is_empty() {
             return self.nothing_to_do("there is nothing to pack", out);
@@ -354,7 +280,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn tell_plan(&self, plan: &Plan, out: &mut Printer) -> Result<(), CommandError> {
+    async fn report_plan(&self, plan: &Plan, out: &mut Printer) -> Result<(), CommandError> {
         let document = &plan.document;
         let source_bytes = u64::try_from(document.sourcebytes).unwrap_or(0);
         let mut report = PlanReport::sums(&document.id, document.entries, source_bytes, plan.pieces());

@@ -1,4 +1,4 @@
-//! Where the CARs are of a data set that is packed already.
+//! Folders and boxes that have the CARs of a data set that is packed already.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
-//! One piece of a plan: make it, give it its name, record it, close it.
+//! Works on one piece of a plan under its lease: makes the CAR, publishes it, records it, closes the piece.
 //!
 //! ```text
-//! claim ─► make (temporary files) ─► still ours? ─► publish ─► cars ─► piece done
-//!   └─ lease held all the while; lost: nothing gets a name
+//! claim ─► make (temporary files) ─► lease renewed? ─► publish ─► cars ─► piece done
+//!   └─ the lease is renewed meanwhile; after a lost lease nothing is published
 //! ```
 //!
 //! Each step can be repeated: a piece that was cut short is open, and made again with the same bytes.
@@ -35,7 +35,7 @@ use crate::progress::Meter;
 /// What making the pieces of a plan needs.
 #[derive(Debug)]
 pub(super) struct PieceWorker<'a> {
-    /// Threads for all of it.
+    /// Hashing threads, shared by all pieces.
     pub budget: Arc<ThreadBudget>,
     /// Where plans are shared and CARs recorded; `None`: nowhere.
     pub shared: Option<&'a SharedPlans<'a>>,
@@ -53,7 +53,7 @@ pub(super) struct PieceWorker<'a> {
     pub verify: bool,
     /// Under which name CARs are recorded.
     pub host: String,
-    /// Room for CARs.
+    /// Disk space of the output.
     pub disk: Disk,
     /// Counts bytes, and carries the wish to stop.
     pub meter: Arc<Meter>,
@@ -64,13 +64,13 @@ pub(super) struct PieceWorker<'a> {
 /// How a piece ended.
 #[derive(Debug)]
 pub(super) enum PieceEnd {
-    /// With this line; others follow.
-    Told(Box<PieceReport>),
-    /// The disk, or something else about the output, is in the way of all pieces.
-    NoMore {
+    /// With this report; other pieces follow.
+    Reported(Box<PieceReport>),
+    /// The output cannot be written: every other piece would fail alike.
+    OutputFailed {
         /// The piece that was to be written.
         piece: i64,
-        /// How much room it takes, at most.
+        /// Bytes that it takes, at most.
         bytes: u64,
         /// What it is.
         error: MakeError,
@@ -81,8 +81,8 @@ pub(super) enum PieceEnd {
     Stopped,
 }
 
-/// A piece in hand. What is in it is known to its job alone, as long as that lasts.
-struct InHand {
+/// A claimed piece without its list of files, which ends with the making.
+struct ClaimedPiece {
     index: i64,
     source_bytes: u64,
     /// What CAR and manifest take, at most.
@@ -90,11 +90,11 @@ struct InHand {
     claim: Option<PieceClaim>,
     /// Where its CAR goes.
     car: PathBuf,
-    /// Its line, as far as it is known before.
+    /// Its report, as far as it is known before.
     report: PieceReport,
 }
 
-/// Counts for all, and stops with the piece.
+/// Counts for the whole run, and stops with the piece.
 struct PieceMeter {
     all: Arc<Meter>,
     stop: CancellationToken,
@@ -111,17 +111,17 @@ impl Progress for PieceMeter {
 }
 
 impl PieceWorker<'_> {
-    /// Makes a piece; leaves the place when only waiting is left to do.
-    pub(super) async fn piece(&self, task: Task, place: SemaphorePermit<'_>) -> PieceEnd {
+    /// Makes a piece; the permit is released once only waiting is left to do.
+    pub(super) async fn piece(&self, task: Task, permit: SemaphorePermit<'_>) -> PieceEnd {
         let stop = self.meter.stop().child_token();
-        let (job, piece) = self.take_up(task);
-        let work = self.bring_forward(job, &piece, place, &stop);
+        let (job, piece) = self.job_of(task);
+        let work = self.make_and_record(job, &piece, permit, &stop);
         let Some((shared, claim)) = self.shared.zip(piece.claim.as_ref()) else { return work.await };
         tokio::pin!(work);
         // Cancel safety: `work` is polled to its end in either branch; a renewal may be dropped at any point.
         tokio::select! {
             ended = &mut work => ended,
-            () = hold(shared, claim) => {
+            () = keep_lease(shared, claim) => {
                 warn!(piece = piece.index, "the lease of this piece was lost: another box makes it");
                 stop.cancel();
                 match work.await {
@@ -132,11 +132,11 @@ impl PieceWorker<'_> {
         }
     }
 
-    fn take_up(&self, task: Task) -> (PieceJob, InHand) {
+    fn job_of(&self, task: Task) -> (PieceJob, ClaimedPiece) {
         let Task { index, entries, source_bytes, car_bytes_max, claim } = task;
         let car = self.output.join(PlanRules::of(self.plan).car_name(self.plan, index));
         let count = entries.len();
-        let piece = InHand {
+        let piece = ClaimedPiece {
             index,
             source_bytes,
             bytes_max: car_bytes_max.saturating_add(manifest::bytes_about(&entries)),
@@ -164,15 +164,15 @@ impl PieceWorker<'_> {
         (job, piece)
     }
 
-    async fn bring_forward(
+    async fn make_and_record(
         &self,
         job: PieceJob,
-        piece: &InHand,
-        place: SemaphorePermit<'_>,
+        piece: &ClaimedPiece,
+        permit: SemaphorePermit<'_>,
         stop: &CancellationToken,
     ) -> PieceEnd {
         let made = {
-            let (_place, _room) = (place, self.disk.room().await);
+            let (_permit, _write_permit) = (permit, self.disk.write_permit().await);
             let meter = PieceMeter { all: Arc::clone(&self.meter), stop: stop.clone() };
             let budget = Arc::clone(&self.budget);
             // The list of a million files ends with the making of their piece.
@@ -212,15 +212,15 @@ impl PieceWorker<'_> {
             ..piece.report.clone()
         };
         match self.record(piece, &car).await {
-            Ok(true) => PieceEnd::Told(Box::new(report)),
+            Ok(true) => PieceEnd::Reported(Box::new(report)),
             // The same bytes lie at the other box as well, and both are recorded.
             Ok(false) => PieceEnd::Lost,
             Err(_stopped) => PieceEnd::Stopped,
         }
     }
 
-    /// What an error means for the piece, and for all.
-    async fn not_made(&self, error: MakeError, piece: &InHand) -> PieceEnd {
+    /// What an error means for the piece, and for the others.
+    async fn not_made(&self, error: MakeError, piece: &ClaimedPiece) -> PieceEnd {
         match error.consequence() {
             Consequence::Stopped => {
                 self.release(piece).await;
@@ -228,7 +228,7 @@ impl PieceWorker<'_> {
             }
             Consequence::StopWriting => {
                 self.release(piece).await;
-                PieceEnd::NoMore { piece: piece.index, bytes: piece.bytes_max, error }
+                PieceEnd::OutputFailed { piece: piece.index, bytes: piece.bytes_max, error }
             }
             Consequence::PlanAnew => {
                 let reason = ErrorChain(&error).to_string();
@@ -240,13 +240,13 @@ impl PieceWorker<'_> {
                         return PieceEnd::Stopped;
                     }
                 }
-                PieceEnd::Told(Box::new(PieceReport { reason: Some(reason), ..piece.report.clone() }))
+                PieceEnd::Reported(Box::new(PieceReport { reason: Some(reason), ..piece.report.clone() }))
             }
         }
     }
 
-    /// Records the CAR and closes the piece. `false`: another box was faster.
-    async fn record(&self, piece: &InHand, car: &BuiltCar) -> Result<bool, Unanswered> {
+    /// Records the CAR and closes the piece. Returns false if another box was faster.
+    async fn record(&self, piece: &ClaimedPiece, car: &BuiltCar) -> Result<bool, Unanswered> {
         let Some((shared, claim)) = self.claim_of(piece) else { return Ok(true) };
         let document = self.document(piece, car);
         shared
@@ -265,19 +265,19 @@ impl PieceWorker<'_> {
     }
 
     /// Gives the piece back; where that fails, its lease runs out.
-    async fn release(&self, piece: &InHand) {
+    async fn release(&self, piece: &ClaimedPiece) {
         if let Some((shared, claim)) = self.claim_of(piece)
             && let Err(error) = shared.store.release_piece(claim).await
         {
-            debug!(error = %ErrorChain(&error), "a piece stays ours until its lease runs out");
+            debug!(error = %ErrorChain(&error), "a piece stays claimed until its lease runs out");
         }
     }
 
-    fn claim_of<'p>(&self, piece: &'p InHand) -> Option<(&SharedPlans<'_>, &'p PieceClaim)> {
+    fn claim_of<'p>(&self, piece: &'p ClaimedPiece) -> Option<(&SharedPlans<'_>, &'p PieceClaim)> {
         self.shared.zip(piece.claim.as_ref())
     }
 
-    fn document(&self, piece: &InHand, car: &BuiltCar) -> CarDoc {
+    fn document(&self, piece: &ClaimedPiece, car: &BuiltCar) -> CarDoc {
         CarDoc {
             inputpath: Some(self.input.to_string_lossy().into_owned()),
             group: Some(self.plan.key.group.clone()),
@@ -290,7 +290,7 @@ impl PieceWorker<'_> {
 }
 
 /// Renews the lease every third of its time; returns when it is lost.
-async fn hold(shared: &SharedPlans<'_>, claim: &PieceClaim) {
+async fn keep_lease(shared: &SharedPlans<'_>, claim: &PieceClaim) {
     loop {
         tokio::time::sleep(LEASE / 3).await;
         match shared.store.renew_piece(claim, LEASE).await {

@@ -1,14 +1,14 @@
-//! Pieces side by side: while one is read and hashed, those before it are made durable and recorded.
+//! Pipeline of pieces: while one piece is read and hashed, those before it are made durable and recorded.
 //!
 //! ```text
-//! hand 1   claim ─► make ─► publish ─► record │ claim ─► …
-//! hand 2            claim ─► make ─► publish ─► record │ …
-//!          └── at a place ──┘
+//! in flight 1  claim ─► make ─► publish ─► record │ claim ─► …
+//! in flight 2            claim ─► make ─► publish ─► record │ …
+//!              └── permit ──┘
 //! ```
 //!
-//! Making takes processors and memory, and there are only so many places for it: one for large pieces, more
-//! where a piece alone cannot keep the crew busy. Everything after it is waiting, for the disk and the
-//! database.
+//! Building takes processors and memory, and needs a permit: there is one for large pieces, and there are
+//! more where one piece cannot keep all hashing threads busy. Everything after building waits for the disk
+//! and the database.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -28,12 +28,12 @@ use crate::makecars::dataset::plan_store::{SharedPlans, Task};
 /// Pieces that are made or finished at a time: most of them wait for the disk or the database. Each has two
 /// open files.
 const PIECES_IN_FLIGHT_MAX: usize = 32;
-/// What one thread of the crew works on at a time: a group of the builder.
+/// What one thread of the crew worker on at a time: a group of the builder.
 const BYTES_A_THREAD: u64 = 16 << 20;
 
-/// Pieces that are made at a time: as many as it takes to keep a crew busy. It depends on the size of full
-/// pieces alone, because nobody knows how large a piece is before it is claimed.
-pub(super) fn places(budget: NonZeroUsize, piece_size: PaddedPieceSize) -> usize {
+/// Pieces that are built at a time: as many as keep all hashing threads busy. The number depends on the size
+/// of full pieces alone, because the size of a piece is not known before it is claimed.
+pub(super) fn builds_at_once(budget: NonZeroUsize, piece_size: PaddedPieceSize) -> usize {
     let budget = u64::try_from(budget.get()).unwrap_or(u64::MAX);
     let enough = budget.saturating_mul(BYTES_A_THREAD) / piece_size.get();
     // A piece of less than a group has one thread; one more is looked up meanwhile.
@@ -46,7 +46,7 @@ pub(super) fn places(budget: NonZeroUsize, piece_size: PaddedPieceSize) -> usize
 pub(super) enum Pieces<'a> {
     /// The database: others take pieces too.
     SharedPlans(&'a SharedPlans<'a>, &'a PlanDoc),
-    /// A plan that nobody else knows of, and which of its pieces are undone.
+    /// A plan that no database has, and which of its pieces are undone.
     Alone(&'a Plan, Mutex<VecDeque<usize>>),
 }
 
@@ -70,7 +70,7 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// The next piece that is ours to make.
+    /// Claims the next piece.
     async fn next(&self) -> Option<Task> {
         match self {
             Self::SharedPlans(shared, plan) => {
@@ -91,8 +91,8 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// A piece is as open as it was. In the database, whoever claimed it has released it.
-    fn put_back(&self, piece: i64) {
+    /// Opens a piece again. A piece in the database was released by its worker.
+    fn give_back(&self, piece: i64) {
         if let (Self::Alone(_, undone), Ok(piece)) = (self, usize::try_from(piece)) {
             lock(undone).push_front(piece);
         }
@@ -116,29 +116,29 @@ fn lock(undone: &Mutex<VecDeque<usize>>) -> MutexGuard<'_, VecDeque<usize>> {
 /// Pieces that are begun until there is none, or something is in the way of all.
 #[derive(Debug)]
 pub(super) struct PieceStream<'a> {
-    works: &'a PieceWorker<'a>,
+    worker: &'a PieceWorker<'a>,
     pieces: &'a Pieces<'a>,
-    places: Semaphore,
+    build_permits: Semaphore,
     /// No further piece is begun.
     is_closed: AtomicBool,
 }
 
 impl<'a> PieceStream<'a> {
-    pub(super) fn new(works: &'a PieceWorker<'a>, pieces: &'a Pieces<'a>, places: usize) -> Self {
-        Self { works, pieces, places: Semaphore::new(places), is_closed: AtomicBool::new(false) }
+    pub(super) fn new(worker: &'a PieceWorker<'a>, pieces: &'a Pieces<'a>, builds: usize) -> Self {
+        Self { worker, pieces, build_permits: Semaphore::new(builds), is_closed: AtomicBool::new(false) }
     }
 
     /// Every piece as it ends; all that were begun have ended when this ends.
     ///
     /// Cancel safety: pieces that are dropped under way stay claimed until their leases run out.
     pub(super) fn ended(&self) -> impl Stream<Item = PieceEnd> {
-        let hand = || Box::pin(stream::unfold((), |()| async { Some((self.next().await?, ())) }));
-        stream::select_all((0..PIECES_IN_FLIGHT_MAX).map(|_| hand()))
+        let in_order = || Box::pin(stream::unfold((), |()| async { Some((self.next().await?, ())) }));
+        stream::select_all((0..PIECES_IN_FLIGHT_MAX).map(|_| in_order()))
     }
 
     async fn next(&self) -> Option<PieceEnd> {
-        let place = self.places.acquire().await.ok()?;
-        if self.is_closed.load(Ordering::Relaxed) || self.works.meter.stop().is_cancelled() {
+        let permit = self.build_permits.acquire().await.ok()?;
+        if self.is_closed.load(Ordering::Relaxed) || self.worker.meter.stop().is_cancelled() {
             return None;
         }
         let Some(task) = self.pieces.next().await else {
@@ -146,10 +146,10 @@ impl<'a> PieceStream<'a> {
             return None;
         };
         let piece = task.index;
-        let ended = self.works.piece(task, place).await;
-        if let PieceEnd::NoMore { .. } | PieceEnd::Stopped = ended {
+        let ended = self.worker.piece(task, permit).await;
+        if let PieceEnd::OutputFailed { .. } | PieceEnd::Stopped = ended {
             self.is_closed.store(true, Ordering::Relaxed);
-            self.pieces.put_back(piece);
+            self.pieces.give_back(piece);
         }
         Some(ended)
     }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_pieces_are_made_one_after_the_other_and_small_ones_as_many_as_keep_the_crew_busy() {
+    fn large_pieces_are_made_one_after_the_other_and_small_ones_as_many_as_keep_all_threads_busy() {
         for (budget, piece_size, wanted) in [
             (2, 32 << 30, 1),
             (2, 64 << 20, 1),
@@ -173,7 +173,11 @@ mod tests {
             (64, 1 << 20, PIECES_IN_FLIGHT_MAX),
         ] {
             let size = PaddedPieceSize::new(piece_size).unwrap();
-            assert_eq!(places(NonZeroUsize::new(budget).unwrap(), size), wanted, "{budget} {piece_size}");
+            assert_eq!(
+                builds_at_once(NonZeroUsize::new(budget).unwrap(), size),
+                wanted,
+                "{budget} {piece_size}"
+            );
         }
     }
 }

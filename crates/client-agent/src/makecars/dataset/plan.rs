@@ -1,4 +1,5 @@
-//! From filled pieces to a plan as it is stored: entries, names of parts, and an id that says all of it.
+//! A plan as it is stored: the entries of each piece, names of parts, and an id that is a hash of all of
+//! them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -220,7 +221,7 @@ fn range_of(survey: &Survey, content: &PieceItem) -> Option<(u64, u64)> {
 }
 
 /// `movie.mkv.part-0017179869184-of-0042949672960`: from which byte on, of how many. Sorted they are in
-/// order, and anybody can join them. A name that is taken gets tildes.
+/// order, and `cat` joins them. A name that is taken gets tildes.
 fn name_parts(survey: &Survey, fills: &[PlannedPiece]) -> HashMap<PieceItem, Box<str>> {
     let mut parts: Vec<(PieceItem, u64)> = fills
         .iter()

@@ -1,4 +1,5 @@
-//! Where a plan is kept, and who makes which piece of it.
+//! Plans in the database, whose pieces several boxes claim under leases, and plans of runs without a
+//! database.
 //!
 //! In the database, several boxes share a plan and claim its pieces under leases. Without one, the plan is
 //! made anew by each run, which is the same plan as long as the sources are the same; the manifests beside
@@ -18,12 +19,13 @@ use crate::makecars::dataset::manifest;
 use crate::makecars::dataset::plan::{Plan, fingerprint};
 use crate::makecars::dataset::rules::PlanRules;
 
-/// How long a piece stays with a box that says nothing any more. Source: ours.
+/// How long a piece stays with a box that does not renew its lease. Chosen: above the longest time that a
+/// database takes to elect a primary.
 pub(crate) const LEASE: Duration = Duration::from_secs(120);
 /// Documents that are written at the same time.
 const WRITES_AT_ONCE: usize = 16;
 
-/// A piece that is ours to make.
+/// A piece that this run has claimed.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     /// Which piece of its plan.
@@ -34,7 +36,7 @@ pub(crate) struct Task {
     pub source_bytes: u64,
     /// Bytes of its CAR at most.
     pub car_bytes_max: u64,
-    /// Our right to it, where there are others.
+    /// The claim, where other boxes may claim too.
     pub claim: Option<PieceClaim>,
 }
 
@@ -122,7 +124,7 @@ impl SharedPlans<'_> {
         Ok(covered)
     }
 
-    /// Writes a plan, so that its pieces can be claimed, by whomever.
+    /// Writes a plan, so that every box can claim its pieces.
     pub(crate) async fn write(&self, plan: &Plan) -> Result<(), StoreError> {
         self.store.begin_plan(&plan.document).await?;
         let pieces = 0..plan.pieces().len();
@@ -153,7 +155,7 @@ impl SharedPlans<'_> {
         Ok(self.store.piece_counts(plan).await?.done > 0)
     }
 
-    /// Claims the next piece; `None` if nobody may claim any now.
+    /// Claims the next piece; `None` if no piece can be claimed now.
     pub(crate) async fn claim(&self, plan: &str) -> Result<Option<Task>, StoreError> {
         let owner = format!("{}{:08x}", self.owner_prefix(), fastrand::u32(..));
         let Some(claim) = self.store.claim_piece(plan, &owner, LEASE).await? else { return Ok(None) };
@@ -183,7 +185,7 @@ impl SharedPlans<'_> {
         Ok(Some(self.store.piece_counts(plan).await?))
     }
 
-    /// Takes back what a killed run of ours held. Only under the lock of our output folder.
+    /// Releases what a killed run with this owner had claimed. Only under the lock of the output folder.
     pub(crate) async fn take_back(&self, plan: &str) -> Result<u64, StoreError> {
         self.store.release_pieces_of(plan, &self.owner_prefix()).await
     }

@@ -1,4 +1,4 @@
-//! What becomes of each piece, for people and as JSON lines.
+//! Reports of pieces and plans, for people and as JSON lines.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! By which rules the CARs of a plan are rooted and named. A plan keeps the rules that it was made by, so
+//! Rules of a plan for the roots and names of its CARs. A plan keeps the rules that it was made by, so
 //! that its pieces are the same bytes under the same names, whichever version makes them.
 
 use carferry_car::{DagParams, FolderRoot, PayloadCid, Profile};

@@ -1,4 +1,5 @@
-//! A plan from its first open piece to its last: claimed, made, told; and what is in the way of all of them.
+//! Runs a plan until none of its pieces is open: pieces are claimed, made and reported, and the run waits for
+//! disk space or for other boxes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,15 +13,16 @@ use tracing::{info, warn};
 use crate::exit::CommandError;
 use crate::makecars::dataset::build_piece::MakeError;
 use crate::makecars::dataset::disk_space::{Disk, Needed, SpaceWait};
+use crate::makecars::dataset::error::DatasetError;
 use crate::makecars::dataset::piece_worker::{LOOK_EVERY, PieceEnd, PieceWorker};
-use crate::makecars::dataset::pipeline::{PieceStream, Pieces, places};
+use crate::makecars::dataset::pipeline::{PieceStream, Pieces, builds_at_once};
 use crate::makecars::dataset::plan::Plan;
 use crate::makecars::dataset::plan_store::SharedPlans;
 use crate::makecars::dataset::report::{PieceOutcome, PieceReport};
-use crate::makecars::dataset::{DatasetError, Run, plan_store};
+use crate::makecars::dataset::{Run, plan_store};
 use crate::progress::{Amount, Meter};
 
-/// The first of the pieces that could not be written.
+/// The first piece that could not be written.
 struct OutputFailure {
     piece: i64,
     bytes: u64,
@@ -64,7 +66,7 @@ impl Run<'_> {
         self.carry_out(&Pieces::SharedPlans(shared, plan), all, done, out).await
     }
 
-    /// Works on a plan that nobody else knows of.
+    /// Works on a plan that no database has.
     pub(super) async fn alone(&mut self, plan: &Plan, out: &mut Printer) -> Result<(), CommandError> {
         let undone: VecDeque<usize> = plan_store::undone(plan, &self.output);
         let left = undone.iter().map(|piece| unsigned(plan.piece(*piece).sourcebytes)).sum();
@@ -75,7 +77,7 @@ impl Run<'_> {
         self.carry_out(&Pieces::alone(plan, undone), all, done, out).await
     }
 
-    /// Round after round, until no piece is left, the run is to end, or nothing more can be written.
+    /// Makes pieces until none is left, the run is to end, or nothing more can be written.
     async fn carry_out(
         &mut self,
         pieces: &Pieces<'_>,
@@ -86,30 +88,30 @@ impl Run<'_> {
         let stop = pieces.stop().unwrap_or_else(|| self.shutdown.token());
         let meter = Meter::of_items("piece", all, done, stop.clone());
         let shown = self.screen.show(&meter, self.args.no_progress);
-        let places = places(self.budget.permits(), self.rules.piece_size);
-        let works = self.works(pieces, places, Arc::clone(&meter));
-        let (mut is_waiting, mut patience) = (false, SpaceWait::default());
+        let builds = builds_at_once(self.budget.permits(), self.rules.piece_size);
+        let worker = self.worker(pieces, builds, Arc::clone(&meter));
+        let (mut is_waiting, mut space_wait) = (false, SpaceWait::default());
         while !stop.is_cancelled() {
-            let round = PieceStream::new(&works, pieces, places);
-            let mut all_ended = round.ended();
-            let mut obstacle = None;
+            let stream = PieceStream::new(&worker, pieces, builds);
+            let mut all_ended = stream.ended();
+            let mut failure = None;
             while let Some(ended) = all_ended.next().await {
                 match ended {
-                    PieceEnd::Told(report) => {
+                    PieceEnd::Reported(report) => {
                         if report.state == PieceOutcome::Made {
-                            (is_waiting, patience) = (false, SpaceWait::default());
+                            (is_waiting, space_wait) = (false, SpaceWait::default());
                             meter.item_done();
                         }
-                        self.tell(&report, out)?;
+                        self.report(&report, out)?;
                     }
-                    // Those that are in hand are brought to their end first.
-                    PieceEnd::NoMore { piece, bytes, error } => {
-                        obstacle.get_or_insert(OutputFailure { piece, bytes, error });
+                    // Pieces in flight are brought to their end first.
+                    PieceEnd::OutputFailed { piece, bytes, error } => {
+                        failure.get_or_insert(OutputFailure { piece, bytes, error });
                     }
                     PieceEnd::Lost | PieceEnd::Stopped => {}
                 }
             }
-            if let Some(OutputFailure { piece, bytes, error }) = obstacle {
+            if let Some(OutputFailure { piece, bytes, error }) = failure {
                 if !self.args.wait_for_space || !error.is_no_space() {
                     let (left, output) = (pieces.left().await, self.output.clone());
                     drop(shown);
@@ -122,12 +124,12 @@ impl Run<'_> {
                 }
                 let needed = Needed { folder: &self.output, piece, bytes };
                 meter.wait_for(Some("room"));
-                patience.wait(needed, stop, async || pieces.left().await > 0).await;
+                space_wait.wait(needed, stop, async || pieces.left().await > 0).await;
                 meter.wait_for(None);
             } else if stop.is_cancelled() {
                 break;
             } else if let Pieces::SharedPlans(shared, plan) = pieces {
-                // Of a plan in the database, others may be at the last pieces, and give them back.
+                // Other boxes may make the last pieces of a plan in the database, and release them.
                 match shared.retry.call("a plan cannot be ended", || shared.end(&plan.id)).await {
                     Ok(Some(counts)) => {
                         if !std::mem::replace(&mut is_waiting, true) {
@@ -150,11 +152,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn works<'s>(&self, pieces: &Pieces<'s>, places: usize, meter: Arc<Meter>) -> PieceWorker<'s>
+    fn worker<'s>(&self, pieces: &Pieces<'s>, builds: usize, meter: Arc<Meter>) -> PieceWorker<'s>
     where
         Self: 's,
     {
-        let together = u64::try_from(places).unwrap_or(u64::MAX).saturating_mul(self.rules.piece_size.get());
+        let together = u64::try_from(builds).unwrap_or(u64::MAX).saturating_mul(self.rules.piece_size.get());
         PieceWorker {
             budget: Arc::clone(&self.budget),
             shared: if let Pieces::SharedPlans(shared, _) = pieces { Some(*shared) } else { None },
@@ -171,7 +173,7 @@ impl Run<'_> {
         }
     }
 
-    fn tell(&mut self, report: &PieceReport, out: &mut Printer) -> Result<(), CommandError> {
+    fn report(&mut self, report: &PieceReport, out: &mut Printer) -> Result<(), CommandError> {
         if report.state == PieceOutcome::Made {
             self.summary.made += 1;
             self.summary.made_bytes += report.car.carsizebytes.unwrap_or(0);

@@ -1,4 +1,5 @@
-//! What a folder holds, found once and kept small: millions of files fit in memory.
+//! Survey of a folder: its files, links and empty folders in a stable order, small enough for millions of
+//! files.
 //!
 //! Folders come before what is in them, and everything stands in the order of the paths, name by name as
 //! bytes. So what is planned from a survey is the same on every machine, in whatever order a disk lists its
@@ -30,7 +31,7 @@ pub(crate) struct Survey {
     pub failed: Vec<SkippedEntry>,
 }
 
-/// Folders within folders. Source: ours; what `carferry_car` packs, and less.
+/// Maximum depth of folders. Chosen: below the limit of `carferry_car`.
 const DEPTH_MAX: u16 = 1000;
 
 /// A folder by its place in [`Survey::folders`].
@@ -147,7 +148,8 @@ pub(crate) fn survey(input: &Path, output: &Path) -> io::Result<Survey> {
     let mut survey = Survey::default();
     survey.folders.push(Folder { parent: 0, name: "".into(), depth: 0 });
     let names = sorted_names(input).map_err(|error| fsx::named("cannot list", input, error))?;
-    // What is to come, the next at the end: of deeply nested folders none shall end the process.
+    // A stack on the heap, the next entry at its end: deeply nested folders must not overflow the thread's
+    // stack.
     let mut to_visit: Vec<(FolderId, PathBuf)> = children(0, input, names);
     while let Some((folder, path)) = to_visit.pop() {
         if path == output {

@@ -1,4 +1,4 @@
-//! How fast this box reads and hashes: measured on the first files of a plan, for a forecast.
+//! Throughput of this box, measured on the first files of a plan, for the forecast of a dry run.
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;

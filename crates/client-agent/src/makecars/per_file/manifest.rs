@@ -1,4 +1,4 @@
-//! `manifest.jsonl` in the output: which CAR is of which file, for people and programs without our database.
+//! `manifest.jsonl` in the output: which CAR is of which file, for people and programs without this database.
 //!
 //! JSON lines, one a CAR, in the order of the CARs. Written anew at the end of each run; what earlier runs
 //! wrote of CARs that still stand is kept.

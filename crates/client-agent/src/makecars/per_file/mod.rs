@@ -1,4 +1,4 @@
-//! `makecars`: from a folder of files to CARs on disk and documents in `cars`.
+//! `makecars --layout file`: a CAR of each file, and its document in `cars`.
 //!
 //! ```text
 //! scan ─► plan (what is done? what fits?) ─► worker threads ─► record ─► report
@@ -80,11 +80,11 @@ pub(super) async fn makecars(
         output: rules.output.clone(),
         profile: rules.profile.name(),
     };
-    for odd in found.skipped {
-        tally.add(&FileReport::skipped(&odd.path, odd.reason))?;
+    for entry in found.skipped {
+        tally.add(&FileReport::skipped(&entry.path, entry.reason))?;
     }
-    for odd in found.failed {
-        tally.add(&FileReport::failed(&odd.path, odd.reason))?;
+    for entry in found.failed {
+        tally.add(&FileReport::failed(&entry.path, entry.reason))?;
     }
     let Planned { jobs, settled } =
         plan::plan(&found.files, &rules, store.as_ref(), shutdown.token()).await?;
@@ -182,7 +182,7 @@ impl Run<'_> {
         let stop = self.retry.stop();
         let meter = Meter::new(planned.source_bytes(), count(total), stop.clone());
         let shown = tally.screen.show(&meter, self.args.no_progress);
-        let workshop = Arc::new(PackContext {
+        let pack_context = Arc::new(PackContext {
             profile: self.rules.profile,
             max_piece: self.max_piece,
             verify: self.args.verify,
@@ -194,9 +194,9 @@ impl Run<'_> {
                 .map(|store| Guard { store: store.clone(), retry: Arc::clone(&self.retry) }),
             meter,
         });
-        let (to_workers, jobs) = mpsc::channel(workshop.budget.permits().get());
+        let (to_workers, jobs) = mpsc::channel(pack_context.budget.permits().get());
         let (to_record, outcomes) = mpsc::channel(OUTCOMES_MAX);
-        worker::start(&workshop, jobs, &to_record)?;
+        worker::start(&pack_context, jobs, &to_record)?;
         drop(to_record);
 
         let feed = async {
@@ -208,7 +208,7 @@ impl Run<'_> {
             drop(to_workers);
         };
         let both = async { futures::join!(feed, self.collect(outcomes, tally)).1 };
-        // After a second signal nobody waits for what is under way.
+        // After a second signal the process does not wait for work under way.
         let ended = self.shutdown.forced().run_until_cancelled(both).await;
         drop(shown);
         let dealt_with = ended.unwrap_or(Ok(0))?;
@@ -227,7 +227,7 @@ impl Run<'_> {
         tally: &mut Tally<'_>,
     ) -> Result<u64, CommandError> {
         let reports = stream::poll_fn(|context| outcomes.poll_recv(context))
-            .map(|outcome| self.settle(outcome))
+            .map(|outcome| self.record(outcome))
             .buffered(RECORDS_AT_ONCE);
         let mut reports = std::pin::pin!(reports);
         let mut dealt_with = 0;
@@ -239,7 +239,7 @@ impl Run<'_> {
     }
 
     /// The last step of a file: its record, where there is a CAR and a database.
-    async fn settle(&self, outcome: Outcome) -> FileReport {
+    async fn record(&self, outcome: Outcome) -> FileReport {
         let Outcome { job, result } = outcome;
         let car = match result {
             Ok(car) => car,

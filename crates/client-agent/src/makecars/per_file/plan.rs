@@ -104,7 +104,7 @@ const MANY_SMALL: usize = 16;
 ///
 /// # Errors
 ///
-/// When the database does not answer: without it, nobody knows what is done.
+/// When the database does not answer: it alone knows what is done.
 pub(crate) async fn plan(
     files: &[Found],
     rules: &Rules,

@@ -1,4 +1,4 @@
-//! What becomes of each file, for people and as JSON lines.
+//! Reports of files, for people and as JSON lines.
 
 use std::path::Path;
 use std::time::Duration;

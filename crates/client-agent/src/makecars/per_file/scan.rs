@@ -1,4 +1,4 @@
-//! The walk over the input: what there is to pack, in a stable order. The only walker of folders here.
+//! Scan of the input: the files that become CARs, in a stable order.
 //!
 //! Nothing is read but names and metadata. What cannot be packed is said, never left out in silence.
 
@@ -64,7 +64,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn folder(&mut self, top: &Path) {
-        // A stack of our own: deeply nested folders shall not end the process.
+        // A stack on the heap: deeply nested folders must not overflow the thread's stack.
         let mut to_walk = vec![top.to_owned()];
         while let Some(folder) = to_walk.pop() {
             let entries = match fs::read_dir(&folder) {
@@ -159,7 +159,7 @@ mod tests {
         let scan = scan(&input, &input.join("out")).unwrap();
         assert_eq!(relative(&scan), [".hidden", "a.tar", "b.tar", "out2/y", "sub/a", "sub/deep/c"]);
         assert!(scan.files.iter().all(|file| file.path == input.join(&file.relative)));
-        let skipped: Vec<_> = scan.skipped.iter().map(|odd| odd.path.file_name().unwrap()).collect();
+        let skipped: Vec<_> = scan.skipped.iter().map(|entry| entry.path.file_name().unwrap()).collect();
         assert_eq!(skipped, [".x.carferry-part", "broken", "folder-link", "link"]);
         assert_eq!(scan.failed, []);
     }

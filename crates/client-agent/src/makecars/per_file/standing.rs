@@ -1,4 +1,4 @@
-//! What stands in the place of a CAR that is to be made, and whether it may be replaced.
+//! The existing file at the path of a CAR that is to be made, and whether it may be replaced.
 //!
 //! A file is replaced only if `cars`, or the manifest of the output, says that it is the CAR of the same
 //! source; or if it is the very same CAR, as a run leaves it that was killed before it recorded the CAR.

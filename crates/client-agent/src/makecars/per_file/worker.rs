@@ -1,5 +1,5 @@
-//! Threads that pack: each takes one file at a time, from source to a finished temporary file; one more makes
-//! them durable under their final names.
+//! Packing threads: each builds one CAR at a time into a temporary file; one more thread makes CARs durable
+//! under their final names.
 //!
 //! ```text
 //! jobs ─► bounded channel ─► N threads: temp file ─► build ─► may it replace? ─► publisher ─► outcomes
@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use crate::makecars::per_file::plan::Job;
 use crate::makecars::per_file::standing;
 use crate::makecars::per_file::standing::Standing;
-use crate::makecars::read_back::{RereadError, reread};
+use crate::makecars::read_back::{ReadBackError, read_back};
 use crate::progress::{FileMeter, Meter};
 
 /// What every worker needs.
@@ -43,13 +43,13 @@ pub(crate) struct PackContext {
     pub budget: ThreadBudget,
     /// Folders that are known to be there.
     pub folders: Mutex<BTreeSet<PathBuf>>,
-    /// Where deals are looked up before a CAR is replaced; `None`: nobody is asked.
+    /// Looks up deals before a CAR is replaced; `None`: CARs are replaced without.
     pub guard: Option<Guard>,
     /// Counts bytes, and carries the wish to stop.
     pub meter: Arc<Meter>,
 }
 
-/// Whom a worker asks before it replaces a CAR.
+/// Asks the database for waiting deals before a CAR is replaced.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     /// The database.
@@ -78,7 +78,7 @@ pub(crate) enum PackError {
     Output(#[source] io::Error),
     /// What was read again is not what was written.
     #[error(transparent)]
-    Reread(#[from] RereadError),
+    ReadBack(#[from] ReadBackError),
     /// What stands in its place is another's.
     #[error("{reason}")]
     Foreign {
@@ -103,7 +103,7 @@ impl PackError {
     pub(crate) fn is_cancelled(&self) -> bool {
         match self {
             Self::Build(error) => matches!(error, BuildError::Cancelled),
-            Self::Reread(error) => error.is_cancelled(),
+            Self::ReadBack(error) => error.is_cancelled(),
             Self::Output(_) | Self::Foreign { .. } | Self::StillNeeded { .. } => false,
         }
     }
@@ -123,19 +123,19 @@ struct Finished {
 
 /// Starts the threads. They end when `jobs` is closed and empty, or the meter is cancelled.
 pub(crate) fn start(
-    workshop: &Arc<PackContext>,
+    context: &Arc<PackContext>,
     jobs: mpsc::Receiver<Job>,
     outcomes: &mpsc::Sender<Outcome>,
 ) -> io::Result<()> {
     let jobs = Arc::new(Mutex::new(jobs));
     let runtime = Handle::current();
     let (finished, to_publish) = sync_channel(FINISHED_MAX);
-    for number in 1..=workshop.budget.permits().get() {
-        let (workshop, jobs, outcomes) = (Arc::clone(workshop), Arc::clone(&jobs), outcomes.clone());
+    for number in 1..=context.budget.permits().get() {
+        let (context, jobs, outcomes) = (Arc::clone(context), Arc::clone(&jobs), outcomes.clone());
         let (runtime, finished) = (runtime.clone(), finished.clone());
         thread::Builder::new()
             .name(format!("pack {number}"))
-            .spawn(move || workshop.work(&jobs, &finished, &outcomes, &runtime))?;
+            .spawn(move || context.work(&jobs, &finished, &outcomes, &runtime))?;
     }
     let outcomes = outcomes.clone();
     thread::Builder::new().name("publish".to_owned()).spawn(move || publish(&to_publish, &outcomes))?;
@@ -200,7 +200,7 @@ impl PackContext {
         let options = BuildOptions { params: self.profile.params(), max_piece: self.max_piece };
         let car = build_car(&self.budget, &job.input, &file, &options, meter)?;
         if self.verify {
-            reread(&self.budget, &file, temp.path(), &car, meter)?;
+            read_back(&self.budget, &file, temp.path(), &car, meter)?;
         }
         drop(file);
         match &job.standing {
@@ -248,7 +248,7 @@ impl PackContext {
     }
 }
 
-/// Root of the CAR that stands at a path; whatever else stands there is nobody's deal.
+/// Root of the CAR that stands at a path; `None` for any other file, which no deal waits for.
 fn standing_root(path: &Path) -> Option<String> {
     read_car_root(path).ok().map(|root| root.to_string())
 }

@@ -1,5 +1,5 @@
-//! What the node has imported: Lotus v1.11.2 to v1.27.0 make a manual deal only for a root in their list of
-//! imports (lotus-contract §2.5).
+//! Imports of CARs into the client's Lotus node: Lotus v1.11.2 to v1.27.0 make a manual deal only for a root
+//! in their list of imports (lotus-contract §2.5).
 //!
 //! Every repeated `ClientImport` adds an entry to that list. So the list is read first, a root that is in it
 //! is not imported again, and after an import whose answer was lost the list is read anew. No lock is held

@@ -1,5 +1,5 @@
-//! Which refusals and failures stand against a CAR with its provider: those of the last days, met with the
-//! terms in force, that speak of the deal itself.
+//! Failures that count against a CAR with a provider: refusals and failed deals of the last days, met with
+//! the terms in force.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! Which deals are wanted: cars × providers × limits − what stands already. Pure.
+//! Deal policy: which deals are wanted, by CARs, providers and limits, less the deals that exist. Pure.
 
 mod failures;
 

@@ -1,4 +1,4 @@
-//! What the words of the chain, of the client's node and of the provider mean for one recorded deal. Pure.
+//! Reconciles one recorded deal with what the chain, the client's node and the provider say of it. Pure.
 //!
 //! The chain overrules the node, and both overrule the provider: a market's watchers can fail on a deal that
 //! the chain goes on with. So a deal that anyone calls failed is looked up on chain, where its number is
@@ -158,7 +158,7 @@ impl FollowedDeal {
         self.deal.startepoch.is_some_and(|start| head > ChainEpoch::new(start))
     }
 
-    /// Whether it should be active or over by now, and its number on chain is known to nobody.
+    /// Whether it should be active or over by now, and its number on chain is not known.
     fn is_out_of_sight(&self, head: ChainEpoch) -> bool {
         matches!(self.node, NodeWord::NotFollowed) && self.has_started(head) && self.numbers().is_empty()
     }

@@ -246,7 +246,7 @@ fn an_unknown_number_is_taken_for_a_failure_only_after_a_long_silence() {
     assert_eq!(judged(&late, &OnChain::Unknown, 1000 + 7 * 2880 + 1), Some((26, StatusSource::Provider)));
 }
 
-/// A single `miner-agent import` leaves such a view behind, and nobody renews it.
+/// A single `miner-agent import` leaves such a view behind, and no agent renews it.
 #[test]
 fn a_deal_whose_number_nobody_tells_says_so_from_its_start_on() {
     let unseen = stateless(OfflineDealDoc { isdeal: Some(1), ..with_view(4, 24, 0) });
