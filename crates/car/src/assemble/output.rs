@@ -1,4 +1,4 @@
-//! Writes a CAR: reserves disk space, writes large aligned parts with O_DIRECT and the rest through the page
+//! Writes a CAR: reserves disk space, writes large aligned parts with `O_DIRECT` and the rest through the page
 //! cache.
 //!
 //! ```text
