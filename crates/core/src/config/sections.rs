@@ -63,7 +63,8 @@ pub struct LotusSection {
     /// A Lotus repository folder with the files `api` and `token`.
     #[serde(deserialize_with = "human::optional_path::deserialize")]
     pub repo: Option<PathBuf>,
-    /// A PEM file with the authority that signed the node's certificate; without one, the system's are trusted.
+    /// A PEM file with the authority that signed the node's certificate. Without one, the system's
+    /// authorities are trusted.
     #[serde(deserialize_with = "human::optional_path::deserialize")]
     pub tls_ca_file: Option<PathBuf>,
     /// How long one call may take.

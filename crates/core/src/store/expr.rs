@@ -1,5 +1,5 @@
-//! MongoDB expressions and filters that several queries share: the server's time, counters, subdocuments, deal
-//! states by number.
+//! MongoDB expressions and filters that several queries share: the server's time, counters, subdocuments,
+//! deal states by number.
 
 use std::time::Duration;
 

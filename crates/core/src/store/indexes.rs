@@ -87,8 +87,8 @@ impl Store {
         ];
         let deals = [
             // Text only, because documents without a proposal CID would all collide on null. By `$gt`, not
-            // `$type`: the server uses a partial index only if it sees that the query implies its filter, and it
-            // does not see that of `$type`.
+            // `$type`: the server uses a partial index only if it sees that the query implies its filter,
+            // which it does not see of `$type`.
             wanted("carferry_dealcid", doc! { "dealcid": 1 })
                 .unique()
                 .partial(doc! { "dealcid": { "$gt": "" } }),

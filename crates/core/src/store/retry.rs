@@ -1,8 +1,8 @@
 //! Repeats database calls until the database answers or refuses for good.
 //!
 //! A server that is away comes back, and what waits for it must not be lost. While it is away, one call at a
-//! time finds out whether it is back, and all others wait for that. A server that refuses for good (no rights,
-//! a validator) never takes the call, and repeating it would hide that.
+//! time finds out whether it is back, and all others wait for that. A server that refuses for good (no
+//! rights, a validator) never takes the call, and repeating it would hide that.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
