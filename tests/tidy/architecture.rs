@@ -5,7 +5,6 @@ use std::fs;
 use crate::sources::{none, root, rust_files};
 
 #[test]
-#[ignore = "not yet true of all modules"]
 fn every_module_is_named_in_architecture() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let mut findings = Vec::new();

@@ -32,7 +32,6 @@ fn words(comment: &str) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "not yet true of all modules"]
 fn no_comment_is_longer_than_a_line() {
     let mut findings = Vec::new();
     for source in ["crates", "tests"].into_iter().flat_map(rust_files) {
@@ -47,7 +46,6 @@ fn no_comment_is_longer_than_a_line() {
 }
 
 #[test]
-#[ignore = "not yet true of all modules"]
 fn comments_name_their_subject() {
     let mut findings = Vec::new();
     for source in ["crates", "tests"].into_iter().flat_map(rust_files) {

@@ -1,5 +1,5 @@
-//! Writes a CAR: reserves disk space, writes large aligned parts with `O_DIRECT` and the rest through the page
-//! cache.
+//! Writes a CAR: reserves disk space, writes large aligned parts with `O_DIRECT` and the rest through the
+//! page cache.
 //!
 //! ```text
 //! extent     ......|====|====|====|====|....

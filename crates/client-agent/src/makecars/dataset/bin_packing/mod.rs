@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! files larger than a piece ─► parts of a full piece each, and a rest
-//! large files and rests     ─► first-fit decreasing; or, where that wastes more than 1 %, one behind the other,
-//!                              cut where a piece is full
+//! large files and rests     ─► first-fit decreasing; or, where that wastes more than 1 %,
+//!                              one behind the other, cut where a piece is full
 //! small files, links, empty folders ─► into what is left, in the order of their paths
 //! ```
 //!
