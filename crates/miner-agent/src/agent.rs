@@ -195,7 +195,7 @@ async fn prepare_database(
         debug!(set, "replica set");
         retry.call("indexes", || store.ensure_indexes(IndexUser::MinerAgent)).await
     };
-    match stop.run_until_cancelled(prepare).await {
+    match Box::pin(stop.run_until_cancelled(prepare)).await {
         None => {}
         Some(Ok(report)) => debug!(created = report.created.join(","), "indexes"),
         Some(Err(error)) => warn!(error = %ErrorChain(&error), "indexes could not be looked at"),

@@ -102,7 +102,11 @@ impl State {
 }
 
 /// The name of a state for machines.
-#[expect(clippy::ref_option, reason = "serde hands a reference to the field")]
+#[expect(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands a reference to the field"
+)]
 fn name_of_other_state<S: Serializer>(state: &Option<OtherState>, serializer: S) -> Result<S::Ok, S::Error> {
     let name = state.map(|state| match state {
         OtherState::BegunAnew => "begun-anew",

@@ -34,7 +34,7 @@ macro_rules! lotus_keys {
             Key::new(
                 concat!($section, ".tlsCaFile"),
                 Kind::Text,
-                concat!("PEM file of the authority that signed the ", $node, "'s certificate"),
+                concat!("PEM file with the certificate authority of the ", $node, " API"),
             ),
             Key::new(
                 concat!($section, ".requestTimeout"),

@@ -99,7 +99,7 @@ impl Store {
         }
     }
 
-    /// The oldest open intents that are due, at most [`OPEN_MAX`] of each wallet: this owner's, and those of
+    /// The oldest open intents that are due, at most `OPEN_MAX` of each wallet: this owner's, and those of
     /// other agents that have not changed for an hour. Those agents are gone, and recovering an intent twice
     /// is harmless because its parameters are fixed.
     pub async fn open_intents(&self, owner: &str) -> Result<Vec<IntentDoc>, StoreError> {

@@ -150,9 +150,8 @@ pub(super) fn imports_not_listed(error: &RpcError) -> Outcome {
 /// A failed call in which the provider has no part.
 fn of_import_call(error: &RpcError) -> (About, String) {
     let about = match error {
-        RpcError::Timeout { .. } => About::Unclear,
         RpcError::Application { message, .. } if about(message) == About::Car => About::Car,
-        RpcError::Application { .. } | RpcError::Decode { .. } => About::Unclear,
+        RpcError::Timeout { .. } | RpcError::Application { .. } | RpcError::Decode { .. } => About::Unclear,
         _ => About::Node,
     };
     (about, ErrorChain(error).to_string())
