@@ -32,8 +32,8 @@ async fn deals_flow_through_changing_primaries() {
                 cluster.set.restart(killed).await.unwrap();
             }
             _ => {
-                // Every client learns of the new primary; a reader of a change stream must not wait for the old
-                // address.
+                // Every client learns of the new primary; a reader of a change stream must not wait for
+                // the old address.
                 let primary = cluster.set.wait_for_primary().await.unwrap();
                 cluster.set.end(primary).unwrap();
                 eventually!(cluster.set.wait_for_primary().await.unwrap() != primary, "another primary");
