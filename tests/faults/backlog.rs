@@ -95,7 +95,7 @@ async fn a_large_backlog_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_backlog_that_waits_keeps_nobody_waiting_and_stays_quiet() {
+async fn a_large_backlog_that_waits_delays_no_other_deal_and_stays_quiet() {
     let seeded = SeededRng::of("backlog-waits");
     let import_setting = &[
         ("importsPerMiner", "8"),

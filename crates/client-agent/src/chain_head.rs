@@ -10,7 +10,7 @@ use crate::config::SyncRule;
 
 /// How old the head may be. Lotus' own `sync wait` calls a node synced when the head is younger than
 /// a few epochs; ten minutes allow for null rounds and clock skew.
-const HEAD_AGE_MAX: Duration = Duration::from_secs(600);
+pub(crate) const HEAD_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// The newest tipset that a node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -110,7 +110,7 @@ impl MinerQueues {
             let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
             let state = Arc::new(QueueState::default());
             let worker = drive(Arc::clone(&self.shared), Arc::clone(&state), receiver);
-            self.workers.spawn(worker.instrument(info_span!("lane", miner = %miner)));
+            self.workers.spawn(worker.instrument(info_span!("queue", miner = %miner)));
             Queue { sender, state }
         });
         if is_retry && queue.state.retries.load(Ordering::Relaxed) >= RETRIES_MAX {

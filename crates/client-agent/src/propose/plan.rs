@@ -22,7 +22,7 @@ use crate::propose::{Mode, Pass, ProposeError, Proposer, ScanCursor, conditions,
 
 /// CARs read from the database at a time.
 const PAGE: i64 = 200;
-/// How long CARs that had all they wanted are passed over while others wait for their lanes.
+/// How long CARs that had all they wanted are passed over while others wait for a queue.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// How far a pass came.
@@ -156,7 +156,7 @@ impl Proposer {
         self.queues.is_full(&target.miner, self.limits.deals_per_payload_and_miner_max)
     }
 
-    /// Whether a CAR would get a deal if the lanes of all its providers had room.
+    /// Whether a CAR would get a deal if the queues of all its providers had room.
     fn has_to_wait(&self, pass: &Pass, car: &Proposable, payload_deals: &PayloadDeals) -> bool {
         let of_busy = |target: &&Target| self.is_busy(target);
         let busy: Vec<Offer> = self
@@ -245,8 +245,8 @@ impl Proposer {
         let mut starts: Vec<(String, i64)> =
             payload_deals.intents.iter().map(|intent| (intent.miner.clone(), intent.startepoch)).collect();
         for Offer { target, method, need } in wanted {
-            // After a stop the lanes send nothing more: what is written now would only be settled by the next
-            // start.
+            // After a stop the queues send nothing more: what is written now would only be settled by the
+            // next start.
             if self.stop.is_cancelled() {
                 break;
             }

@@ -129,7 +129,10 @@ mod tests {
             let both = |value: &T| ((*value).into(), bson::serialize_to_bson(value).unwrap());
             values.iter().map(both).collect()
         }
-        use {ImportState as Import, IntentState as Intent, PieceState as Piece, PlanState as Plan};
+        use ImportState as Import;
+        use IntentState as Intent;
+        use PieceState as Piece;
+        use PlanState as Plan;
         let import = [Import::Waiting, Import::Retrying, Import::SetAside, Import::Missed, Import::Failed];
         let all = [
             names(&import),

@@ -75,8 +75,7 @@ fn judge(server: &str, wanted: Option<&str>, hello: &Document) -> Option<StoreEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error_chain::ErrorChain;
-    use crate::error_chain::Hint as _;
+    use crate::error_chain::{ErrorChain, Hint as _};
 
     #[test]
     fn a_server_that_is_of_no_use_says_why() {

@@ -303,13 +303,6 @@ impl Store {
     }
 }
 
-impl DueIds {
-    /// All ids, those that have waited last.
-    pub fn into_ids(self) -> impl Iterator<Item = Bson> {
-        self.first.into_iter().map(|due| due.id).chain(self.waits)
-    }
-}
-
 /// Matches pending deals without a lease, not in a final state, and without a pause that ends after `moment`
 /// (a date or [`NOW`]). A missing date compares lower than any date inside `$expr`, so documents of the
 /// prototype are free and due.

@@ -1,5 +1,7 @@
 //! Names of log fields that several modules write: `info!({ MINER } = %miner, "imported")`.
 
+use std::time::Duration;
+
 /// The deal's key: CID of its proposal.
 pub const PROPOSAL_CID: &str = "deal.proposal_cid";
 /// Bytes of a CAR on disk.
@@ -14,3 +16,8 @@ pub const ENDPOINT: &str = "endpoint";
 pub const RETRY_IN_MS: &str = "retry_in_ms";
 /// Time a unit of work took.
 pub const ELAPSED_MS: &str = "elapsed_ms";
+
+/// Milliseconds of a time, for fields whose names end in `_ms`.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

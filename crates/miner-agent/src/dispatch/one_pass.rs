@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::dispatch::one_try::{Finished, millis};
+use crate::dispatch::one_try::Finished;
 use crate::dispatch::pass::{PassError, Trouble};
 use crate::dispatch::worker::Worker;
 use crate::import::{Assessment, ImportContext};
@@ -77,7 +77,7 @@ impl DealLine {
             Some(settled) => Self::of_outcome(&finished.deal, miner, &settled.outcome),
             None => Self::new(&finished.deal, miner, "lost"),
         };
-        Self { elapsed_ms: Some(millis(finished.elapsed)), ..line }
+        Self { elapsed_ms: Some(fields::millis(finished.elapsed)), ..line }
     }
 
     /// Whether a person should look at it.

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, info_span, warn};
 
+use crate::import::ImportContext;
 use crate::import::call_slots::CallSlot;
-use crate::import::{ImportContext, Outcome};
+use crate::import::outcome::Outcome;
 
 /// A try that has ended.
 #[derive(Debug)]
@@ -119,14 +120,14 @@ fn log(claim: &Claim, outcome: &Outcome, elapsed: Duration) {
         }
         Outcome::LeaseLost => {
             return warn!(
-                { fields::ELAPSED_MS } = millis(elapsed),
+                { fields::ELAPSED_MS } = fields::millis(elapsed),
                 "the lease was lost, another agent has the deal"
             );
         }
         Outcome::Unrecorded(error) => {
             let hint = error.hint().unwrap_or_default();
             return error!(
-                reason = %ErrorChain(error), hint, { fields::RETRY_IN_MS } = millis(SHELVED_FOR),
+                reason = %ErrorChain(error), hint, { fields::RETRY_IN_MS } = fields::millis(SHELVED_FOR),
                 "what became of the deal cannot be recorded; it is left alone for a while"
             );
         }
@@ -134,19 +135,23 @@ fn log(claim: &Claim, outcome: &Outcome, elapsed: Duration) {
     let last_reason = claim.deal.import.as_ref().and_then(|import| import.reason.as_deref());
     match &settled.outcome {
         ImportOutcome::Done { path: Some(path) } => {
-            info!({ fields::PATH } = path, { fields::ELAPSED_MS } = millis(elapsed), "imported");
+            info!({ fields::PATH } = path, { fields::ELAPSED_MS } = fields::millis(elapsed), "imported");
         }
         ImportOutcome::Done { path: None } => {
-            info!({ fields::ELAPSED_MS } = millis(elapsed), "the provider has the data already");
+            info!({ fields::ELAPSED_MS } = fields::millis(elapsed), "the provider has the data already");
         }
         ImportOutcome::Waiting { reason, after, .. } if last_reason == Some(reason) => {
-            debug!(reason, { fields::RETRY_IN_MS } = millis(*after), "still waiting");
+            debug!(reason, { fields::RETRY_IN_MS } = fields::millis(*after), "still waiting");
         }
         ImportOutcome::Waiting { reason, after, .. } => {
-            info!(reason, { fields::RETRY_IN_MS } = millis(*after), "waiting");
+            info!(reason, { fields::RETRY_IN_MS } = fields::millis(*after), "waiting");
         }
         ImportOutcome::Retrying { reason, after, .. } => {
-            warn!(reason, { fields::RETRY_IN_MS } = millis(*after), "import failed, will be tried again");
+            warn!(
+                reason,
+                { fields::RETRY_IN_MS } = fields::millis(*after),
+                "import failed, will be tried again"
+            );
         }
         ImportOutcome::SetAside { reason, .. } => {
             error!(reason, hint = "mend it, then `miner-agent retry`", "import set aside");
@@ -171,9 +176,4 @@ pub fn owner_name() -> String {
 pub(super) fn claim_name(owner: &str) -> String {
     static CLAIMS: AtomicU64 = AtomicU64::new(1);
     format!("{owner}#{}", CLAIMS.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Milliseconds of a time, for log fields.
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

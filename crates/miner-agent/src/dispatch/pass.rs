@@ -7,7 +7,7 @@ use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
 use carferry_core::store::StoreError;
 
 use crate::dispatch::one_try::{Finished, NextTry};
-use crate::import::Outcome;
+use crate::import::outcome::Outcome;
 use crate::market::node::{IdentityError, Remedy};
 
 /// One pass over everything that is due when it begins.

@@ -30,11 +30,12 @@ use tracing::{Instrument, debug, error, info, warn};
 use crate::dispatch::due_queue::Queue;
 use crate::dispatch::in_flight::{IN_FLIGHT_MAX, InFlight};
 use crate::dispatch::lease_renewal::{Leases, release_impossible};
-use crate::dispatch::one_try::{Finished, NextTry, SHELVED_FOR, deal_span, millis, owner_name, try_deal};
+use crate::dispatch::one_try::{Finished, NextTry, SHELVED_FOR, deal_span, owner_name, try_deal};
 use crate::dispatch::pass::{Pass, PassError, Trouble};
 use crate::dispatch::pause::{BREAKER, Claims, Pause};
+use crate::import::ImportContext;
 use crate::import::call_slots::{CallSlot, CallSlots};
-use crate::import::{ImportContext, Outcome};
+use crate::import::outcome::Outcome;
 use crate::market::node::Remedy;
 
 /// The worker of one miner.
@@ -293,7 +294,7 @@ impl Worker {
         }
         let pause = self.database_pauses.next_delay();
         let hint = error.hint().unwrap_or_default();
-        warn!(error = %ErrorChain(&error), hint, { fields::RETRY_IN_MS } = millis(pause), "no deal can be claimed");
+        warn!(error = %ErrorChain(&error), hint, { fields::RETRY_IN_MS } = fields::millis(pause), "no deal can be claimed");
         self.context.retry.record_away();
         self.pause.begin(pause)
     }
@@ -325,7 +326,7 @@ impl Worker {
                 self.context.standing.pauses(&with_hint(ErrorChain(&error).to_string(), error.hint()));
                 warn!(
                     { fields::MINER } = miner, error = %ErrorChain(&error), hint,
-                    { fields::RETRY_IN_MS } = millis(pause),
+                    { fields::RETRY_IN_MS } = fields::millis(pause),
                     "the market node cannot be worked with, nothing is imported for this miner"
                 );
                 self.pause.begin(pause);
@@ -380,7 +381,7 @@ impl Worker {
         let pause = self.node_pauses.next_delay();
         warn!(
             { fields::MINER } = self.context.market.miner(),
-            { fields::RETRY_IN_MS } = millis(pause),
+            { fields::RETRY_IN_MS } = fields::millis(pause),
             "{BREAKER} imports failed in a row, pausing; one that has not failed may be tried"
         );
         self.paused_at = Some(Instant::now());
@@ -393,7 +394,7 @@ impl Worker {
         let pause = self.node_pauses.next_delay();
         let miner = self.context.market.miner();
         self.context.standing.pauses(why);
-        warn!({ fields::MINER } = miner, { fields::RETRY_IN_MS } = millis(pause), "{why}");
+        warn!({ fields::MINER } = miner, { fields::RETRY_IN_MS } = fields::millis(pause), "{why}");
         self.paused_at = Some(Instant::now());
         self.pause.begin(pause);
     }

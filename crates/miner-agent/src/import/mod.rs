@@ -12,18 +12,20 @@
 
 pub mod call_slots;
 pub mod decide;
+pub mod outcome;
 pub mod own_ends;
 pub mod unanswered_calls;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use carferry_car::{PaddedPieceSize, PayloadCid, UnpaddedPieceSize};
-use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
+use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::{CarDoc, ChainEpoch, OfflineDealDoc, ProposalCid};
 use carferry_core::rpc::{BootInstant, RpcError};
-use carferry_core::runtime::{Backoff, fail_point};
+use carferry_core::runtime::fail_point;
 use carferry_core::store::{
-    CallRecord, Claim, ImportOutcome, PayloadCars, RetryUntilAnswered, Settled, Store, StoreError, Unanswered,
+    CallRecord, Claim, ImportOutcome, PayloadCars, RetryUntilAnswered, Settled, Store, StoreError,
 };
 use carferry_core::telemetry::fields;
 use tokio::time::{Instant, sleep};
@@ -36,7 +38,7 @@ use crate::car_files::locate::{FoundCar, Located, Places, Search, Wanted, locate
 use crate::car_files::piece_check::PieceChecker;
 use crate::config::Setting;
 use crate::import::call_slots::CallSlot;
-use crate::import::decide::RetryPauses;
+use crate::import::outcome::{Outcome, answered, node_trouble, settled, trouble, without_view};
 use crate::import::own_ends::OwnEnds;
 use crate::import::unanswered_calls::CallEnd;
 use crate::market::Market;
@@ -72,29 +74,6 @@ pub struct ImportContext {
     pub retry: RetryUntilAnswered,
     /// Times and limits.
     pub setting: Arc<Setting>,
-}
-
-/// The outcome of one try at a deal.
-#[derive(Debug)]
-pub enum Outcome {
-    /// To be written into the deal, or written.
-    Settled(Settled),
-    /// The same, where the node and not the deal is in trouble: no other deal should be tried now.
-    NodeTrouble(Settled, Remedy),
-    /// The lease was lost: the agent that has it writes the outcome.
-    LeaseLost,
-    /// The database does not take what should be written into the deal.
-    Unrecorded(Unanswered),
-}
-
-impl Outcome {
-    /// What is written into the deal, if anything is.
-    pub fn settled(&self) -> Option<&Settled> {
-        match self {
-            Self::Settled(settled) | Self::NodeTrouble(settled, _) => Some(settled),
-            Self::LeaseLost | Self::Unrecorded(_) => None,
-        }
-    }
 }
 
 /// What to do with a deal now.
@@ -426,8 +405,11 @@ impl ImportContext {
         let started = Instant::now();
         info!({ fields::PATH } = %car.node_path, { fields::PAYLOAD_SIZE } = car.size.get(), "importing");
         let answer = self.market.import(proposal_cid, &car.node_path, send_before).await;
-        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        debug!({ fields::ELAPSED_MS } = elapsed_ms, is_ok = answer.is_ok(), "import call answered");
+        debug!(
+            { fields::ELAPSED_MS } = fields::millis(started.elapsed()),
+            is_ok = answer.is_ok(),
+            "import call answered"
+        );
         answer
     }
 
@@ -519,78 +501,6 @@ impl ImportContext {
         let head = self.head.epoch(&self.market, Agreed { at, start }).await?;
         decide::missed_start(start, head, self.setting.start_epoch_margin)
     }
-
-    fn pauses(&self) -> RetryPauses {
-        RetryPauses { min: self.setting.retry_min, max: self.setting.retry_max }
-    }
-
-    fn waiting(&self, reason: String) -> ImportOutcome {
-        ImportOutcome::Waiting {
-            reason,
-            after: Backoff::jitter(self.setting.wait_interval),
-            files: Vec::new(),
-        }
-    }
-
-    /// For what may come late or never: looked for less often with time, so that a hundred thousand such
-    /// deals do not hold up those that could be imported. A file that arrives makes its deal due before
-    /// that.
-    fn waiting_by_age(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
-        ImportOutcome::Waiting { reason, after: self.pause_by_age(deal), files }
-    }
-
-    fn pause_by_age(&self, deal: &OfflineDealDoc) -> Duration {
-        let until = deal.claim.as_ref().and_then(|claim| claim.until);
-        let age = until.zip(deal.createdtime).map_or(Duration::ZERO, |(until, created)| {
-            decide::age_at_claim(created.timestamp_millis(), until.timestamp_millis(), self.setting.lease)
-        });
-        Backoff::jitter(self.pauses().by_age(age, self.setting.wait_interval))
-    }
-
-    /// For a failure that may pass: tried again, up to `setting.maxTries`.
-    fn retrying(&self, deal: &OfflineDealDoc, reason: String) -> ImportOutcome {
-        let failures = failures_of(deal);
-        if failures.saturating_add(1) >= i64::from(self.setting.max_tries) {
-            let tries = self.setting.max_tries;
-            let reason = format!("set aside after {tries} tries (setting.maxTries): {reason}");
-            return ImportOutcome::SetAside { reason, files: Vec::new() };
-        }
-        let after = self.pauses().after(failures, &mut fastrand::Rng::new());
-        ImportOutcome::Retrying { reason, after, files: Vec::new() }
-    }
-
-    /// For a file that is another piece: a person has to replace it, and until then a look costs little.
-    fn wrong_file(&self, deal: &OfflineDealDoc, reason: String, files: Vec<String>) -> ImportOutcome {
-        ImportOutcome::Retrying { reason, after: self.pause_by_age(deal), files }
-    }
-}
-
-fn node_trouble(error: &RpcError) -> ImportOutcome {
-    let reason = with_hint(ErrorChain(error).to_string(), error.hint());
-    // The deal is due again at once: its failure counts against the node, and the worker pauses.
-    let reason = format!("the market node cannot be worked with: {reason}");
-    ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() }
-}
-
-fn failures_of(deal: &OfflineDealDoc) -> i64 {
-    deal.import.as_ref().and_then(|import| import.attempts).unwrap_or(0)
-}
-
-fn without_view(outcome: ImportOutcome, is_answered: bool) -> Settled {
-    Settled { outcome, view: None, is_answered, is_other_piece: false }
-}
-
-fn settled(outcome: ImportOutcome) -> Outcome {
-    Outcome::Settled(without_view(outcome, false))
-}
-
-fn trouble(outcome: ImportOutcome, remedy: Remedy, is_answered: bool) -> Outcome {
-    Outcome::NodeTrouble(without_view(outcome, is_answered), remedy)
-}
-
-/// After a call that the market has answered.
-fn answered(outcome: ImportOutcome) -> Outcome {
-    Outcome::Settled(without_view(outcome, true))
 }
 
 /// What the provider signed decides; the document fills in.

@@ -16,15 +16,13 @@ use futures::future::join_all;
 use indicatif::{BinaryBytes, HumanDuration};
 use tokio::time::timeout;
 
-use crate::chain_head::{NodeHead, may_be_behind};
+use crate::chain_head::{HEAD_AGE_MAX, NodeHead, may_be_behind};
 use crate::config::{Config, PublishChoice, SyncRule};
 use crate::propose::conditions::PublishCalls;
 use crate::propose::lotus::answers::is_unknown_actor;
 
 /// A head this old still comes with null rounds and a slow network: ten epochs.
 const HEAD_AGE_WARN: Duration = Duration::from_secs(300);
-/// Beyond it the node is behind: twenty epochs.
-const HEAD_AGE_FAIL: Duration = Duration::from_secs(600);
 /// How long one provider may take to tell its ask.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first Lotus without storage market. Source: lotus v1.27.1 `CHANGELOG.md`.
@@ -174,7 +172,7 @@ fn judge_head(head: &NodeHead, now: Duration, rule: SyncRule) -> Check {
     let detail = format!("epoch {height}, {} old", HumanDuration(age));
     let hint = "wait for `lotus sync wait`, or set this host's clock";
     match age {
-        age if age > HEAD_AGE_FAIL => fail(detail, hint),
+        age if age > HEAD_AGE_MAX => fail(detail, hint),
         age if age > HEAD_AGE_WARN => Check::warn(NAME, detail, hint),
         _ => Check::ok(NAME, detail),
     }

@@ -21,8 +21,8 @@ use crate::config::{ConfigError, ENV_PREFIX, Key, Kind, Origin, human, indentati
 pub struct Sources<'a> {
     /// The YAML file; it must exist when it is named.
     pub file: Option<&'a Path>,
-    /// The whole environment. Variables without the prefix `CARFERRY_` are ignored, and empty values count as
-    /// unset.
+    /// The whole environment. Variables without the prefix `CARFERRY_` are ignored, and empty values count
+    /// as unset.
     pub env: Vec<(String, String)>,
     /// Variables with the prefix that are no keys (`CARFERRY_CONFIG`, `CARFERRY_LOG`, …).
     pub reserved: &'a [&'a str],
