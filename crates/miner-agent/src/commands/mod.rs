@@ -263,7 +263,7 @@ struct Told {
 }
 
 fn text_of(line: &DealLine) -> String {
-    let mut text = format!("{:<8} {} {}", line.outcome, line.miner, line.deal);
+    let mut text = format!("{:<8} {} {}", line.outcome.as_str(), line.miner, line.deal);
     for part in [line.path.as_deref(), line.reason.as_deref()].into_iter().flatten() {
         text.push_str("  ");
         text.push_str(part);

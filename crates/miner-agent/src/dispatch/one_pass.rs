@@ -6,7 +6,7 @@ use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::OfflineDealDoc;
 use carferry_core::store::{ImportOutcome, PollScope, StoreError};
 use carferry_core::telemetry::fields;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -18,6 +18,49 @@ use crate::import::{Assessment, ImportContext};
 use crate::provider_sync;
 use crate::provider_sync::UnknownEnds;
 
+/// The outcome of one deal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DealOutcome {
+    /// It would be imported (dry run).
+    Import,
+    /// The provider has the data.
+    Done,
+    /// Something is not there yet.
+    Waiting,
+    /// The try failed, and another one follows.
+    Retrying,
+    /// It failed too often.
+    SetAside,
+    /// Its start epoch cannot be met.
+    Missed,
+    /// It can never succeed.
+    Failed,
+    /// The outcome is not recorded: another agent has the deal, or the database does not take it.
+    Lost,
+}
+
+impl DealOutcome {
+    /// The word for people and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Import => "import",
+            Self::Done => "done",
+            Self::Waiting => "waiting",
+            Self::Retrying => "retrying",
+            Self::SetAside => "setaside",
+            Self::Missed => "missed",
+            Self::Failed => "failed",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+impl Serialize for DealOutcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 /// What became, or would become, of one deal: a line of the commands' output.
 #[derive(Clone, Debug, Serialize)]
 pub struct DealLine {
@@ -25,9 +68,8 @@ pub struct DealLine {
     pub deal: String,
     /// Storage provider.
     pub miner: String,
-    /// `import` (only without doing it), `done`, `waiting`, `retrying`, `setaside`, `missed`, `failed`,
-    /// `lost`.
-    pub outcome: &'static str,
+    /// The outcome.
+    pub outcome: DealOutcome,
     /// The file, as the market process knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
@@ -43,7 +85,7 @@ pub struct DealLine {
 }
 
 impl DealLine {
-    fn new(deal: &OfflineDealDoc, miner: &str, outcome: &'static str) -> Self {
+    fn new(deal: &OfflineDealDoc, miner: &str, outcome: DealOutcome) -> Self {
         Self {
             deal: deal.shown_dealcid(),
             miner: miner.to_owned(),
@@ -57,12 +99,12 @@ impl DealLine {
 
     fn of_outcome(deal: &OfflineDealDoc, miner: &str, outcome: &ImportOutcome) -> Self {
         let (word, path, after) = match outcome {
-            ImportOutcome::Done { path } => ("done", path.clone(), None),
-            ImportOutcome::Waiting { after, .. } => ("waiting", None, Some(after)),
-            ImportOutcome::Retrying { after, .. } => ("retrying", None, Some(after)),
-            ImportOutcome::SetAside { .. } => ("setaside", None, None),
-            ImportOutcome::Missed { .. } => ("missed", None, None),
-            ImportOutcome::Failed { .. } => ("failed", None, None),
+            ImportOutcome::Done { path } => (DealOutcome::Done, path.clone(), None),
+            ImportOutcome::Waiting { after, .. } => (DealOutcome::Waiting, None, Some(after)),
+            ImportOutcome::Retrying { after, .. } => (DealOutcome::Retrying, None, Some(after)),
+            ImportOutcome::SetAside { .. } => (DealOutcome::SetAside, None, None),
+            ImportOutcome::Missed { .. } => (DealOutcome::Missed, None, None),
+            ImportOutcome::Failed { .. } => (DealOutcome::Failed, None, None),
         };
         Self {
             path,
@@ -75,14 +117,14 @@ impl DealLine {
     fn of_finished(finished: &Finished, miner: &str) -> Self {
         let line = match finished.outcome.settled() {
             Some(settled) => Self::of_outcome(&finished.deal, miner, &settled.outcome),
-            None => Self::new(&finished.deal, miner, "lost"),
+            None => Self::new(&finished.deal, miner, DealOutcome::Lost),
         };
         Self { elapsed_ms: Some(fields::millis(finished.elapsed)), ..line }
     }
 
     /// Whether a person should look at it.
     pub fn is_trouble(&self) -> bool {
-        matches!(self.outcome, "retrying" | "setaside" | "missed" | "failed" | "lost")
+        !matches!(self.outcome, DealOutcome::Import | DealOutcome::Done | DealOutcome::Waiting)
     }
 }
 
@@ -146,12 +188,15 @@ pub async fn plan_due(
     for deal in due {
         match context.assess(&deal).await? {
             Assessment::Import { car, .. } => {
-                tell(DealLine { path: Some(car.node_path), ..DealLine::new(&deal, miner, "import") });
+                tell(DealLine {
+                    path: Some(car.node_path),
+                    ..DealLine::new(&deal, miner, DealOutcome::Import)
+                });
             }
             Assessment::Settled(settled) => tell(DealLine::of_outcome(&deal, miner, &settled.outcome)),
             Assessment::Unlisted { .. } => {
                 let reason = Some("the provider does not know the proposal yet".to_owned());
-                tell(DealLine { reason, ..DealLine::new(&deal, miner, "waiting") });
+                tell(DealLine { reason, ..DealLine::new(&deal, miner, DealOutcome::Waiting) });
             }
             Assessment::NodeTrouble(outcome, remedy) => {
                 let reason = outcome.reason().unwrap_or_default().to_owned();
