@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use carferry_core::config::Secret;
+use carferry_core::config::MongoTarget;
 use carferry_core::fsx;
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::store::{Store, StoreOptions};
@@ -281,8 +281,7 @@ async fn make_cars(
 
 async fn open(uri: &str) -> anyhow::Result<Store> {
     let options = StoreOptions {
-        uri: Secret::new(uri),
-        database: "carferry".to_owned(),
+        target: MongoTarget::parse(uri, "carferry")?,
         app_name: "demo".to_owned(),
         call_timeout: Duration::from_secs(15),
     };

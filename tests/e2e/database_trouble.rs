@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Bson, doc};
-use carferry_core::config::Secret;
+use carferry_core::config::MongoTarget;
 use carferry_core::store::{Store, StoreOptions};
 use harness::faults::{FailPoint, FailWith, Times};
 use harness::test_env::{MINER, Process, TestEnv};
@@ -68,8 +68,7 @@ async fn leases_of_other_pages_are_renewed_when_one_page_fails() {
     let documents = ids.iter().map(|id| doc! { "_id": id, "miner": MINER, "isdeal": 0, "startepoch": 9 });
     env.deals().insert_many(documents).await.unwrap();
     let options = StoreOptions {
-        uri: Secret::new(env.uri.clone()),
-        database: env.db.name().to_owned(),
+        target: MongoTarget::parse(&env.uri, env.db.name()).unwrap(),
         app_name: APP.to_owned(),
         call_timeout: SECOND * 30,
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bson::{Document, doc};
-use carferry_core::config::Secret;
+use carferry_core::config::MongoTarget;
 use carferry_core::error_chain::Hint as _;
 use carferry_core::lotus::FullNode;
 use carferry_core::model::{AttoFil, PublishMethod};
@@ -52,8 +52,7 @@ pub(crate) struct DataPrep {
 impl DataPrep {
     pub(crate) async fn of(env: &TestEnv, method: MethodChoice) -> anyhow::Result<Self> {
         let options = StoreOptions {
-            uri: Secret::new(env.uri.clone()),
-            database: env.db.name().to_owned(),
+            target: MongoTarget::parse(&env.uri, env.db.name())?,
             app_name: "client-agent test".to_owned(),
             call_timeout: Duration::from_secs(10),
         };

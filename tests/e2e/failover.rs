@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carferry_core::config::Secret;
+use carferry_core::config::MongoTarget;
 use carferry_core::store::{IndexUser, Store, StoreOptions};
 use harness::faults::{FailPoint, FailWith, Times};
 use harness::test_env::{MINER, TestEnv};
@@ -85,8 +85,7 @@ async fn deals_that_arrive_while_primaries_are_killed_are_imported_once() {
 async fn an_index_that_takes_long_stops_nobody_and_is_there_in_the_end() {
     let set = ReplicaSet::start(Members::One, Options::default()).await.unwrap();
     let options = StoreOptions {
-        uri: Secret::new(set.uri()),
-        database: "indexes".to_owned(),
+        target: MongoTarget::parse(&set.uri(), "indexes").unwrap(),
         app_name: "client-agent test".to_owned(),
         call_timeout: Duration::from_secs(1),
     };

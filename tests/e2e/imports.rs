@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
-use carferry_core::config::Secret;
+use carferry_core::config::MongoTarget;
 use carferry_core::model::PublishMethod;
 use carferry_core::store::{Claim, IndexUser, PollScope, Store, StoreOptions};
 use futures::TryStreamExt as _;
@@ -195,8 +195,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 async fn open_store(env: &TestEnv) -> Store {
     let options = StoreOptions {
-        uri: Secret::new(env.uri.clone()),
-        database: env.db.name().to_owned(),
+        target: MongoTarget::parse(&env.uri, env.db.name()).unwrap(),
         app_name: "miner-agent test".to_owned(),
         call_timeout: SECOND * 30,
     };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bson::{DateTime, doc};
-use carferry_core::config::Secret;
+use carferry_core::config::MongoTarget;
 use carferry_core::model::ChainEpoch;
 use carferry_core::store::{Store, StoreOptions};
 use harness::test_env::{MINER, TestEnv};
@@ -70,8 +70,7 @@ async fn miner_is_the_same_however_records_and_configuration_spell_it() {
         record(spelling).await;
     }
     let options = StoreOptions {
-        uri: Secret::new(env.uri.clone()),
-        database: env.db.name().to_owned(),
+        target: MongoTarget::parse(&env.uri, env.db.name()).unwrap(),
         app_name: "test".to_owned(),
         call_timeout: Duration::from_secs(10),
     };

@@ -174,10 +174,8 @@ impl Drop for Agent {
 ///
 /// When no connection string can be made of it.
 pub async fn open_store(config: &Config) -> Result<Store, AgentError> {
-    let target = config.mongodb.target()?;
     let options = StoreOptions {
-        uri: target.uri,
-        database: target.database,
+        target: config.mongodb.target()?,
         app_name: "carferry-miner-agent".to_owned(),
         call_timeout: config.setting.database_timeout,
     };

@@ -331,10 +331,8 @@ impl Config {
     ///
     /// When nothing names a server or keys contradict each other.
     pub fn store_options(&self) -> Result<StoreOptions, ConfigError> {
-        let target = self.mongodb.target()?;
         Ok(StoreOptions {
-            uri: target.uri,
-            database: target.database,
+            target: self.mongodb.target()?,
             app_name: format!("client-agent {}", self.agent_name()),
             call_timeout: self.setting.database_timeout,
         })

