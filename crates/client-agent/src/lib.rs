@@ -9,6 +9,7 @@
 
 mod agent;
 mod blocking;
+mod car_line;
 mod chain_head;
 pub mod cli;
 mod commands;

@@ -88,7 +88,7 @@ fn parts_of(car: &Path) -> Option<Vec<Planned>> {
             return None;
         }
     };
-    if piece.payloadcid != root.to_string() {
+    if piece.facts.payloadcid != Some(root.to_string()) {
         warn!(path = %path.display(), "this manifest is of another CAR: parts stay parts");
         return None;
     }
@@ -106,7 +106,7 @@ fn parts_of(car: &Path) -> Option<Vec<Planned>> {
             file_size: entry.size?,
             mtime_nanos: entry.mtimenanos,
         };
-        Some(Planned { part, plan: piece.plan.clone() })
+        Some(Planned { part, plan: piece.of.plan.clone() })
     };
     Some(entries.filter_map(place).collect())
 }

@@ -14,9 +14,9 @@ use carferry_core::model::{CarDoc, PlanDoc};
 use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::runtime::Shutdown;
 use carferry_core::store::Store;
-use serde::Serialize;
 
 use crate::blocking::in_background;
+use crate::car_line::CarLine;
 use crate::cli::RegenerateArgs;
 use crate::config::Config;
 use crate::exit::CommandError;
@@ -99,14 +99,6 @@ impl Hint for RegenerateError {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Line {
-    carpath: String,
-    payloadcid: String,
-    piececid: String,
-    carsizebytes: u64,
-}
-
 /// How it is made.
 enum Recipe {
     File { input: PathBuf },
@@ -162,16 +154,11 @@ pub(super) async fn regenerate(
         in_background(shutdown, move || run(recipe, profile, &target, &recorded, &budget, &meter)).await?;
     drop(shown);
     let made = made.map_err(user)?;
-    let line = Line {
-        carpath: path.to_string_lossy().into_owned(),
-        payloadcid: made.payload_cid.to_string(),
-        piececid: made.piece_cid.to_string(),
-        carsizebytes: made.payload_size.get(),
-    };
     if args.json {
-        out.json(&line)?;
+        out.json(&CarLine::built(&made).at(&path))?;
     } else {
-        out.line(format_args!("made again  {}  {}  {}", line.carpath, line.payloadcid, line.piececid))?;
+        let BuiltCar { payload_cid, piece_cid, .. } = &made;
+        out.line(format_args!("made again  {}  {payload_cid}  {piece_cid}", path.display()))?;
     }
     Ok(ExitStatus::Success)
 }
@@ -195,7 +182,7 @@ fn check_manifest(path: &Path, wanted: &str, force: bool) -> Result<(), Regenera
     let beside = manifest::path_of(path);
     let name = path.file_name().unwrap_or_default();
     let is_of_car = manifest::read_piece(&beside)
-        .is_ok_and(|said| said.payloadcid == wanted || force && name == &*said.car);
+        .is_ok_and(|said| said.facts.payloadcid.as_deref() == Some(wanted) || force && name == &*said.car);
     if beside.symlink_metadata().is_err() || is_of_car {
         return Ok(());
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use carferry_car::{
-    BuildError, BuildOptions, BuiltCar, HeaderError, PaddedPieceSize, PieceCid, PieceError, ThreadBudget,
-    VerifyError, build_car, open_regular, piece_of_file, plan_car, read_car_root, verify_car,
+    BuildError, BuildOptions, BuiltCar, HeaderError, PaddedPieceSize, PieceError, ThreadBudget, VerifyError,
+    build_car, open_regular, piece_of_file, plan_car, read_car_root, verify_car,
 };
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
@@ -16,6 +16,7 @@ use carferry_core::runtime::Shutdown;
 use serde::Serialize;
 
 use crate::blocking::in_background;
+use crate::car_line::CarLine;
 use crate::cli::{FilesArgs, GenerateCarArgs};
 use crate::exit::CommandError;
 use crate::progress::{Meter, Screen};
@@ -68,23 +69,15 @@ impl Hint for GenerateError {
 }
 
 /// One result, as JSON. Field names are those of `cars` where they mean the same.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Line {
     file: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payloadcid: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    piececid: Option<String>,
+    #[serde(flatten)]
+    car: CarLine,
     #[serde(skip_serializing_if = "Option::is_none")]
     piececidv2: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    carsizebytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     payloadsizebytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    piecesizebytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dealsizebytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blocks: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,45 +101,19 @@ struct Line {
 
 impl Line {
     fn new(file: &Path) -> Self {
-        Self {
-            file: file.to_string_lossy().into_owned(),
-            payloadcid: None,
-            piececid: None,
-            piececidv2: None,
-            carsizebytes: None,
-            payloadsizebytes: None,
-            piecesizebytes: None,
-            dealsizebytes: None,
-            blocks: None,
-            unreachableblocks: None,
-            paddingbytes: None,
-            unfollowedblocks: None,
-            filecids: Vec::new(),
-            error: None,
-            hint: None,
-            offset: None,
-        }
-    }
-
-    fn piece(self, piece: &PieceCid, size: PaddedPieceSize) -> Self {
-        Self {
-            piececid: Some(piece.to_string()),
-            piecesizebytes: Some(size.get()),
-            dealsizebytes: Some(size.unpadded().get()),
-            ..self
-        }
+        Self { file: file.to_string_lossy().into_owned(), ..Self::default() }
     }
 
     /// For people: one fact a line.
     fn print(&self, out: &mut Printer) -> io::Result<()> {
         let facts = [
-            ("payload CID", self.payloadcid.clone()),
-            ("CAR size", self.carsizebytes.map(|bytes| bytes.to_string())),
-            ("piece CID", self.piececid.clone()),
+            ("payload CID", self.car.payloadcid.clone()),
+            ("CAR size", self.car.carsizebytes.map(|bytes| bytes.to_string())),
+            ("piece CID", self.car.piececid.clone()),
             ("piece CID v2", self.piececidv2.clone()),
             ("payload size", self.payloadsizebytes.map(|bytes| bytes.to_string())),
-            ("unpadded piece size", self.dealsizebytes.map(|bytes| bytes.to_string())),
-            ("padded piece size", self.piecesizebytes.map(|bytes| bytes.to_string())),
+            ("unpadded piece size", self.car.dealsizebytes.map(|bytes| bytes.to_string())),
+            ("padded piece size", self.car.piecesizebytes.map(|bytes| bytes.to_string())),
             ("blocks", self.blocks.map(|blocks| blocks.to_string())),
             (
                 "unreachable blocks",
@@ -208,11 +175,10 @@ pub(super) async fn generate_car(
     drop(shown);
     let car = built.map_err(|error| CommandError::user(&error))?;
     let line = Line {
-        payloadcid: Some(car.payload_cid.to_string()),
-        carsizebytes: Some(car.payload_size.get()),
+        car: CarLine::built(&car),
         blocks: Some(car.block_count),
         filecids: car.file_cids.iter().map(ToString::to_string).collect(),
-        ..Line::new(&args.output).piece(&car.piece_cid, car.padded_piece_size)
+        ..Line::new(&args.output)
     };
     let printed = if args.json { out.json(&line) } else { line.print(out) };
     printed?;
@@ -294,9 +260,10 @@ fn commp_of(budget: &ThreadBudget, file: &Path, meter: &Meter) -> Line {
     let v2 = piece.and_then(|piece| Ok((piece.piece_cid.v2(piece.payload_size)?, piece)));
     match v2 {
         Ok((v2, piece)) => Line {
+            car: CarLine::piece(&piece.piece_cid, piece.padded_piece_size),
             piececidv2: Some(v2.to_string()),
             payloadsizebytes: Some(piece.payload_size.get()),
-            ..line.piece(&piece.piece_cid, piece.padded_piece_size)
+            ..line
         },
         Err(error) => Line { error: Some(ErrorChain(&error).to_string()), ..line },
     }
@@ -306,13 +273,16 @@ fn check_of(budget: &ThreadBudget, file: &Path, meter: &Meter) -> Line {
     let line = Line::new(file);
     match verify_car(budget, file, meter) {
         Ok(car) => Line {
-            payloadcid: Some(car.payload_cid.to_string()),
-            carsizebytes: Some(car.payload_size.get()),
+            car: CarLine {
+                payloadcid: Some(car.payload_cid.to_string()),
+                carsizebytes: Some(car.payload_size.get()),
+                ..CarLine::piece(&car.piece_cid, car.padded_piece_size)
+            },
             blocks: Some(car.block_count),
             unreachableblocks: Some(car.unreachable_blocks),
             paddingbytes: Some(car.padding_bytes).filter(|&bytes| bytes > 0),
             unfollowedblocks: Some(car.unfollowed_blocks).filter(|&blocks| blocks > 0),
-            ..line.piece(&car.piece_cid, car.padded_piece_size)
+            ..line
         },
         Err(error) => Line {
             error: Some(ErrorChain(&error).to_string()),

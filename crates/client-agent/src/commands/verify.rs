@@ -18,6 +18,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::blocking::in_background;
+use crate::car_line::CarLine;
 use crate::cli::VerifyArgs;
 use crate::config::Config;
 use crate::exit::CommandError;
@@ -45,12 +46,9 @@ enum Verdict {
 /// One CAR's line.
 #[derive(Debug, Serialize)]
 struct Line {
-    carpath: String,
+    #[serde(flatten)]
+    car: CarLine,
     verdict: Verdict,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payloadcid: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    piececid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -124,7 +122,8 @@ pub(super) async fn verify(
                 screen.print(|| out.json(&line))?;
             } else if line.verdict != Verdict::Good {
                 let reason = line.reason.as_deref().unwrap_or_default();
-                screen.print(|| out.line(format_args!("{:?}  {}: {reason}", line.verdict, line.carpath)))?;
+                let path = line.car.carpath.as_deref().unwrap_or_default();
+                screen.print(|| out.line(format_args!("{:?}  {path}: {reason}", line.verdict)))?;
             }
         }
     }
@@ -167,19 +166,13 @@ fn finish(
 
 /// `None`: told to stop.
 fn check(budget: &ThreadBudget, car: &CarDoc, meter: &Meter) -> Option<Line> {
-    let path = car.outputpath.clone().unwrap_or_default();
-    let (verdict, reason) = match judge(budget, car, Path::new(&path), meter) {
+    let path = Path::new(car.outputpath.as_deref().unwrap_or_default());
+    let (verdict, reason) = match judge(budget, car, path, meter) {
         Ok(()) => (Verdict::Good, None),
         Err(None) => return None,
         Err(Some((verdict, reason))) => (verdict, Some(reason)),
     };
-    Some(Line {
-        carpath: path,
-        verdict,
-        payloadcid: car.filecid.clone(),
-        piececid: car.piececid.clone(),
-        reason,
-    })
+    Some(Line { car: CarLine::recorded(car), verdict, reason })
 }
 
 fn judge(

@@ -5,11 +5,10 @@
 //! --layout tree, pack  dataset    a whole folder, planned and made in pieces
 //! ```
 //!
-//! Both layouts share the workspace (folders, lock, database), the record of a CAR and its line in reports,
-//! and the check that reads a CAR back.
+//! Both layouts share the workspace (folders, lock, database), the record of a CAR, and the check that reads
+//! a CAR back.
 
 mod car_record;
-mod car_report;
 pub(crate) mod dataset;
 mod error;
 mod per_file;

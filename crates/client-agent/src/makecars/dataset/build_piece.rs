@@ -14,8 +14,9 @@ use carferry_core::fsx;
 use carferry_core::fsx::TempGuard;
 use carferry_core::model::{PackEntryDoc, PlanDoc};
 
+use crate::car_line::CarLine;
 use crate::makecars::dataset::manifest;
-use crate::makecars::dataset::manifest::PieceLine;
+use crate::makecars::dataset::manifest::{PieceLine, PieceOf};
 use crate::makecars::dataset::plan::inside;
 use crate::makecars::dataset::rules::PlanRules;
 use crate::makecars::dataset::survey::changed_nanos;
@@ -280,7 +281,7 @@ pub(crate) fn make(
 fn check_places(job: &PieceJob, car: &BuiltCar) -> Result<(), MakeError> {
     let beside = manifest::path_of(&job.car);
     let is_of_piece = manifest::read_piece(&beside)
-        .is_ok_and(|said| said.plan == job.plan.id && said.index == bytes(job.index));
+        .is_ok_and(|said| said.of.plan == job.plan.id && said.of.index == bytes(job.index));
     let is_free = |path: &Path| path.symlink_metadata().is_err();
     let foreign = |path: &Path| Err(MakeError::Foreign { path: path.to_owned() });
     if !is_free(&beside) && !is_of_piece {
@@ -294,20 +295,14 @@ fn check_places(job: &PieceJob, car: &BuiltCar) -> Result<(), MakeError> {
 }
 
 fn piece_line(job: &PieceJob, car: &BuiltCar) -> PieceLine {
-    PieceLine {
-        manifest: PieceLine::VERSION,
-        car: job.car.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        piececid: car.piece_cid.to_string(),
-        payloadcid: car.payload_cid.to_string(),
-        carsizebytes: car.payload_size.get(),
-        piecesizebytes: car.padded_piece_size.get(),
-        dealsizebytes: car.padded_piece_size.unpadded().get(),
-        profile: job.profile.name().to_owned(),
+    let name = job.car.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let of = PieceOf {
         group: job.plan.key.group.clone(),
         plan: job.plan.id.clone(),
         index: bytes(job.index),
         pieces: bytes(job.plan.pieces),
-    }
+    };
+    PieceLine::new(name, CarLine::built(car), job.profile, of)
 }
 
 fn time(nanos: i64) -> SystemTime {

@@ -12,34 +12,20 @@ use std::path::{Path, PathBuf};
 use carferry_core::model::PackEntryDoc;
 use serde::{Deserialize, Serialize};
 
+use crate::car_line::{MANIFEST_VERSION, ManifestLine};
 use crate::makecars::dataset::plan::inside;
 
-/// Version of the format.
-const VERSION: u32 = 1;
 /// Bytes of a line without its names: the longest that this format has.
 const LINE_BYTES: usize = 256;
 /// Bytes of the first line.
 const FIRST_LINE_BYTES: usize = 1024;
 
 /// The first line.
+pub(crate) type PieceLine = ManifestLine<PieceOf>;
+
+/// Which piece of a plan a CAR is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PieceLine {
-    /// Of this format.
-    pub manifest: u32,
-    /// File name of the CAR.
-    pub car: String,
-    /// Piece CID.
-    pub piececid: String,
-    /// Root of the CAR.
-    pub payloadcid: String,
-    /// Bytes of the CAR.
-    pub carsizebytes: u64,
-    /// PADDED piece size.
-    pub piecesizebytes: u64,
-    /// UNPADDED piece size.
-    pub dealsizebytes: u64,
-    /// DAG profile.
-    pub profile: String,
+pub(crate) struct PieceOf {
     /// Name of the data set.
     pub group: String,
     /// The plan's id.
@@ -51,50 +37,37 @@ pub(crate) struct PieceLine {
 }
 
 /// Every other line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EntryLine {
     /// `file`, `folder` or `symlink`.
     pub kind: String,
     /// Below the input, `/` between names.
     pub path: String,
     /// Bytes of the whole file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
     /// Modification time when it was planned, nanoseconds since 1970: which of two states of a file is the
     /// newer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mtimenanos: Option<i64>,
     /// First byte in this piece.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<u64>,
     /// Behind the last byte in this piece.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,
     /// Its path in the CAR, where that is another.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub inside: Option<String>,
     /// Where a link leads.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-}
-
-impl PieceLine {
-    /// Version that this module writes and reads.
-    pub(crate) const VERSION: u32 = VERSION;
 }
 
 impl From<&PackEntryDoc> for EntryLine {
     fn from(entry: &PackEntryDoc) -> Self {
-        let line = |kind: &str| Self {
-            kind: kind.to_owned(),
-            path: entry.path().to_owned(),
-            size: None,
-            mtimenanos: None,
-            from: None,
-            to: None,
-            inside: None,
-            target: None,
-        };
+        let line =
+            |kind: &str| Self { kind: kind.to_owned(), path: entry.path().to_owned(), ..Self::default() };
         let bytes = |stored: i64| u64::try_from(stored).ok();
         match entry {
             PackEntryDoc::File { size, mtimenanos, part, .. } => Self {
@@ -154,8 +127,8 @@ pub(crate) fn read(path: &Path) -> io::Result<(PieceLine, impl Iterator<Item = i
     let mut lines = BufReader::new(File::open(path)?).lines();
     let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     let piece: PieceLine = serde_json::from_str(&first)?;
-    if piece.manifest != VERSION {
-        let words = format!("a manifest of version {}, not {VERSION}", piece.manifest);
+    if piece.manifest != MANIFEST_VERSION {
+        let words = format!("a manifest of version {}, not {MANIFEST_VERSION}", piece.manifest);
         return Err(io::Error::new(io::ErrorKind::InvalidData, words));
     }
     Ok((piece, lines.map(|line| Ok(serde_json::from_str(&line?)?))))

@@ -44,10 +44,10 @@ use carferry_core::store::{IndexUser, RetryUntilAnswered};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::car_line::CarLine;
 use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
 use crate::exit::CommandError;
-use crate::makecars::car_report::CarReport;
 use crate::makecars::dataset::bin_packing::{FillRules, fill, fill_one};
 use crate::makecars::dataset::error::DatasetError;
 use crate::makecars::dataset::plan::Plan;
@@ -292,7 +292,7 @@ impl Run<'_> {
                 let bytes =
                     u64::try_from(plan.piece(usize::try_from(index).unwrap_or(0)).sourcebytes).unwrap_or(0);
                 let line = PieceReport {
-                    car: CarReport::sized(size, size.padded_piece_size().ok()),
+                    car: CarLine::sized(size, size.padded_piece_size().ok()),
                     ..PieceReport::new(
                         &document.id,
                         index,

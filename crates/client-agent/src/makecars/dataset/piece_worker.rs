@@ -22,8 +22,8 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::car_line::CarLine;
 use crate::makecars::car_record;
-use crate::makecars::car_report::CarReport;
 use crate::makecars::dataset::build_piece::{Consequence, Made, MakeError, PieceJob, SourceTimes, make};
 use crate::makecars::dataset::disk_space::Disk;
 use crate::makecars::dataset::manifest;
@@ -208,7 +208,7 @@ impl PieceWorker<'_> {
         fail_point("piece.published");
         let report = PieceReport {
             state: PieceOutcome::Made,
-            car: CarReport::made(&piece.car, &car),
+            car: CarLine::built(&car).at(&piece.car),
             ..piece.report.clone()
         };
         match self.record(piece, &car).await {

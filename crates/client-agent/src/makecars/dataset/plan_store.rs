@@ -219,7 +219,8 @@ pub(crate) fn undone(plan: &Plan, output: &Path) -> VecDeque<usize> {
     let is_done = |piece: usize| {
         let car = car_of(plan, rules, piece, output);
         let standing = car.metadata().ok().filter(std::fs::Metadata::is_file).map(|found| found.len());
-        said_of(plan, piece, &car).is_some_and(|said| standing == Some(said.carsizebytes))
+        standing.is_some()
+            && said_of(plan, piece, &car).is_some_and(|said| standing == said.facts.carsizebytes)
     };
     (0..plan.pieces().len()).filter(|piece| !is_done(*piece)).collect()
 }
@@ -231,8 +232,8 @@ pub(crate) fn rules_of(plan: &Plan, output: &Path) -> PlanRules {
         let car = car_of(plan, PlanRules::InlinedRoots, piece, output);
         let is_only_name = car != car_of(plan, PlanRules::LATEST, piece, output);
         said_of(plan, piece, &car).is_some_and(|said| {
-            let root = said.payloadcid.parse::<PayloadCid>();
-            is_only_name || root.is_ok_and(|root| root.is_inlined())
+            let root = said.facts.payloadcid.and_then(|root| root.parse::<PayloadCid>().ok());
+            is_only_name || root.is_some_and(|root| root.is_inlined())
         })
     };
     if (0..plan.pieces().len()).any(inlined) { PlanRules::InlinedRoots } else { PlanRules::LATEST }
@@ -245,7 +246,7 @@ fn car_of(plan: &Plan, rules: PlanRules, piece: usize, output: &Path) -> PathBuf
 /// The first line of the manifest beside a CAR, if it is of this piece.
 fn said_of(plan: &Plan, piece: usize, car: &Path) -> Option<manifest::PieceLine> {
     let said = manifest::read_piece(&manifest::path_of(car)).ok()?;
-    (said.plan == plan.document.id && usize::try_from(said.index) == Ok(piece)).then_some(said)
+    (said.of.plan == plan.document.id && usize::try_from(said.of.index) == Ok(piece)).then_some(said)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use carferry_core::words::counted;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::makecars::car_report::CarReport;
+use crate::car_line::CarLine;
 use crate::makecars::dataset::bin_packing::{PlannedPiece, waste_permille};
 use crate::progress::{duration_words, rate};
 
@@ -37,7 +37,7 @@ pub(crate) struct PieceReport {
     pub sourcebytes: u64,
     /// The CAR, as far as it is known.
     #[serde(flatten)]
-    pub car: CarReport,
+    pub car: CarLine,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -52,7 +52,7 @@ impl PieceReport {
             state,
             entries,
             sourcebytes,
-            car: CarReport::default(),
+            car: CarLine::default(),
             reason: None,
         }
     }

@@ -8,34 +8,23 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::{fs, io};
 
+use carferry_car::Profile;
 use carferry_core::fsx;
 use serde::{Deserialize, Serialize};
 
+use crate::car_line::ManifestLine;
 use crate::makecars::per_file::report::{FileReport, FileState};
 
 /// Name of the file.
 pub(crate) const NAME: &str = "manifest.jsonl";
 
 /// One CAR.
+pub(crate) type Line = ManifestLine<FileOf>;
+
+/// The source of a CAR.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Line {
-    /// Version of the format.
-    pub manifest: u32,
-    /// The CAR, below the folder of the manifest.
-    pub car: String,
-    /// Piece CID.
-    pub piececid: String,
-    /// Root of the CAR.
-    pub payloadcid: String,
-    /// Bytes of the CAR.
-    pub carsizebytes: u64,
-    /// PADDED piece size.
-    pub piecesizebytes: u64,
-    /// UNPADDED piece size.
-    pub dealsizebytes: u64,
-    /// DAG profile.
-    pub profile: String,
-    /// The source, where it was.
+pub(crate) struct FileOf {
+    /// Where it was.
     pub file: String,
 }
 
@@ -68,28 +57,14 @@ pub(crate) struct Manifest(BTreeMap<String, Line>);
 
 impl Manifest {
     /// Takes in what became of a file, if it has a CAR below `output`.
-    pub(crate) fn add(&mut self, report: &FileReport, output: &Path, profile: &str) {
-        let line = || {
-            Some(Line {
-                manifest: 1,
-                car: Path::new(report.car.carpath.as_deref()?)
-                    .strip_prefix(output)
-                    .ok()?
-                    .to_str()?
-                    .to_owned(),
-                piececid: report.car.piececid.clone()?,
-                payloadcid: report.car.payloadcid.clone()?,
-                carsizebytes: report.car.carsizebytes?,
-                piecesizebytes: report.car.piecesizebytes?,
-                dealsizebytes: report.car.dealsizebytes?,
-                profile: profile.to_owned(),
-                file: report.file.clone(),
-            })
-        };
+    pub(crate) fn add(&mut self, report: &FileReport, output: &Path, profile: Profile) {
+        let path = report.car.carpath.as_deref().map(Path::new);
+        let name = path.and_then(|path| path.strip_prefix(output).ok()?.to_str());
         if matches!(report.state, FileState::Made | FileState::Skipped)
-            && let Some(line) = line()
+            && let Some(name) = name
         {
-            self.0.insert(line.car.clone(), line);
+            let of = FileOf { file: report.file.clone() };
+            self.0.insert(name.to_owned(), Line::new(name.to_owned(), report.car.clone(), profile, of));
         }
     }
 

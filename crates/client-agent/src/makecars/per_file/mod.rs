@@ -17,7 +17,7 @@ pub(super) mod worker;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use carferry_car::ThreadBudget;
+use carferry_car::{Profile, ThreadBudget};
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx;
 use carferry_core::printer::{ExitStatus, Printer};
@@ -78,7 +78,7 @@ pub(super) async fn makecars(
         summary: Summary::default(),
         manifest: Manifest::default(),
         output: rules.output.clone(),
-        profile: rules.profile.name(),
+        profile: rules.profile,
     };
     for entry in found.skipped {
         tally.add(&FileReport::skipped(&entry.path, entry.reason))?;
@@ -281,7 +281,7 @@ struct Tally<'a> {
     summary: Summary,
     manifest: Manifest,
     output: PathBuf,
-    profile: &'static str,
+    profile: Profile,
 }
 
 impl Tally<'_> {

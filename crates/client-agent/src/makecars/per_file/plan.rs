@@ -15,8 +15,8 @@ use futures::{StreamExt, stream};
 use indicatif::BinaryBytes;
 use tokio_util::sync::CancellationToken;
 
+use crate::car_line::CarLine;
 use crate::makecars::car_record;
-use crate::makecars::car_report::CarReport;
 use crate::makecars::per_file::manifest::Line;
 use crate::makecars::per_file::report::{FileReport, FileState};
 use crate::makecars::per_file::scan::{Found, group_of};
@@ -218,10 +218,7 @@ impl Rules {
 /// What a dry run says of a job.
 pub(crate) fn would_make(job: &Job) -> FileReport {
     FileReport {
-        car: CarReport {
-            carpath: Some(job.output.to_string_lossy().into_owned()),
-            ..CarReport::sized(job.plan.payload_size_max, Some(job.plan.padded_piece_size_max))
-        },
+        car: CarLine::sized(job.plan.payload_size_max, Some(job.plan.padded_piece_size_max)).at(&job.output),
         ..FileReport::new(&job.input, FileState::WouldMake)
     }
 }

@@ -8,7 +8,7 @@ use carferry_core::model::CarDoc;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::makecars::car_report::CarReport;
+use crate::car_line::CarLine;
 use crate::progress::{duration_words, rate};
 
 /// What became of a file.
@@ -34,7 +34,7 @@ pub(crate) struct FileReport {
     pub state: FileState,
     /// The CAR, as far as it is known.
     #[serde(flatten)]
-    pub car: CarReport,
+    pub car: CarLine,
     /// Why it was skipped or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -43,7 +43,7 @@ pub(crate) struct FileReport {
 impl FileReport {
     /// Only the state.
     pub(crate) fn new(file: &Path, state: FileState) -> Self {
-        Self { file: file.to_string_lossy().into_owned(), state, car: CarReport::default(), reason: None }
+        Self { file: file.to_string_lossy().into_owned(), state, car: CarLine::default(), reason: None }
     }
 
     /// A file without CAR.
@@ -58,23 +58,12 @@ impl FileReport {
 
     /// A file whose CAR stands already.
     pub(crate) fn done(file: &Path, car: &CarDoc) -> Self {
-        let bytes = |stored: Option<i64>| stored.and_then(|bytes| u64::try_from(bytes).ok());
-        Self {
-            car: CarReport {
-                carpath: car.outputpath.clone(),
-                payloadcid: car.filecid.clone(),
-                piececid: car.piececid.clone(),
-                carsizebytes: bytes(car.carsizebytes),
-                piecesizebytes: bytes(car.piecesizebytes),
-                dealsizebytes: bytes(car.dealsizebytes),
-            },
-            ..Self::skipped(file, "done already".to_owned())
-        }
+        Self { car: CarLine::recorded(car), ..Self::skipped(file, "done already".to_owned()) }
     }
 
     /// A CAR that was made.
     pub(crate) fn made(file: &Path, carpath: &Path, car: &BuiltCar) -> Self {
-        Self { car: CarReport::made(carpath, car), ..Self::new(file, FileState::Made) }
+        Self { car: CarLine::built(car).at(carpath), ..Self::new(file, FileState::Made) }
     }
 
     /// One line for people.

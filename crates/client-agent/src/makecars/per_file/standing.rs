@@ -44,10 +44,10 @@ pub(super) fn look(
         }
         Err(error) => return Err(format!("cannot look at {}: {error}", output.display())),
     };
-    let of_source = line.filter(|line| Path::new(&line.file) == source);
+    let of_source = line.filter(|line| Path::new(&line.of.file) == source);
     let reason = match line {
         _ if !there.is_file() => "no regular file".to_owned(),
-        Some(line) if of_source.is_none() => format!("the CAR of {}", line.file),
+        Some(line) if of_source.is_none() => format!("the CAR of {}", line.of.file),
         _ => "not recorded as the CAR of this file".to_owned(),
     };
     let reason = format!(
@@ -57,7 +57,10 @@ pub(super) fn look(
     if !there.is_file() {
         return Err(reason);
     }
-    let roots = [recorded.and_then(|car| car.filecid.as_deref()), of_source.map(|line| &*line.payloadcid)];
+    let roots = [
+        recorded.and_then(|car| car.filecid.as_deref()),
+        of_source.and_then(|line| line.facts.payloadcid.as_deref()),
+    ];
     let mut roots = roots.into_iter().flatten();
     match read_car_root(output).map(|root| root.to_string()) {
         Ok(root) if roots.any(|recorded| recorded == root) => Ok(Standing::Own),
