@@ -26,7 +26,7 @@ pub(crate) fn random_u64() -> u64 {
 }
 
 /// A random UUID (version 4).
-pub(crate) fn uuid() -> String {
+pub fn uuid() -> String {
     let high = random_u64() & 0xffff_ffff_ffff_0fff | 0x4000;
     let low = random_u64() & 0x3fff_ffff_ffff_ffff | 0x8000_0000_0000_0000;
     format!(
@@ -40,7 +40,7 @@ pub(crate) fn uuid() -> String {
 }
 
 /// A well-formed libp2p peer id derived from a name: an ed25519 key (`12D3Koo…`) without a private key.
-pub(crate) fn peer_id(name: &str) -> String {
+pub fn peer_id(name: &str) -> String {
     let mut bytes = vec![0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
     bytes.extend_from_slice(&sha256(name.as_bytes()));
     base58(&bytes)
@@ -139,14 +139,18 @@ pub(crate) fn deal_label(root: &Cid, url_safe: bool) -> String {
 }
 
 /// A CID derived from a name, for messages and tipsets that do not exist: `CIDv1`, dag-cbor, blake2b-256.
-pub(crate) fn made_up_cid(name: &str) -> String {
+pub fn made_up_cid(name: &str) -> String {
     let mut bytes = vec![0x01, 0x71, 0xa0, 0xe4, 0x02, 0x20];
     bytes.extend_from_slice(&sha256(name.as_bytes()));
     format!("b{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
 }
 
 /// RFC 3339 with nanoseconds and the node's zone offset; Go drops trailing zeros of the fraction.
-pub(crate) fn rfc3339(time: SystemTime, offset_minutes: i16) -> String {
+///
+/// # Panics
+///
+/// Never: seconds since 1970 fit in 63 bits.
+pub fn rfc3339(time: SystemTime, offset_minutes: i16) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let utc = i64::try_from(since.as_secs()).expect("seconds since 1970 fit in i64");
     let local = utc + i64::from(offset_minutes) * 60;

@@ -32,7 +32,7 @@ impl Inner {
     pub(crate) fn new(config: Arc<SimConfig>, world: World, own_folder: PathBuf) -> Self {
         Self {
             config,
-            secret: Secret::new(),
+            secret: Secret::default(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             own_folder,

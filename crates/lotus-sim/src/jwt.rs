@@ -22,7 +22,8 @@ pub enum Permission {
 }
 
 impl Permission {
-    pub(crate) const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Sign, Self::Admin];
+    /// All permissions, least first.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Sign, Self::Admin];
 
     /// Its name on the wire.
     pub fn name(self) -> &'static str {
@@ -41,7 +42,7 @@ impl Permission {
 
 /// The key of one simulator.
 #[derive(Clone)]
-pub(crate) struct Secret([u8; 32]);
+pub struct Secret([u8; 32]);
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -49,13 +50,16 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-impl Secret {
-    pub(crate) fn new() -> Self {
+impl Default for Secret {
+    /// A random key.
+    fn default() -> Self {
         Self(sha256(format!("{:x}{:x}", crate::ids::random_u64(), crate::ids::random_u64()).as_bytes()))
     }
+}
 
+impl Secret {
     /// A token with this permission and all below it, as `lotus auth create-token` gives.
-    pub(crate) fn token(&self, permission: Permission) -> String {
+    pub fn token(&self, permission: Permission) -> String {
         let allow: Vec<_> =
             permission.up_to().map(|permission| format!("\"{}\"", permission.name())).collect();
         let header = BASE64URL_NOPAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
@@ -66,7 +70,11 @@ impl Secret {
     }
 
     /// The permissions of a token, or Lotus' error text for a malformed token or a wrong signature.
-    pub(crate) fn verify(&self, token: &str) -> Result<Vec<Permission>, &'static str> {
+    ///
+    /// # Errors
+    ///
+    /// That text.
+    pub fn verify(&self, token: &str) -> Result<Vec<Permission>, &'static str> {
         const MALFORMED: &str = "jwt: malformed token";
         let (signed, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;
         let (_header, payload) = signed.split_once('.').ok_or(MALFORMED)?;
@@ -111,10 +119,10 @@ mod tests {
 
     #[test]
     fn tokens_verify_only_with_their_own_key() {
-        let secret = Secret::new();
+        let secret = Secret::default();
         let token = secret.token(Permission::Write);
         assert_eq!(secret.verify(&token), Ok(vec![Permission::Read, Permission::Write]));
-        assert_eq!(Secret::new().verify(&token), Err("jwt: HMAC verification failed"));
+        assert_eq!(Secret::default().verify(&token), Err("jwt: HMAC verification failed"));
         assert_eq!(secret.verify("nonsense"), Err("jwt: malformed token"));
     }
 }

@@ -1,0 +1,176 @@
+//! The commitment of an imported file, with Boost's checks and error texts.
+//!
+//! Source: boost `storagemarket/deal_commp.go`. Up to v2.1.1 the file is mapped by `carv2.OpenReader` and the
+//! inner `CARv1` of a `CARv2` is hashed; from v2.1.2 on the header is read and all bytes are hashed. Texts of
+//! the header's errors: go-car v2 `internal/carv1`.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use carferry_car::{NoProgress, PieceError, PieceInfo, piece_of};
+
+use crate::version::BoostVersion;
+
+/// Source: go-car v2 `DefaultMaxAllowedHeaderSize`.
+const HEADER_BYTES_MAX: u64 = 32 << 20;
+/// Bytes of the pragma and of the characteristics before the data's offset. Source: `CARv2` specification.
+const CARV2_OFFSET_AT: u64 = 11 + 16;
+
+/// Size of a file in bytes, or Go's error text of `os.Stat`.
+pub(crate) fn file_size(path: &str) -> Result<u64, String> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) => Err(format!("stat {path}: {}", go_text(&error))),
+    }
+}
+
+/// The commitment of a file, or the text behind `performing local commp: `.
+pub(crate) fn commitment(path: &str, version: BoostVersion) -> Result<PieceInfo, String> {
+    let whole = version.hashes_whole_carv2();
+    let (cannot_open, no_car) = if whole {
+        ("failed to get reader", "failed to open carv2 reader")
+    } else {
+        ("failed to get CARv2 reader", "failed to get CARv2 reader")
+    };
+    let mut file = open(path).map_err(|text| format!("{cannot_open}: {text}"))?;
+    if !whole && file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        // Mapping a folder into memory fails with ENODEV.
+        return Err(format!("{no_car}: no such device"));
+    }
+    let car_version = read_version(&mut file, path).map_err(|text| format!("{no_car}: {text}"))?;
+    if !whole && !matches!(car_version, 1 | 2) {
+        return Err(format!("{no_car}: invalid car version: {car_version}"));
+    }
+    let read_error = |error: io::Error| format!("writing to commp writer: read {path}: {}", go_text(&error));
+    let piece = if car_version == 2 && !whole {
+        let (offset, size) = inner_car(&mut file).map_err(|_error| format!("{no_car}: unexpected EOF"))?;
+        file.seek(SeekFrom::Start(offset)).map_err(read_error)?;
+        piece_of(file.take(size), &NoProgress)
+    } else {
+        file.seek(SeekFrom::Start(0)).map_err(read_error)?;
+        piece_of(file, &NoProgress)
+    };
+    piece.map_err(|error| match error {
+        PieceError::Read(error) => read_error(error),
+        other => format!("failed to calculate CommP: {other}"),
+    })
+}
+
+/// Opens a file for its sector, or the text behind `failed to add piece: `.
+pub(crate) fn open_for_sector(path: &str, version: BoostVersion) -> Result<(), String> {
+    if version.hashes_whole_carv2() {
+        file_size(path)
+            .map_err(|text| format!("failed to read piece data: failed to stat {path}: {text}"))?;
+        let mut file = open(path).map_err(|text| {
+            format!("failed to read piece data: failed to open CAR reader over {path}: {text}")
+        })?;
+        read_version(&mut file, path).map(|_version| ()).map_err(|text| {
+            format!("failed to read piece data: failed to open CAR reader over {path}: {text}")
+        })
+    } else {
+        let mut file = open(path).map_err(|text| format!("failed to open CARv2 file: {text}"))?;
+        read_version(&mut file, path)
+            .map(|_version| ())
+            .map_err(|text| format!("failed to open CARv2 file: {text}"))
+    }
+}
+
+fn open(path: &str) -> Result<File, String> {
+    File::open(Path::new(path)).map_err(|error| format!("open {path}: {}", go_text(&error)))
+}
+
+/// The version that a CAR's header names.
+fn read_version(file: &mut File, path: &str) -> Result<u64, String> {
+    let mut reader = BufReader::new(file);
+    let reading = |error: io::Error| {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            "unexpected EOF".to_owned()
+        } else {
+            format!("read {path}: {}", go_text(&error))
+        }
+    };
+    let length = match read_varint(&mut reader) {
+        Ok(length) => length.ok_or("EOF")?,
+        Err(error) => return Err(reading(error)),
+    };
+    if length > HEADER_BYTES_MAX {
+        return Err("invalid header data, length of read beyond allowable maximum".to_owned());
+    }
+    let mut header = vec![0; usize::try_from(length).expect("32 MiB fit in usize")];
+    reader.read_exact(&mut header).map_err(reading)?;
+    version_in(&header).ok_or_else(|| "invalid header: cbor: cannot decode the header".to_owned())
+}
+
+/// The value of `version` in a header, a CBOR map.
+fn version_in(header: &[u8]) -> Option<u64> {
+    const KEY: &[u8] = b"\x67version";
+    if !matches!(header.first(), Some(0xa1 | 0xa2)) {
+        return None;
+    }
+    let at = header.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+    header.get(at).copied().filter(|number| *number < 24).map(u64::from)
+}
+
+/// An unsigned varint; `None` at the end of the file.
+fn read_varint(reader: &mut impl Read) -> io::Result<Option<u64>> {
+    let mut number = 0_u64;
+    for index in 0..9 {
+        let mut byte = [0];
+        if index == 0 && reader.read(&mut byte)? == 0 {
+            return Ok(None);
+        }
+        if index > 0 {
+            reader.read_exact(&mut byte)?;
+        }
+        number |= u64::from(byte[0] & 0x7f) << (7 * index);
+        if byte[0] & 0x80 == 0 {
+            return Ok(Some(number));
+        }
+    }
+    Ok(Some(u64::MAX))
+}
+
+/// Offset and size of the `CARv1` inside a `CARv2`.
+fn inner_car(file: &mut File) -> io::Result<(u64, u64)> {
+    file.seek(SeekFrom::Start(CARV2_OFFSET_AT))?;
+    let mut number = [0; 8];
+    file.read_exact(&mut number)?;
+    let offset = u64::from_le_bytes(number);
+    file.read_exact(&mut number)?;
+    Ok((offset, u64::from_le_bytes(number)))
+}
+
+/// An operating system's error as Go prints it: without its number, in lower case.
+pub(crate) fn go_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::{go_text, read_varint, version_in};
+
+    #[test]
+    fn versions_are_read_from_headers() {
+        assert_eq!(version_in(b"\xa1\x67version\x02"), Some(2));
+        assert_eq!(version_in(b"\xa2\x65roots\x80\x67version\x01"), Some(1));
+        assert_eq!(version_in(b"not a header"), None);
+    }
+
+    #[test]
+    fn varints_end_with_the_file() {
+        assert_eq!(read_varint(&mut io::empty()).unwrap(), None);
+        assert_eq!(read_varint(&mut [0xac, 0x02].as_slice()).unwrap(), Some(300));
+        assert!(read_varint(&mut [0x80].as_slice()).is_err());
+    }
+
+    #[test]
+    fn errors_read_as_in_go() {
+        let missing = std::fs::File::open("/no such file").unwrap_err();
+        assert_eq!(go_text(&missing), "no such file or directory");
+    }
+}
