@@ -55,7 +55,7 @@ pub(crate) async fn handle(
         }
         Some(FaultKind::Hang) => {
             record.end(Outcome::Withheld);
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         _ => {}
     }
@@ -73,7 +73,7 @@ pub(crate) async fn handle(
         }
         Some(FaultKind::HangAfterWork) => {
             record.end(Outcome::Withheld);
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         Some(FaultKind::CutAnswer) => {
             record.end(Outcome::Withheld);
