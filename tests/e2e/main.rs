@@ -39,4 +39,6 @@ mod restore;
 #[cfg(test)]
 mod security;
 #[cfg(test)]
+mod serve;
+#[cfg(test)]
 mod tracking;

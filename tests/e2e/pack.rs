@@ -36,6 +36,10 @@ impl Pack {
         self.uri.clone()
     }
 
+    pub(crate) fn database(&self) -> &str {
+        &self.database
+    }
+
     pub(crate) fn write(&self, name: &str, content: &[u8]) {
         let path = self.input.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -66,6 +66,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Make a CAR again that was deleted; accept it only if it is the same piece.
     Regenerate(RegenerateArgs),
+    /// Offer the CARs of this box over HTTP by their piece CID, until stopped.
+    Serve(ServeArgs),
 }
 
 /// Arguments of `makecars`.
@@ -330,6 +332,14 @@ pub struct RegenerateArgs {
     pub no_progress: bool,
 }
 
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The line that says what is served as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// A root as it is given on the command line.
 fn parse_root(text: &str) -> Result<PayloadCid, String> {
     text.parse().map_err(|error: carferry_car::CidError| error.to_string())
@@ -360,6 +370,17 @@ const CONFIGURED: &[(&str, &[&str])] = &[
     ("status", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
     ("verify", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
     ("regenerate", &["mongodb.", "setting.agentName", "setting.databaseTimeout", "log."]),
+    (
+        "serve",
+        &[
+            "mongodb.",
+            "setting.serve.",
+            "setting.agentName",
+            "setting.databaseTimeout",
+            "setting.gracePeriod",
+            "log.",
+        ],
+    ),
     ("doctor", &[""]),
     ("check-config", &[""]),
 ];

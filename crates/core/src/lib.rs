@@ -34,4 +34,6 @@ pub mod lotus;
 
 pub mod store;
 
+pub mod car_server;
+
 pub mod doctor;

@@ -9,6 +9,7 @@ mod placements;
 mod plan_text;
 mod regenerate;
 mod retry;
+mod serve;
 mod status;
 mod text;
 mod tools;
@@ -96,6 +97,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<ExitStatus, CommandError> {
             block_on(async |shutdown| {
                 regenerate::regenerate(&args, &config, &screen, &shutdown, &mut out).await
             })
+        }
+        Command::Serve(args) => {
+            let config = configured()?;
+            block_on(async |shutdown| serve::serve(&args, &config, &shutdown, &mut out).await)
         }
         Command::Makecars(args) => {
             let config = configured()?;

@@ -1,13 +1,17 @@
 //! Every key of the configuration with its default, and the keys of miner-agent's file, which is given by
 //! mistake now and then.
 
-use carferry_core::config::sections::{LogSection, LotusSection};
+use carferry_core::config::sections::{CarServerSection, LogSection, LotusSection};
 use carferry_core::config::{Key, Kind, MongodbSection, OtherProgram};
 
 /// Every key, with its default.
 pub fn keys() -> Vec<Key> {
-    [OWN_KEYS, MongodbSection::KEYS, LotusSection::KEYS, LogSection::KEYS].concat()
+    [OWN_KEYS, CarServerSection::SERVE_KEYS, MongodbSection::KEYS, LotusSection::KEYS, LogSection::KEYS]
+        .concat()
 }
+
+/// This machine only: what is open to the network is the operator's word.
+pub(super) const SERVE_LISTEN: &str = "127.0.0.1:7777";
 
 const OWN_KEYS: &[Key] = &[
     Key::new("miners", Kind::FileOnly, "Providers: a list of {miner: f01000, price: 0}"),
@@ -70,6 +74,8 @@ const OWN_KEYS: &[Key] = &[
     )
     .or("file"),
     Key::new("setting.pieceSize", Kind::Bytes, "Size of full pieces: 32GiB or 64GiB (setting.maxPiece)"),
+    Key::new("setting.serve.listen", Kind::Text, "Address and port on which `serve` offers CARs")
+        .or(SERVE_LISTEN),
     Key::new("setting.agentName", Kind::Text, "Name of this agent in the records (the host's name)"),
 ];
 
@@ -87,6 +93,7 @@ pub const MINER_AGENT: OtherProgram = OtherProgram {
         "importTimeout",
         "importsPerMiner",
         "lease",
+        "locator",
         "maxTries",
         "nodePaths",
         "paths",

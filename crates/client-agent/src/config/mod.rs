@@ -10,7 +10,7 @@ mod read;
 use std::time::Duration;
 
 use carferry_car::PaddedPieceSize;
-use carferry_core::config::sections::{LogSection, LotusSection};
+use carferry_core::config::sections::{CarServerSection, LogSection, LotusSection};
 use carferry_core::config::{ConfigError, MongodbSection, Sources, load};
 use carferry_core::fsx;
 use carferry_core::model::address::{MinerId, WalletAddress};
@@ -131,6 +131,8 @@ pub struct Setting {
     /// The name under which this agent records CARs and claims intents; the host's name if not set.
     #[serde(deserialize_with = "carferry_core::config::human::optional_text::deserialize")]
     pub agent_name: Option<String>,
+    /// How `serve` offers CARs.
+    pub serve: CarServerSection,
 }
 
 /// From the proposal to the start of a deal.
@@ -260,6 +262,10 @@ impl Default for Setting {
             layout: Layout::File,
             piece_size: None,
             agent_name: None,
+            serve: CarServerSection {
+                listen: Some(keys::SERVE_LISTEN.to_owned()),
+                ..CarServerSection::default()
+            },
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The configuration sections `lotus` and `log`, which both agents have. `mongodb` is
-//! [`crate::config::MongodbSection`].
+//! The configuration sections `lotus` and `log`, which both agents have, and that of their CAR servers.
+//! `mongodb` is [`crate::config::MongodbSection`].
 //!
 //! Each section has a table of [`Key`]s, which an agent joins with its own.
 
@@ -102,6 +102,120 @@ impl Default for LotusSection {
             tls_ca_file: None,
             request_timeout: Duration::from_secs(30),
             section: "lotus",
+        }
+    }
+}
+
+/// The keys of a CAR server, below `setting`.
+macro_rules! car_server_keys {
+    ($section:literal) => {
+        [
+            Key::new(concat!($section, ".path"), Kind::Text, "Path of the URL under which CARs are served")
+                .or("/piece"),
+            Key::new(concat!($section, ".token"), Kind::Secret, "Bearer token that requests for CARs need"),
+            Key::new(
+                concat!($section, ".tokenFile"),
+                Kind::Text,
+                "File with the bearer token that requests for CARs need",
+            ),
+            Key::new(
+                concat!($section, ".tlsCertFile"),
+                Kind::Text,
+                "PEM file with the certificate chain of the CAR server",
+            ),
+            Key::new(
+                concat!($section, ".tlsKeyFile"),
+                Kind::Text,
+                "PEM file with the private key of that certificate",
+            ),
+            Key::new(concat!($section, ".maxConnections"), Kind::Integer, "Connections for CARs in all")
+                .or("128"),
+            Key::new(
+                concat!($section, ".maxConnectionsPerAddress"),
+                Kind::Integer,
+                "Connections for CARs of one address",
+            )
+            .or("64"),
+            Key::new(
+                concat!($section, ".maxBytesPerSecond"),
+                Kind::Bytes,
+                "Bytes of CARs a second over all connections",
+            ),
+            Key::new(
+                concat!($section, ".idleTimeout"),
+                Kind::Duration,
+                "How long nothing may move on a connection for CARs",
+            )
+            .or("30s"),
+        ]
+    };
+}
+
+/// A server of CARs by their piece CID: [`crate::car_server`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct CarServerSection {
+    /// `host:port` it listens on; without one there is no server.
+    #[serde(deserialize_with = "human::optional_text::deserialize")]
+    pub listen: Option<String>,
+    /// The path of its URL.
+    #[serde(deserialize_with = "human::text::deserialize")]
+    pub path: String,
+    /// The bearer token that requests need.
+    pub token: Option<Secret>,
+    /// A file that holds it.
+    #[serde(deserialize_with = "human::optional_path::deserialize")]
+    pub token_file: Option<PathBuf>,
+    /// A PEM file with the certificate chain.
+    #[serde(deserialize_with = "human::optional_path::deserialize")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// A PEM file with its private key.
+    #[serde(deserialize_with = "human::optional_path::deserialize")]
+    pub tls_key_file: Option<PathBuf>,
+    /// Connections in all.
+    pub max_connections: usize,
+    /// Connections of one address.
+    pub max_connections_per_address: usize,
+    /// Bytes a second over all connections.
+    #[serde(deserialize_with = "human::optional_bytes::deserialize")]
+    pub max_bytes_per_second: Option<u64>,
+    /// How long nothing may move on a connection.
+    #[serde(deserialize_with = "human::duration::deserialize")]
+    pub idle_timeout: Duration,
+    /// The section's name, for messages.
+    #[serde(skip)]
+    pub section: &'static str,
+}
+
+impl CarServerSection {
+    /// The keys of `setting.serve`, without its address, whose default is the agent's.
+    pub const SERVE_KEYS: &'static [Key] = &car_server_keys!("setting.serve");
+
+    /// The keys of `setting.locator`, without its address.
+    pub const LOCATOR_KEYS: &'static [Key] = &car_server_keys!("setting.locator");
+
+    /// The section under another name than `setting.serve`.
+    #[must_use]
+    pub fn named(mut self, section: &'static str) -> Self {
+        self.section = section;
+        self
+    }
+}
+
+impl Default for CarServerSection {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            path: "/piece".to_owned(),
+            token: None,
+            token_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+            max_connections: 128,
+            max_connections_per_address: 64,
+            max_bytes_per_second: None,
+            idle_timeout: Duration::from_secs(30),
+            section: "setting.serve",
         }
     }
 }

@@ -32,6 +32,7 @@ mod provider_views;
 mod restore;
 pub mod retry;
 mod rights;
+mod served_cars;
 pub mod watch;
 
 use std::sync::Arc;
@@ -64,6 +65,7 @@ pub use crate::store::plans::{PieceClaim, PieceCounts};
 pub use crate::store::provider_views::{NewView, PollScope, ProviderView};
 pub use crate::store::restore::Restored;
 pub use crate::store::retry::{RetryUntilAnswered, Unanswered};
+pub use crate::store::served_cars::{StandingCar, StandingCars};
 
 /// Address and time limit of the database.
 #[derive(Clone, Debug)]
