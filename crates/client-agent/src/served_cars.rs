@@ -116,14 +116,14 @@ impl ServedCars {
                 () = sleep_until(refresh_at) => None,
                 missed = misses.next() => missed,
             };
-            let worked = match missed {
-                Some(piece_cid) => stop.run_until_cancelled(self.look_for(piece_cid)).await,
-                None => {
-                    refresh_at = Instant::now() + REFRESH_EVERY;
-                    let refreshed = stop.run_until_cancelled(self.refresh()).await;
-                    refreshed.map(|refreshed| refreshed.map(|found| debug!(?found, "catalogue")))
+            let work = async {
+                if let Some(piece_cid) = missed {
+                    return self.look_for(piece_cid).await;
                 }
+                refresh_at = Instant::now() + REFRESH_EVERY;
+                self.refresh().await.map(|found| debug!(?found, "catalogue"))
             };
+            let worked = stop.run_until_cancelled(work).await;
             if let Some(Err(error)) = worked {
                 warn!(error = %ErrorChain(&error), "what is offered stays as it was");
             }

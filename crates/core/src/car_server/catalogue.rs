@@ -183,7 +183,7 @@ impl Catalogue {
 
     /// Tells the owner that a piece was asked for and is not offered.
     pub(super) fn missed(&self, piece_cid: PieceCid) {
-        // A full channel forgets: whoever asks for a piece asks again.
+        // A full channel forgets: a reader that wants a piece asks again.
         let _full = self.misses.try_send(piece_cid);
     }
 }

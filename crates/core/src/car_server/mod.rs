@@ -8,7 +8,7 @@
 //! What lives here: connections, answers, reading of files in blocks. What does not: which CARs are offered,
 //! and whether they are what they are offered as; that is the agent's, which fills the [`Catalogue`].
 //!
-//! Measured at 1 Gbit/s on one connection: see `examples/car_server.rs`.
+//! What it costs is measured by `examples/car_server.rs`.
 
 mod answer;
 mod body;

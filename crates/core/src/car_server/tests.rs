@@ -87,8 +87,8 @@ impl Served {
 }
 
 async fn send(stream: &mut TcpStream, request: &str, headers: &[&str]) {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    let text = format!("{request} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n{headers}\r\n");
+    let lines = [&["Host: here", "Connection: close"], headers, &["", ""]].concat().join("\r\n");
+    let text = format!("{request} HTTP/1.1\r\n{lines}");
     stream.write_all(text.as_bytes()).await.unwrap();
 }
 
