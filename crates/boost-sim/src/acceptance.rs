@@ -118,6 +118,7 @@ fn validated(world: &World, proposal: &Proposal) -> Result<Terms, String> {
         piece_cid,
         piece_size,
         payload_cid: proposal.payload_cid.clone(),
+        car_size: proposal.car_size,
         label: proposal.label.clone(),
         client,
         provider,

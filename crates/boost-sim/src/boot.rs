@@ -9,7 +9,7 @@ use crate::doors::Door;
 use crate::execution::{fail, start_passed, start_thread};
 use crate::faults::Endpoint;
 use crate::inner::Inner;
-use crate::record::{Checkpoint, Record, Retry};
+use crate::record::{Checkpoint, ClientPeer, DUMMY_PEER, Record, Retry};
 use crate::world::World;
 
 /// A boostd that can be stopped and started.
@@ -39,10 +39,18 @@ impl Boostd {
         let _power = self.power.lock().await;
         let inner = &self.inner;
         inner.with(|world| {
+            let unreadable = |deal: &Record| {
+                deal.client_peer == ClientPeer::Dummy && deal.checkpoint != Checkpoint::Complete
+            };
+            if world.life().is_none() && world.store.all().iter().any(unreadable) {
+                // One row that cannot be read fails the list of active deals.
+                return Err(io::Error::other(format!("failed to list active deals: {DUMMY_PEER}")));
+            }
             if world.begin_life() {
                 resume(inner, world);
             }
-        });
+            Ok(())
+        })?;
         self.rpc.open(inner)?;
         self.graphql.open(inner)
     }

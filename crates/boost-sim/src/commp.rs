@@ -25,14 +25,19 @@ pub(crate) fn file_size(path: &str) -> Result<u64, String> {
     }
 }
 
-/// The commitment of a file, or the text behind `performing local commp: `.
-pub(crate) fn commitment(path: &str, version: BoostVersion) -> Result<PieceInfo, String> {
+/// The commitment of a file, or the text behind `failed to generate CommP: `.
+pub(crate) fn commitment(path: &str, version: BoostVersion, remote: bool) -> Result<PieceInfo, String> {
     let whole = version.hashes_whole_carv2();
-    let (cannot_open, no_car) = if whole {
-        ("failed to get reader", "failed to open carv2 reader")
-    } else {
-        ("failed to get CARv2 reader", "failed to get CARv2 reader")
+    let place = if remote { "performing remote commp" } else { "performing local commp" };
+    let (cannot_open, no_car) = match (whole, remote) {
+        (true, true) => ("failed to get reader", "failed to read car header"),
+        (true, false) => ("failed to get reader", "failed to open carv2 reader"),
+        (false, _) => ("failed to get CARv2 reader", "failed to get CARv2 reader"),
     };
+    read(path, whole, cannot_open, no_car).map_err(|text| format!("{place}: {text}"))
+}
+
+fn read(path: &str, whole: bool, cannot_open: &str, no_car: &str) -> Result<PieceInfo, String> {
     let mut file = open(path).map_err(|text| format!("{cannot_open}: {text}"))?;
     if !whole && file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         // Mapping a folder into memory fails with ENODEV.

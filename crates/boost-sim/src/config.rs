@@ -86,6 +86,8 @@ pub struct BoostConfig {
     pub timings: Timings,
     /// Payload bytes per second of the commitment's computation; `None` is this machine's speed.
     pub commp_bytes_per_second: Option<u64>,
+    /// `RemoteCommp`: commitments are not queued, and their errors have other texts (Boost: false).
+    pub remote_commp: bool,
     /// `MaxConcurrentLocalCommp` (Boost: 1).
     pub commp_at_once: usize,
     /// Publish messages.
@@ -120,6 +122,7 @@ impl Default for BoostConfig {
             epoch: Duration::ZERO,
             timings: Timings::each(Duration::from_millis(10)),
             commp_bytes_per_second: None,
+            remote_commp: false,
             commp_at_once: 1,
             batch: PublishBatch::IMMEDIATE,
             escrow: 1_000_000 * ATTO_PER_FIL,

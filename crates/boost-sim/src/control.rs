@@ -144,6 +144,11 @@ async fn answer(
             });
             Ok(json!({ "height": height }))
         }
+        ("POST", "/sim/funds") => {
+            let (escrow, publish_wallet) = (fields.amount("escrow")?, fields.amount("publish_wallet")?);
+            inner.with(|world| world.funds.set(escrow, publish_wallet));
+            Ok(json!({}))
+        }
         ("POST", "/sim/faults") => {
             let fault = read_fault(fields)?;
             inner.with(|world| world.faults.push(fault));
@@ -217,6 +222,10 @@ impl Fields<'_> {
         }
     }
 
+    fn unsigned(self, name: &str) -> Result<u64, Refused> {
+        u64::try_from(self.integer(name)?).map_err(|error| bad(format!("{name}: {error}")))
+    }
+
     fn flag(self, name: &str, missing: bool) -> Result<bool, Refused> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(missing),
@@ -243,8 +252,7 @@ impl Fields<'_> {
 }
 
 fn read_proposal(fields: Fields<'_>, inner: &Inner) -> Result<Proposal, Refused> {
-    let size =
-        u64::try_from(fields.integer("piece_size")?).map_err(|error| bad(format!("piece_size: {error}")))?;
+    let size = fields.unsigned("piece_size")?;
     let mut proposal = Proposal::new(fields.text("piece_cid")?, size, fields.text("payload_cid")?);
     let start = match fields.integer("start_epoch")? {
         0 => inner.with(|world| world.head()) + 10_000,
@@ -261,6 +269,7 @@ fn read_proposal(fields: Fields<'_>, inner: &Inner) -> Result<Proposal, Refused>
         proposal.client = client;
     }
     proposal.uuid = fields.given("uuid")?;
+    proposal.car_size = fields.unsigned("car_size")?;
     proposal.verified = fields.flag("verified", false)?;
     proposal.is_offline = fields.flag("is_offline", true)?;
     proposal.price_per_epoch = fields.amount("price_per_epoch")?;
@@ -293,8 +302,7 @@ fn read_step(name: &str) -> Result<Hold, Refused> {
 
 fn read_fault(fields: Fields<'_>) -> Result<Fault, Refused> {
     let text = fields.text("text")?;
-    let ms = u64::try_from(fields.integer("ms")?).map_err(|error| bad(format!("ms: {error}")))?;
-    let after = Duration::from_millis(ms);
+    let after = Duration::from_millis(fields.unsigned("ms")?);
     let kind = match fields.text("kind")?.as_str() {
         "delay" => FaultKind::Delay(after),
         "delay-answer" => FaultKind::DelayAnswer(after),

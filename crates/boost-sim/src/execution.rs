@@ -166,24 +166,27 @@ impl Thread {
 
     async fn verify_commp(&mut self) -> Result<(), Stop> {
         let _importing = self.inner.count(Work::Import);
-        let remote = self.fault(|kind| match kind {
+        let failure = self.fault(|kind| match kind {
             DealFaultKind::RemoteCommpFails(text) => Some(text.clone()),
             _ => None,
         });
-        if let Some(text) = remote {
+        if let Some(text) = failure {
             return Err(Stop::manual(format!(
                 "failed to generate CommP: performing remote commp: making remote API call to calculate commp: {text}"
             )));
         }
-        let Ok(_permit) = self.life.commp.clone().acquire_owned().await else { return Ok(()) };
+        let remote = self.inner.config.remote_commp;
+        // The semaphore is never closed. A remote sealer has a queue of its own.
+        let _permit = if remote { None } else { self.life.commp.clone().acquire_owned().await.ok() };
         let _computing = self.inner.count(Work::Commp);
         self.inner.pass(Hold::Commp).await;
         let began = Instant::now();
         let version = self.inner.config.version;
         let path = self.deal.inbound_file_path.clone();
-        let piece = self.blocking(move || commp::commitment(&path, version)).await?.map_err(|text| {
-            Stop::fatal(format!("failed to generate CommP: performing local commp: {text}"))
-        })?;
+        let piece = self
+            .blocking(move || commp::commitment(&path, version, remote))
+            .await?
+            .map_err(|text| Stop::fatal(format!("failed to generate CommP: {text}")))?;
         if let Some(speed) = self.inner.config.commp_bytes_per_second {
             let nanos = u128::from(piece.payload_size.get()) * 1_000_000_000 / u128::from(speed.max(1));
             let lasts = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));

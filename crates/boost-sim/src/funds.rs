@@ -91,8 +91,9 @@ impl Funds {
         self.rows.entry(deal).or_default().push(Tag { collateral, publish });
         self.tagged.collateral += collateral;
         self.tagged.publish += publish;
-        self.note(uuid, collateral, "Tag funds for collateral");
-        self.note(uuid, publish, "Tag funds for deal publish message");
+        let now = SystemTime::now();
+        self.note(now, uuid, collateral, "Tag funds for collateral");
+        self.note(now, uuid, publish, "Tag funds for deal publish message");
         Ok(())
     }
 
@@ -104,7 +105,7 @@ impl Funds {
             self.tagged.publish -= row.publish;
         }
         if let Some(first) = rows.first() {
-            self.note(uuid, first.collateral + first.publish, "Untag funds for deal");
+            self.note(SystemTime::now(), uuid, first.collateral + first.publish, "Untag funds for deal");
         }
     }
 
@@ -113,13 +114,17 @@ impl Funds {
         self.rows.get(&deal).map_or(0, Vec::len)
     }
 
+    /// The log, newest first; lines of the same time in the order of their rows.
+    pub(crate) fn log_backwards(&self) -> impl Iterator<Item = &FundsLog> {
+        self.log.chunk_by(|one, other| one.at == other.at).rev().flatten()
+    }
+
     /// The log, oldest first.
     pub(crate) fn log(&self) -> &[FundsLog] {
         &self.log
     }
 
-    fn note(&mut self, uuid: &str, amount: u128, text: &str) {
-        let at = SystemTime::now();
+    fn note(&mut self, at: SystemTime, uuid: &str, amount: u128, text: &str) {
         self.log.push(FundsLog {
             uuid: uuid.to_owned(),
             at_ms: unix_millis(at),

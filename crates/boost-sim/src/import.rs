@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::execution::start_thread;
 use crate::faults::DealFaultKind;
 use crate::inner::Inner;
-use crate::record::{Checkpoint, ClientPeer};
+use crate::record::{Checkpoint, ClientPeer, DUMMY_PEER};
 use crate::world::World;
 
 /// Why a deal's row cannot be read.
@@ -40,7 +40,7 @@ pub(crate) fn import(
         ));
     };
     if deal.client_peer == ClientPeer::Dummy {
-        return Err(format!("getting offline deal {uuid}: {}", dummy_peer_error()));
+        return Err(format!("getting offline deal {uuid}: {DUMMY_PEER}"));
     }
     if !deal.is_offline {
         return Err(format!("deal {uuid} is not an offline deal"));
@@ -72,10 +72,4 @@ fn tag_funds(world: &mut World, deal: usize, uuid: &str, collateral: u128) -> Op
         _ => None,
     });
     refused.or_else(|| world.funds.tag(deal, uuid, collateral).err().map(|_insufficient| INSUFFICIENT))
-}
-
-/// Boost stores `dummy` in base58 and cannot read it back.
-pub(crate) fn dummy_peer_error() -> &'static str {
-    "unmarshalling db field ClientPeerID: parsing peer ID from string 'CLNFK4c': failed to parse peer ID: invalid \
-     cid: selected encoding not supported"
 }

@@ -86,11 +86,8 @@ pub(crate) fn call(inner: &Arc<Inner>, permissions: &[Permission], method: &str,
         }
         "AuthNew" => {
             let wanted = param(0).as_array().map(Vec::as_slice).unwrap_or_default();
-            let highest = Permission::ALL
-                .into_iter()
-                .rev()
-                .find(|known| wanted.iter().any(|name| name == known.name()));
-            let token = inner.secret.token(highest.unwrap_or(Permission::Read));
+            let named = |permission: &Permission| wanted.iter().any(|name| name == permission.name());
+            let token = inner.secret.token_with(Permission::ALL.into_iter().filter(named));
             Ok(json!(BASE64.encode(token.as_bytes())))
         }
         "AuthVerify" => {

@@ -90,6 +90,10 @@ pub(crate) fn deal_params(method: &str, value: &Value) -> Result<Proposal, CallE
         piece_cid: link(proposal.get("PieceCID"))?,
         piece_size: proposal.get("PieceSize").and_then(Value::as_u64).unwrap_or_default(),
         payload_cid: link(fields.get("DealDataRoot"))?,
+        car_size: fields
+            .get("Transfer")
+            .and_then(|transfer| transfer.get("Size")?.as_u64())
+            .unwrap_or_default(),
         label: text("Label"),
         client: text("Client"),
         provider: Some(text("Provider")),

@@ -44,6 +44,8 @@ pub struct Proposal {
     pub piece_size: u64,
     /// Root of the CAR (`DealDataRoot`).
     pub payload_cid: String,
+    /// Bytes of the CAR (`Transfer.Size`), which nothing checks.
+    pub car_size: u64,
     /// The label; every client writes the root's text.
     pub label: String,
     /// Client's wallet, `f0…`, `f1…` or `f3…`.
@@ -81,6 +83,7 @@ impl Proposal {
             piece_size,
             label: payload_cid.clone(),
             payload_cid,
+            car_size: 0,
             client: CLIENT.to_owned(),
             provider: None,
             start_epoch: 1_010_000,
@@ -121,6 +124,7 @@ pub(crate) struct Terms {
     pub(crate) piece_cid: PieceCid,
     pub(crate) piece_size: PaddedPieceSize,
     pub(crate) payload_cid: String,
+    pub(crate) car_size: u64,
     pub(crate) label: String,
     pub(crate) client: Address,
     pub(crate) provider: Address,
@@ -302,6 +306,7 @@ mod tests {
             piece_cid: "baga6ea4seaqljpr2zka2grts5daj5yetmo7qzaoirs2qg6uvasniwndhncheicq".parse().unwrap(),
             piece_size: PaddedPieceSize::new(1_048_576).unwrap(),
             payload_cid: String::new(),
+            car_size: 0,
             label: "bafk2bzacecl5kkvujj4tsanzmqbwkhhe7fntltv3zkm5zv2c3x6gsarj47n5a".to_owned(),
             client: Address::parse(client).unwrap(),
             provider: Address::parse("f01000").unwrap(),

@@ -130,6 +130,10 @@ pub(crate) enum ClientPeer {
     Dummy,
 }
 
+/// Why the row of a dummy deal cannot be read: Boost stores `dummy` in base58 and takes it for a CID.
+pub(crate) const DUMMY_PEER: &str = "unmarshalling db field ClientPeerID: parsing peer ID from string 'CLNFK4c': failed \
+                                     to parse peer ID: invalid cid: selected encoding not supported";
+
 impl Record {
     pub(crate) fn uuid(&self) -> &str {
         &self.terms.names.uuid
@@ -166,6 +170,7 @@ impl Record {
         value["CleanupData"] = json!(self.cleanup_data);
         value["InboundFilePath"] = json!(self.inbound_file_path);
         value["Transfer"]["Type"] = json!(if self.is_offline { "manual" } else { "http" });
+        value["Transfer"]["Size"] = json!(self.terms.car_size);
         value["ChainDealID"] = json!(self.chain_deal_id);
         value["SectorID"] = json!(self.place.sector);
         value["Offset"] = json!(self.place.offset);

@@ -191,7 +191,8 @@ impl BoostSim {
     ///
     /// # Errors
     ///
-    /// If a port cannot be listened on.
+    /// If a port cannot be listened on, or if the database has a dummy deal, over which boostd fails to
+    /// start.
     pub async fn start_boost(&self) -> io::Result<()> {
         self.boostd.start().await
     }
@@ -200,7 +201,7 @@ impl BoostSim {
     ///
     /// # Errors
     ///
-    /// If a port cannot be listened on.
+    /// As [`Self::start_boost`].
     pub async fn restart_boost(&self) -> io::Result<()> {
         self.kill_boost().await;
         self.start_boost().await

@@ -45,8 +45,8 @@ pub(crate) async fn answer(inner: &Arc<Inner>, caller: &Caller, name: &str, para
 pub(crate) fn auth(inner: &Inner, name: &str, param: &Value) -> Answer {
     if name == "AuthNew" {
         let wanted = param.as_array().map(Vec::as_slice).unwrap_or_default();
-        let highest = Permission::ALL.into_iter().rev().find(|p| wanted.iter().any(|name| name == p.name()));
-        let token = inner.secret.token(highest.unwrap_or(Permission::Read));
+        let named = |permission: &Permission| wanted.iter().any(|name| name == permission.name());
+        let token = inner.secret.token_with(Permission::ALL.into_iter().filter(named));
         return Ok(Reply::Value(json!(data_encoding::BASE64.encode(token.as_bytes()))));
     }
     let token = text("AuthVerify", param)?;

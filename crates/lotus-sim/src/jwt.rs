@@ -60,8 +60,13 @@ impl Default for Secret {
 impl Secret {
     /// A token with this permission and all below it, as `lotus auth create-token` gives.
     pub fn token(&self, permission: Permission) -> String {
+        self.token_with(permission.up_to())
+    }
+
+    /// A token with these permissions alone, as `AuthNew` gives.
+    pub fn token_with(&self, permissions: impl IntoIterator<Item = Permission>) -> String {
         let allow: Vec<_> =
-            permission.up_to().map(|permission| format!("\"{}\"", permission.name())).collect();
+            permissions.into_iter().map(|permission| format!("\"{}\"", permission.name())).collect();
         let header = BASE64URL_NOPAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
         let payload = BASE64URL_NOPAD.encode(format!(r#"{{"Allow":[{}]}}"#, allow.join(",")).as_bytes());
         let signed = format!("{header}.{payload}");

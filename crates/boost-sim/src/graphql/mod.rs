@@ -7,8 +7,10 @@
 //! Source: boost v2.5.2 `gql/schema.graphql`, `gql/resolver*.go`, `gql/types`. Not there: subscriptions,
 //! fragments, directives, the fields of legacy deals, retrievals, sectors and the index.
 
-pub(crate) mod parse;
+mod deal;
+mod parse;
 pub(crate) mod resolve;
 mod schema;
 mod selection;
+mod tokens;
 mod validate;

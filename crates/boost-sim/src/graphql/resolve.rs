@@ -5,11 +5,13 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::execution::{fail, start_thread};
-use crate::graphql::parse::{Field, Kind, Operation, RequestError, parse};
+use crate::graphql::deal::{deal_field, deal_json, readable};
+use crate::graphql::parse::{Field, Kind, Operation, parse};
 use crate::graphql::selection::{big, object, pick};
+use crate::graphql::tokens::RequestError;
 use crate::graphql::validate::validate;
 use crate::inner::Inner;
-use crate::record::{Checkpoint, Record, Retry, client_peer_id, go_time};
+use crate::record::{Checkpoint, go_time};
 use crate::store::{Filter, Listing};
 use crate::world::World;
 use crate::{publishing, uuid};
@@ -162,6 +164,7 @@ impl Call<'_> {
             "deal" => {
                 let uuid = self.id()?;
                 let deal = world.store.by_uuid(&uuid).ok_or(NO_ROW)?;
+                readable(deal)?;
                 deal_json(world, deal, selected)
             }
             "deals" => self.deals(world)?,
@@ -229,6 +232,9 @@ impl Call<'_> {
             limit: self.count("limit", LIMIT),
         };
         let page = world.store.page(&listing);
+        for deal in page.deals.iter().filter_map(|index| world.store.get(*index)) {
+            readable(deal)?;
+        }
         Ok(object("DealList", &self.field.fields, |field| match field.name.as_str() {
             "totalCount" => json!(page.total),
             "more" => json!(page.more),
@@ -242,12 +248,20 @@ impl Call<'_> {
     }
 
     fn funds_logs(&self, world: &World) -> Value {
-        let log = world.funds.log();
+        let total = world.funds.log().len();
         let (offset, limit) = (self.count("offset", 0), self.count("limit", LIMIT));
-        let page: Vec<_> = log.iter().rev().skip(offset).take(limit).collect();
+        // Milliseconds since 1970.
+        let cursor = self.argument("cursor").and_then(|cursor| match cursor {
+            Value::String(text) => text.parse().ok(),
+            other => other.as_u64(),
+        });
+        let lines = world.funds.log_backwards().filter(|line| cursor.is_none_or(|until| line.at_ms <= until));
+        let mut page: Vec<_> = lines.skip(offset).take(limit + 1).collect();
+        let more = page.len() > limit;
+        page.truncate(limit);
         object("FundsLogList", &self.field.fields, |field| match field.name.as_str() {
-            "totalCount" => json!(log.len()),
-            "more" => json!(log.len() > offset + page.len()),
+            "totalCount" => json!(total),
+            "more" => json!(more),
             _ => page
                 .iter()
                 .map(|line| {
@@ -351,90 +365,4 @@ fn deal_publish(world: &World, selected: &[Field]) -> Value {
             })
             .collect(),
     })
-}
-
-fn deal_json(world: &World, deal: &Record, selected: &[Field]) -> Value {
-    object("Deal", selected, |field| deal_field(world, deal, field))
-}
-
-fn deal_field(world: &World, deal: &Record, field: &Field) -> Value {
-    let terms = &deal.terms;
-    let prefix = world.config.network_prefix;
-    match field.name.as_str() {
-        "ID" => json!(deal.uuid()),
-        "ClientAddress" => json!(terms.client.print(prefix)),
-        "ProviderAddress" => json!(terms.provider.print(prefix)),
-        "CreatedAt" => json!(go_time(deal.created_at)),
-        "PieceCid" => json!(terms.piece_cid.to_string()),
-        "PieceSize" => big(terms.piece_size),
-        "IsVerified" => json!(terms.verified),
-        "AnnounceToIPNI" => json!(deal.announce),
-        "KeepUnsealedCopy" => json!(deal.fast_retrieval),
-        "ProposalLabel" => json!(terms.label),
-        "ProviderCollateral" => big(terms.provider_collateral),
-        "ClientCollateral" => big(terms.client_collateral),
-        "StoragePricePerEpoch" => big(terms.price_per_epoch),
-        "StartEpoch" => big(terms.start_epoch),
-        "EndEpoch" => big(terms.end_epoch),
-        "ClientPeerID" => json!(client_peer_id()),
-        "DealDataRoot" => json!(terms.payload_cid),
-        "SignedProposalCid" => json!(terms.names.signed_proposal_cid),
-        "InboundFilePath" => json!(deal.inbound_file_path),
-        "ChainDealID" => big(deal.chain_deal_id),
-        "PublishCid" => json!(deal.publish_cid.as_deref().unwrap_or_default()),
-        "IsOffline" => json!(deal.is_offline),
-        "CleanupData" => json!(deal.cleanup_data),
-        "Transfer" => {
-            let kind = if deal.is_offline { "manual" } else { "http" };
-            let whole = json!({ "Type": kind, "Size": big(0), "Params": "{}", "ClientID": "" });
-            pick("TransferParams", &field.fields, &whole)
-        }
-        "Checkpoint" => json!(deal.checkpoint.name()),
-        "CheckpointAt" => json!(go_time(deal.checkpoint_at)),
-        "Err" => json!(deal.err),
-        "Retry" => json!(deal.retry.name()),
-        "Transferred" => big(0),
-        "Sector" => {
-            let place = deal.place;
-            let whole =
-                json!({ "ID": big(place.sector), "Offset": big(place.offset), "Length": big(place.length) });
-            pick("Sector", &field.fields, &whole)
-        }
-        "Message" => json!(message(deal)),
-        "SealingState" => json!(sealing_state(deal)),
-        "IsTransferStalled" => json!(false),
-        // Transfer samples and logs.
-        _ => json!([]),
-    }
-}
-
-/// Source: boost v2.5.2 `gql/resolver.go` (`Message`).
-fn message(deal: &Record) -> String {
-    let message = match deal.checkpoint {
-        Checkpoint::Accepted if !deal.is_offline => "Transfer Queued".to_owned(),
-        Checkpoint::Accepted if deal.inbound_file_path.is_empty() => {
-            "Awaiting Offline Data Import".to_owned()
-        }
-        Checkpoint::Accepted => "Verifying Commp".to_owned(),
-        Checkpoint::Transferred => "Ready to Publish".to_owned(),
-        Checkpoint::Published => "Awaiting Publish Confirmation (0/10 epochs)".to_owned(),
-        Checkpoint::PublishConfirmed => "Adding to Sector".to_owned(),
-        Checkpoint::AddedPiece => "Indexing".to_owned(),
-        Checkpoint::IndexedAndAnnounced => "Indexed and Announced".to_owned(),
-        Checkpoint::Complete if deal.err.is_empty() => "Complete".to_owned(),
-        Checkpoint::Complete => format!("Error: {}", deal.err),
-    };
-    if deal.retry != Retry::Fatal && !deal.err.is_empty() {
-        return format!("Paused at '{message}': {}", deal.err);
-    }
-    message
-}
-
-fn sealing_state(deal: &Record) -> &'static str {
-    match deal.checkpoint {
-        Checkpoint::Complete => "Complete",
-        Checkpoint::AddedPiece => "Sealer: WaitDeals",
-        Checkpoint::IndexedAndAnnounced => "Sealer: Proving",
-        _ => "To be sealed",
-    }
 }

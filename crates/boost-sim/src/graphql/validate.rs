@@ -2,8 +2,9 @@
 //!
 //! Source: graph-gophers/graphql-go v1.9.0 `internal/validation`.
 
-use crate::graphql::parse::{Field, Literal, RequestError};
+use crate::graphql::parse::{Field, Literal};
 use crate::graphql::schema;
+use crate::graphql::tokens::RequestError;
 use crate::record::Checkpoint;
 use crate::version::BoostVersion;
 

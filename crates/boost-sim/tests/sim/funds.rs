@@ -86,8 +86,11 @@ async fn a_dead_deal_frees_its_funds() {
     must_import(&sim, &uuid, &folder.path().join("missing.car")).await;
     let deal = rested(&sim, &uuid).await;
     assert_eq!((deal.checkpoint, deal.tagged_rows), (Checkpoint::Complete, 0));
-    let logs = data(&sim, "{ fundsLogs(limit: 1) { totalCount more logs { DealUUID Amount Text } } }").await;
+    let logs = data(&sim, "{ fundsLogs(limit: 2) { totalCount more logs { DealUUID Amount Text } } }").await;
     assert_eq!(logs["fundsLogs"]["totalCount"], 3);
     assert_eq!(logs["fundsLogs"]["more"], true);
     assert_eq!(logs["fundsLogs"]["logs"][0]["Text"], "Untag funds for deal", "newest first");
+    assert_eq!(logs["fundsLogs"]["logs"][1]["Text"], "Tag funds for collateral", "then by row");
+    let none = data(&sim, "{ fundsLogs(cursor: 1) { totalCount logs { Text } } }").await;
+    assert_eq!(none["fundsLogs"], serde_json::json!({ "totalCount": 3, "logs": [] }));
 }

@@ -257,6 +257,31 @@ async fn commitments_are_computed_one_at_a_time() {
 }
 
 #[tokio::test]
+async fn remote_commitments_are_not_queued_and_name_the_header() {
+    let folder = tempfile::tempdir().unwrap();
+    let car = car(folder.path(), "remote");
+    let empty = folder.path().join("empty.car");
+    std::fs::write(&empty, b"").unwrap();
+    let sim = boost_sim::start(BoostConfig { remote_commp: true, ..BoostConfig::instant() }).await.unwrap();
+    sim.hold(Hold::Commp);
+    let mut uuids = Vec::new();
+    for (number, path) in [&car.path, &car.path, &empty].into_iter().enumerate() {
+        let start = 1_010_000 + i64::try_from(number).unwrap();
+        let uuid = sim.propose(&proposal(&car).starting(start)).unwrap().uuid;
+        must_import(&sim, &uuid, path).await;
+        uuids.push(uuid);
+    }
+    wait_until(&sim, "all commitments", |sim| sim.counters().commps.now == 3).await;
+    sim.release(Hold::Commp);
+    assert_eq!(rested(&sim, &uuids[0]).await.checkpoint, Checkpoint::IndexedAndAnnounced);
+    assert_eq!(
+        rested(&sim, &uuids[2]).await.err,
+        "error when matching commP for imported data for offline deal: failed to generate CommP: performing remote \
+         commp: failed to read car header: EOF"
+    );
+}
+
+#[tokio::test]
 async fn a_second_import_is_accepted_and_its_path_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let (car, other) = (car(folder.path(), "first"), car(folder.path(), "second"));

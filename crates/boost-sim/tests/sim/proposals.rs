@@ -3,7 +3,7 @@
 use boost_sim::{BoostConfig, BoostVersion, Checkpoint, Hold, Proposal};
 use serde_json::{Value, json};
 
-use crate::support::{ROOT, call, car, import, instant, must_import, proposal, propose, rested};
+use crate::support::{ROOT, call, car, graphql, import, instant, must_import, proposal, propose, rested};
 
 #[tokio::test]
 async fn bad_terms_are_rejected_in_the_words_of_boost() {
@@ -139,8 +139,16 @@ async fn dummy_deals_are_accepted_and_never_imported() {
     let deal = call(&sim, "BoostDeal", json!([UUID])).await.unwrap();
     assert_eq!(deal["DealUuid"], UUID);
     assert_eq!(deal["ClientDealProposal"]["Proposal"]["PieceCID"], Value::Null);
+    // Nor can boostd list it, or start again.
+    let list = graphql(&sim, "{ deals { totalCount deals { ID } } }").await;
+    assert!(
+        list["errors"][0]["message"].as_str().unwrap().starts_with("unmarshalling db field ClientPeerID")
+    );
     let empty = call(&sim, "BoostDummyDeal", json!([{}])).await.unwrap();
     assert_eq!(empty["Reason"], "failed validation: proposal PieceCID undefined");
+    let error = sim.restart_boost().await.unwrap_err().to_string();
+    assert!(error.starts_with("failed to list active deals: unmarshalling db field"), "{error}");
+    assert!(tokio::net::TcpStream::connect(sim.rpc_addr()).await.is_err());
 }
 
 #[tokio::test]

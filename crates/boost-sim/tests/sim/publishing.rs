@@ -48,7 +48,12 @@ async fn a_batch_waits_for_its_period_or_for_a_person() {
         deal_when(&sim, uuid, |deal| deal.checkpoint == Checkpoint::Transferred).await;
     }
     let pending = || data(&sim, "{ dealPublish { MaxDealsPerMsg Deals { ID IsLegacy } } }");
-    while pending().await["dealPublish"]["Deals"].as_array().unwrap().len() < 2 {}
+    for _attempt in 0..3000 {
+        if pending().await["dealPublish"]["Deals"].as_array().unwrap().len() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(data(&sim, "mutation { dealPublishNow }").await["dealPublishNow"], true);
     for uuid in &uuids {
         assert_eq!(rested(&sim, uuid).await.checkpoint, Checkpoint::IndexedAndAnnounced);
