@@ -16,7 +16,7 @@ use crate::iterations::{SeededRng, iterations};
 const MINER: &str = "f01000";
 const IMPORT: &str = "Filecoin.MarketImportDealData";
 const LIST: &str = "Filecoin.MarketListIncompleteDeals";
-/// Deals that an agent may have in hand for one miner.
+/// Deals that a pass may have in hand for one miner.
 const IN_HAND_MAX: usize = 2048;
 /// Deals that are drained for each list of the market, at least.
 const DEALS_A_LIST: usize = 10;
@@ -142,7 +142,7 @@ async fn a_large_backlog_that_waits_delays_no_other_deal_and_stays_quiet() {
     assert!(peak <= 100 + all / DEALS_A_MIB, "{counted}");
 }
 
-/// More deals than an agent may have in hand, at a market that goes on listing what was imported as waiting
+/// More deals than a pass may have in hand, at a market that goes on listing what was imported as waiting
 /// for its data.
 async fn more_than_may_be_in_hand(name: &'static str, command: &str) {
     let seeded = SeededRng::of(name);
@@ -165,12 +165,14 @@ async fn more_than_may_be_in_hand(name: &'static str, command: &str) {
     let started = Instant::now();
     let mut agent = cluster.miner_with(command);
     let called = || cluster.env.sim.count(IMPORT);
-    eventually!(within Duration::from_secs(600), called() >= IN_HAND_MAX, "as many as may be in hand are called");
+    // A pass waits for each call in its try; an agent that runs leaves the deals to looks that they share.
+    let (calls, leases) = if command == "import" { (IN_HAND_MAX, IN_HAND_MAX) } else { (count, 0) };
+    eventually!(within Duration::from_secs(600), called() >= calls, "as many as may be in hand are called");
     let full = started.elapsed();
     sleep(Duration::from_secs(5)).await;
     let claimed = doc! { "claim": { "$exists": true } };
     let claimed = cluster.env.deals().count_documents(claimed).await.unwrap();
-    assert_eq!((called(), claimed), (IN_HAND_MAX, u64::try_from(IN_HAND_MAX).unwrap()));
+    assert_eq!((called(), claimed), (calls, u64::try_from(leases).unwrap()));
     cluster.env.sim.clear_faults();
     let all = u64::try_from(count).unwrap();
     eventually!(within Duration::from_secs(600), cluster.env.imported_count().await.unwrap() == all, "all are imported");
@@ -180,12 +182,12 @@ async fn more_than_may_be_in_hand(name: &'static str, command: &str) {
     }
     seeded.tell(
         1,
-        &format!("{count} deals, hands full after {full:?}, all imported after {:?}", started.elapsed()),
+        &format!("{count} deals, {calls} called after {full:?}, all imported after {:?}", started.elapsed()),
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_whose_hands_are_full_takes_nothing_more_and_loses_nothing() {
+async fn deals_that_wait_for_the_markets_word_hold_no_lease_and_keep_none_waiting() {
     more_than_may_be_in_hand("in-hand-run", "run").await;
 }
 

@@ -28,8 +28,11 @@ const WRITERS: &[(&str, &[&str])] = &[
     ("fail_piece", CLIENT),
     ("claim", MINER),
     ("renew", MINER),
+    ("renew_many", MINER),
     ("record_import_call", MINER),
     ("finish", MINER),
+    ("settle_handed", MINER),
+    ("adopt", MINER),
     ("release_impossible", MINER),
     ("retry_imports", MINER),
     ("make_due_awaiting", MINER),
@@ -46,7 +49,8 @@ const WRITERS: &[(&str, &[&str])] = &[
 ];
 
 /// What the driver writes with.
-const WRITES: [&str; 8] = [
+const WRITES: [&str; 9] = [
+    ".update_deals(",
     ".update_one(",
     ".update_many(",
     ".insert_one(",

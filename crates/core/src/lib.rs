@@ -32,6 +32,8 @@ pub mod rpc;
 
 pub mod lotus;
 
+pub mod boost;
+
 pub mod store;
 
 pub mod car_server;

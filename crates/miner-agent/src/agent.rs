@@ -20,7 +20,7 @@ use crate::config::{Config, Setting};
 use crate::dispatch::one_try::owner_name;
 use crate::dispatch::worker::Worker;
 use crate::error::AgentError;
-use crate::import::ImportContext;
+use crate::import::{Confirm, ImportContext, adopt};
 use crate::market::Market;
 use crate::market::chain_head::{Head, full_node};
 use crate::market::node::{Environment, NodeAddress, NodeError};
@@ -64,7 +64,13 @@ impl Agent {
         let mut contexts = Vec::new();
         for entry in &config.miners {
             let section = config.market_section(entry);
-            let address = NodeAddress { section, env, timeouts: config.call_timeouts() };
+            let address = NodeAddress {
+                section,
+                env,
+                timeouts: config.call_timeouts(),
+                market: entry.market,
+                graphql: entry.graphql_url().unwrap_or_default(),
+            };
             match address.node() {
                 // A node that is down has no address in its repository; the worker looks again.
                 Ok(_) | Err(NodeError::Address(EndpointError::Repo { .. })) => {}
@@ -83,6 +89,8 @@ impl Agent {
                 folder_guard: Arc::clone(&folder_guard),
                 standing: Arc::default(),
                 own_ends: Arc::default(),
+                confirm: Confirm::default(),
+                handed: Arc::default(),
                 retry: retry.clone(),
                 setting: Arc::clone(&setting),
             });
@@ -137,7 +145,7 @@ impl Agent {
             let stop = shutdown.token().clone();
             let worker = Worker::new(context.clone(), owner.clone(), Arc::clone(wake), stop.clone());
             supervisor.spawn(format!("imports of {miner}"), async move {
-                worker.run().await;
+                Box::pin(worker.run()).await;
                 Ok::<(), AgentError>(())
             });
             let (reported, ending, agent) = (context.clone(), shutdown.token().clone(), owner.clone());
@@ -147,6 +155,13 @@ impl Agent {
                 ending.run_until_cancelled(report).await;
                 Ok::<(), AgentError>(())
             });
+            if self.setting.adopt {
+                let (context, wake, stop) = (context.clone(), Arc::clone(wake), stop.clone());
+                supervisor.spawn(format!("adoption for {miner}"), async move {
+                    adopt::keep_adopting(&context, &wake, &stop).await;
+                    Ok::<(), AgentError>(())
+                });
+            }
             let (context, wake) = (context.clone(), Arc::clone(wake));
             supervisor.spawn(format!("provider view of {miner}"), async move {
                 provider_sync::follow(&context, &wake, &stop).await;

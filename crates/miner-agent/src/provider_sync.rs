@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::import::ImportContext;
 use crate::import::own_ends::OwnEnds;
+use crate::market::Freshness;
 use crate::market::listed_deal::{DataState, ListedDeal};
 use crate::market::listing::Listing;
 
@@ -95,7 +96,7 @@ impl FullPollSchedule {
     fn polled(&mut self, which: PollScope) {
         match which {
             PollScope::All => *self = Self { last: Some(Instant::now()), polls_since: 0 },
-            PollScope::Changing => self.polls_since += 1,
+            PollScope::Changing | PollScope::Publishing => self.polls_since += 1,
         }
     }
 }
@@ -113,11 +114,14 @@ pub async fn poll_once(
     wake: &Notify,
 ) -> Result<usize, PollError> {
     let (store, miner) = (&context.store, context.market.miner());
+    // Such a market is asked for each deal alone. Deals that wait are looked at in their turn, handed ones by
+    // `import::confirm`, and of a deal in a sector it has nothing more to tell.
+    let scope = if context.market.reads_later() { PollScope::Publishing } else { scope };
     let (mut changed, mut followed, mut looked_again) = (0, 0, 0_u32);
     let mut deals = store.provider_followed(miner, scope).await?;
     while let Some(page) = deals.page().await? {
         followed += page.len();
-        let listing = context.market.recent_listing().await?;
+        let listing = context.market.listing(&proposal_cids(&page), Freshness::Recent).await?;
         let mut found = Findings::default();
         for deal in &page {
             found.add(deal, &listing, &context.own_ends, unknown_ends);
@@ -128,7 +132,8 @@ pub async fn poll_once(
         }
         if !found.backward.is_empty() {
             // Another agent of this miner may have recorded a later list.
-            let listing = context.market.fresh_listing().await?;
+            let deals: Vec<&str> = found.backward.iter().map(|(deal, _)| *deal).collect();
+            let listing = context.market.listing(&deals, Freshness::Fresh).await?;
             for (deal, was) in found.backward {
                 let view = listing.deal(deal).map(|listed| listed.view.clone());
                 found.views.extend(view.map(|view| NewView { deal, was, view }));
@@ -153,6 +158,10 @@ pub async fn poll_once(
     context.own_ends.polled();
     debug!({ fields::MINER } = miner, ?scope, followed, changed, "provider view recorded");
     Ok(changed)
+}
+
+fn proposal_cids(page: &[OfflineDealDoc]) -> Vec<&str> {
+    page.iter().filter_map(|deal| deal.dealcid.as_deref()).collect()
 }
 
 /// What follows from a page of recorded deals beside the market's list; deals by their proposal CIDs.
@@ -199,9 +208,11 @@ impl<'a> Findings<'a> {
             && match &listed.data {
                 DataState::Received => true,
                 // Ended by this agent, by another agent of the miner, or by another user of the database.
-                DataState::Awaited => unknown_ends == UnknownEnds::LookAgain && own_ends.is_unknown(deal),
+                DataState::Awaited | DataState::Refused { .. } => {
+                    unknown_ends == UnknownEnds::LookAgain && own_ends.is_unknown(deal)
+                }
                 DataState::Failed(_) => deal.is_on_chain(),
-                DataState::NotYet(_) => false,
+                DataState::NotYet(_) | DataState::Taking => false,
             };
         if deal.isdeal != Some(1) && may_be_imported {
             self.to_look_again.push(proposal_cid);
@@ -238,7 +249,7 @@ fn is_accepted(recorded: Option<&ProviderViewDoc>, seen: &ListedDeal) -> bool {
 /// the closing, so another one decides.
 async fn reopen(context: &ImportContext, suspected: &[&str]) -> Result<usize, PollError> {
     let (store, miner) = (&context.store, context.market.miner());
-    let listing = context.market.fresh_listing().await?;
+    let listing = context.market.listing(suspected, Freshness::Fresh).await?;
     let mut reopened = 0;
     for proposal_cid in suspected {
         let is_false = listing.deal(proposal_cid).is_some_and(ListedDeal::awaits_data);

@@ -1,4 +1,5 @@
-//! What an operator can do about a failed call to a Lotus node: which token, which release, which address.
+//! What an operator can do about a failed call to a Lotus or Boost node: which token, which release, which
+//! address.
 
 use crate::error_chain::Hint;
 use crate::rpc::RpcError;
@@ -9,6 +10,8 @@ fn token_maker(method: &str) -> (&'static str, &'static str) {
     match name {
         "ActorAddress" | "MarketListIncompleteDeals" | "MarketImportDealData" => ("lotus-miner", "write"),
         "DealsImportData" => ("lotus-miner", "admin"),
+        "MarketGetAsk" => ("boostd", "admin"),
+        boost if boost.starts_with("Boost") => ("boostd", "admin"),
         _ => ("lotus", "admin"),
     }
 }
@@ -39,6 +42,10 @@ impl Hint for RpcError {
                     None => "the token lacks a permission".to_owned(),
                 })
             }
+            Self::MethodNotFound { method, .. } if token_maker(method).0 == "boostd" => Some(
+                "is that address the JSON-RPC of boostd (port 1288), and its release v1.5.0 or later?"
+                    .to_owned(),
+            ),
             Self::MethodNotFound { .. } => Some(
                 "Lotus removed its storage market in v1.27.1; the last release with it is v1.27.0".to_owned(),
             ),
@@ -63,6 +70,7 @@ mod tests {
             ("Filecoin.MarketListIncompleteDeals", "`lotus-miner auth create-token --perm write`"),
             ("Filecoin.DealsImportData", "`lotus-miner auth create-token --perm admin`"),
             ("Filecoin.ClientListDeals", "`lotus auth create-token --perm admin`"),
+            ("Filecoin.BoostOfflineDealWithData", "`boostd auth create-token --perm admin`"),
         ] {
             let hint = RpcError::Unauthorized { method, endpoint: endpoint(), status: 401 }.hint();
             assert!(hint.as_deref().is_some_and(|hint| hint.contains(command)), "{method}: {hint:?}");

@@ -61,6 +61,8 @@ const NAMES: [&str; 31] = [
 impl DealStatus {
     /// Before anything is known.
     pub const UNKNOWN: Self = Self(0);
+    /// `StorageDealSealing`: the data is in a sector, which is being sealed.
+    pub const SEALING: Self = Self(5);
     /// Sealed and on chain.
     pub const ACTIVE: Self = Self(7);
     /// Ran to its end.

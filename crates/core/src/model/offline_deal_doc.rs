@@ -72,6 +72,10 @@ pub struct OfflineDealDoc {
     /// Number on chain, once published.
     #[serde(deserialize_with = "stored::opt_integer")]
     pub dealid: Option<i64>,
+    /// Whether miner-agent found the deal at its market, without a record of a client: its CAR is known by
+    /// its piece CID alone.
+    #[serde(deserialize_with = "stored::opt_flag")]
+    pub adopted: Option<bool>,
     /// The lease on the import.
     pub claim: Option<ClaimDoc>,
     /// The state of the import. Written by miner-agent; client-agent writes it only where it reopens a deal.
@@ -123,6 +127,9 @@ pub enum ImportState {
     Waiting,
     /// The last try failed in a way that may pass: tried again with growing pauses.
     Retrying,
+    /// The market was given the data, and has neither confirmed nor refused it yet. Nothing is called, and
+    /// no lease is held: the market's own state of the deal decides.
+    Handed,
     /// Failed too often: tried again when an operator asks, or a file it waits for arrives.
     SetAside,
     /// Its start epoch can no longer be met. Final.
@@ -145,6 +152,7 @@ impl ImportState {
         match self {
             Self::Waiting => "waiting",
             Self::Retrying => "retrying",
+            Self::Handed => "handed",
             Self::SetAside => "setaside",
             Self::Missed => "missed",
             Self::Failed => "failed",
@@ -169,6 +177,12 @@ pub struct ImportDoc {
     /// Not tried again before this (server time).
     #[serde(deserialize_with = "stored::opt_time")]
     pub nexttry: Option<DateTime>,
+    /// When the market was given the data (server time).
+    #[serde(deserialize_with = "stored::opt_time")]
+    pub handedtime: Option<DateTime>,
+    /// PADDED size in bytes of the piece that the market was given.
+    #[serde(deserialize_with = "stored::opt_integer")]
+    pub handedbytes: Option<i64>,
     /// The CAR that was handed to the provider, as its market process sees it.
     #[serde(deserialize_with = "stored::opt_text")]
     pub path: Option<String>,

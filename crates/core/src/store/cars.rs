@@ -110,9 +110,17 @@ impl Store {
 
     /// The same, with the errors of the unreadable documents.
     pub async fn payload_cars(&self, payload_cid: &str) -> Result<PayloadCars, StoreError> {
+        self.cars_that(doc! { "filecid": payload_cid }).await
+    }
+
+    /// All CARs recorded with this piece CID, as [`Self::payload_cars`].
+    pub async fn piece_cars(&self, piece_cid: &str) -> Result<PayloadCars, StoreError> {
+        self.cars_that(doc! { "piececid": piece_cid }).await
+    }
+
+    async fn cars_that(&self, filter: Document) -> Result<PayloadCars, StoreError> {
         let order = doc! { "replacedtime": 1, "updatedtime": -1 };
-        let cursor =
-            self.bounded("cars find", self.cars.find(doc! { "filecid": payload_cid }).sort(order)).await?;
+        let cursor = self.bounded("cars find", self.cars.find(filter).sort(order)).await?;
         let mut found = PayloadCars::default();
         for document in self.drain("cars find", cursor).await? {
             match decode(COLLECTION, document) {

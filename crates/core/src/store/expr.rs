@@ -73,7 +73,9 @@ pub(super) fn import_is_final() -> Document {
     doc! { "$in": ImportState::FINAL.to_vec() }
 }
 
-/// Matches states of `import` in which another try is made.
+/// Matches states of `import` in which another try is made. A deal that was handed over waits for its
+/// market's word, and is no due deal (`handed`).
 pub(super) fn import_goes_on() -> Document {
-    doc! { "$nin": ImportState::FINAL.to_vec() }
+    let over = [ImportState::FINAL.as_slice(), &[ImportState::Handed]].concat();
+    doc! { "$nin": over }
 }

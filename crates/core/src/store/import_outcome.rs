@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bson::doc;
+use bson::{Document, doc};
 
 use crate::model::ImportState;
 use crate::store::Store;
@@ -20,6 +20,15 @@ pub enum ImportOutcome {
     Done {
         /// What was handed to the provider; `None` if it had the data already.
         path: Option<String>,
+    },
+    /// The market was given the data, and has neither confirmed nor refused it yet.
+    Handed {
+        /// What was handed to the provider; `None` if it was recorded before.
+        path: Option<String>,
+        /// PADDED size of the piece in bytes.
+        piece_bytes: u64,
+        /// The pause before the market is asked again.
+        after: Duration,
     },
     /// Something is missing so far; this is no failure.
     Waiting {
@@ -112,51 +121,7 @@ impl Store {
     /// Writes the result of a try and releases the lease. Returns `false` if the lease was lost and nothing
     /// was written.
     pub async fn finish(&self, claim: &Claim, settled: &Settled) -> Result<bool, StoreError> {
-        let Settled { outcome, view, is_answered, is_other_piece } = settled;
-        let mut set = doc! { "updatedtime": NOW };
-        let mut unset = vec!["claim"];
-        if *is_answered {
-            unset.extend(["import.pendingcall", "import.caller"]);
-        }
-        if let ImportOutcome::Done { path } = outcome {
-            set.insert("isdeal", 1_i32);
-            set.insert("import.importedtime", NOW);
-            if let Some(path) = path {
-                set.insert("import.path", doc! { "$literal": path });
-            }
-            unset.extend(["import.reason", "import.piecemismatch"]);
-        }
-        set.insert("import.state", outcome.state());
-        if *is_other_piece {
-            set.insert("import.piecemismatch", true);
-        }
-        if let Some(reason) = outcome.reason() {
-            set.insert("import.reason", doc! { "$literal": reason });
-        }
-        // A wrong file does not count as a failure of the deal, because another file may come.
-        if let ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. } = outcome
-            && outcome.awaited_files().is_empty()
-        {
-            set.insert("import.attempts", one_more("$import.attempts"));
-        }
-        match outcome {
-            // The deal is due at once, and does not count as one that has waited.
-            ImportOutcome::Waiting { after: Duration::ZERO, .. } => unset.push("import.nexttry"),
-            ImportOutcome::Waiting { after, .. } | ImportOutcome::Retrying { after, .. } => {
-                set.insert("import.nexttry", from_now(*after));
-            }
-            _ => unset.push("import.nexttry"),
-        }
-        match outcome.awaited_files() {
-            [] => unset.push("import.awaitedfiles"),
-            files => {
-                set.insert("import.awaitedfiles", doc! { "$literal": files });
-            }
-        }
-        if let Some(view) = view {
-            set.insert("provider", view.document());
-        }
-        let update = vec![doc! { "$set": set }, doc! { "$unset": unset }];
+        let update = update_of(settled);
         let result = self.bounded("finish", self.deals.update_one(claim.filter(), update)).await?;
         Ok(result.matched_count == 1)
     }
@@ -173,11 +138,77 @@ impl Store {
                 "import.putback": one_more("$import.putback"),
                 "updatedtime": NOW,
             } },
-            doc! { "$unset": ["import.nexttry", "import.importedtime", "claim"] },
+            doc! { "$unset": ["import.nexttry", "import.importedtime", "import.handedtime", "claim"] },
         ];
         let result = self.bounded("put back", self.deals.update_one(filter, update)).await?;
         Ok(result.matched_count == 1)
     }
+}
+
+/// The update that writes the result of a try. It releases the lease.
+pub(super) fn update_of(settled: &Settled) -> Vec<Document> {
+    let Settled { outcome, view, is_answered, is_other_piece } = settled;
+    let mut set = doc! { "updatedtime": NOW };
+    let mut unset = vec!["claim"];
+    if *is_answered {
+        unset.extend(["import.pendingcall", "import.caller"]);
+    }
+    if let ImportOutcome::Done { path } = outcome {
+        set.insert("isdeal", 1_i32);
+        set.insert("import.importedtime", NOW);
+        if let Some(path) = path {
+            set.insert("import.path", doc! { "$literal": path });
+        }
+        unset.extend(["import.reason", "import.piecemismatch"]);
+    }
+    match outcome {
+        ImportOutcome::Handed { path, piece_bytes, .. } => {
+            // The first hand-over counts: a look that finds nothing new writes the pause alone.
+            set.insert("import.handedtime", doc! { "$ifNull": ["$import.handedtime", NOW] });
+            set.insert("import.handedbytes", i64::try_from(*piece_bytes).unwrap_or(i64::MAX));
+            if let Some(path) = path {
+                set.insert("import.path", doc! { "$literal": path });
+            }
+            unset.push("import.reason");
+        }
+        _ => unset.extend(["import.handedtime", "import.handedbytes"]),
+    }
+    set.insert("import.state", outcome.state());
+    if *is_other_piece {
+        set.insert("import.piecemismatch", true);
+    }
+    if let Some(reason) = outcome.reason() {
+        set.insert("import.reason", doc! { "$literal": reason });
+    }
+    // A wrong file does not count as a failure of the deal, because another file may come.
+    if let ImportOutcome::Retrying { .. } | ImportOutcome::SetAside { .. } = outcome
+        && outcome.awaited_files().is_empty()
+    {
+        set.insert("import.attempts", one_more("$import.attempts"));
+    }
+    match outcome {
+        // A pause of nothing: due at once, and not counted as a deal that has waited.
+        ImportOutcome::Waiting { after: Duration::ZERO, .. }
+        | ImportOutcome::Done { .. }
+        | ImportOutcome::SetAside { .. }
+        | ImportOutcome::Missed { .. }
+        | ImportOutcome::Failed { .. } => unset.push("import.nexttry"),
+        ImportOutcome::Handed { after, .. }
+        | ImportOutcome::Waiting { after, .. }
+        | ImportOutcome::Retrying { after, .. } => {
+            set.insert("import.nexttry", from_now(*after));
+        }
+    }
+    match outcome.awaited_files() {
+        [] => unset.push("import.awaitedfiles"),
+        files => {
+            set.insert("import.awaitedfiles", doc! { "$literal": files });
+        }
+    }
+    if let Some(view) = view {
+        set.insert("provider", view.document());
+    }
+    vec![doc! { "$set": set }, doc! { "$unset": unset }]
 }
 
 impl ImportOutcome {
@@ -185,6 +216,7 @@ impl ImportOutcome {
     pub fn state(&self) -> ImportState {
         match self {
             Self::Done { .. } => ImportState::Done,
+            Self::Handed { .. } => ImportState::Handed,
             Self::Waiting { .. } => ImportState::Waiting,
             Self::Retrying { .. } => ImportState::Retrying,
             Self::SetAside { .. } => ImportState::SetAside,
@@ -196,7 +228,7 @@ impl ImportOutcome {
     /// Why the deal is not imported; `None` if it is.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Done { .. } => None,
+            Self::Done { .. } | Self::Handed { .. } => None,
             Self::Waiting { reason, .. }
             | Self::Retrying { reason, .. }
             | Self::SetAside { reason, .. }
@@ -216,7 +248,7 @@ impl ImportOutcome {
             Self::Waiting { files, .. } | Self::Retrying { files, .. } | Self::SetAside { files, .. } => {
                 files
             }
-            Self::Done { .. } | Self::Missed { .. } | Self::Failed { .. } => &[],
+            Self::Done { .. } | Self::Handed { .. } | Self::Missed { .. } | Self::Failed { .. } => &[],
         }
     }
 }

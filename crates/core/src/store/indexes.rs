@@ -106,6 +106,9 @@ impl Store {
             // Deals to be retried, apart from deals that only wait.
             wanted("carferry_retrying", doc! { "miner": 1, "import.nexttry": 1 })
                 .partial(doc! { "isdeal": 0, "import.state": ImportState::Retrying }),
+            // Deals that were handed over, which are as many as a market has in hand.
+            wanted("carferry_handed", doc! { "miner": 1, "import.nexttry": 1, "import.state": 1 })
+                .partial(doc! { "isdeal": 0, "import.state": ImportState::Handed }),
             // Holds the deals under a lease only.
             wanted("carferry_claims", doc! { "miner": 1, "claim.until": 1 })
                 .partial(doc! { "isdeal": 0, "claim.until": { "$exists": true } }),

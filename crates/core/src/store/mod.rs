@@ -5,6 +5,7 @@
 //! repeated; documents are changed by field, never replaced; times are the server's (`$$NOW`), so that the
 //! agents' clocks do not matter.
 
+mod adopted;
 mod bounded;
 mod cars;
 mod clients;
@@ -17,6 +18,7 @@ mod driver_error;
 mod error;
 mod expr;
 mod failures;
+mod handed;
 mod import_outcome;
 mod import_queue;
 mod indexes;
@@ -45,6 +47,7 @@ use mongodb::options::{
 use mongodb::{Client, Collection, Database};
 
 use crate::config::MongoTarget;
+pub use crate::store::adopted::AdoptedDeal;
 pub use crate::store::cars::{PayloadCars, VerifyDue};
 pub use crate::store::clients::shut_down_after;
 pub use crate::store::commitments::Unpublished;
@@ -53,6 +56,7 @@ pub use crate::store::deals::{DealCounts, StoredDeal};
 pub use crate::store::driver_error::DriverError;
 pub use crate::store::error::StoreError;
 pub use crate::store::failures::{Failure, FailuresOf};
+pub use crate::store::handed::{HandedDeal, HandedTotals};
 pub use crate::store::import_outcome::{CallRecord, ImportOutcome, Settled};
 pub use crate::store::import_queue::{DueId, DueIds, PendingCounts};
 pub use crate::store::indexes::{IndexReport, IndexUser, MADE_AT_START};

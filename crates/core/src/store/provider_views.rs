@@ -14,6 +14,8 @@ use crate::store::pages::{DEALS_AT_ONCE, DealPages};
 pub struct ProviderView {
     /// State.
     pub status: DealStatus,
+    /// The market's own word for the state, where it is not Lotus'.
+    pub name: Option<&'static str>,
     /// Its message.
     pub message: String,
     /// Number on chain, once published.
@@ -25,7 +27,7 @@ impl ProviderView {
     pub(super) fn document(&self) -> Document {
         doc! {
             "status": self.status.stored(),
-            "statusname": { "$literal": self.status.name() },
+            "statusname": { "$literal": self.name.map_or_else(|| self.status.name(), str::to_owned) },
             "message": { "$literal": &self.message },
             "dealid": self.deal_id.map(DealId::stored),
             "updatedtime": NOW,
@@ -55,6 +57,8 @@ pub enum PollScope {
     /// All of these except deals that are closed and active at the provider: such deals stay so for years,
     /// and a large provider has a million of them.
     Changing,
+    /// Deals that are closed and not yet in a sector, at a market that is asked for one deal at a time.
+    Publishing,
 }
 
 /// The filter of [`PollScope::Changing`], as ranges of the index `carferry_followed`, so that nothing else is
@@ -81,6 +85,11 @@ impl Store {
                 { "status": { "$nin": numbers(&DealStatus::FINAL) } },
             ] },
             PollScope::Changing => moving(),
+            PollScope::Publishing => {
+                let settled =
+                    [DealStatus::FINAL.as_slice(), &[DealStatus::ACTIVE, DealStatus::SEALING]].concat();
+                doc! { "isdeal": 1, "provider.status": { "$nin": numbers(&settled) } }
+            }
         };
         let mut all = doc! { "miner": written_as(miner), "dealcid": { "$type": "string" } };
         all.extend(filter);

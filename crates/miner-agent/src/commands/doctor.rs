@@ -32,15 +32,19 @@ pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
                 match context.market.identify().await {
                     Ok(node) => {
                         let endpoint = node.endpoint();
-                        checks.push(Check::ok(&subject, format!("{endpoint} works for this miner")));
+                        checks.push(Check::ok(
+                            &subject,
+                            format!("{endpoint} works for this miner ({})", node.market_name()),
+                        ));
                         let found = context.market.endpoint();
                         checks.extend(found.and_then(|found| doctor::token_in_clear(&subject, &found)));
                         let answers = check_node(&subject, &node, context.market.method()).await;
                         checks.extend(answers.checks);
-                        checks.push(match answers.listed {
-                            Ok(listed) => deals_check(&subject, context, listed).await,
-                            Err(check) => check,
-                        });
+                        match answers.listed {
+                            Ok(Some(listed)) => checks.push(deals_check(&subject, context, listed).await),
+                            Ok(None) => {}
+                            Err(check) => checks.push(check),
+                        }
                     }
                     Err(error) => checks.push(Check::of_error(
                         &subject,

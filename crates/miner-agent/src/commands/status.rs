@@ -148,6 +148,7 @@ pub(crate) fn line(deal: &OfflineDealDoc, now: DateTime, agent: Option<&AgentLin
         (Some(_), _) => "working",
         (None, Some(ImportState::Waiting | ImportState::Unknown)) => "waiting",
         (None, Some(ImportState::Retrying)) => "retrying",
+        (None, Some(ImportState::Handed)) => "handed over",
         (None, Some(ImportState::SetAside)) => "set aside",
         (None, Some(ImportState::Missed)) => "missed",
         (None, Some(ImportState::Failed)) => "failed",

@@ -15,10 +15,12 @@ use carferry_core::rpc::CallTimeouts;
 use carferry_core::store::{LEASE_MAX, PAUSE_MAX};
 use serde::Deserialize;
 use serde::de::Deserializer;
+use url::Url;
 
 use crate::car_files::locate::Places;
 use crate::market::ImportMethod;
 use crate::market::chain_head::HeadSource;
+use crate::market::node::MarketKind;
 
 /// Everything that is configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -59,6 +61,11 @@ pub struct MinerEntry {
     /// The miner's address, as the deals name it.
     #[serde(deserialize_with = "human::text::deserialize")]
     pub miner: String,
+    /// Which market it runs.
+    pub market: MarketKind,
+    /// URL of Boost's GraphQL, where it is not on the host of the API at port 8080.
+    #[serde(deserialize_with = "human::optional_text::deserialize")]
+    pub graphql: Option<String>,
     /// URL or multiaddr of its market node.
     #[serde(deserialize_with = "human::optional_text::deserialize")]
     pub endpoint: Option<String>,
@@ -75,6 +82,18 @@ pub struct MinerEntry {
     /// A PEM file with the authority that signed the node's certificate.
     #[serde(deserialize_with = "human::optional_path::deserialize")]
     pub tls_ca_file: Option<PathBuf>,
+}
+
+impl MinerEntry {
+    /// The URL of Boost's GraphQL, or what is wrong with it. It has no token, so it is not encrypted.
+    pub fn graphql_url(&self) -> Result<Option<Url>, String> {
+        let Some(text) = &self.graphql else { return Ok(None) };
+        let url = Url::parse(text).map_err(|error| format!("\"{text}\" is no URL: {error}"))?;
+        if url.scheme() != "http" || !url.has_host() {
+            return Err(format!("\"{text}\" does not begin with http://"));
+        }
+        Ok(Some(url))
+    }
 }
 
 /// Entries, or the miners' addresses alone.
@@ -137,6 +156,8 @@ pub struct Setting {
     /// How long a folder may take to tell of one file, before it is passed over.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub file_timeout: Duration,
+    /// Whether deals without a record are looked for at the markets.
+    pub adopt: bool,
     /// How long running imports may go on after a signal.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub grace_period: Duration,
@@ -187,6 +208,12 @@ const OWN_KEYS: &[Key] = &[
         .or("60s"),
     Key::new("setting.fileTimeout", Kind::Duration, "How long a folder may take before it is passed over")
         .or("15s"),
+    Key::new(
+        "setting.adopt",
+        Kind::Bool,
+        "Import deals, too, that a market waits for and no client has recorded",
+    )
+    .or("false"),
     Key::new("setting.gracePeriod", Kind::Duration, "How long running imports may go on after a signal")
         .or("30s"),
     Key::new("setting.databaseTimeout", Kind::Duration, "Longest time one MongoDB call may take").or("10s"),
@@ -275,6 +302,13 @@ impl Config {
             let miner = entry.miner.parse::<MinerId>().map_err(|error| {
                 conflict("miners.miner", &error.to_string(), "write the miner's ID address: f01234")
             })?;
+            if let Err(problem) = entry.graphql_url() {
+                return Err(conflict(
+                    "miners.graphql",
+                    &problem,
+                    "write the URL of boostd's GraphQL, such as http://127.0.0.1:8080",
+                ));
+            }
             if !seen.insert(miner) {
                 let problem = format!("{} stands there twice", entry.miner);
                 return Err(conflict("miners.miner", &problem, "keep one entry per miner"));
@@ -306,7 +340,17 @@ impl Config {
 
     /// How the market node of this entry is reached: by the entry's own keys, else by the section `lotus`.
     pub fn market_section(&self, entry: &MinerEntry) -> LotusSection {
-        let MinerEntry { miner: _, endpoint, token, token_file, api_info, repo, tls_ca_file } = entry.clone();
+        let MinerEntry {
+            miner: _,
+            market: _,
+            graphql: _,
+            endpoint,
+            token,
+            token_file,
+            api_info,
+            repo,
+            tls_ca_file,
+        } = entry.clone();
         let tls_ca_file = tls_ca_file.or_else(|| self.lotus.tls_ca_file.clone());
         let own_address = endpoint.is_some() || api_info.is_some() || repo.is_some();
         let own_token = token.is_some() || token_file.is_some();

@@ -38,8 +38,10 @@ impl Worker {
                 self.due.read(due, began.elapsed());
                 self.context.retry.record_answer();
             }
-            if !self.due.is_empty() && self.others_looked.is_none_or(|last| last.elapsed() >= OTHERS_INTERVAL)
-            {
+            // The deals that such a market has in hand count, and each hand-over changes their number.
+            let is_stale = market.reads_later()
+                || self.others_looked.is_none_or(|last| last.elapsed() >= OTHERS_INTERVAL);
+            if !self.due.is_empty() && is_stale {
                 self.look_at_others().await?;
                 if self.slots.are_others_only() {
                     return Ok(None);

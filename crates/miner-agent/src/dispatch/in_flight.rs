@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bson::Bson;
 
-/// Maximum deals under this process's leases at a time. Most of them are called, and wait for the listing
-/// that confirms them.
+/// Maximum deals under this process's leases at a time. Only a pass comes near it: its tries wait for the
+/// market's word themselves.
 pub(super) const IN_FLIGHT_MAX: usize = 2048;
 
 /// Ids of the deals in flight.

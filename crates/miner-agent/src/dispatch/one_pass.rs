@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
 use carferry_core::model::OfflineDealDoc;
 use carferry_core::store::{ImportOutcome, PollScope, StoreError};
 use carferry_core::telemetry::fields;
@@ -11,10 +11,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::dispatch::one_try::Finished;
+use crate::dispatch::one_try::{Finished, log_confirmed};
 use crate::dispatch::pass::{PassError, Trouble};
 use crate::dispatch::worker::Worker;
+use crate::import::adopt::{AdoptError, adopt, unrecorded};
+use crate::import::confirm::confirm_due;
 use crate::import::{Assessment, ImportContext};
+use crate::market::Freshness;
+use crate::market::node::Remedy;
 use crate::provider_sync;
 use crate::provider_sync::UnknownEnds;
 
@@ -25,6 +29,8 @@ pub enum DealOutcome {
     Import,
     /// The provider has the data.
     Done,
+    /// The market has the file, and has not decided.
+    Handed,
     /// Something is not there yet.
     Waiting,
     /// The try failed, and another one follows.
@@ -45,6 +51,7 @@ impl DealOutcome {
         match self {
             Self::Import => "import",
             Self::Done => "done",
+            Self::Handed => "handed",
             Self::Waiting => "waiting",
             Self::Retrying => "retrying",
             Self::SetAside => "setaside",
@@ -100,6 +107,7 @@ impl DealLine {
     fn of_outcome(deal: &OfflineDealDoc, miner: &str, outcome: &ImportOutcome) -> Self {
         let (word, path, after) = match outcome {
             ImportOutcome::Done { path } => (DealOutcome::Done, path.clone(), None),
+            ImportOutcome::Handed { path, after, .. } => (DealOutcome::Handed, path.clone(), Some(after)),
             ImportOutcome::Waiting { after, .. } => (DealOutcome::Waiting, None, Some(after)),
             ImportOutcome::Retrying { after, .. } => (DealOutcome::Retrying, None, Some(after)),
             ImportOutcome::SetAside { .. } => (DealOutcome::SetAside, None, None),
@@ -124,7 +132,10 @@ impl DealLine {
 
     /// Whether a person should look at it.
     pub fn is_trouble(&self) -> bool {
-        !matches!(self.outcome, DealOutcome::Import | DealOutcome::Done | DealOutcome::Waiting)
+        !matches!(
+            self.outcome,
+            DealOutcome::Import | DealOutcome::Done | DealOutcome::Handed | DealOutcome::Waiting
+        )
     }
 }
 
@@ -146,7 +157,13 @@ pub async fn import_due(
     // Every try is followed by a pause that ends after this moment, unless the deal is due at once.
     let begun = context.store.server_time().await?;
     // The market's list tells which calls of other processes are over.
-    let _unlisted = context.market.recent_listing().await;
+    let _unlisted = context.market.listing(&[], Freshness::Recent).await;
+    confirm_handed(context).await;
+    if context.setting.adopt
+        && let Err(error) = adopt(context).await
+    {
+        return adopt_trouble(error).map(Some);
+    }
     let worker = Worker::one_pass(context.clone(), begun, stop.clone());
     match worker.run_pass(|finished| tell(DealLine::of_finished(&finished, miner))).await {
         Ok(()) => {}
@@ -154,6 +171,7 @@ pub async fn import_due(
         Err(PassError::Store(error)) => return Err(error),
     }
     if !stop.is_cancelled() {
+        confirm_handed(context).await;
         // The pass has ended: no worker waits for deals that become due.
         let unheard = Notify::new();
         let poll = provider_sync::poll_once(context, PollScope::All, UnknownEnds::Keep, &unheard);
@@ -162,6 +180,25 @@ pub async fn import_due(
         }
     }
     Ok(None)
+}
+
+/// The database's error, or what keeps the market from being worked with.
+fn adopt_trouble(error: AdoptError) -> Result<Trouble, StoreError> {
+    match error {
+        AdoptError::Store(error) => Err(error),
+        AdoptError::Market(_) => Ok(Trouble {
+            reason: with_hint(ErrorChain(&error).to_string(), error.hint()),
+            remedy: Remedy::Time,
+        }),
+    }
+}
+
+/// Records what the market says of deals that were handed over before.
+async fn confirm_handed(context: &ImportContext) {
+    let miner = context.market.miner();
+    if let Err(error) = confirm_due(context, log_confirmed).await {
+        warn!({ fields::MINER } = miner, error = %ErrorChain(&error), "handed deals are not confirmed");
+    }
 }
 
 /// Says of every deal of a miner that is due what would be done. Writes nothing.
@@ -177,13 +214,27 @@ pub async fn plan_due(
         return Ok(Some(Trouble::of_identity(&error)));
     }
     let miner = context.market.miner();
-    let due = context.store.due_deals(&[miner.to_owned()], PLANNED_MAX).await?;
+    let mut due = context.store.due_deals(&[miner.to_owned()], PLANNED_MAX).await?;
     if i64::try_from(due.len()).is_ok_and(|count| count == PLANNED_MAX) {
         warn!(
             { fields::MINER } = miner,
             deals = PLANNED_MAX,
             "more deals are due; only the first are looked at"
         );
+    }
+    if context.setting.adopt {
+        match unrecorded(context).await {
+            Ok(deals) => due.extend(deals.into_iter().map(|deal| OfflineDealDoc {
+                dealcid: Some(deal.proposal_cid),
+                filecid: deal.payload_cid,
+                piececid: Some(deal.piece_cid),
+                miner: Some(miner.to_owned()),
+                startepoch: Some(deal.start_epoch),
+                adopted: Some(true),
+                ..OfflineDealDoc::default()
+            })),
+            Err(error) => return adopt_trouble(error).map(Some),
+        }
     }
     for deal in due {
         match context.assess(&deal).await? {

@@ -8,7 +8,7 @@ use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::fsx;
 use carferry_core::model::OfflineDealDoc;
 use carferry_core::runtime::fail_point;
-use carferry_core::store::{CONNECTIONS_MAX, Claim, ImportOutcome};
+use carferry_core::store::{CONNECTIONS_MAX, Claim, HandedDeal, ImportOutcome, Settled};
 use carferry_core::telemetry::fields;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -64,8 +64,9 @@ pub(super) async fn try_deal(
     if !claim.unreadable.is_empty() {
         debug!(fields = claim.unreadable.join(", "), "fields that cannot be read are passed over");
     }
-    let outcome = context.reconcile(&claim, lost, slot).await;
+    let (outcome, slot) = context.reconcile(&claim, lost, slot).await;
     let outcome = record(context, &claim, outcome).await;
+    drop(slot);
     let next = next_try(context, &outcome, began).await;
     let elapsed = began.elapsed();
     log(&claim, &outcome, elapsed);
@@ -85,6 +86,9 @@ async fn record(context: &ImportContext, claim: &Claim, outcome: Outcome) -> Out
     }
     let written = context.retry.call("finish", || context.store.finish(claim, settled)).await;
     fail_point("import.finished");
+    if matches!(settled.outcome, ImportOutcome::Handed { .. }) {
+        context.handed.notify_one();
+    }
     match written {
         Ok(true) => outcome,
         Ok(false) => Outcome::LeaseLost,
@@ -132,7 +136,12 @@ fn log(claim: &Claim, outcome: &Outcome, elapsed: Duration) {
             );
         }
     };
-    let last_reason = claim.deal.import.as_ref().and_then(|import| import.reason.as_deref());
+    log_settled(&claim.deal, settled, elapsed);
+}
+
+/// Logs what was recorded of a deal.
+pub(super) fn log_settled(deal: &OfflineDealDoc, settled: &Settled, elapsed: Duration) {
+    let last_reason = deal.import.as_ref().and_then(|import| import.reason.as_deref());
     match &settled.outcome {
         ImportOutcome::Done { path: Some(path) } => {
             info!({ fields::PATH } = path, { fields::ELAPSED_MS } = fields::millis(elapsed), "imported");
@@ -140,6 +149,10 @@ fn log(claim: &Claim, outcome: &Outcome, elapsed: Duration) {
         ImportOutcome::Done { path: None } => {
             info!({ fields::ELAPSED_MS } = fields::millis(elapsed), "the provider has the data already");
         }
+        ImportOutcome::Handed { path: Some(path), .. } => {
+            info!({ fields::PATH } = path, { fields::ELAPSED_MS } = fields::millis(elapsed), "handed over");
+        }
+        ImportOutcome::Handed { path: None, .. } => debug!("the market has a file of the deal, and reads it"),
         ImportOutcome::Waiting { reason, after, .. } if last_reason == Some(reason) => {
             debug!(reason, { fields::RETRY_IN_MS } = fields::millis(*after), "still waiting");
         }
@@ -161,9 +174,15 @@ fn log(claim: &Claim, outcome: &Outcome, elapsed: Duration) {
     }
 }
 
+/// Logs what the market said of a deal that was handed over.
+pub(super) fn log_confirmed(handed: &HandedDeal, settled: &Settled, miner: &str) {
+    let _span = deal_span(&handed.deal, miner).entered();
+    log_settled(&handed.deal, settled, handed.age.unwrap_or_default());
+}
+
 /// The span of everything done for a deal.
-pub(super) fn deal_span(claim: &Claim, miner: &str) -> tracing::Span {
-    info_span!("reconcile", { fields::PROPOSAL_CID } = claim.deal.shown_dealcid(), { fields::MINER } = miner)
+pub(super) fn deal_span(deal: &OfflineDealDoc, miner: &str) -> tracing::Span {
+    info_span!("reconcile", { fields::PROPOSAL_CID } = deal.shown_dealcid(), { fields::MINER } = miner)
 }
 
 /// The name of this process in leases and call intents, unlike that of any other process.

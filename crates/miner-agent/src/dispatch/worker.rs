@@ -30,12 +30,15 @@ use tracing::{Instrument, debug, error, info, warn};
 use crate::dispatch::due_queue::Queue;
 use crate::dispatch::in_flight::{IN_FLIGHT_MAX, InFlight};
 use crate::dispatch::lease_renewal::{Leases, release_impossible};
-use crate::dispatch::one_try::{Finished, NextTry, SHELVED_FOR, deal_span, owner_name, try_deal};
+use crate::dispatch::one_try::{
+    Finished, NextTry, SHELVED_FOR, deal_span, log_confirmed, owner_name, try_deal,
+};
 use crate::dispatch::pass::{Pass, PassError, Trouble};
 use crate::dispatch::pause::{BREAKER, Claims, Pause};
-use crate::import::ImportContext;
 use crate::import::call_slots::{CallSlot, CallSlots};
+use crate::import::confirm::keep_confirming;
 use crate::import::outcome::Outcome;
+use crate::import::{Confirm, ImportContext};
 use crate::market::node::Remedy;
 
 /// The worker of one miner.
@@ -86,6 +89,7 @@ impl Worker {
 
     /// A worker that makes one pass over what is due at `begun`. It claims no deal before it may be called.
     pub(super) fn one_pass(context: ImportContext, begun: DateTime, stop: CancellationToken) -> Self {
+        let context = ImportContext { confirm: Confirm::InTheTry, ..context };
         let slots = CallSlots::without_ahead(context.setting.imports_per_miner);
         Self::with(context, owner_name(), Arc::default(), stop, slots, Some(Pass::new(begun)))
     }
@@ -122,6 +126,8 @@ impl Worker {
     /// Imports until the stop, then waits for running tries within the grace period.
     pub async fn run(mut self) {
         let (leases, context, wake) = (self.leases.clone(), self.context.clone(), Arc::clone(&self.wake));
+        // Ends with the tries, which may hand deals over until then.
+        let confirming = CancellationToken::new();
         let work = async {
             while !self.stop.is_cancelled() {
                 self.step().await;
@@ -132,6 +138,7 @@ impl Worker {
         tokio::select! {
             () = work => {}
             () = leases.keep(&context.store, context.setting.lease) => {}
+            () = keep_confirming(&context, &wake, log_confirmed, &confirming) => {}
             never = release_impossible(&context.store, context.market.miner(), context.setting.scan_interval, &wake) => {
                 match never {}
             }
@@ -182,7 +189,13 @@ impl Worker {
         // Cancel safety: a dropped `notified` has not taken its permit, `join_next` loses no result.
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = self.wake.notified(), if self.pause.is_open() => self.is_stale = true,
+            () = self.wake.notified(), if self.pause.is_open() => {
+                self.is_stale = true;
+                if self.context.market.reads_later() {
+                    // A deal that was confirmed leaves room for another.
+                    self.others_looked = None;
+                }
+            }
             () = self.slots.slot_freed() => {}
             () = sleep_until(idle) => self.is_stale = true,
             Some(ended) = self.running.join_next() => self.on_finished(ended),
@@ -260,7 +273,7 @@ impl Worker {
     fn spawn_try(&mut self, claim: Claim, mut slot: CallSlot) {
         slot.occupy();
         let context = self.context.clone();
-        let span = deal_span(&claim, context.market.miner());
+        let span = deal_span(&claim.deal, context.market.miner());
         let in_flight = self.in_flight.insert(&claim.id);
         let lease = self.leases.hold(&claim);
         let work = async move {
@@ -363,7 +376,7 @@ impl Worker {
                 self.pause_for_node(&format!("the market node is in trouble, pausing: {reason}"));
             }
             Outcome::Settled(settled) => match &settled.outcome {
-                ImportOutcome::Done { path: Some(_) } => {
+                ImportOutcome::Done { path: Some(_) } | ImportOutcome::Handed { path: Some(_), .. } => {
                     self.pause.succeeded();
                     self.node_pauses.reset();
                 }

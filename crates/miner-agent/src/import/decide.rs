@@ -6,6 +6,9 @@ use carferry_core::model::{ChainEpoch, ImportDoc};
 
 use crate::car_files::piece_check::NOT_THE_PIECE;
 
+/// The reason of a deal whose market took a file and still waits for one.
+pub const WITHOUT_EFFECT: &str = "the import call answered success, but the deal still waits for data";
+
 /// The reason of a deal that its market does not list.
 pub const UNLISTED: &str = "the provider does not know the proposal yet";
 

@@ -10,8 +10,11 @@
 //! The call's success proves nothing (lotus-contract §3.2), so the deal's state decides before and after it.
 //! It is read again before a call only where one went out earlier: every call is preceded by its intent.
 
+pub mod adopt;
 pub mod call_slots;
+pub mod confirm;
 pub mod decide;
+mod hand_over;
 pub mod outcome;
 pub mod own_ends;
 pub mod unanswered_calls;
@@ -22,15 +25,14 @@ use std::time::Duration;
 use carferry_car::{PaddedPieceSize, PayloadCid, UnpaddedPieceSize};
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::{CarDoc, ChainEpoch, OfflineDealDoc, ProposalCid};
-use carferry_core::rpc::{BootInstant, RpcError};
+use carferry_core::rpc::RpcError;
 use carferry_core::runtime::fail_point;
 use carferry_core::store::{
-    CallRecord, Claim, ImportOutcome, PayloadCars, RetryUntilAnswered, Settled, Store, StoreError,
+    Claim, ImportOutcome, PayloadCars, RetryUntilAnswered, Settled, Store, StoreError,
 };
-use carferry_core::telemetry::fields;
-use tokio::time::{Instant, sleep};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use crate::car_files::arrivals::Arrivals;
 use crate::car_files::folder_guard::{FolderGuard, Heartbeat, Waited};
@@ -38,15 +40,14 @@ use crate::car_files::locate::{FoundCar, Located, Places, Search, Wanted, locate
 use crate::car_files::piece_check::PieceChecker;
 use crate::config::Setting;
 use crate::import::call_slots::CallSlot;
-use crate::import::outcome::{Outcome, answered, node_trouble, settled, trouble, without_view};
+use crate::import::outcome::{Outcome, answered, node_trouble, settled, trouble};
 use crate::import::own_ends::OwnEnds;
 use crate::import::unanswered_calls::CallEnd;
-use crate::market::Market;
 use crate::market::calendar::Agreed;
 use crate::market::chain_head::Head;
-use crate::market::import_errors::{AfterError, after_error};
-use crate::market::listed_deal::{DataState, ListedDeal, SignedTerms};
+use crate::market::listed_deal::{Blame, DataState, ListedDeal, SignedTerms};
 use crate::market::node::Remedy;
+use crate::market::{Freshness, HandOver, Market};
 use crate::miner_state::Standing;
 
 /// What working on a deal of one miner needs.
@@ -70,10 +71,24 @@ pub struct ImportContext {
     pub standing: Arc<Standing>,
     /// The ends that this process wrote.
     pub own_ends: Arc<OwnEnds>,
+    /// Who waits for the market's word after a call.
+    pub confirm: Confirm,
+    /// Notified when a deal was handed over.
+    pub handed: Arc<Notify>,
     /// Repeats database calls that must not be lost.
     pub retry: RetryUntilAnswered,
     /// Times and limits.
     pub setting: Arc<Setting>,
+}
+
+/// Who waits for the market's word after a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confirm {
+    /// The deal is recorded as handed over, and [`confirm`] looks at it with the others.
+    #[default]
+    Later,
+    /// The try itself, until it knows.
+    InTheTry,
 }
 
 /// What to do with a deal now.
@@ -99,27 +114,17 @@ pub enum Assessment {
     NodeTrouble(ImportOutcome, Remedy),
 }
 
-/// First pause between looks at a deal's state after a call; it grows to [`LOOK_PAUSE_MAX`].
-const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
-const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Searches in one try, each of which may find another hung folder. Chosen: more folders rarely hang at once.
 const SEARCH_TRIES: usize = 3;
 
-/// Why a deal is looked at.
-#[derive(Clone, Copy)]
-enum Look {
-    BeforeCall,
-    AfterCall,
-}
-
-/// What the looks at a deal found.
-enum Seen {
-    Moved(Box<ListedDeal>),
-    StillWaiting,
-    /// The provider does not list it any more.
-    Gone,
-    /// The market did not answer.
-    Unseen(Arc<RpcError>),
+/// How far a try has come.
+enum Tried {
+    /// It is over.
+    Over(Outcome),
+    /// No look has found the deal yet.
+    Unlisted(ProposalCid),
+    /// The call has gone out.
+    Called { proposal_cid: ProposalCid, car: FoundCar, piece_bytes: u64, answer: Result<HandOver, RpcError> },
 }
 
 impl ImportContext {
@@ -140,7 +145,7 @@ impl ImportContext {
             Ok(proposal_cid) => proposal_cid,
             Err(error) => return unusable("dealcid", &error),
         };
-        let listing = match self.market.recent_listing().await {
+        let listing = match self.market.listing(&[proposal_cid.as_str()], Freshness::Recent).await {
             Ok(listing) => listing,
             Err(error) => return Ok(Assessment::NodeTrouble(node_trouble(&error), Remedy::of_call(&error))),
         };
@@ -164,8 +169,14 @@ impl ImportContext {
             let view = Some(listed.view.clone());
             Ok(Assessment::Settled(Settled { outcome, view, is_answered: true, is_other_piece }))
         };
+        // Whether the market refused a file of this deal as another piece.
+        let is_refused = matches!(&listed.data, DataState::Refused { blame: Blame::File, .. });
         match &listed.data {
-            DataState::Awaited => {}
+            DataState::Awaited | DataState::Refused { .. } => {}
+            DataState::Taking => {
+                let (piece_bytes, after) = (listed.terms.piece_bytes(), confirm::LOOK_PAUSE_MIN);
+                return with_view(ImportOutcome::Handed { path: None, piece_bytes, after });
+            }
             DataState::Received => return with_view(ImportOutcome::Done { path: None }),
             // The market's watchers can fail on a deal that the chain goes on with.
             DataState::Failed(_) if deal.is_on_chain() => {
@@ -190,14 +201,24 @@ impl ImportContext {
         {
             return with_view(ImportOutcome::Missed { reason });
         }
+        // The label of another client's deal may be anything, and so may be the root that it names.
+        let is_adopted = deal.adopted == Some(true);
         let payload_cid = match deal.filecid.as_deref().unwrap_or_default().parse::<PayloadCid>() {
-            Ok(payload_cid) => payload_cid,
+            _ if is_adopted => None,
+            Ok(payload_cid) => Some(payload_cid),
             Err(error) => return unusable("filecid", &error),
         };
-        let PayloadCars { cars, unreadable } = self.store.payload_cars(&payload_cid.to_string()).await?;
         let wanted = wanted(payload_cid, deal, &listed.terms);
-        // The market refused a file of this deal as another piece: no other file is copied on trust.
-        let verify = self.setting.verify_piece || is_other_piece;
+        let PayloadCars { cars, unreadable } = match (&wanted.payload_cid, &wanted.piece_cid) {
+            (Some(payload_cid), _) => self.store.payload_cars(&payload_cid.to_string()).await?,
+            (None, Some(piece_cid)) => self.store.piece_cars(&piece_cid.to_string()).await?,
+            (None, None) => {
+                let reason = "neither payload CID nor piece CID is known".to_owned();
+                return settled(self.waiting_by_age(deal, reason, Vec::new()));
+            }
+        };
+        // After a file that was another piece, no other file is handed over on trust.
+        let verify = self.setting.verify_piece || is_adopted || is_other_piece || is_refused;
         match self.search(wanted, cars, verify).await {
             Ok(Located::Found(car)) => {
                 let piece_bytes = listed.terms.piece_bytes();
@@ -246,8 +267,31 @@ impl ImportContext {
     }
 
     /// Brings a claimed deal forward as far as it goes. `lost` is cancelled when the lease is lost; the slot
-    /// is freed when no call is running, or will be.
-    pub async fn reconcile(&self, claim: &Claim, lost: &CancellationToken, mut slot: CallSlot) -> Outcome {
+    /// is given back when no call is running, or will be. At a market that reads files later it is kept until
+    /// the hand-over is recorded, because the deal counts as an import from then on.
+    pub async fn reconcile(
+        &self,
+        claim: &Claim,
+        lost: &CancellationToken,
+        mut slot: CallSlot,
+    ) -> (Outcome, Option<CallSlot>) {
+        let outcome = self.try_to_import(claim, lost, &mut slot).await;
+        match outcome {
+            Tried::Over(outcome) => (outcome, Some(slot)),
+            Tried::Unlisted(proposal_cid) => {
+                // Many new deals share one list, and keep no other from being imported meanwhile.
+                drop(slot);
+                (self.look_again(&claim.deal, &proposal_cid).await, None)
+            }
+            Tried::Called { proposal_cid, car, piece_bytes, answer } => {
+                let reads_later = matches!(answer, Ok(HandOver::Scheduled));
+                let slot = reads_later.then_some(slot);
+                (self.confirm(claim, &proposal_cid, &car, piece_bytes, answer).await, slot)
+            }
+        }
+    }
+
+    async fn try_to_import(&self, claim: &Claim, lost: &CancellationToken, slot: &mut CallSlot) -> Tried {
         fail_point("import.claimed");
         let assessment = loop {
             match self.assess(&claim.deal).await {
@@ -258,18 +302,16 @@ impl ImportContext {
         };
         let (proposal_cid, car, piece_bytes) = match assessment {
             Ok(Assessment::Import { proposal_cid, car, piece_bytes }) => (proposal_cid, car, piece_bytes),
-            Ok(Assessment::Settled(settled)) => return Outcome::Settled(settled),
-            Ok(Assessment::Unlisted { proposal_cid }) => {
-                // Many new deals share one list, and keep no other from being imported meanwhile.
-                drop(slot);
-                return self.look_again(&claim.deal, &proposal_cid).await;
+            Ok(Assessment::Settled(settled)) => return Tried::Over(Outcome::Settled(settled)),
+            Ok(Assessment::Unlisted { proposal_cid }) => return Tried::Unlisted(proposal_cid),
+            Ok(Assessment::NodeTrouble(outcome, remedy)) => {
+                return Tried::Over(trouble(outcome, remedy, false));
             }
-            Ok(Assessment::NodeTrouble(outcome, remedy)) => return trouble(outcome, remedy, false),
             // The database's trouble, and no failure of the deal.
-            Err(error) => return settled(self.waiting(ErrorChain(&error).to_string())),
+            Err(error) => return Tried::Over(settled(self.waiting(ErrorChain(&error).to_string()))),
         };
         if let Some(outcome) = self.recheck_before_call(claim, &proposal_cid, piece_bytes).await {
-            return outcome;
+            return Tried::Over(outcome);
         }
         let later = |reason: &str| ImportOutcome::Waiting {
             reason: format!("it could be imported, and waits for {reason}"),
@@ -278,101 +320,45 @@ impl ImportContext {
         };
         let (imports, node) = ("the imports before it", "the market node to answer again");
         if !slot.may_record_intent().await {
-            return settled(later(imports));
+            return Tried::Over(settled(later(imports)));
         }
         if !self.market.is_identified() {
             // Another call has just failed: this one waits until the node answers.
-            return settled(later(node));
+            return Tried::Over(settled(later(node)));
         }
         if lost.is_cancelled() {
-            return Outcome::LeaseLost;
+            return Tried::Over(Outcome::LeaseLost);
         }
         fail_point("import.assessed");
         let mut send_before = match self.record_call_intent(claim, &car).await {
             Ok(send_before) => send_before,
-            Err(outcome) => return *outcome,
+            Err(outcome) => return Tried::Over(*outcome),
         };
         if !slot.may_call().await {
-            return answered(later(imports));
+            return Tried::Over(answered(later(imports)));
         }
         if !self.market.is_identified() {
-            return answered(later(node));
+            return Tried::Over(answered(later(node)));
         }
         if send_before.has_passed() {
             send_before = match self.record_call_intent(claim, &car).await {
                 Ok(send_before) => send_before,
-                Err(outcome) => return *outcome,
+                Err(outcome) => return Tried::Over(*outcome),
             };
         }
         fail_point("import.noted");
         let call = self.call(&proposal_cid, &car, send_before);
         let ended = self.watched(&proposal_cid, piece_bytes, call).await;
         fail_point("import.called");
-        drop(slot);
         match ended {
-            CallEnd::Moved(listed) => self.moved(&listed, Some(&car)),
-            CallEnd::Answered(answer) => self.confirm(claim, &proposal_cid, &car, answer).await,
-        }
-    }
-
-    /// Records the intent to call, and returns until when the call may be sent; else the outcome without a
-    /// call.
-    async fn record_call_intent(&self, claim: &Claim, car: &FoundCar) -> Result<BootInstant, Box<Outcome>> {
-        let lease = self.setting.lease;
-        loop {
-            // Recording the intent lengthens the lease, by the database's clock: from now at the earliest.
-            let send_before = BootInstant::now().plus(lease / 2);
-            let record = || self.store.record_import_call(claim, &car.node_path, lease);
-            match self.retry.call("note import call", record).await {
-                Ok(CallRecord::Written) => {}
-                Ok(CallRecord::GivenUp) => {
-                    let reason = "the client has given the deal up".to_owned();
-                    return Err(Box::new(answered(self.waiting(reason))));
-                }
-                Ok(CallRecord::LeaseLost) => return Err(Box::new(Outcome::LeaseLost)),
-                Err(error) => return Err(Box::new(Outcome::Unrecorded(error))),
-            }
-            if !send_before.has_passed() {
-                return Ok(send_before);
-            }
-        }
-    }
-
-    /// Reads the state again before the call, where one went out earlier; `None` if the deal still waits for
-    /// the data. No other deal waits for this one's permit meanwhile: a list takes a while.
-    async fn recheck_before_call(
-        &self,
-        claim: &Claim,
-        proposal_cid: &ProposalCid,
-        piece_bytes: u64,
-    ) -> Option<Outcome> {
-        let import = claim.deal.import.as_ref();
-        if import.is_none_or(|import| import.calledtime.is_none()) && self.market.is_recent_for(piece_bytes) {
-            // No call went out for this deal, of no agent: each notes its own before. What was just assessed
-            // holds, but where a person may have imported it since, and finding that out costs
-            // less than copying it once more.
-            return None;
-        }
-        if let Some((since, remaining)) =
-            unanswered_calls::unanswered_call(&claim.deal, piece_bytes, &self.setting)
-        {
-            let reason = format!("an import call of {since} may still be under way");
-            info!(reason, "looking again before another one");
-            let after = remaining.min(self.setting.confirm_timeout).max(LOOK_PAUSE_MIN);
-            return Some(settled(ImportOutcome::Waiting { reason, after, files: Vec::new() }));
-        }
-        let seen = self.look_until_moved(proposal_cid, Look::BeforeCall, Duration::ZERO).await;
-        match seen {
-            Seen::StillWaiting => None,
-            Seen::Moved(listed) => Some(self.moved(&listed, None)),
-            Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
-            Seen::Unseen(error) => Some(trouble(node_trouble(&error), Remedy::of_call(&error), false)),
+            CallEnd::Moved(listed) => Tried::Over(self.moved(&listed, Some(&car))),
+            CallEnd::Answered(answer) => Tried::Called { proposal_cid, car, piece_bytes, answer },
         }
     }
 
     /// Looks for a deal that no agent has looked at, in a list that is asked for now.
     async fn look_again(&self, deal: &OfflineDealDoc, proposal_cid: &ProposalCid) -> Outcome {
-        match self.market.fresh_listing().await {
+        match self.market.listing(&[proposal_cid.as_str()], Freshness::Fresh).await {
             Ok(listing) if listing.deal(proposal_cid.as_str()).is_some() => {
                 let reason = "the provider has just listed the deal".to_owned();
                 settled(ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() })
@@ -396,106 +382,6 @@ impl ImportContext {
         })
     }
 
-    async fn call(
-        &self,
-        proposal_cid: &ProposalCid,
-        car: &FoundCar,
-        send_before: BootInstant,
-    ) -> Result<(), RpcError> {
-        let started = Instant::now();
-        info!({ fields::PATH } = %car.node_path, { fields::PAYLOAD_SIZE } = car.size.get(), "importing");
-        let answer = self.market.import(proposal_cid, &car.node_path, send_before).await;
-        debug!(
-            { fields::ELAPSED_MS } = fields::millis(started.elapsed()),
-            is_ok = answer.is_ok(),
-            "import call answered"
-        );
-        answer
-    }
-
-    /// The outcome of a call, by the deal's state.
-    async fn confirm(
-        &self,
-        claim: &Claim,
-        proposal_cid: &ProposalCid,
-        car: &FoundCar,
-        answer: Result<(), RpcError>,
-    ) -> Outcome {
-        let (without_effect, unclear) = match answer {
-            Ok(()) => {
-                ("the import call answered success, but the deal still waits for data".to_owned(), None)
-            }
-            Err(error) => match after_error(&error) {
-                AfterError::LookAtState(reason) => {
-                    warn!(reason, "what became of the import call is unknown, looking at the deal");
-                    (format!("the deal still waits for data after: {reason}"), Some(reason))
-                }
-                AfterError::Retry(reason) => return answered(self.retrying(&claim.deal, reason)),
-                AfterError::WrongFile(words) => {
-                    let reason = decide::not_the_piece(&car.node_path, &words);
-                    let name = car.local_path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-                    let outcome = self.wrong_file(&claim.deal, reason, name.into_iter().collect());
-                    return Outcome::Settled(Settled { is_other_piece: true, ..without_view(outcome, true) });
-                }
-                AfterError::NotYet(reason) => return answered(self.waiting(reason)),
-                AfterError::NodeTrouble(reason, remedy) => {
-                    return trouble(self.waiting(reason), remedy, true);
-                }
-            },
-        };
-        let timeout = self.setting.confirm_timeout;
-        match self.look_until_moved(proposal_cid, Look::AfterCall, timeout).await {
-            Seen::Moved(listed) => self.moved(&listed, Some(car)),
-            Seen::StillWaiting if unclear.is_none() => answered(self.retrying(&claim.deal, without_effect)),
-            Seen::StillWaiting => settled(self.retrying(&claim.deal, without_effect)),
-            Seen::Gone => settled(self.waiting("the provider lists the deal no more".to_owned())),
-            Seen::Unseen(error) => {
-                let reason =
-                    unclear.unwrap_or_else(|| "whether the import took effect is unknown".to_owned());
-                let reason = format!("{reason}; and the deal's state cannot be read: {}", ErrorChain(&error));
-                trouble(self.waiting(reason), Remedy::of_call(&error), false)
-            }
-        }
-    }
-
-    /// The deal has left "waiting for data".
-    fn moved(&self, listed: &ListedDeal, car: Option<&FoundCar>) -> Outcome {
-        let outcome = match &listed.data {
-            DataState::Received => ImportOutcome::Done { path: car.map(|car| car.node_path.clone()) },
-            DataState::Failed(reason) => ImportOutcome::Failed { reason: reason.clone() },
-            DataState::NotYet(reason) => self.waiting(reason.clone()),
-            DataState::Awaited => self.waiting("the deal waits for data again".to_owned()),
-        };
-        let view = Some(listed.view.clone());
-        Outcome::Settled(Settled { outcome, view, is_answered: true, is_other_piece: false })
-    }
-
-    /// Looks at a deal with growing pauses until it does not wait for data any more, at least once, at most
-    /// for `timeout`.
-    async fn look_until_moved(&self, proposal_cid: &ProposalCid, kind: Look, timeout: Duration) -> Seen {
-        let deadline = Instant::now() + timeout;
-        let mut pause = LOOK_PAUSE_MIN;
-        loop {
-            let listing = match kind {
-                Look::BeforeCall => self.market.fresh_listing().await,
-                Look::AfterCall => self.market.confirming_listing().await,
-            };
-            let seen = match listing {
-                Ok(listing) => match listing.deal(proposal_cid.as_str()) {
-                    None => Seen::Gone,
-                    Some(deal) if deal.awaits_data() => Seen::StillWaiting,
-                    Some(deal) => return Seen::Moved(Box::new(deal.clone())),
-                },
-                Err(error) => Seen::Unseen(error),
-            };
-            if Instant::now() + pause > deadline {
-                return seen;
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LOOK_PAUSE_MAX);
-        }
-    }
-
     async fn missed_start(&self, listed: &ListedDeal) -> Option<String> {
         let (at, start) = (listed.received, listed.terms.start);
         let head = self.head.epoch(&self.market, Agreed { at, start }).await?;
@@ -504,7 +390,7 @@ impl ImportContext {
 }
 
 /// What the provider signed decides; the document fills in.
-fn wanted(payload_cid: PayloadCid, deal: &OfflineDealDoc, signed: &SignedTerms) -> Wanted {
+fn wanted(payload_cid: Option<PayloadCid>, deal: &OfflineDealDoc, signed: &SignedTerms) -> Wanted {
     let recorded_size = || UnpaddedPieceSize::new(u64::try_from(deal.dealsizebytes?).ok()?).ok();
     Wanted {
         payload_cid,

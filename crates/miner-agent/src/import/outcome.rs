@@ -80,6 +80,14 @@ impl ImportContext {
         ImportOutcome::Retrying { reason, after, files: Vec::new() }
     }
 
+    /// For a file that the market refused as another piece, in its words.
+    pub(super) fn other_piece(&self, deal: &OfflineDealDoc, node_path: &str, words: &str) -> Settled {
+        let reason = decide::not_the_piece(node_path, words);
+        let name = node_path.rsplit('/').next().filter(|name| !name.is_empty()).map(str::to_owned);
+        let outcome = self.wrong_file(deal, reason, name.into_iter().collect());
+        Settled { is_other_piece: true, ..without_view(outcome, true) }
+    }
+
     /// For a file that is another piece: a person has to replace it, and until then a look costs little.
     pub(super) fn wrong_file(
         &self,
@@ -112,6 +120,11 @@ pub(super) fn settled(outcome: ImportOutcome) -> Outcome {
 
 pub(super) fn trouble(outcome: ImportOutcome, remedy: Remedy, is_answered: bool) -> Outcome {
     Outcome::NodeTrouble(without_view(outcome, is_answered), remedy)
+}
+
+/// The market will never take the deal's data.
+pub(super) fn failed(reason: String) -> Outcome {
+    answered(ImportOutcome::Failed { reason })
 }
 
 /// After a call that the market has answered.

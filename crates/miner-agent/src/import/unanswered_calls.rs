@@ -18,12 +18,13 @@ use crate::import::ImportContext;
 use crate::import::decide::{age_at_claim, import_takes_at_most};
 use crate::market::listed_deal::ListedDeal;
 use crate::market::listing::Listing;
+use crate::market::{Freshness, HandOver};
 
 /// How the wait for a call ended.
 #[derive(Debug)]
 pub enum CallEnd {
     /// Its answer, or that there is none.
-    Answered(Result<(), RpcError>),
+    Answered(Result<HandOver, RpcError>),
     /// The deal has moved on; the answer is of no use any more.
     Moved(Box<ListedDeal>),
 }
@@ -57,13 +58,18 @@ pub fn unanswered_call(
 
 impl ImportContext {
     /// How many calls of other processes for this miner may be under way: of another agent, or of one that
-    /// was killed. Short ones are not counted: they are over before it matters.
+    /// was killed. Short ones are not counted: they are over before it matters. At a market that reads files
+    /// later, the deals whose files it has and has not decided on, of any process.
     ///
     /// # Errors
     ///
     /// When the database does not answer.
     pub async fn calls_of_others(&self, caller: &str) -> Result<usize, StoreError> {
         let longest = self.setting.import_timeout;
+        if self.market.reads_later() {
+            let totals = self.store.handed_totals(self.market.miner()).await?;
+            return Ok(usize::try_from(totals.deals).unwrap_or(usize::MAX));
+        }
         let pending = self.store.pending_calls(self.market.miner(), caller, longest).await?;
         let listing = self.market.last_listing();
         Ok(pending.iter().filter(|call| may_run(call, listing.as_deref(), longest)).count())
@@ -76,7 +82,7 @@ impl ImportContext {
         &self,
         proposal_cid: &ProposalCid,
         piece_bytes: u64,
-        call: impl Future<Output = Result<(), RpcError>>,
+        call: impl Future<Output = Result<HandOver, RpcError>>,
     ) -> CallEnd {
         tokio::pin!(call);
         let began = Instant::now();
@@ -91,7 +97,7 @@ impl ImportContext {
                 answer = &mut call => return CallEnd::Answered(answer),
                 listing = async {
                     sleep_until(next_look).await;
-                    self.market.fresh_listing().await
+                    self.market.listing(&[proposal_cid.as_str()], Freshness::Fresh).await
                 } => listing,
             };
             if let Ok(listing) = &listing

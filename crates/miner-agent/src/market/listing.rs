@@ -71,9 +71,19 @@ impl Listing {
         Self { asked: Instant::now(), answered: Instant::now(), deals }
     }
 
-    /// The deal with this proposal CID; `None` if the market does not list it.
+    /// What looks at single deals found, at a market that has no list.
+    pub(super) fn of_looks(asked: Instant, deals: Vec<(String, ListedDeal)>) -> Self {
+        Self { asked, answered: Instant::now(), deals: deals.into_iter().collect() }
+    }
+
+    /// The deal with this proposal CID; `None` if the market does not have it.
     pub fn deal(&self, proposal_cid: &str) -> Option<&ListedDeal> {
         self.deals.get(proposal_cid)
+    }
+
+    /// All deals, with their proposal CIDs.
+    pub(super) fn deals(&self) -> impl Iterator<Item = (&str, &ListedDeal)> {
+        self.deals.iter().map(|(proposal_cid, deal)| (proposal_cid.as_str(), deal))
     }
 
     fn took(&self) -> Duration {

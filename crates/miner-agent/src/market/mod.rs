@@ -1,33 +1,58 @@
-//! One miner's market: which node it is, the deals it lists, and the import call.
+//! One miner's market: which node it is, the deals it tells of, and the call that hands a CAR over.
 //!
-//! What is Lotus' own ends in this folder: wire types, state numbers, texts of errors, permissions. The rest
-//! of the agent sees [`ListedDeal`](listed_deal::ListedDeal), [`DataState`](listed_deal::DataState) and
-//! [`AfterError`](import_errors::AfterError).
+//! What is a market's own ends in this folder, in `lotus` and `boost`: wire types, state numbers, texts of
+//! errors, permissions. The rest of the agent sees [`ListedDeal`](listed_deal::ListedDeal),
+//! [`DataState`](listed_deal::DataState), [`HandOver`] and [`AfterError`](after_error::AfterError).
 
+pub mod after_error;
+mod boost;
 pub mod calendar;
 pub mod chain_head;
 pub mod checks;
-pub mod import_errors;
 pub mod listed_deal;
 pub mod listing;
+mod lotus;
 pub mod node;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use carferry_core::lotus::Provider;
+use carferry_core::boost::WaitingDeal;
 pub use carferry_core::lotus::provider::ImportMethod;
 use carferry_core::lotus::wire::MinerDeal;
 use carferry_core::model::ProposalCid;
 use carferry_core::model::address::{Network, WalletAddress};
 use carferry_core::rpc::endpoint::Endpoint;
-use carferry_core::rpc::{BootInstant, RpcError, endpoint};
+use carferry_core::rpc::{BootInstant, RpcError};
+use carferry_core::store::AdoptedDeal;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::market::after_error::AfterError;
+use crate::market::listed_deal::ListedDeal;
 use crate::market::listing::{Listing, ListingCache};
-use crate::market::node::{IdentityError, Node, NodeAddress, same_actor};
+use crate::market::node::{Api, IdentityError, Node, NodeAddress, same_actor};
+
+/// What a market that took a call did with the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOver {
+    /// It has read the file, and it is the deal's piece (Lotus).
+    Answered,
+    /// It has not looked at the file yet (Boost).
+    Scheduled,
+}
+
+/// How new a look at deals must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Some seconds old at most, or somewhat older where looking is slow.
+    Recent,
+    /// Begun after it was asked for.
+    Fresh,
+    /// The same, shared by all hand-overs that are confirmed within a second.
+    Confirming,
+}
 
 /// The market of one miner.
 #[derive(Debug)]
@@ -70,23 +95,22 @@ impl Market {
 
     /// URL and token of the node; `None` where neither configuration nor repository tells them now.
     pub fn endpoint(&self) -> Option<Endpoint> {
-        endpoint::resolve_miner(&self.address.section, &self.address.env).ok()
+        self.address.resolve().ok()
     }
 
-    /// Finds the node and asks it which miner it works for.
+    /// Finds the node and asks it which market it runs, and for which miner.
     ///
     /// # Errors
     ///
     /// [`IdentityError`]; nothing may be imported there then.
     pub async fn identify(&self) -> Result<Node, IdentityError> {
         self.forget_identity();
-        let node = self.address.node()?;
-        let found = node.provider.actor_address().await?;
-        if !same_actor(&found, &self.miner) {
-            let endpoint = node.endpoint().to_owned();
+        let node = self.address.node()?.identify().await?;
+        if !same_actor(&node.miner, &self.miner) {
+            let (endpoint, found) = (node.endpoint().to_owned(), node.miner);
             return Err(IdentityError::OtherMiner { endpoint, found, expected: self.miner.clone() });
         }
-        let network = found.parse().ok().map(|address: WalletAddress| address.network());
+        let network = node.miner.parse().ok().map(|address: WalletAddress| address.network());
         *self.network.lock().unwrap_or_else(PoisonError::into_inner) = network;
         *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
         self.identified.store(true, Ordering::Relaxed);
@@ -109,41 +133,69 @@ impl Market {
         self.identified.store(false, Ordering::Relaxed);
     }
 
-    fn provider(&self) -> Result<Provider, RpcError> {
+    fn api(&self) -> Result<Api, RpcError> {
         let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
-        node.as_ref().map(|node| node.provider.clone()).ok_or_else(|| RpcError::Transport {
+        node.as_ref().map(|node| node.api.clone()).ok_or_else(|| RpcError::Transport {
             method: "connecting",
             endpoint: format!("the market node of {}", self.miner),
             source: "it has not identified itself".into(),
         })
     }
 
-    /// A listing of the last two seconds, or somewhat older where listing is slow.
-    ///
-    /// # Errors
-    ///
-    /// The error of the call, shared by all that waited for it.
-    pub async fn recent_listing(&self) -> Result<Arc<Listing>, Arc<RpcError>> {
-        self.listings.recent(|| self.list()).await
+    /// Whether a file that was handed over is read later: the deals that the market has in hand then count as
+    /// imports, and the answer to a call says nothing.
+    pub fn reads_later(&self) -> bool {
+        matches!(self.api(), Ok(Api::Boost(_)))
     }
 
-    /// A listing that the market was asked for after this call began.
+    /// What the market says of these deals, and perhaps of others.
     ///
     /// # Errors
     ///
     /// The error of the call, shared by all that waited for it.
-    pub async fn fresh_listing(&self) -> Result<Arc<Listing>, Arc<RpcError>> {
-        self.listings.fresh(|| self.list()).await
+    pub async fn listing(&self, deals: &[&str], freshness: Freshness) -> Result<Arc<Listing>, Arc<RpcError>> {
+        match self.api()? {
+            Api::Lotus(_) => match freshness {
+                Freshness::Recent => self.listings.recent(|| self.list()).await,
+                Freshness::Fresh => self.listings.fresh(|| self.list()).await,
+                Freshness::Confirming => self.listings.confirming(|| self.list()).await,
+            },
+            Api::Boost(boost) => {
+                let asked = Instant::now();
+                match boost::look(&boost, deals).await {
+                    Ok(found) => Ok(Arc::new(Listing::of_looks(asked, found))),
+                    Err(error) => {
+                        self.forget_identity();
+                        Err(Arc::new(error))
+                    }
+                }
+            }
+        }
     }
 
-    /// A listing that the market was asked for after this call began, shared by all import calls that are
-    /// confirmed within a second.
+    /// Every deal that waits for its data, whether or not it is recorded.
     ///
     /// # Errors
     ///
-    /// The error of the call, shared by all that waited for it.
-    pub async fn confirming_listing(&self) -> Result<Arc<Listing>, Arc<RpcError>> {
-        self.listings.confirming(|| self.list()).await
+    /// The error of the call. Boost lists such deals over GraphQL only.
+    pub async fn waiting(&self) -> Result<Vec<AdoptedDeal>, Arc<RpcError>> {
+        match self.api()? {
+            Api::Lotus(_) => {
+                let listing = self.listing(&[], Freshness::Recent).await?;
+                Ok(listing
+                    .deals()
+                    .filter_map(|(proposal_cid, deal)| deal.adopted(proposal_cid, None))
+                    .collect())
+            }
+            Api::Boost(boost) => {
+                let graphql = self.address.graphql(boost.endpoint())?;
+                let adopted = |waiting: WaitingDeal| {
+                    let root = waiting.deal.deal_data_root.as_ref().map(|root| root.cid.clone());
+                    ListedDeal::from(waiting.deal).adopted(&waiting.proposal_cid, root)
+                };
+                Ok(graphql.waiting().await?.into_iter().filter_map(adopted).collect())
+            }
+        }
     }
 
     /// The last listing, however old; `None` before the first.
@@ -158,8 +210,10 @@ impl Market {
 
     async fn list(&self) -> Result<Vec<MinerDeal>, RpcError> {
         let asked = Instant::now();
-        let listed = match self.provider() {
-            Ok(provider) => provider.list_deals().await,
+        let listed = match self.api() {
+            Ok(Api::Lotus(provider)) => provider.list_deals().await,
+            // The node was replaced by a Boost meanwhile.
+            Ok(Api::Boost(_)) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
         match &listed {
@@ -171,19 +225,24 @@ impl Market {
         listed
     }
 
-    /// Calls the import method for a file; nothing is sent after `send_before`. The deal's state before and
-    /// after tells whether the call had an effect.
+    /// Hands a file over; nothing is sent after `send_before`. The deal's state before and after tells
+    /// whether that had an effect.
     ///
     /// # Errors
     ///
-    /// What the node answered, or why there is no answer; see [`import_errors::after_error`].
-    pub async fn import(
+    /// What the node answered, or why there is no answer; see [`Self::after_error`].
+    pub async fn hand_over(
         &self,
         deal: &ProposalCid,
         node_path: &str,
         send_before: BootInstant,
-    ) -> Result<(), RpcError> {
-        let answer = self.provider()?.import(self.method, deal, node_path, send_before).await;
+    ) -> Result<HandOver, RpcError> {
+        let answer = match self.api()? {
+            Api::Lotus(provider) => {
+                provider.import(self.method, deal, node_path, send_before).await.map(|()| HandOver::Answered)
+            }
+            Api::Boost(boost) => boost::hand_over(&boost, deal, node_path, send_before).await,
+        };
         let is_lost = answer.as_ref().is_err_and(RpcError::effect_is_unknown);
         if is_lost {
             self.unanswered.fetch_add(1, Ordering::Relaxed);
@@ -196,14 +255,21 @@ impl Market {
         answer
     }
 
+    /// What follows from a hand-over that failed, by this market's texts.
+    pub fn after_error(&self, error: &RpcError) -> AfterError {
+        match self.api() {
+            Ok(Api::Boost(_)) => boost::errors::after_error(error),
+            Ok(Api::Lotus(_)) | Err(_) => lotus::errors::after_error(error),
+        }
+    }
+
     /// Counts a call as unanswered for which the importer no longer waits, as if its time limit had ended it.
     pub fn give_up_call(&self, elapsed: Duration) -> RpcError {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         self.forget_identity();
-        let endpoint = self.provider().map_or_else(
-            |_| format!("the market node of {}", self.miner),
-            |provider| provider.endpoint().to_owned(),
-        );
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let endpoint = node
+            .map_or_else(|| format!("the market node of {}", self.miner), |node| node.endpoint().to_owned());
         RpcError::Timeout { method: self.method.name(), endpoint, seconds: elapsed.as_secs() }
     }
 

@@ -51,13 +51,15 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// The two kinds of nodes the agents call.
+/// The kinds of nodes the agents call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeKind {
     /// The client's chain node.
     FullNode,
     /// The provider's markets process: lotus-miner, or the markets node where it is split off.
     Miner,
+    /// The provider's Boost.
+    Boost,
 }
 
 impl fmt::Display for NodeKind {
@@ -65,6 +67,7 @@ impl fmt::Display for NodeKind {
         f.write_str(match self {
             Self::FullNode => "Lotus full node",
             Self::Miner => "Lotus miner",
+            Self::Boost => "Boost",
         })
     }
 }
@@ -120,6 +123,9 @@ impl Hint for EndpointError {
             }
             Self::NotFound { kind: NodeKind::Miner } => {
                 "set lotus.endpoint and lotus.tokenFile, or MARKETS_API_INFO or MINER_API_INFO as `lotus-miner auth api-info --perm write` prints it".to_owned()
+            }
+            Self::NotFound { kind: NodeKind::Boost } => {
+                "set endpoint and tokenFile at the miner, or BOOST_API_INFO as `boostd auth api-info --perm admin` prints it".to_owned()
             }
             Self::Address { .. } => {
                 "write http://host:1234, or a multiaddr such as /ip4/127.0.0.1/tcp/1234/http, with <token>: before it in *_API_INFO".to_owned()
@@ -183,10 +189,27 @@ pub fn resolve_full_node(
     .ok_or(EndpointError::NotFound { kind: NodeKind::FullNode })
 }
 
-/// The provider's markets process.
+/// The provider's Boost: configuration, else `BOOST_API_INFO`, else `$BOOST_PATH` or `~/.boost`.
+/// Source: boost v2.5.2 `cmd/boostd/main.go`, `cli/node/node.go`.
 ///
-/// Configuration, else `MARKETS_API_INFO`, else a repository that the environment names
-/// (`$LOTUS_MARKETS_PATH`, then `$LOTUS_MINER_PATH` or its old name `$LOTUS_STORAGE_PATH`), else
+/// A token in the configuration is used with the address from any source.
+pub fn resolve_boost(
+    config: &LotusSection,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Endpoint, EndpointError> {
+    resolve(config, env, || {
+        if let Some(endpoint) = from_info(env, &["BOOST_API_INFO"])? {
+            return Ok(Some(endpoint));
+        }
+        repo_from_env(env, &["BOOST_PATH"], Some("~/.boost")).map(|repo| from_repo(&repo)).transpose()
+    })?
+    .ok_or(EndpointError::NotFound { kind: NodeKind::Boost })
+}
+
+/// The provider's markets process: Lotus' own, or a Boost where the environment names one.
+///
+/// Configuration, else `BOOST_API_INFO`, else `MARKETS_API_INFO`, else a repository that the environment
+/// names (`$LOTUS_MARKETS_PATH`, then `$LOTUS_MINER_PATH` or its old name `$LOTUS_STORAGE_PATH`), else
 /// `~/.lotusminer` where it exists, else `MINER_API_INFO`, else its old name `STORAGE_API_INFO`.
 /// Repositories before `MINER_API_INFO`, because `lotus-miner storage-deals import-data` does so: with
 /// markets split off, `MINER_API_INFO` names a process that cannot import.
@@ -197,7 +220,7 @@ pub fn resolve_miner(
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Endpoint, EndpointError> {
     resolve(config, env, || {
-        if let Some(endpoint) = from_info(env, &["MARKETS_API_INFO"])? {
+        if let Some(endpoint) = from_info(env, &["BOOST_API_INFO", "MARKETS_API_INFO"])? {
             return Ok(Some(endpoint));
         }
         let markets = repo_from_env(env, &["LOTUS_MARKETS_PATH"], None);

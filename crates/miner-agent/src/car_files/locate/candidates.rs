@@ -46,7 +46,8 @@ pub(super) fn candidates(places: &Places, wanted: &Wanted, cars: &[CarDoc]) -> V
     }
     let only_car = if let [car] = cars { Some(car) } else { None };
     let piece_name = wanted.piece_cid.as_ref().map(|piece_cid| format!("{piece_cid}.car"));
-    for name in piece_name.into_iter().chain([format!("{}.car", wanted.payload_cid)]) {
+    let payload_name = wanted.payload_cid.as_ref().map(|payload_cid| format!("{payload_cid}.car"));
+    for name in piece_name.into_iter().chain(payload_name) {
         for root in &places.roots {
             add(root.join(&name), only_car);
         }

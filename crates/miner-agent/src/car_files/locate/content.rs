@@ -55,20 +55,21 @@ pub(super) fn look(candidate: &Candidate, metadata: &Metadata, wanted: &Wanted) 
     if size == PayloadSize::default() {
         return Some(Examined::Arriving("is empty".to_owned()));
     }
-    match carferry_car::read_car_root(&candidate.path) {
-        Ok(root)
-            if root == wanted.payload_cid && candidate.car_size.is_none() && was_just_written(metadata) =>
-        {
+    let root = match carferry_car::read_car_root(&candidate.path) {
+        Ok(root) => root,
+        Err(error) => return Some(Examined::Wrong(format!("is no CAR: {}", ErrorChain(&error)))),
+    };
+    match &wanted.payload_cid {
+        Some(payload_cid) if root != *payload_cid => {
+            Some(Examined::Wrong(format!("has the root {root}, the deal is about {payload_cid}")))
+        }
+        _ if candidate.car_size.is_none() && was_just_written(metadata) => {
             let seconds = SETTLED_AFTER.as_secs();
             Some(Examined::Arriving(format!(
                 "was written to within the last {seconds} s, and `cars` does not say how large it is"
             )))
         }
-        Ok(root) if root == wanted.payload_cid => None,
-        Ok(root) => {
-            Some(Examined::Wrong(format!("has the root {root}, the deal is about {}", wanted.payload_cid)))
-        }
-        Err(error) => Some(Examined::Wrong(format!("is no CAR: {}", ErrorChain(&error)))),
+        _ => None,
     }
 }
 

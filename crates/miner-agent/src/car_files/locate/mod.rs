@@ -37,8 +37,8 @@ pub struct Places {
 /// What the file must be.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// The root in its header.
-    pub payload_cid: PayloadCid,
+    /// The root in its header; `None` where the piece CID alone decides.
+    pub payload_cid: Option<PayloadCid>,
     /// The piece the deal is about, where known.
     pub piece_cid: Option<PieceCid>,
     /// The piece it must fit in, where known.
@@ -152,7 +152,11 @@ pub fn locate(search: &Search<'_>, wanted: &Wanted, cars: &[CarDoc]) -> Located 
             shown(&outside, ", ")
         )
     } else if cars.is_empty() {
-        format!("no document in `cars` for {}", wanted.payload_cid)
+        match (&wanted.payload_cid, &wanted.piece_cid) {
+            (Some(payload_cid), _) => format!("no document in `cars` for {payload_cid}"),
+            (None, Some(piece_cid)) => format!("no document in `cars` for piece {piece_cid}"),
+            (None, None) => "neither payload CID nor piece CID is known".to_owned(),
+        }
     } else if arriving.is_empty() {
         "the CAR is not here yet".to_owned()
     } else {

@@ -39,7 +39,7 @@ fn looked(places: &Places, wanted: &Wanted, cars: &[CarDoc], checker: Option<&Pi
 }
 
 fn wanted(root: &PayloadCid) -> Wanted {
-    Wanted { payload_cid: root.clone(), piece_cid: None, piece_size: None }
+    Wanted { payload_cid: Some(root.clone()), piece_cid: None, piece_size: None }
 }
 
 fn recorded(outputpath: &str, size: Option<usize>) -> CarDoc {

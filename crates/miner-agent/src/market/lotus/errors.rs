@@ -1,39 +1,12 @@
-//! What the errors of a market's import call mean: the one table of Lotus' texts.
+//! What the errors of Lotus' import call mean: the one table of its texts.
 
-use carferry_core::error_chain::{ErrorChain, Hint as _, with_hint};
 use carferry_core::rpc::RpcError;
 
-use crate::market::node::Remedy;
-
-/// What follows from an import call that answered with an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AfterError {
-    /// The call may have had its effect: the deal's state tells.
-    LookAtState(String),
-    /// It had none; another try may succeed.
-    Retry(String),
-    /// It had none: the file is another piece. Another file may succeed.
-    WrongFile(String),
-    /// The provider does not know the deal any more, or not yet.
-    NotYet(String),
-    /// The node is in trouble, and every other deal would fail alike.
-    NodeTrouble(String, Remedy),
-}
-
-/// What a text in the error of an import call means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ErrorClass {
-    WrongFile,
-    Retry,
-    NotYet,
-    LookAtState,
-    NodeTrouble,
-}
+use crate::market::after_error::{AfterError, ErrorClass, KnownText, classify};
 
 /// Texts of `MarketImportDealData` and `DealsImportData` (lotus-contract §3.1, §3.2), the class of each, and
-/// the advice for the operator. The first text that the error contains decides. An error without any of them
-/// is tried again as often as `setting.maxTries` allows.
-const IMPORT_ERRORS: &[(&str, ErrorClass, Option<&str>)] = &[
+/// the advice for the operator.
+const IMPORT_ERRORS: &[KnownText] = &[
     ("does not match expected commP", ErrorClass::WrongFile, None),
     (
         "failed to open",
@@ -64,25 +37,8 @@ const IMPORT_ERRORS: &[(&str, ErrorClass, Option<&str>)] = &[
 ];
 
 /// Classifies the error of an import call.
-pub fn after_error(error: &RpcError) -> AfterError {
-    let chain = ErrorChain(error).to_string();
-    if error.effect_is_unknown() {
-        return AfterError::LookAtState(chain);
-    }
-    if error.is_about_the_node() {
-        return AfterError::NodeTrouble(with_hint(chain, error.hint()), Remedy::of_call(error));
-    }
-    let words = error.message().unwrap_or(&chain);
-    let known = IMPORT_ERRORS.iter().find(|(text, ..)| words.contains(text));
-    let Some((_, class, hint)) = known else { return AfterError::Retry(words.to_owned()) };
-    let advised = with_hint(words.to_owned(), hint.map(str::to_owned));
-    match class {
-        ErrorClass::WrongFile => AfterError::WrongFile(words.to_owned()),
-        ErrorClass::Retry => AfterError::Retry(advised),
-        ErrorClass::NotYet => AfterError::NotYet(format!("the provider does not know the proposal: {words}")),
-        ErrorClass::LookAtState => AfterError::LookAtState(advised),
-        ErrorClass::NodeTrouble => AfterError::NodeTrouble(advised, Remedy::Time),
-    }
+pub(in crate::market) fn after_error(error: &RpcError) -> AfterError {
+    classify(error, IMPORT_ERRORS)
 }
 
 #[cfg(test)]
@@ -137,6 +93,7 @@ mod tests {
                 AfterError::Retry(_) => "retry",
                 AfterError::WrongFile(_) => "wrong",
                 AfterError::NotYet(_) => "not yet",
+                AfterError::Never(_) => "never",
                 AfterError::NodeTrouble(..) => "node",
             };
             assert_eq!(seen, expected, "{error}");

@@ -1,0 +1,182 @@
+//! Confirmation of deals that were handed over: the market's own state of each decides, hours after the call
+//! if need be.
+//!
+//! ```text
+//!  handed ──► look ─┬─ has the data        done
+//!                   ├─ reads it still      handed, looked at later
+//!                   ├─ another piece       waits for another file
+//!                   ├─ refused otherwise   tried again
+//!                   ├─ waits for the data  tried again, `setting.confirmTimeout` after the call
+//!                   └─ over                failed
+//! ```
+//!
+//! A handed deal has neither lease nor task. Looks are shared, and their results are written by the hundred,
+//! only where the deal is still as it was read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use carferry_core::error_chain::ErrorChain;
+use carferry_core::rpc::RpcError;
+use carferry_core::runtime::Backoff;
+use carferry_core::store::{HandedDeal, ImportOutcome, Settled, StoreError};
+use carferry_core::telemetry::fields;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::import::outcome::without_view;
+use crate::import::{ImportContext, decide};
+use crate::market::Freshness;
+use crate::market::listed_deal::{Blame, DataState, ListedDeal};
+
+/// Pause before the first look at a deal that was handed over.
+pub const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
+/// Maximum pause between looks at a handed deal. Chosen: a commitment of 32 GiB takes minutes.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Pause after a look that the market or the database did not answer.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Logs what became of a deal of this miner.
+pub type Told = fn(&HandedDeal, &Settled, &str);
+
+/// Why handed deals could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfirmError {
+    /// The market did not answer.
+    #[error("the market does not tell of the deals that it was given")]
+    Market(#[from] Arc<RpcError>),
+    /// The database did not answer.
+    #[error("what the market says of its deals cannot be recorded")]
+    Store(#[from] StoreError),
+}
+
+/// Confirms deals until the stop; notifies `wake` when one of them is due again, or leaves room for another.
+pub async fn keep_confirming(context: &ImportContext, wake: &Notify, told: Told, stop: &CancellationToken) {
+    let work = async {
+        loop {
+            let pause = if context.market.is_identified() {
+                match confirm_due(context, told).await {
+                    Ok(0) => next_look(context).await,
+                    Ok(_) => {
+                        wake.notify_one();
+                        Duration::ZERO
+                    }
+                    Err(error) => {
+                        debug!(
+                            { fields::MINER } = context.market.miner(),
+                            error = %ErrorChain(&error), "handed deals are looked at later"
+                        );
+                        TROUBLE_PAUSE
+                    }
+                }
+            } else {
+                // The worker makes the node identify itself.
+                TROUBLE_PAUSE.min(context.setting.scan_interval)
+            };
+            // Cancel safety: a dropped `notified` has not taken its permit.
+            let _handed_or_over = timeout(pause, context.handed.notified()).await;
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+async fn next_look(context: &ImportContext) -> Duration {
+    let scan = Backoff::jitter(context.setting.scan_interval);
+    match context.store.next_handed(context.market.miner()).await {
+        Ok(next) => next.map_or(scan, |next| next.clamp(LOOK_PAUSE_MIN, scan)),
+        Err(error) => {
+            debug!(error = %ErrorChain(&error), "the next look at handed deals is unknown, the scan decides");
+            scan
+        }
+    }
+}
+
+/// Looks at the handed deals that are due, and records what the market says of them. Returns how many left
+/// the state.
+///
+/// # Errors
+///
+/// [`ConfirmError`]; the deals stay as they are, and the next look repeats what is missing.
+pub async fn confirm_due(context: &ImportContext, told: Told) -> Result<usize, ConfirmError> {
+    let due = context.store.handed_due(context.market.miner()).await?;
+    if due.is_empty() {
+        return Ok(0);
+    }
+    let deals: Vec<&str> = due.iter().filter_map(|handed| handed.deal.dealcid.as_deref()).collect();
+    let listing = context.market.listing(&deals, Freshness::Confirming).await?;
+    let settled: Vec<(&HandedDeal, Settled)> = due
+        .iter()
+        .map(|handed| {
+            let listed = handed.deal.dealcid.as_deref().and_then(|deal| listing.deal(deal));
+            (handed, context.after_look(handed, listed))
+        })
+        .collect();
+    for (handed, settled) in &settled {
+        // Before it is written: a poll of the provider's views may read it in the same moment.
+        if settled.outcome.is_end() {
+            context.own_ends.written(&handed.deal);
+        }
+    }
+    let record = || context.store.settle_handed(&settled);
+    match context.retry.call("handed deals settled", record).await {
+        Ok(_written) => {}
+        Err(error) => {
+            warn!(error = %ErrorChain(&error), "what became of handed deals cannot be recorded; they are looked at again");
+            sleep(TROUBLE_PAUSE).await;
+            return Ok(0);
+        }
+    }
+    let left = settled.iter().filter(|(_, settled)| !matches!(settled.outcome, ImportOutcome::Handed { .. }));
+    let mut count = 0;
+    for (handed, settled) in left {
+        told(handed, settled, context.market.miner());
+        count += 1;
+    }
+    Ok(count)
+}
+
+impl ImportContext {
+    /// What follows from a look at a handed deal; `None` where the market does not have it.
+    fn after_look(&self, handed: &HandedDeal, listed: Option<&ListedDeal>) -> Settled {
+        let deal = &handed.deal;
+        let import = deal.import.as_ref();
+        let path = import.and_then(|import| import.path.clone());
+        let age = handed.age.unwrap_or_default();
+        let still = || {
+            let bytes = import.and_then(|import| import.handedbytes);
+            let recorded = bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+            ImportOutcome::Handed {
+                path: None,
+                piece_bytes: listed.map_or(recorded, |listed| listed.terms.piece_bytes()),
+                after: Backoff::jitter((age / 4).clamp(LOOK_PAUSE_MIN, LOOK_PAUSE_MAX)),
+            }
+        };
+        // A look that runs beside the hand-over, or a market that moves its deals a moment later.
+        let is_early = handed.age.is_some_and(|age| age < self.setting.confirm_timeout);
+        let Some(listed) = listed else {
+            if deal.is_on_chain() {
+                return without_view(ImportOutcome::Done { path }, true);
+            }
+            let gone = "the provider lists the deal no more".to_owned();
+            return without_view(if is_early { still() } else { self.waiting(gone) }, true);
+        };
+        let outcome = match &listed.data {
+            DataState::Received => ImportOutcome::Done { path },
+            DataState::Failed(_) if deal.is_on_chain() => ImportOutcome::Done { path },
+            DataState::Failed(reason) => ImportOutcome::Failed { reason: reason.clone() },
+            DataState::Taking => still(),
+            DataState::Refused { reason, blame: Blame::File } => {
+                let settled = self.other_piece(deal, path.as_deref().unwrap_or_default(), reason);
+                return Settled { view: Some(listed.view.clone()), ..settled };
+            }
+            DataState::Refused { reason, blame: Blame::Market } => self.retrying(deal, reason.clone()),
+            DataState::Awaited if is_early => still(),
+            DataState::Awaited => self.retrying(deal, decide::WITHOUT_EFFECT.to_owned()),
+            DataState::NotYet(reason) => self.waiting(reason.clone()),
+        };
+        let view = (!matches!(outcome, ImportOutcome::Handed { .. })).then(|| listed.view.clone());
+        Settled { outcome, view, is_answered: true, is_other_piece: false }
+    }
+}

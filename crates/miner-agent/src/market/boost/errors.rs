@@ -1,0 +1,77 @@
+//! What the errors of Boost's import call mean: the one table of its texts.
+
+use carferry_core::rpc::RpcError;
+
+use crate::market::after_error::{AfterError, ErrorClass, KnownText, classify};
+
+/// What to do where collateral or publishing money is missing.
+const FUND_IT: Option<&str> = Some(
+    "the wallets of the provider lack money: `boostd` shows them under funds; deals go on when they are topped up",
+);
+
+/// Texts of `BoostOfflineDealWithData`, the class of each, and the advice for the operator.
+/// Source: boost v1.5.0 and v2.5.2 `storagemarket/provider.go`, `storagemarket/provider_loop.go`.
+const IMPORT_ERRORS: &[KnownText] = &[
+    // Also said of a deal that has died: its state tells.
+    ("has already been imported", ErrorClass::LookAtState, None),
+    ("is not an offline deal", ErrorClass::Never, None),
+    // A deal that was handed to Boost by its own RPC, without a client's libp2p identity.
+    ("parsing peer ID", ErrorClass::Never, Some("only deals that came over libp2p can be imported")),
+    ("no pre-existing deal proposal", ErrorClass::NotYet, None),
+    ("deal not found", ErrorClass::NotYet, None),
+    ("insufficient funds", ErrorClass::NodeTrouble, FUND_IT),
+    ("tag funds", ErrorClass::NodeTrouble, FUND_IT),
+    ("failed to send deal for acceptance", ErrorClass::NodeTrouble, None),
+    (
+        "the path is not absolute",
+        ErrorClass::Retry,
+        Some(
+            "`nodePaths` maps to a relative path: write the folder as the market process sees it, from / on",
+        ),
+    ),
+    ("getting offline deal", ErrorClass::Retry, None),
+];
+
+/// Classifies the error of an import call.
+pub(in crate::market) fn after_error(error: &RpcError) -> AfterError {
+    classify(error, IMPORT_ERRORS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nodes_words_decide_what_follows() {
+        for (words, expected) in [
+            ("deal 0707 has already been imported and reached checkpoint AddedPiece", "look"),
+            ("deal 0707 has already been imported and reached checkpoint Complete", "look"),
+            ("deal 0707 is not an offline deal", "never"),
+            (
+                "getting offline deal 0707: unmarshalling db field ClientPeerID: parsing peer ID from string \
+                 'CLNFK4c': failed to parse peer ID: x",
+                "never",
+            ),
+            (
+                "no pre-existing deal proposal for offline deal 0707: scanning deal row: sql: no rows in result set",
+                "not yet",
+            ),
+            ("server error: provider has insufficient funds to accept deal", "node"),
+            ("server error: tag funds", "node"),
+            ("failed to send deal for acceptance: context canceled", "node"),
+            ("getting offline deal 0707: database is locked", "retry"),
+            ("something unheard of", "retry"),
+        ] {
+            let error = RpcError::Application { method: "import", code: 1, message: words.to_owned() };
+            let seen = match after_error(&error) {
+                AfterError::LookAtState(_) => "look",
+                AfterError::Retry(_) => "retry",
+                AfterError::WrongFile(_) => "wrong",
+                AfterError::NotYet(_) => "not yet",
+                AfterError::Never(_) => "never",
+                AfterError::NodeTrouble(..) => "node",
+            };
+            assert_eq!(seen, expected, "{words}");
+        }
+    }
+}
