@@ -88,23 +88,19 @@ fn open(path: &str) -> Result<File, String> {
 /// The version that a CAR's header names.
 fn read_version(file: &mut File, path: &str) -> Result<u64, String> {
     let mut reader = BufReader::new(file);
-    let reading = |error: io::Error| {
-        if error.kind() == io::ErrorKind::UnexpectedEof {
-            "unexpected EOF".to_owned()
-        } else {
-            format!("read {path}: {}", go_text(&error))
-        }
-    };
-    let length = match read_varint(&mut reader) {
-        Ok(length) => length.ok_or("EOF")?,
-        Err(error) => return Err(reading(error)),
-    };
+    let reading = |error: io::Error| format!("read {path}: {}", go_text(&error));
+    let length = read_varint(&mut reader, reading)?;
     if length > HEADER_BYTES_MAX {
         return Err("invalid header data, length of read beyond allowable maximum".to_owned());
     }
-    let mut header = vec![0; usize::try_from(length).expect("32 MiB fit in usize")];
-    reader.read_exact(&mut header).map_err(reading)?;
-    version_in(&header).ok_or_else(|| "invalid header: cbor: cannot decode the header".to_owned())
+    let mut header = Vec::new();
+    reader.take(length).read_to_end(&mut header).map_err(reading)?;
+    match u64::try_from(header.len()) {
+        Ok(0) if length == 0 => Err("invalid header: EOF".to_owned()),
+        Ok(0) => Err("EOF".to_owned()),
+        Ok(read) if read < length => Err("unexpected EOF".to_owned()),
+        _ => version_in(&header).ok_or_else(|| "invalid header: cbor: cannot decode the header".to_owned()),
+    }
 }
 
 /// The value of `version` in a header, a CBOR map.
@@ -117,23 +113,22 @@ fn version_in(header: &[u8]) -> Option<u64> {
     header.get(at).copied().filter(|number| *number < 24).map(u64::from)
 }
 
-/// An unsigned varint; `None` at the end of the file.
-fn read_varint(reader: &mut impl Read) -> io::Result<Option<u64>> {
+/// An unsigned varint of at most 63 bits. Source of the texts: multiformats/go-varint `varint.go`.
+fn read_varint(reader: &mut impl Read, reading: impl Fn(io::Error) -> String) -> Result<u64, String> {
     let mut number = 0_u64;
     for index in 0..9 {
         let mut byte = [0];
-        if index == 0 && reader.read(&mut byte)? == 0 {
-            return Ok(None);
-        }
-        if index > 0 {
-            reader.read_exact(&mut byte)?;
+        if reader.read(&mut byte).map_err(&reading)? == 0 {
+            return Err(if index == 0 { "EOF" } else { "unexpected EOF" }.to_owned());
         }
         number |= u64::from(byte[0] & 0x7f) << (7 * index);
-        if byte[0] & 0x80 == 0 {
-            return Ok(Some(number));
+        match byte[0] {
+            0 if index > 0 => return Err("varint not minimally encoded".to_owned()),
+            0..0x80 => return Ok(number),
+            _ => {}
         }
     }
-    Ok(Some(u64::MAX))
+    Err("varints larger than uint63 not supported".to_owned())
 }
 
 /// Offset and size of the `CARv1` inside a `CARv2`.
@@ -155,7 +150,6 @@ pub(crate) fn go_text(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
 
     use super::{go_text, read_varint, version_in};
 
@@ -167,10 +161,18 @@ mod tests {
     }
 
     #[test]
-    fn varints_end_with_the_file() {
-        assert_eq!(read_varint(&mut io::empty()).unwrap(), None);
-        assert_eq!(read_varint(&mut [0xac, 0x02].as_slice()).unwrap(), Some(300));
-        assert!(read_varint(&mut [0x80].as_slice()).is_err());
+    fn varints_have_the_errors_of_go() {
+        let overflow = "varints larger than uint63 not supported";
+        for (bytes, expected) in [
+            (&[0xac, 0x02][..], Ok(300)),
+            (&[], Err("EOF")),
+            (&[0x80], Err("unexpected EOF")),
+            (&[0x80, 0], Err("varint not minimally encoded")),
+            (&[0xff; 300], Err(overflow)),
+        ] {
+            let read = read_varint(&mut &bytes[..], |error| error.to_string());
+            assert_eq!(read, expected.map_err(str::to_owned), "{bytes:x?}");
+        }
     }
 
     #[test]

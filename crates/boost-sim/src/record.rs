@@ -132,7 +132,7 @@ pub(crate) enum ClientPeer {
 
 /// Why the row of a dummy deal cannot be read: Boost stores `dummy` in base58 and takes it for a CID.
 pub(crate) const DUMMY_PEER: &str = "unmarshalling db field ClientPeerID: parsing peer ID from string 'CLNFK4c': failed \
-                                     to parse peer ID: invalid cid: selected encoding not supported";
+                                     to parse peer ID: invalid cid: illegal base32 data at input byte 0";
 
 impl Record {
     pub(crate) fn uuid(&self) -> &str {

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p carferry-core --example car_server -- FILE [MEGABYTES_PER_SECOND]`
 //!
-//! Measured with a file of 4 GB in the page cache, one connection, on a virtual machine of 2 cores: see the module's
-//! head in `src/car_server/mod.rs`.
+//! Measured with a file of 4 GB in the page cache, one connection, on a virtual machine of 2 cores: see the
+//! module's head in `src/car_server/mod.rs`.
 
 use std::error::Error;
 use std::path::PathBuf;

@@ -56,6 +56,10 @@ async fn files_that_cannot_be_read_kill_the_deal() {
     std::fs::write(&empty, b"").unwrap();
     let junk = folder.path().join("junk.car");
     std::fs::write(&junk, [0xff; 300]).unwrap();
+    let huge = folder.path().join("huge.car");
+    std::fs::write(&huge, [0xff, 0xff, 0xff, 0x7f, 0x00]).unwrap();
+    let length = folder.path().join("length.car");
+    std::fs::write(&length, [0x0a]).unwrap();
     let cut = folder.path().join("cut.car");
     std::fs::write(&cut, &car_bytes(b"cut")[..10]).unwrap();
     let missing = folder.path().join("missing.car");
@@ -73,7 +77,9 @@ async fn files_that_cannot_be_read_kill_the_deal() {
         (folder.path().to_owned(), format!("{local}: read {}: is a directory", at(folder.path()))),
         (empty, format!("{local}: EOF")),
         (cut, format!("{local}: unexpected EOF")),
-        (junk, format!("{local}: invalid header data, length of read beyond allowable maximum")),
+        (length, format!("{local}: EOF")),
+        (junk, format!("{local}: varints larger than uint63 not supported")),
+        (huge, format!("{local}: invalid header data, length of read beyond allowable maximum")),
     ]
     .into_iter()
     .enumerate()
