@@ -150,7 +150,6 @@ pub(crate) fn go_text(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-
     use super::{go_text, read_varint, version_in};
 
     #[test]
