@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use carferry_car::{PaddedPieceSize, PayloadCid, Profile};
+use carferry_car::{PaddedPieceSize, PayloadCid, Profile, ThreadBudget};
 use carferry_core::config::human;
 use carferry_core::model::address::MinerId;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
@@ -26,7 +26,7 @@ pub struct Cli {
         help_heading = "Configuration"
     )]
     pub config: Option<PathBuf>,
-    /// JSON on standard output.
+    /// JSON on standard output: one document, or a line for each file, CAR, deal or check.
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do.
@@ -49,11 +49,11 @@ pub enum Command {
     /// again.
     Retry(RetryArgs),
     /// Show CARs, deals by miner and state, and what is stuck and why.
-    Status(StatusArgs),
+    Status,
     /// Check configuration, database and Lotus node, with a hint for each failure.
     Doctor(DoctorArgs),
     /// Check the configuration and say what it resolves to.
-    CheckConfig(CheckConfigArgs),
+    CheckConfig,
     /// Make one CAR of a file or a folder. Needs no database.
     GenerateCar(GenerateCarArgs),
     /// Compute the piece commitment of files. Needs no database.
@@ -88,12 +88,6 @@ pub struct MakecarsArgs {
     /// DAG parameters.
     #[arg(long, value_name = "PROFILE", default_value_t = Profile::Lotus, value_parser = profile_parser())]
     pub profile: Profile,
-    /// Threads that pack (default: one a processor).
-    #[arg(long, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
-    /// One JSON line per file on standard output.
-    #[arg(long)]
-    pub json: bool,
     /// Say what would be made and what is done already; write nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -112,9 +106,27 @@ pub struct MakecarsArgs {
     /// With --layout tree and pack: where the disk is full, wait until there is room for the next piece.
     #[arg(long)]
     pub wait_for_space: bool,
+    /// Threads and progress.
+    #[command(flatten)]
+    pub work: WorkArgs,
+}
+
+/// Arguments of every command that reads or hashes CARs.
+#[derive(Debug, Args)]
+pub struct WorkArgs {
+    /// Threads that read and hash (default: one a processor).
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
     /// Neither a bar nor progress lines.
     #[arg(long)]
     pub no_progress: bool,
+}
+
+impl WorkArgs {
+    /// The threads for all CARs together.
+    pub fn budget(&self) -> ThreadBudget {
+        self.jobs.map_or_else(ThreadBudget::of_processors, ThreadBudget::new)
+    }
 }
 
 /// Arguments of `makedeals`.
@@ -123,9 +135,6 @@ pub struct MakedealsArgs {
     /// Print the plan (deals, bytes, price in FIL per miner); publish and write nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// JSON on standard output.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `track`.
@@ -134,9 +143,6 @@ pub struct TrackArgs {
     /// Look at every deal once, then end.
     #[arg(long)]
     pub once: bool,
-    /// With --once: JSON on standard output.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `run`.
@@ -145,9 +151,6 @@ pub struct RunArgs {
     /// Print the plan and end: the same as `makedeals --dry-run`.
     #[arg(long)]
     pub dry_run: bool,
-    /// With --dry-run: JSON on standard output.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `retry`.
@@ -166,36 +169,14 @@ pub struct RetryArgs {
     /// Say how many there are; forget nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// JSON on standard output.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `status`.
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    /// JSON on standard output.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// One JSON line per check.
-    #[arg(long)]
-    pub json: bool,
     /// Make missing indexes, as every start does.
     #[arg(long)]
     pub create_indexes: bool,
-}
-
-/// Arguments of `check-config`.
-#[derive(Debug, Args)]
-pub struct CheckConfigArgs {
-    /// JSON on standard output.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `generate-car`.
@@ -213,18 +194,12 @@ pub struct GenerateCarArgs {
     /// Largest piece the CAR may need: 32GiB or 64GiB.
     #[arg(long, value_name = "SIZE", default_value = "32GiB", value_parser = config::parse_max_piece)]
     pub max_piece: PaddedPieceSize,
-    /// Threads that read and hash (default: one a processor).
-    #[arg(long, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
     /// Replace an existing file.
     #[arg(long)]
     pub force: bool,
-    /// JSON on standard output.
-    #[arg(long)]
-    pub json: bool,
-    /// No bar.
-    #[arg(long)]
-    pub no_progress: bool,
+    /// Threads and progress.
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 /// Arguments of `commp` and `verify-car`.
@@ -233,15 +208,9 @@ pub struct FilesArgs {
     /// The files.
     #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
-    /// Threads that hash (default: one a processor).
-    #[arg(long, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
-    /// One JSON line per file on standard output.
-    #[arg(long)]
-    pub json: bool,
-    /// No bar.
-    #[arg(long)]
-    pub no_progress: bool,
+    /// Threads and progress.
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 /// Arguments of `extract`.
@@ -267,15 +236,9 @@ pub struct ExtractArgs {
     /// Say how much there is; write nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Threads that read and hash (default: one a processor).
-    #[arg(long, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
-    /// One JSON line per file on standard output, and one with the sums.
-    #[arg(long)]
-    pub json: bool,
-    /// No bar.
-    #[arg(long)]
-    pub no_progress: bool,
+    /// Threads and progress.
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 /// What `extract` does where a file is already.
@@ -298,15 +261,9 @@ pub struct VerifyArgs {
     /// Leave out what was found good within this time: an interrupted run goes on where it was. 0: nothing.
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = parse_duration)]
     pub within: Duration,
-    /// Threads that hash (default: one a processor).
-    #[arg(long, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
-    /// One JSON line per CAR on standard output, and one with the sums.
-    #[arg(long)]
-    pub json: bool,
-    /// No bar.
-    #[arg(long)]
-    pub no_progress: bool,
+    /// Threads and progress.
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 /// Arguments of `regenerate`.
@@ -321,15 +278,9 @@ pub struct RegenerateArgs {
     /// Replace an existing file.
     #[arg(long)]
     pub force: bool,
-    /// Threads that read and hash (default: one a processor).
-    #[arg(long, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
-    /// JSON on standard output.
-    #[arg(long)]
-    pub json: bool,
-    /// No bar.
-    #[arg(long)]
-    pub no_progress: bool,
+    /// Threads and progress.
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 /// Arguments of `serve`.

@@ -14,6 +14,7 @@ mod chain_head;
 pub mod cli;
 mod commands;
 pub mod config;
+mod console;
 mod exit;
 mod makecars;
 pub mod node_deals;

@@ -8,7 +8,6 @@ use carferry_core::printer::{ExitStatus, Printer};
 use carferry_core::rpc::endpoint::{EndpointError, resolve_full_node};
 use serde::Serialize;
 
-use crate::cli::CheckConfigArgs;
 use crate::config::Config;
 use crate::exit::CommandError;
 
@@ -18,13 +17,13 @@ use crate::exit::CommandError;
 ///
 /// [`CommandError`] for what the user must fix.
 pub(super) fn check_config(
-    args: &CheckConfigArgs,
     config: &Config,
     file: Option<&Path>,
+    json: bool,
     out: &mut Printer,
 ) -> Result<ExitStatus, CommandError> {
     let summary = Summary::of(config, file, &|name| std::env::var(name).ok())?;
-    if args.json { out.json(&summary) } else { out.text(summary.text()) }?;
+    if json { out.json(&summary) } else { out.text(summary.text()) }?;
     Ok(ExitStatus::Success)
 }
 

@@ -4,8 +4,7 @@ use std::io;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use carferry_core::printer::{ExitStatus, Printer};
-use carferry_core::runtime::Shutdown;
+use carferry_core::printer::ExitStatus;
 use carferry_core::store::IndexUser;
 use carferry_core::words::counted;
 use tokio::time::Instant;
@@ -16,8 +15,9 @@ use crate::agent::Agent;
 use crate::cli::{MakedealsArgs, RunArgs, TrackArgs};
 use crate::commands::plan_text::plan_text;
 use crate::config::Config;
+use crate::console::Console;
 use crate::exit::CommandError;
-use crate::progress::{Counter, Screen};
+use crate::progress::Counter;
 use crate::propose::{DealState, Mode, ProposeError, Proposer, Report};
 
 /// How often `makedeals` checks whether its queues are empty and the node answers.
@@ -56,28 +56,26 @@ async fn unless_stopped<T>(pass: impl Future<Output = T>, stop: &CancellationTok
 pub(super) async fn track(
     args: &TrackArgs,
     config: &Config,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    mut console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
-    if args.json && !args.once {
+    if console.json && !args.once {
         let hint = "add --once: one pass and its counts";
         return Err(CommandError::user_hint(&NoEnd { command: "track" }, hint));
     }
     let agent = Agent::connect(config).await?;
     if !args.once {
-        agent.track(shutdown).await?;
+        agent.track(console.shutdown).await?;
         return Ok(ExitStatus::Success);
     }
     let done = agent.tracker()?.pass().await?;
-    if args.json {
-        out.json(&done)?;
-    } else {
-        let followed = counted(done.followed, "deal");
-        out.line(format_args!(
+    let followed = counted(done.followed, "deal");
+    console.result(
+        &done,
+        format_args!(
             "{followed} followed, {} changed, {} unknown to this node, {} not looked up, {} put back, {} restored",
             done.changed, done.unknown, done.failed, done.put_back, done.restored
-        ))?;
-    }
+        ),
+    )?;
     Ok(ExitStatus::Success)
 }
 
@@ -89,32 +87,30 @@ pub(super) async fn track(
 pub(super) async fn run(
     args: &RunArgs,
     config: &Config,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    mut console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     if args.dry_run {
-        let plan_only = MakedealsArgs { dry_run: true, json: args.json };
-        return makedeals(&plan_only, config, screen, shutdown, out).await;
+        return makedeals(&MakedealsArgs { dry_run: true }, config, console).await;
     }
-    if args.json {
+    if console.json {
         let hint = "add --dry-run for the plan, or use `makedeals --json`; the log of `run` is JSON where it is no terminal";
         return Err(CommandError::user_hint(&NoEnd { command: "run" }, hint));
     }
     let agent = Agent::connect(config).await?;
     if io::stdout().is_terminal() {
-        preview(&agent, shutdown.token(), out).await?;
+        preview(&agent, &mut console).await?;
     }
-    agent.run(shutdown).await?;
+    agent.run(console.shutdown).await?;
     Ok(ExitStatus::Success)
 }
 
 /// Shows what the first pass is going to publish and what it costs. By a proposer of its own: where a plan
 /// ends, nothing was published. What stands in the way is logged by the passes themselves.
-async fn preview(agent: &Agent<'_>, stop: &CancellationToken, out: &mut Printer) -> Result<(), CommandError> {
+async fn preview(agent: &Agent<'_>, console: &mut Console<'_>) -> Result<(), CommandError> {
+    let stop = console.shutdown.token();
     let mut proposer = agent.proposer(stop.clone())?;
     if let Some(Ok(plan)) = unless_stopped(proposer.pass(Mode::DryRun), stop).await {
-        out.text(plan_text(&plan, Mode::DryRun).replacen("dry run: ", "now: ", 1))?;
+        console.out.text(plan_text(&plan, Mode::DryRun).replacen("dry run: ", "now: ", 1))?;
     }
     Ok(())
 }
@@ -128,9 +124,7 @@ async fn preview(agent: &Agent<'_>, stop: &CancellationToken, out: &mut Printer)
 pub(super) async fn makedeals(
     args: &MakedealsArgs,
     config: &Config,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    mut console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     let agent = Agent::connect(config).await?;
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Publish };
@@ -138,13 +132,14 @@ pub(super) async fn makedeals(
         agent.store.ensure_indexes(IndexUser::ClientAgent).await?;
         agent.store.check_rights(IndexUser::ClientAgent).await?;
     }
+    let shutdown = console.shutdown;
     let stop = shutdown.token().child_token();
     let mut proposer = agent.proposer(stop.clone())?.for_one_run();
     let Some(first) = unless_stopped(proposer.pass(mode), &stop).await else {
         proposer.finish().await;
         return Ok(ExitStatus::Interrupted);
     };
-    let mut run = Run { whole: Report::default(), json: args.json, screen, out, counter: None };
+    let mut run = Run { whole: Report::default(), console: &mut console, counter: None };
     run.take(first?)?;
     let mut failure = None;
     if mode == Mode::Publish {
@@ -155,11 +150,7 @@ pub(super) async fn makedeals(
         run.warn_of_rest(queued.saturating_sub(run.settled() - settled_before), &stop);
     }
     let whole = run.end();
-    if args.json {
-        out.json(&whole)?;
-    } else {
-        out.text(plan_text(&whole, mode))?;
-    }
+    console.result(&whole, plan_text(&whole, mode).trim_end())?;
     if shutdown.token().is_cancelled() {
         return Ok(ExitStatus::Interrupted);
     }
@@ -177,11 +168,9 @@ pub(super) async fn makedeals(
 }
 
 /// The reports of a run so far, and where they are shown.
-struct Run<'a> {
+struct Run<'a, 'c> {
     whole: Report,
-    json: bool,
-    screen: &'a Screen,
-    out: &'a mut Printer,
+    console: &'a mut Console<'c>,
     /// Shown while proposals are published.
     counter: Option<Counter>,
 }
@@ -193,7 +182,7 @@ enum Next {
     End,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     /// Passes until nothing more is wanted, or nothing more can be done now. What found a full queue is
     /// planned again when the queue is half empty. An error of a later pass ends the run; what the run
     /// did before is reported all the same.
@@ -202,7 +191,7 @@ impl Run<'_> {
         proposer: &mut Proposer,
         stop: &CancellationToken,
     ) -> Result<Option<ProposeError>, CommandError> {
-        self.counter = Some(self.screen.counter());
+        self.counter = Some(self.console.screen.counter());
         while let Next::Pass = self.wait(proposer, stop).await? {
             match unless_stopped(proposer.pass(Mode::Publish), stop).await {
                 Some(Ok(report)) => {
@@ -254,8 +243,8 @@ impl Run<'_> {
     /// Adds a report; with `--json` its proposals are printed at once.
     fn take(&mut self, report: Report) -> io::Result<()> {
         for line in self.whole.follow(report) {
-            if self.json {
-                self.screen.print(|| self.out.json(&line))?;
+            if self.console.json {
+                self.console.result(&line, "")?;
             }
         }
         Ok(())

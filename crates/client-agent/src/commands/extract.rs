@@ -9,8 +9,7 @@ use carferry_car::{
     RestoredKind, Symlinks, ThreadBudget, Unfinished,
 };
 use carferry_core::error_chain::Hint;
-use carferry_core::printer::{ExitStatus, Printer};
-use carferry_core::runtime::Shutdown;
+use carferry_core::printer::ExitStatus;
 use carferry_core::words::counted;
 use indicatif::BinaryBytes;
 use serde::{Serialize, Serializer};
@@ -20,8 +19,9 @@ use crate::blocking::in_background;
 use crate::cli::{ExtractArgs, WhereThere};
 use crate::commands::placements::{Parts, is_part_name, placements};
 use crate::commands::tools::hint_of_header;
+use crate::console::Console;
 use crate::exit::CommandError;
-use crate::progress::{Meter, Screen};
+use crate::progress::Meter;
 
 /// Why nothing, or not everything, was restored.
 #[derive(Debug, thiserror::Error)]
@@ -237,10 +237,9 @@ impl NotWhole {
 /// When not everything was restored.
 pub(super) async fn extract(
     args: &ExtractArgs,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    mut console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
+    let shutdown = console.shutdown;
     let cars = args.cars.clone();
     let Parts { placements, older, without_manifest } = placements(&args.cars);
     let is_placed = placements.iter().chain(&older).map(|part| part.inside.clone()).collect();
@@ -261,30 +260,27 @@ pub(super) async fn extract(
     let extraction = opened.map_err(stop_of)?;
     let plan = extraction.plan();
     if args.dry_run {
-        let (files, folders, links) = (plan.files, plan.folders, plan.symlinks);
-        let size = BinaryBytes(plan.bytes);
-        if args.json {
-            out.json(&serde_json::json!({
-                "files": files, "folders": folders, "symlinks": links, "bytes": plan.bytes, "holebytes": plan.hole_bytes
-            }))?;
-        } else {
-            let (files, folders) = (counted(files, "file"), counted(folders, "folder"));
-            out.line(format!("{files}, {folders}, {}, {size}", counted(links, "link")))?;
-        }
+        let (files, folders) = (counted(plan.files, "file"), counted(plan.folders, "folder"));
+        let (links, size) = (counted(plan.symlinks, "link"), BinaryBytes(plan.bytes));
+        let sums = serde_json::json!({
+            "files": plan.files, "folders": plan.folders, "symlinks": plan.symlinks, "bytes": plan.bytes,
+            "holebytes": plan.hole_bytes
+        });
+        console.result(&sums, format_args!("{files}, {folders}, {links}, {size}"))?;
         return Ok(ExitStatus::Success);
     }
     let meter = Meter::new(plan.bytes, plan.files, shutdown.token().clone());
-    let shown = screen.show(&meter, args.no_progress);
-    let budget = args.jobs.map_or_else(ThreadBudget::of_processors, ThreadBudget::new);
+    let shown = console.screen.show(&meter, args.work.no_progress);
+    let budget = args.work.budget();
     let (lines, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let all = args.json;
+    let all = console.json;
     let running = in_background(shutdown, move || {
         let restored = run(extraction, &budget, &meter, &lines, all, &loose);
         (restored, loose.found.into_inner().unwrap_or_else(PoisonError::into_inner))
     });
     let telling = async {
         while let Some(line) = told.recv().await {
-            screen.print(|| if args.json { out.json(&line) } else { out.line(words(&line)) })?;
+            console.result(&line, words(&line))?;
         }
         Ok::<(), CommandError>(())
     };
@@ -295,14 +291,10 @@ pub(super) async fn extract(
     let restored = restored.map_err(stop_of)?;
     let not_whole = not_whole(&restored, &older, &loose);
     for file in &not_whole {
-        if args.json { out.json(file) } else { out.line(file.words()) }?;
+        console.result(file, file.words())?;
     }
     let total = Total::new(&restored, &not_whole);
-    if args.json {
-        out.json(&total)?;
-    } else {
-        out.line(total_words(&total))?;
-    }
+    console.result(&total, total_words(&total))?;
     let is_all = total.different == 0 && not_whole.is_empty();
     Ok(if is_all { ExitStatus::Success } else { ExitStatus::Partly })
 }

@@ -32,6 +32,7 @@ use clap::{ArgMatches, FromArgMatches};
 
 use crate::cli::{Cli, Command};
 use crate::config::Config;
+use crate::console::Console;
 use crate::exit::CommandError;
 use crate::progress::Screen;
 use crate::{cli, config, makecars};
@@ -63,76 +64,99 @@ pub fn main_entry(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(cli: Cli, matches: &ArgMatches) -> Result<ExitStatus, CommandError> {
     check_kernel_choice()
         .map_err(|error| CommandError::user_hint(&error, "name one of these, or unset it"))?;
-    let mut out = Printer::stdout();
-    let screen = Screen::default();
     let given = Given { file: cli.config, flags: matches.subcommand().map(|(_, flags)| flags) };
-    let configured = || {
-        let config = load(&given)?;
-        log(&config.log, &screen)?;
-        Ok::<_, CommandError>(config)
-    };
+    let call = Call { given, json: cli.json };
     match cli.command {
-        Command::GenerateCar(args) => {
-            quiet_log(&screen)?;
-            block_on(async |shutdown| tools::generate_car(&args, &screen, &shutdown, &mut out).await)
-        }
-        Command::Commp(args) => {
-            quiet_log(&screen)?;
-            block_on(async |shutdown| tools::commp(&args, &screen, &shutdown, &mut out).await)
-        }
-        Command::VerifyCar(args) => {
-            quiet_log(&screen)?;
-            block_on(async |shutdown| tools::verify(&args, &screen, &shutdown, &mut out).await)
-        }
-        Command::Extract(args) => {
-            quiet_log(&screen)?;
-            block_on(async |shutdown| extract::extract(&args, &screen, &shutdown, &mut out).await)
-        }
+        Command::GenerateCar(args) => call.plain(async |console| tools::generate_car(&args, console).await),
+        Command::Commp(args) => call.plain(async |console| tools::commp(&args, console).await),
+        Command::VerifyCar(args) => call.plain(async |console| tools::verify(&args, console).await),
+        Command::Extract(args) => call.plain(async |console| extract::extract(&args, console).await),
         Command::Verify(args) => {
-            let config = configured()?;
-            block_on(async |shutdown| verify::verify(&args, &config, &screen, &shutdown, &mut out).await)
+            call.configured(async |config, console| verify::verify(&args, config, console).await)
         }
         Command::Regenerate(args) => {
-            let config = configured()?;
-            block_on(async |shutdown| {
-                regenerate::regenerate(&args, &config, &screen, &shutdown, &mut out).await
-            })
+            call.configured(async |config, console| regenerate::regenerate(&args, config, console).await)
         }
         Command::Serve(args) => {
             let config = configured()?;
             block_on(async |shutdown| serve::serve(&args, &config, &shutdown, &mut out).await)
         }
         Command::Makecars(args) => {
-            let config = configured()?;
-            block_on(async |shutdown| makecars::makecars(&args, &config, &screen, &shutdown, &mut out).await)
+            call.configured(async |config, console| makecars::makecars(&args, config, console).await)
         }
         Command::Makedeals(args) => {
-            let config = configured()?;
-            block_on(async |shutdown| deals::makedeals(&args, &config, &screen, &shutdown, &mut out).await)
+            call.configured(async |config, console| deals::makedeals(&args, config, console).await)
         }
         Command::Track(args) => {
-            let config = configured()?;
-            block_on(async |shutdown| deals::track(&args, &config, &shutdown, &mut out).await)
+            call.configured(async |config, console| deals::track(&args, config, console).await)
         }
         Command::Run(args) => {
-            let config = configured()?;
-            block_on(async |shutdown| deals::run(&args, &config, &screen, &shutdown, &mut out).await)
+            call.configured(async |config, console| deals::run(&args, config, console).await)
         }
         Command::Retry(args) => {
-            let config = configured()?;
-            block_on(async |_| retry::retry(&args, &config, &mut out).await)
+            call.configured(async |config, console| retry::retry(&args, config, console).await)
         }
-        Command::Status(args) => {
-            let config = configured()?;
-            block_on(async |_| status::status(&args, &config, &mut out).await)
-        }
+        Command::Status => call.configured(async |config, console| status::status(config, console).await),
         Command::Doctor(args) => {
-            let config = configured()?;
-            block_on(async |_| doctor::run(&args, &config, &mut out).await)
+            call.configured(async |config, console| doctor::run(&args, config, console).await)
         }
-        Command::CheckConfig(args) => {
-            check_config::check_config(&args, &load(&given)?, given.file.as_deref(), &mut out)
+        Command::CheckConfig => {
+            let config = load(&call.given)?;
+            check_config::check_config(&config, call.given.file.as_deref(), call.json, &mut Printer::stdout())
         }
+    }
+}
+
+/// A call of the program.
+struct Call<'a> {
+    given: Given<'a>,
+    json: bool,
+}
+
+impl Call<'_> {
+    /// Runs a command that reads the configuration.
+    fn configured(
+        &self,
+        command: impl AsyncFnOnce(&Config, Console<'_>) -> Result<ExitStatus, CommandError>,
+    ) -> Result<ExitStatus, CommandError> {
+        let config = load(&self.given)?;
+        self.run(&config.log, async |console| command(&config, console).await)
+    }
+
+    /// Runs a tool, which has no configuration and logs only what went wrong.
+    fn plain(
+        &self,
+        tool: impl AsyncFnOnce(Console<'_>) -> Result<ExitStatus, CommandError>,
+    ) -> Result<ExitStatus, CommandError> {
+        self.run(&LogSection { format: LogFormat::Text, filter: "warn".to_owned() }, tool)
+    }
+
+    /// Runs a command that signals can end.
+    fn run(
+        &self,
+        log: &LogSection,
+        command: impl AsyncFnOnce(Console<'_>) -> Result<ExitStatus, CommandError>,
+    ) -> Result<ExitStatus, CommandError> {
+        let screen = Screen::default();
+        telemetry::init_to(log.format, &log.filter, screen.log_writer())
+            .map_err(|error| CommandError::user(&error))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let ended = runtime.block_on(shut_down_after(async {
+            let shutdown = Shutdown::listen()?;
+            let mut out = Printer::stdout();
+            let console = Console { out: &mut out, screen: &screen, shutdown: &shutdown, json: self.json };
+            let ended = command(console).await;
+            match ended {
+                Ok(ExitStatus::Success) => ended,
+                Ok(_) if shutdown.was_signalled() => Ok(ExitStatus::Interrupted),
+                Err(error) if shutdown.was_signalled() => Err(error.interrupted()),
+                ended => ended,
+            }
+        }));
+        // Blocking work may still be under way after a second signal; the process does not wait for it. Tasks
+        // that are left must not see each other vanish, which a runtime that is shut down would do to them.
+        std::mem::forget(runtime);
+        ended
     }
 }
 
@@ -157,36 +181,4 @@ fn load(given: &Given<'_>) -> Result<Config, CommandError> {
         other: Some(&config::MINER_AGENT),
     };
     Ok(Config::load(&sources)?)
-}
-
-fn log(section: &LogSection, screen: &Screen) -> Result<(), CommandError> {
-    telemetry::init_to(section.format, &section.filter, screen.log_writer())
-        .map_err(|error| CommandError::user(&error))
-}
-
-/// Tools have no configuration: they log only what went wrong.
-fn quiet_log(screen: &Screen) -> Result<(), CommandError> {
-    telemetry::init_to(LogFormat::Text, "warn", screen.log_writer())
-        .map_err(|error| CommandError::user(&error))
-}
-
-/// Runs a command that signals can end.
-fn block_on(
-    command: impl AsyncFnOnce(Shutdown) -> Result<ExitStatus, CommandError>,
-) -> Result<ExitStatus, CommandError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let ended = runtime.block_on(shut_down_after(async {
-        let shutdown = Shutdown::listen()?;
-        let ended = command(shutdown.clone()).await;
-        match ended {
-            Ok(ExitStatus::Success) => ended,
-            Ok(_) if shutdown.was_signalled() => Ok(ExitStatus::Interrupted),
-            Err(error) if shutdown.was_signalled() => Err(error.interrupted()),
-            ended => ended,
-        }
-    }));
-    // Blocking work may still be under way after a second signal; the process does not wait for it. Tasks
-    // that are left must not see each other vanish, which a runtime that is shut down would do to them.
-    std::mem::forget(runtime);
-    ended
 }

@@ -11,19 +11,19 @@ use carferry_core::error_chain::Hint;
 use carferry_core::fsx;
 use carferry_core::fsx::TempGuard;
 use carferry_core::model::{CarDoc, PlanDoc};
-use carferry_core::printer::{ExitStatus, Printer};
-use carferry_core::runtime::Shutdown;
+use carferry_core::printer::ExitStatus;
 use carferry_core::store::Store;
 
 use crate::blocking::in_background;
 use crate::car_line::CarLine;
 use crate::cli::RegenerateArgs;
 use crate::config::Config;
+use crate::console::Console;
 use crate::exit::CommandError;
 use crate::makecars::dataset::build_piece::{MakeError, PieceJob, SourceTimes, make};
 use crate::makecars::dataset::rules::PlanRules;
 use crate::makecars::dataset::{manifest, plan_store};
-use crate::progress::{Meter, Screen};
+use crate::progress::Meter;
 
 /// Why a CAR was not made again.
 #[derive(Debug, thiserror::Error)]
@@ -113,9 +113,7 @@ enum Recipe {
 pub(super) async fn regenerate(
     args: &RegenerateArgs,
     config: &Config,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    mut console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     let user = |error: RegenerateError| CommandError::user(&error);
     let store = Store::open(&config.store_options()?).await?;
@@ -146,20 +144,18 @@ pub(super) async fn regenerate(
     }
     let recipe = recipe(&store, car, &args.filecid, profile, &path).await?.map_err(user)?;
     let bytes = car.filesizebytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
-    let meter = Meter::new(bytes, 1, shutdown.token().clone());
-    let shown = screen.show(&meter, args.no_progress);
-    let budget = args.jobs.map_or_else(ThreadBudget::of_processors, ThreadBudget::new);
+    let meter = Meter::new(bytes, 1, console.shutdown.token().clone());
+    let shown = console.screen.show(&meter, args.work.no_progress);
+    let budget = args.work.budget();
     let target = path.clone();
     let made =
-        in_background(shutdown, move || run(recipe, profile, &target, &recorded, &budget, &meter)).await?;
+        in_background(console.shutdown, move || run(recipe, profile, &target, &recorded, &budget, &meter))
+            .await?;
     drop(shown);
     let made = made.map_err(user)?;
-    if args.json {
-        out.json(&CarLine::built(&made).at(&path))?;
-    } else {
-        let BuiltCar { payload_cid, piece_cid, .. } = &made;
-        out.line(format_args!("made again  {}  {payload_cid}  {piece_cid}", path.display()))?;
-    }
+    let BuiltCar { payload_cid, piece_cid, .. } = &made;
+    let words = format!("made again  {}  {payload_cid}  {piece_cid}", path.display());
+    console.result(&CarLine::built(&made).at(&path), words)?;
     Ok(ExitStatus::Success)
 }
 

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::printer::ExitStatus;
 use carferry_core::store::{Failure, FailuresOf, Store};
 use carferry_core::words::counted;
 use serde::Serialize;
 
 use crate::cli::RetryArgs;
 use crate::config::Config;
+use crate::console::Console;
 use crate::exit::CommandError;
 
 /// What `retry` prints.
@@ -34,7 +35,7 @@ struct Forgotten {
 pub(super) async fn retry(
     args: &RetryArgs,
     config: &Config,
-    out: &mut Printer,
+    mut console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     let store = Store::open(&config.store_options()?).await?;
     let payload_cid = args.filecid.as_ref().map(ToString::to_string);
@@ -49,11 +50,7 @@ pub(super) async fn retry(
         store.forget_failures(&failures).await?;
     }
     let forgotten = summary(&failures, args.dry_run);
-    if args.json {
-        out.json(&forgotten)?;
-    } else {
-        out.text(text(&forgotten))?;
-    }
+    console.result(&forgotten, text(&forgotten).trim_end())?;
     Ok(ExitStatus::Success)
 }
 

@@ -1,14 +1,14 @@
 //! `status`: CARs, deals by miner and state, and what is stuck and why.
 
 use carferry_core::model::OfflineDealDoc;
-use carferry_core::printer::{ExitStatus, Printer, table};
+use carferry_core::printer::{ExitStatus, table};
 use carferry_core::store::{DealCounts, Store};
 use carferry_core::words::counted;
 use serde::Serialize;
 
-use crate::cli::StatusArgs;
 use crate::commands::text::{bytes, line};
 use crate::config::Config;
+use crate::console::Console;
 use crate::exit::CommandError;
 
 /// Troubled deals that `status` lists.
@@ -54,11 +54,7 @@ struct Troubled {
 /// # Errors
 ///
 /// [`CommandError`] when the database does not answer.
-pub(super) async fn status(
-    args: &StatusArgs,
-    config: &Config,
-    out: &mut Printer,
-) -> Result<ExitStatus, CommandError> {
+pub(super) async fn status(config: &Config, mut console: Console<'_>) -> Result<ExitStatus, CommandError> {
     let store = Store::open(&config.store_options()?).await?;
     let (cars, car_piece_bytes) = store.car_totals().await?;
     let (count, samples) = store.no_deals(NO_DEALS_MAX).await?;
@@ -72,11 +68,7 @@ pub(super) async fn status(
         troubled: store.troubled_deals(TROUBLED_MAX).await?.iter().map(troubled).collect(),
         no_deals: NoDeals { count, samples },
     };
-    if args.json {
-        out.json(&status)?;
-    } else {
-        out.text(status_text(&status))?;
-    }
+    console.result(&status, status_text(&status).trim_end())?;
     Ok(ExitStatus::Success)
 }
 

@@ -12,14 +12,14 @@ use carferry_car::{
 use carferry_core::error_chain::{ErrorChain, Hint};
 use carferry_core::fsx;
 use carferry_core::printer::{Escaped, ExitStatus, Printer};
-use carferry_core::runtime::Shutdown;
 use serde::Serialize;
 
 use crate::blocking::in_background;
 use crate::car_line::CarLine;
 use crate::cli::{FilesArgs, GenerateCarArgs};
+use crate::console::Console;
 use crate::exit::CommandError;
-use crate::progress::{Meter, Screen};
+use crate::progress::Meter;
 
 /// Why `generate-car` made no CAR.
 #[derive(Debug, thiserror::Error)]
@@ -104,8 +104,13 @@ impl Line {
         Self { file: file.to_string_lossy().into_owned(), ..Self::default() }
     }
 
+    fn print(&self, console: &mut Console<'_>) -> io::Result<()> {
+        let Console { out, screen, json, .. } = console;
+        screen.print(|| if *json { out.json(self) } else { self.print_facts(out) })
+    }
+
     /// For people: one fact a line.
-    fn print(&self, out: &mut Printer) -> io::Result<()> {
+    fn print_facts(&self, out: &mut Printer) -> io::Result<()> {
         let facts = [
             ("payload CID", self.car.payloadcid.clone()),
             ("CAR size", self.car.carsizebytes.map(|bytes| bytes.to_string())),
@@ -159,19 +164,18 @@ impl Line {
 /// When no CAR was made.
 pub(super) async fn generate_car(
     args: &GenerateCarArgs,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    mut console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     let plan = plan_car(&args.input, &args.profile.params()).map_err(GenerateError::from);
     let plan = plan.map_err(|error| CommandError::user(&error))?;
-    let meter = Meter::new(plan.source_bytes, plan.files, shutdown.token().clone());
-    let shown = screen.show(&meter, args.no_progress);
+    let meter = Meter::new(plan.source_bytes, plan.files, console.shutdown.token().clone());
+    let shown = console.screen.show(&meter, args.work.no_progress);
     let options = BuildOptions { params: args.profile.params(), max_piece: args.max_piece };
-    let budget = args.jobs.map_or_else(ThreadBudget::of_processors, ThreadBudget::new);
+    let budget = args.work.budget();
     let (input, output, force) = (args.input.clone(), args.output.clone(), args.force);
     let built =
-        in_background(shutdown, move || build(&budget, &input, &output, &options, force, &meter)).await?;
+        in_background(console.shutdown, move || build(&budget, &input, &output, &options, force, &meter))
+            .await?;
     drop(shown);
     let car = built.map_err(|error| CommandError::user(&error))?;
     let line = Line {
@@ -180,8 +184,7 @@ pub(super) async fn generate_car(
         filecids: car.file_cids.iter().map(ToString::to_string).collect(),
         ..Line::new(&args.output)
     };
-    let printed = if args.json { out.json(&line) } else { line.print(out) };
-    printed?;
+    line.print(&mut console)?;
     Ok(ExitStatus::Success)
 }
 
@@ -230,13 +233,8 @@ fn build(
 /// # Errors
 ///
 /// Only when printing fails; trouble with files is reported and shows in the status.
-pub(super) async fn commp(
-    args: &FilesArgs,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
-) -> Result<ExitStatus, CommandError> {
-    for_each_file(args, screen, shutdown, out, commp_of).await
+pub(super) async fn commp(args: &FilesArgs, console: Console<'_>) -> Result<ExitStatus, CommandError> {
+    for_each_file(args, console, commp_of).await
 }
 
 /// Runs `verify-car`.
@@ -244,13 +242,8 @@ pub(super) async fn commp(
 /// # Errors
 ///
 /// Only when printing fails; what is wrong with a CAR is reported and shows in the status.
-pub(super) async fn verify(
-    args: &FilesArgs,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
-) -> Result<ExitStatus, CommandError> {
-    for_each_file(args, screen, shutdown, out, check_of).await
+pub(super) async fn verify(args: &FilesArgs, console: Console<'_>) -> Result<ExitStatus, CommandError> {
+    for_each_file(args, console, check_of).await
 }
 
 fn commp_of(budget: &ThreadBudget, file: &Path, meter: &Meter) -> Line {
@@ -324,27 +317,25 @@ const PLACEHOLDER_HINT: &str = "the tool that wrote it streamed the CAR and neve
 /// Runs `each` on every file, one after the other, and prints what it says.
 async fn for_each_file(
     args: &FilesArgs,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    mut console: Console<'_>,
     each: fn(&ThreadBudget, &Path, &Meter) -> Line,
 ) -> Result<ExitStatus, CommandError> {
     let bytes = args.files.iter().filter_map(|file| Some(file.metadata().ok()?.len())).sum();
     let files = u64::try_from(args.files.len()).unwrap_or(u64::MAX);
-    let meter = Meter::new(bytes, files, shutdown.token().clone());
-    let shown = screen.show(&meter, args.no_progress);
-    let budget = Arc::new(args.jobs.map_or_else(ThreadBudget::of_processors, ThreadBudget::new));
+    let meter = Meter::new(bytes, files, console.shutdown.token().clone());
+    let shown = console.screen.show(&meter, args.work.no_progress);
+    let budget = Arc::new(args.work.budget());
     let mut status = ExitStatus::Success;
     for file in &args.files {
         let (path, counter) = (file.clone(), Arc::clone(&meter));
         let budget = Arc::clone(&budget);
-        let line = in_background(shutdown, move || each(&budget, &path, &counter)).await?;
+        let line = in_background(console.shutdown, move || each(&budget, &path, &counter)).await?;
         meter.item_done();
         if line.error.is_some() {
             status = ExitStatus::UserError;
         }
-        screen.print(|| if args.json { out.json(&line) } else { line.print(out) })?;
-        if shutdown.token().is_cancelled() {
+        line.print(&mut console)?;
+        if console.shutdown.token().is_cancelled() {
             status = ExitStatus::Interrupted;
             break;
         }

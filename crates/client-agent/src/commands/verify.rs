@@ -11,8 +11,7 @@ use std::sync::Arc;
 use carferry_car::{PieceCid, PieceError, ThreadBudget, UnpaddedPieceSize, open_regular, piece_of_file};
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::CarDoc;
-use carferry_core::printer::{ExitStatus, Printer};
-use carferry_core::runtime::Shutdown;
+use carferry_core::printer::ExitStatus;
 use carferry_core::store::{IndexUser, Store, VerifyDue};
 use serde::Serialize;
 use tracing::{info, warn};
@@ -21,8 +20,9 @@ use crate::blocking::in_background;
 use crate::car_line::CarLine;
 use crate::cli::VerifyArgs;
 use crate::config::Config;
+use crate::console::Console;
 use crate::exit::CommandError;
-use crate::progress::{Meter, Screen};
+use crate::progress::Meter;
 
 /// Records that are read at a time.
 const PAGE: i64 = 200;
@@ -74,9 +74,7 @@ struct Total {
 pub(super) async fn verify(
     args: &VerifyArgs,
     config: &Config,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    mut console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     let store = Store::open(&config.store_options()?).await?;
     store.ensure_indexes(IndexUser::ClientAgent).await?;
@@ -91,9 +89,9 @@ pub(super) async fn verify(
     let withouthost = store.standing_cars_without_host().await?;
     let mut total = Total { fresh: all.saturating_sub(cars), withouthost, ..Total::default() };
     info!(cars, bytes, fresh = total.fresh, "checking CARs of {host}");
-    let meter = Meter::new(u64::try_from(bytes).unwrap_or(0), cars, shutdown.token().clone());
-    let shown = screen.show(&meter, args.no_progress);
-    let budget = Arc::new(args.jobs.map_or_else(ThreadBudget::of_processors, ThreadBudget::new));
+    let meter = Meter::new(u64::try_from(bytes).unwrap_or(0), cars, console.shutdown.token().clone());
+    let shown = console.screen.show(&meter, args.work.no_progress);
+    let budget = Arc::new(args.work.budget());
     // Should the server's clock go back, with another primary, they would be due again at once.
     let mut found_bad = HashSet::new();
     'all: loop {
@@ -104,7 +102,7 @@ pub(super) async fn verify(
         }
         for (id, car) in page {
             let (budget, counter) = (Arc::clone(&budget), Arc::clone(&meter));
-            let line = in_background(shutdown, move || check(&budget, &car, &counter)).await?;
+            let line = in_background(console.shutdown, move || check(&budget, &car, &counter)).await?;
             let Some(line) = line else { break 'all };
             meter.item_done();
             store.record_verified(&id, line.verdict == Verdict::Good, line.reason.as_deref()).await?;
@@ -118,41 +116,33 @@ pub(super) async fn verify(
                 Verdict::Unreadable => total.unreadable += 1,
                 Verdict::Unrecorded => total.unrecorded += 1,
             }
-            if args.json {
-                screen.print(|| out.json(&line))?;
-            } else if line.verdict != Verdict::Good {
-                let reason = line.reason.as_deref().unwrap_or_default();
+            if console.json || line.verdict != Verdict::Good {
+                let (verdict, reason) = (line.verdict, line.reason.as_deref().unwrap_or_default());
                 let path = line.car.carpath.as_deref().unwrap_or_default();
-                screen.print(|| out.line(format_args!("{:?}  {path}: {reason}", line.verdict)))?;
+                console.result(&line, format_args!("{verdict:?}  {path}: {reason}"))?;
             }
         }
     }
     drop(shown);
-    finish(&total, args.json, shutdown, out)
+    finish(&total, console)
 }
 
-fn finish(
-    total: &Total,
-    json: bool,
-    shutdown: &Shutdown,
-    out: &mut Printer,
-) -> Result<ExitStatus, CommandError> {
-    if json {
-        out.json(total)?;
-    } else {
-        let Total { good, wrong, missing, unreadable, unrecorded, fresh, withouthost } = total;
-        out.line(format_args!(
+fn finish(total: &Total, mut console: Console<'_>) -> Result<ExitStatus, CommandError> {
+    let Total { good, wrong, missing, unreadable, unrecorded, fresh, withouthost } = total;
+    console.result(
+        total,
+        format_args!(
             "{good} good, {wrong} wrong, {missing} missing, {unreadable} unreadable, {unrecorded} not recorded in \
              full, {fresh} checked lately"
+        ),
+    )?;
+    if *withouthost > 0 && !console.json {
+        console.out.line(format_args!(
+            "{withouthost} not checked: their records name no host, as the prototype wrote them; `makecars` with the \
+             same input and output records them anew, and `commp FILE` computes a piece CID"
         ))?;
-        if *withouthost > 0 {
-            out.line(format_args!(
-                "{withouthost} not checked: their records name no host, as the prototype wrote them; `makecars` with the \
-                 same input and output records them anew, and `commp FILE` computes a piece CID"
-            ))?;
-        }
     }
-    let interrupted = shutdown.token().is_cancelled();
+    let interrupted = console.shutdown.token().is_cancelled();
     if interrupted {
         warn!("interrupted: the same command goes on with the rest");
     }

@@ -15,13 +15,13 @@ mod per_file;
 mod read_back;
 mod workspace;
 
-use carferry_core::printer::{ExitStatus, Printer};
-use carferry_core::runtime::Shutdown;
+use carferry_core::printer::ExitStatus;
+use tracing::warn;
 
 use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
+use crate::console::Console;
 use crate::exit::CommandError;
-use crate::progress::Screen;
 
 /// Runs the command in the configured layout.
 ///
@@ -31,12 +31,25 @@ use crate::progress::Screen;
 pub(crate) async fn makecars(
     args: &MakecarsArgs,
     config: &Config,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     match config.setting.layout {
-        Layout::File => per_file::makecars(args, config, screen, shutdown, out).await,
-        Layout::Tree | Layout::Pack => dataset::makecars(args, config, screen, shutdown, out).await,
+        Layout::File => per_file::makecars(args, config, console).await,
+        Layout::Tree | Layout::Pack => dataset::makecars(args, config, console).await,
     }
+}
+
+/// The last line of a run, and the exit status: how much was done, and how much was not.
+fn finish(
+    console: &mut Console<'_>,
+    line: &str,
+    done: u64,
+    not_done: u64,
+) -> Result<ExitStatus, CommandError> {
+    console.remark(line)?;
+    if console.shutdown.token().is_cancelled() {
+        warn!("interrupted: run the same command again for the rest");
+        return Ok(ExitStatus::Interrupted);
+    }
+    Ok(ExitStatus::of_counts(done, not_done))
 }

@@ -65,35 +65,30 @@ pub struct Problems {
 impl Problems {
     /// Notes a CAR that gets no deal.
     pub fn add(&mut self, reason: Reason, car: &str, lack: Lack) {
-        if self.sums.len() >= LINES_MAX && !self.sums.contains_key(&reason) {
-            self.beyond += 1;
-            return;
-        }
-        let sum = self.sums.entry(reason).or_default();
-        if sum.cars == 0 {
-            (sum.example, sum.left) = (car.to_owned(), lack.left);
-        }
-        sum.cars += 1;
-        sum.cost = sum.cost.plus(lack.cost);
-        sum.datacap_bytes = sum.datacap_bytes.saturating_add(lack.datacap_bytes);
+        let Lack { cost, datacap_bytes, left } = lack;
+        self.merge(reason, Sum { cars: 1, example: car.to_owned(), cost, datacap_bytes, left });
     }
 
     /// Adds what another pass met.
     pub fn absorb(&mut self, other: Self) {
         self.beyond += other.beyond;
         for (reason, more) in other.sums {
-            if self.sums.len() >= LINES_MAX && !self.sums.contains_key(&reason) {
-                self.beyond += more.cars;
-                continue;
-            }
-            let sum = self.sums.entry(reason).or_default();
-            if sum.cars == 0 {
-                (sum.example, sum.left) = (more.example, more.left);
-            }
-            sum.cars += more.cars;
-            sum.cost = sum.cost.plus(more.cost);
-            sum.datacap_bytes = sum.datacap_bytes.saturating_add(more.datacap_bytes);
+            self.merge(reason, more);
         }
+    }
+
+    fn merge(&mut self, reason: Reason, more: Sum) {
+        if self.sums.len() >= LINES_MAX && !self.sums.contains_key(&reason) {
+            self.beyond += more.cars;
+            return;
+        }
+        let sum = self.sums.entry(reason).or_default();
+        if sum.cars == 0 {
+            (sum.example, sum.left) = (more.example, more.left);
+        }
+        sum.cars += more.cars;
+        sum.cost = sum.cost.plus(more.cost);
+        sum.datacap_bytes = sum.datacap_bytes.saturating_add(more.datacap_bytes);
     }
 
     /// Whether there is none.

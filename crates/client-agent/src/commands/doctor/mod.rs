@@ -7,13 +7,14 @@ mod node;
 use carferry_core::doctor;
 use carferry_core::doctor::{Check, Indexes};
 use carferry_core::error_chain::{ErrorChain, Hint as _};
-use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::printer::ExitStatus;
 use carferry_core::runtime::clock;
 use carferry_core::store::{IndexUser, Store};
 use carferry_core::words::counted;
 
 use crate::cli::DoctorArgs;
 use crate::config::{Config, Layout};
+use crate::console::Console;
 use crate::exit::CommandError;
 
 /// Runs the command.
@@ -24,7 +25,7 @@ use crate::exit::CommandError;
 pub(super) async fn run(
     args: &DoctorArgs,
     config: &Config,
-    out: &mut Printer,
+    mut console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     let mut checks = vec![configuration(config)];
     let store = open(config).await;
@@ -34,8 +35,7 @@ pub(super) async fn run(
     }
     checks.extend(node::checks(config, store.ok().as_ref(), clock::since_unix_epoch()).await);
     for check in &checks {
-        let printed = if args.json { out.json(check) } else { out.line(check.lines()) };
-        printed?;
+        console.result(check, check.lines())?;
     }
     Ok(doctor::status(&checks))
 }

@@ -38,8 +38,7 @@ use std::sync::Arc;
 use carferry_car::{PaddedPieceSize, Profile, ThreadBudget};
 use carferry_core::fsx;
 use carferry_core::model::PlanKey;
-use carferry_core::printer::{ExitStatus, Printer};
-use carferry_core::runtime::Shutdown;
+use carferry_core::printer::ExitStatus;
 use carferry_core::store::{IndexUser, RetryUntilAnswered};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -47,7 +46,9 @@ use tracing::{info, warn};
 use crate::car_line::CarLine;
 use crate::cli::MakecarsArgs;
 use crate::config::{Config, Layout};
+use crate::console::Console;
 use crate::exit::CommandError;
+use crate::makecars;
 use crate::makecars::dataset::bin_packing::{FillRules, fill, fill_one};
 use crate::makecars::dataset::error::DatasetError;
 use crate::makecars::dataset::plan::Plan;
@@ -58,7 +59,6 @@ use crate::makecars::dataset::survey::{Item, Survey};
 use crate::makecars::error::MakecarsError;
 use crate::makecars::workspace;
 use crate::makecars::workspace::Workspace;
-use crate::progress::Screen;
 
 const ALL_PACKED: &str = "everything is packed already: no new or changed files";
 /// Plans of other boxes that a run follows before its own. Chosen: a bound for two boxes that plan in turns.
@@ -75,8 +75,7 @@ struct Run<'a> {
     key: PlanKey,
     host: String,
     budget: Arc<ThreadBudget>,
-    screen: &'a Screen,
-    shutdown: &'a Shutdown,
+    console: Console<'a>,
     summary: Summary,
 }
 
@@ -89,9 +88,7 @@ struct Run<'a> {
 pub(crate) async fn makecars(
     args: &MakecarsArgs,
     config: &Config,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     let started = Instant::now();
     let (layout, piece_size) = (config.setting.layout, config.piece_size());
@@ -104,6 +101,7 @@ pub(crate) async fn makecars(
     }
     let Workspace { store, lock } = workspace::take(args, config, &output, IndexUser::Planner).await?;
     let host = config.agent_name();
+    let shutdown = console.shutdown;
     let retry = RetryUntilAnswered::new(shutdown.token(), shutdown.forced());
     let shared = store.as_ref().map(|store| SharedPlans {
         store,
@@ -124,17 +122,16 @@ pub(crate) async fn makecars(
         host,
         input,
         output,
-        budget: Arc::new(args.jobs.map_or_else(ThreadBudget::of_processors, ThreadBudget::new)),
-        screen,
-        shutdown,
+        budget: Arc::new(args.work.budget()),
+        console,
         summary: Summary::default(),
     };
-    let ended = run.all(shared.as_ref(), lock.is_some(), out).await;
+    let ended = run.all(shared.as_ref(), lock.is_some()).await;
     let ended = match retry.take_refusal() {
         Some(refusal) => Err(refusal.into()),
         None => ended,
     };
-    run.finish(ended, started, out)
+    run.finish(ended, started)
 }
 
 fn key(args: &MakecarsArgs, layout: Layout, piece_size: PaddedPieceSize, input: &Path) -> PlanKey {
@@ -149,24 +146,19 @@ fn key(args: &MakecarsArgs, layout: Layout, piece_size: PaddedPieceSize, input: 
 }
 
 impl Run<'_> {
-    async fn all(
-        &mut self,
-        shared: Option<&SharedPlans<'_>>,
-        locked: bool,
-        out: &mut Printer,
-    ) -> Result<(), CommandError> {
+    async fn all(&mut self, shared: Option<&SharedPlans<'_>>, locked: bool) -> Result<(), CommandError> {
         for _ in 0..PLANS_MAX {
             if let Some(shared) = shared {
                 for plan in shared.open_plans(&self.key).await? {
-                    self.follow(shared, &plan, locked, out).await?;
+                    self.follow(shared, &plan, locked).await?;
                 }
                 // What failed is planned anew below.
                 self.summary.failed = 0;
             }
-            if shared.map_or(self.shutdown.token(), |shared| shared.retry.stop()).is_cancelled() {
+            if shared.map_or(self.console.shutdown.token(), |shared| shared.retry.stop()).is_cancelled() {
                 return Ok(());
             }
-            let Some(plan) = self.new_plan(shared, out).await? else { return Ok(()) };
+            let Some(plan) = self.new_plan(shared).await? else { return Ok(()) };
             // Another box may have planned while this one looked at the files: they share its plan.
             if let Some(shared) = shared
                 && !self.args.dry_run
@@ -174,15 +166,15 @@ impl Run<'_> {
             {
                 continue;
             }
-            self.report_plan(&plan, out).await?;
+            self.report_plan(&plan).await?;
             if self.args.dry_run {
                 return Ok(());
             }
-            let Some(shared) = shared else { return self.alone(&plan, out).await };
+            let Some(shared) = shared else { return self.alone(&plan).await };
             shared.write(&plan).await?;
             let document = plan.document.clone();
             drop(plan);
-            return self.follow(shared, &document, locked, out).await;
+            return self.follow(shared, &document, locked).await;
         }
         warn!("other boxes went on planning while this one looked at the files: run the same command again");
         self.summary.left += 1;
@@ -190,11 +182,7 @@ impl Run<'_> {
     }
 
     /// Looks at the sources, leaves out what is packed, and plans the rest.
-    async fn new_plan(
-        &mut self,
-        shared: Option<&SharedPlans<'_>>,
-        out: &mut Printer,
-    ) -> Result<Option<Plan>, CommandError> {
+    async fn new_plan(&mut self, shared: Option<&SharedPlans<'_>>) -> Result<Option<Plan>, CommandError> {
         let (input, output) = (self.input.clone(), self.output.clone());
         info!(path = %input.display(), "looking at the files");
         let surveyed = tokio::task::spawn_blocking(move || survey::survey(&input, &output)).await;
@@ -210,7 +198,7 @@ impl Run<'_> {
             warn!(path = %entry.path.display(), reason = entry.reason, "left out");
         }
         if survey.items.is_empty() {
-            return self.nothing_to_do("there is nothing to pack", out);
+            return self.nothing_to_do("there is nothing to pack");
         }
         // A tree is packed whole or not at all.
         if let Some(shared) = shared
@@ -219,7 +207,7 @@ impl Run<'_> {
             self.leave_out_packed(&mut survey, shared).await?;
         }
         if survey.items.is_empty() {
-            return self.all_packed(shared, out).await;
+            return self.all_packed(shared).await;
         }
         let fills = match self.layout {
             Layout::Tree => fill_one(&survey, &self.rules).map(|fill| vec![fill]).map_err(|bytes| {
@@ -237,31 +225,23 @@ impl Run<'_> {
             && self.layout == Layout::Tree
             && shared.is_done(&plan.document.id).await?
         {
-            return self.all_packed(Some(shared), out).await;
+            return self.all_packed(Some(shared)).await;
         }
         Ok(Some(plan))
     }
 
     /// Says that nothing is left to be packed, and where the CARs are.
-    async fn all_packed(
-        &self,
-        shared: Option<&SharedPlans<'_>>,
-        out: &mut Printer,
-    ) -> Result<Option<Plan>, CommandError> {
-        self.nothing_to_do(ALL_PACKED, out)?;
+    async fn all_packed(&mut self, shared: Option<&SharedPlans<'_>>) -> Result<Option<Plan>, CommandError> {
+        self.nothing_to_do(ALL_PACKED)?;
         let Some(shared) = shared else { return Ok(None) };
         for line in packed::places(shared, &self.key, &self.host).await? {
-            self.nothing_to_do(&line, out)?;
+            self.nothing_to_do(&line)?;
         }
         Ok(None)
     }
 
-    fn nothing_to_do(&self, words: &str, out: &mut Printer) -> Result<Option<Plan>, CommandError> {
-        if self.args.json {
-            info!("{words}");
-        } else {
-            out.line(words)?;
-        }
+    fn nothing_to_do(&mut self, words: &str) -> Result<Option<Plan>, CommandError> {
+        self.console.remark(words)?;
         Ok(None)
     }
 
@@ -280,7 +260,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn report_plan(&self, plan: &Plan, out: &mut Printer) -> Result<(), CommandError> {
+    async fn report_plan(&mut self, plan: &Plan) -> Result<(), CommandError> {
         let document = &plan.document;
         let source_bytes = u64::try_from(document.sourcebytes).unwrap_or(0);
         let mut report = PlanReport::sums(&document.id, document.entries, source_bytes, plan.pieces());
@@ -301,46 +281,30 @@ impl Run<'_> {
                         bytes,
                     )
                 };
-                if self.args.json {
-                    out.json(&line)?;
-                } else {
-                    out.line(line.line())?;
-                }
+                self.console.result(&line, line.line())?;
             }
             report.bytespersecond =
                 throughput::measured(plan, self.input.clone(), self.profile, &self.budget).await;
         }
-        if self.args.json && self.args.dry_run {
-            out.json(&report)?;
-        } else if self.args.json {
-            report.lines().iter().for_each(|line| info!("{line}"));
+        if self.args.dry_run {
+            self.console.result(&report, report.lines().join("\n"))?;
         } else {
-            report.lines().iter().try_for_each(|line| out.line(line))?;
+            report.lines().iter().try_for_each(|line| self.console.remark(line))?;
         }
         Ok(())
     }
 
     fn finish(
-        self,
+        mut self,
         ended: Result<(), CommandError>,
         started: Instant,
-        out: &mut Printer,
     ) -> Result<ExitStatus, CommandError> {
         if self.args.dry_run {
             return ended.map(|()| ExitStatus::Success);
         }
         let line = self.summary.line(started.elapsed());
-        if self.args.json {
-            info!("{line}");
-        } else {
-            out.line(line)?;
-        }
-        ended?;
-        let interrupted = self.shutdown.token().is_cancelled();
-        if interrupted {
-            warn!("interrupted: run the same command again for the rest");
-        }
-        let ended = ExitStatus::of_counts(self.summary.made, self.summary.failed + self.summary.left);
-        Ok(if interrupted { ExitStatus::Interrupted } else { ended })
+        let not_done = self.summary.failed + self.summary.left;
+        let status = makecars::finish(&mut self.console, &line, self.summary.made, not_done)?;
+        ended.map(|()| status)
     }
 }

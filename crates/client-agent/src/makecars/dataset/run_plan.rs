@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use carferry_core::model::{PieceState, PlanDoc};
-use carferry_core::printer::Printer;
 use carferry_core::words::counted;
 use futures::StreamExt;
 use tracing::{info, warn};
@@ -36,18 +35,12 @@ impl Run<'_> {
         shared: &SharedPlans<'_>,
         plan: &PlanDoc,
         locked: bool,
-        out: &mut Printer,
     ) -> Result<(), CommandError> {
         if self.args.dry_run {
             let counts = shared.store.piece_counts(&plan.id).await?;
             let pieces = counted(plan.pieces, "piece");
             let words = format!("plan {}: {} of {pieces} done", plan.id, counts.done);
-            if self.args.json {
-                out.json(&counts)?;
-            } else {
-                out.line(words)?;
-            }
-            return Ok(());
+            return Ok(self.console.result(&counts, words)?);
         }
         if locked {
             shared.take_back(&plan.id).await?;
@@ -63,18 +56,18 @@ impl Run<'_> {
             }
         }
         let all = Amount { bytes: unsigned(plan.sourcebytes), items: unsigned(plan.pieces) };
-        self.carry_out(&Pieces::SharedPlans(shared, plan), all, done, out).await
+        self.carry_out(&Pieces::SharedPlans(shared, plan), all, done).await
     }
 
     /// Works on a plan that no database has.
-    pub(super) async fn alone(&mut self, plan: &Plan, out: &mut Printer) -> Result<(), CommandError> {
+    pub(super) async fn alone(&mut self, plan: &Plan) -> Result<(), CommandError> {
         let undone: VecDeque<usize> = plan_store::undone(plan, &self.output);
         let left = undone.iter().map(|piece| unsigned(plan.piece(*piece).sourcebytes)).sum();
         let (bytes, items) = (unsigned(plan.document.sourcebytes), unsigned(plan.document.pieces));
         let all = Amount { bytes, items };
         let undone_pieces = u64::try_from(undone.len()).unwrap_or(u64::MAX);
         let done = Amount { bytes: bytes.saturating_sub(left), items: items.saturating_sub(undone_pieces) };
-        self.carry_out(&Pieces::alone(plan, undone), all, done, out).await
+        self.carry_out(&Pieces::alone(plan, undone), all, done).await
     }
 
     /// Makes pieces until none is left, the run is to end, or nothing more can be written.
@@ -83,11 +76,10 @@ impl Run<'_> {
         pieces: &Pieces<'_>,
         all: Amount,
         done: Amount,
-        out: &mut Printer,
     ) -> Result<(), CommandError> {
-        let stop = pieces.stop().unwrap_or_else(|| self.shutdown.token());
+        let stop = pieces.stop().unwrap_or_else(|| self.console.shutdown.token());
         let meter = Meter::of_items("piece", all, done, stop.clone());
-        let shown = self.screen.show(&meter, self.args.no_progress);
+        let shown = self.console.screen.show(&meter, self.args.work.no_progress);
         let builds = builds_at_once(self.budget.permits(), self.rules.piece_size);
         let worker = self.worker(pieces, builds, Arc::clone(&meter));
         let (mut is_waiting, mut space_wait) = (false, SpaceWait::default());
@@ -102,7 +94,7 @@ impl Run<'_> {
                             (is_waiting, space_wait) = (false, SpaceWait::default());
                             meter.item_done();
                         }
-                        self.report(&report, out)?;
+                        self.report(&report)?;
                     }
                     // Pieces in flight are brought to their end first.
                     PieceEnd::OutputFailed { piece, bytes, error } => {
@@ -169,11 +161,11 @@ impl Run<'_> {
             host: self.host.clone(),
             disk: Disk::new(&self.output, together),
             meter,
-            shutdown: self.shutdown,
+            shutdown: self.console.shutdown,
         }
     }
 
-    fn report(&mut self, report: &PieceReport, out: &mut Printer) -> Result<(), CommandError> {
+    fn report(&mut self, report: &PieceReport) -> Result<(), CommandError> {
         if report.state == PieceOutcome::Made {
             self.summary.made += 1;
             self.summary.made_bytes += report.car.carsizebytes.unwrap_or(0);
@@ -187,8 +179,7 @@ impl Run<'_> {
                 "piece not made; its files are planned anew once this plan has ended"
             );
         }
-        self.screen.print(|| if self.args.json { out.json(report) } else { out.line(report.line()) })?;
-        Ok(())
+        Ok(self.console.result(report, report.line())?)
     }
 }
 

@@ -17,10 +17,10 @@ pub(super) mod worker;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use carferry_car::{Profile, ThreadBudget};
+use carferry_car::Profile;
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx;
-use carferry_core::printer::{ExitStatus, Printer};
+use carferry_core::printer::ExitStatus;
 use carferry_core::runtime::{Shutdown, fail_point};
 use carferry_core::store::{IndexUser, RetryUntilAnswered, Store};
 use futures::{StreamExt, stream};
@@ -31,7 +31,9 @@ use tracing::{info, warn};
 
 use crate::cli::MakecarsArgs;
 use crate::config::Config;
+use crate::console::Console;
 use crate::exit::CommandError;
+use crate::makecars;
 use crate::makecars::error::MakecarsError;
 use crate::makecars::per_file::manifest::Manifest;
 use crate::makecars::per_file::plan::{Planned, Rules, Shortage};
@@ -39,7 +41,7 @@ use crate::makecars::per_file::report::{FileReport, FileState, Summary};
 use crate::makecars::per_file::worker::{Guard, Outcome, PackContext};
 use crate::makecars::workspace;
 use crate::makecars::workspace::Workspace;
-use crate::progress::{Meter, Screen};
+use crate::progress::Meter;
 
 /// Outcomes that wait to be recorded while the database is away; beyond them, packing waits too.
 const OUTCOMES_MAX: usize = 4096;
@@ -54,11 +56,10 @@ const RECORDS_AT_ONCE: usize = 16;
 pub(super) async fn makecars(
     args: &MakecarsArgs,
     config: &Config,
-    screen: &Screen,
-    shutdown: &Shutdown,
-    out: &mut Printer,
+    console: Console<'_>,
 ) -> Result<ExitStatus, CommandError> {
     let started = Instant::now();
+    let shutdown = console.shutdown;
     let (input, output) = workspace::resolve(args).map_err(|error| CommandError::user(&error))?;
     if args.no_database {
         info!("no database: nothing is recorded, and every CAR is made again");
@@ -70,9 +71,7 @@ pub(super) async fn makecars(
         .map_err(|source| CommandError::user(&MakecarsError::Input { path: args.input.clone(), source }))?;
     let rules = rules(args, config, &input, output)?;
     let mut tally = Tally {
-        screen,
-        out,
-        json: args.json,
+        console,
         dry_run: args.dry_run,
         failures: Vec::new(),
         summary: Summary::default(),
@@ -119,11 +118,11 @@ pub(super) async fn makecars(
         };
         run.pack(planned, &mut tally).await?;
         if let Some(refusal) = retry.take_refusal() {
-            tally.finish(source_bytes, started, shutdown)?;
+            tally.finish(source_bytes, started)?;
             return Err(refusal.into());
         }
     }
-    tally.finish(source_bytes, started, shutdown)
+    tally.finish(source_bytes, started)
 }
 
 fn rules(args: &MakecarsArgs, config: &Config, input: &Path, output: PathBuf) -> Result<Rules, CommandError> {
@@ -181,12 +180,12 @@ impl Run<'_> {
         }
         let stop = self.retry.stop();
         let meter = Meter::new(planned.source_bytes(), count(total), stop.clone());
-        let shown = tally.screen.show(&meter, self.args.no_progress);
+        let shown = tally.console.screen.show(&meter, self.args.work.no_progress);
         let pack_context = Arc::new(PackContext {
             profile: self.rules.profile,
             max_piece: self.max_piece,
             verify: self.args.verify,
-            budget: self.args.jobs.map_or_else(ThreadBudget::of_processors, ThreadBudget::new),
+            budget: self.args.work.budget(),
             folders: Mutex::default(),
             guard: self
                 .store
@@ -273,9 +272,7 @@ impl Run<'_> {
 
 /// Reports files one by one and counts them.
 struct Tally<'a> {
-    screen: &'a Screen,
-    out: &'a mut Printer,
-    json: bool,
+    console: Console<'a>,
     dry_run: bool,
     failures: Vec<String>,
     summary: Summary,
@@ -288,48 +285,29 @@ impl Tally<'_> {
     fn add(&mut self, report: &FileReport) -> Result<(), CommandError> {
         self.summary.count(report);
         self.manifest.add(report, &self.output, self.profile);
-        let out = &mut *self.out;
-        if self.json {
-            return Ok(self.screen.print(|| out.json(report))?);
-        }
         let is_done_already = report.state == FileState::Skipped && report.car.carpath.is_some();
-        if report.state == FileState::Failed {
+        if report.state == FileState::Failed && !self.console.json {
             // Listed at the end, where it is seen; logged when it happens.
             warn!(path = report.file, reason = report.reason, "not packed");
             self.failures.push(report.line());
-        } else if self.dry_run || !is_done_already {
-            self.screen.print(|| out.line(report.line()))?;
+        } else if self.console.json || self.dry_run || !is_done_already {
+            self.console.result(report, report.line())?;
         }
         Ok(())
     }
 
-    fn finish(
-        self,
-        source_bytes: u64,
-        started: Instant,
-        shutdown: &Shutdown,
-    ) -> Result<ExitStatus, CommandError> {
-        let Self { out, json, failures, summary, .. } = self;
+    fn finish(self, source_bytes: u64, started: Instant) -> Result<ExitStatus, CommandError> {
+        let Self { mut console, failures, summary, .. } = self;
         if !self.dry_run {
             let unwritten = |source| MakecarsError::Output { path: self.output.clone(), source };
             self.manifest.write(&self.output).map_err(|error| CommandError::user(&unwritten(error)))?;
         }
         for line in failures {
-            out.line(line)?;
-        }
-        let line = summary.line(source_bytes, started.elapsed());
-        if json {
-            info!("{line}");
-        } else {
-            out.line(line)?;
-        }
-        let interrupted = shutdown.token().is_cancelled();
-        if interrupted {
-            warn!("interrupted: run the same command again for the rest");
+            console.out.line(line)?;
         }
         let done = summary.made + summary.skipped + summary.would_make;
-        let ended = ExitStatus::of_counts(done, summary.failed + summary.not_begun);
-        Ok(if interrupted { ExitStatus::Interrupted } else { ended })
+        let line = summary.line(source_bytes, started.elapsed());
+        makecars::finish(&mut console, &line, done, summary.failed + summary.not_begun)
     }
 }
 
