@@ -26,7 +26,7 @@ pub struct Cli {
         help_heading = "Configuration"
     )]
     pub config: Option<PathBuf>,
-    /// JSON on standard output: one document, or a line for each file, CAR, deal or check.
+    /// JSON on standard output, one document a line.
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do.
@@ -215,7 +215,6 @@ pub struct FilesArgs {
 
 /// Arguments of `extract`.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct ExtractArgs {
     /// The CARs; all that the data lies in, where it was split. Manifests (`.jsonl`) beside them join split
     /// files.

@@ -7,7 +7,7 @@ use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::model::{IntentDoc, IntentState};
 use carferry_core::rpc::{BootInstant, RpcError};
 use carferry_core::runtime::{BackoffPolicy, Breaker, Permit, fail_point};
-use carferry_core::store::{INTENT_PAUSE_MAX, RetryUntilAnswered, StoreError};
+use carferry_core::store::{INTENT_PAUSE_MAX, LeaseState, RetryUntilAnswered, StoreError};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -73,8 +73,8 @@ pub(super) async fn one(shared: &Shared, intent: &IntentDoc) -> NextStep {
     let send_before = BootInstant::now().plus(SEND_WITHIN);
     // It may have waited here for long, and another agent have taken it for abandoned.
     match shared.store.touch_intent(intent).await {
-        Ok(true) => {}
-        Ok(false) => return NextStep::Pass,
+        Ok(LeaseState::Held) => {}
+        Ok(LeaseState::Lost) => return NextStep::Pass,
         Err(error) => {
             warn!(reason = %ErrorChain(&error), "proposal left to a later pass");
             return NextStep::Pause;

@@ -400,20 +400,9 @@ impl Proposer {
             method,
             owner: self.terms.owner.clone(),
             state: IntentState::Intended,
-            dealcid: None,
-            dealstatus: None,
-            dealstatusby: None,
-            endseen: None,
-            dealid: None,
-            reason: None,
-            tries: None,
-            nexttry: None,
-            refusal: None,
-            failurecleared: None,
             startdelay: Some(pass.terms.start_delay_epochs),
             collateralsetting: Some(policy::stored_collateral(pass.terms.collateral)),
-            createdtime: None,
-            updatedtime: None,
+            ..IntentDoc::default()
         }
     }
 }

@@ -7,7 +7,7 @@ use bson::oid::ObjectId;
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::{CarDoc, ChainEpoch};
 use carferry_core::runtime::fail_point;
-use carferry_core::store::{NewIntent, StoreError};
+use carferry_core::store::{Inserted, StoreError};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -260,7 +260,7 @@ impl Proposer {
                 pass.report.deals.push(DealLine::of(&intent, DealState::Planned, None));
                 continue;
             }
-            if !self.store.insert_intent(&NewIntent(intent.clone())).await? {
+            if self.store.insert_intent(&intent).await? == Inserted::NumberTaken {
                 // Another agent decided about this payload at the same moment: look again in the next pass.
                 info!(payload_cid = %car.payload_cid, "another agent plans this payload too");
                 break;

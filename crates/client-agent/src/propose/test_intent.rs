@@ -1,6 +1,6 @@
 //! An intent for tests: a deal of 2032 bytes with f01000 that is not confirmed yet.
 
-use carferry_core::model::{IntentDoc, IntentState, PublishMethod};
+use carferry_core::model::IntentDoc;
 
 /// An intent as the tests change it.
 pub(super) fn intent_of_tests() -> IntentDoc {
@@ -16,24 +16,8 @@ pub(super) fn intent_of_tests() -> IntentDoc {
         duration: 518_400,
         startepoch: 1000,
         providercollateral: "5".into(),
-        verified: false,
         fastretrieval: true,
-        method: PublishMethod::Start,
         owner: "box".into(),
-        state: IntentState::Intended,
-        dealcid: None,
-        dealstatus: None,
-        dealstatusby: None,
-        endseen: None,
-        dealid: None,
-        reason: None,
-        tries: None,
-        nexttry: None,
-        refusal: None,
-        failurecleared: None,
-        startdelay: None,
-        collateralsetting: None,
-        createdtime: None,
-        updatedtime: None,
+        ..IntentDoc::default()
     }
 }

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::model::{AttoFil, DealDuration, DealStatus, Refusal, StatusSource, stored};
 
 /// Where an intent stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IntentState {
     /// Written; the node may or may not have been called.
+    #[default]
     Intended,
     /// The deal is in `offlinedeals`.
     Confirmed,
@@ -37,10 +38,11 @@ impl IntentState {
 }
 
 /// The node's call that makes the deal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PublishMethod {
     /// `ClientStartDeal`: the node keeps the deal and follows it.
+    #[default]
     Start,
     /// `ClientStatelessDeal`: price 0 only; the node forgets the deal, it is followed on chain.
     Stateless,
@@ -57,7 +59,7 @@ impl PublishMethod {
 }
 
 /// One document of `dealintents`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct IntentDoc {
     /// `<payload CID>#<number>`: see [`crate::model::IntentId`].
     #[serde(rename = "_id")]

@@ -5,6 +5,7 @@ use std::future::IntoFuture;
 use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
 use mongodb::Cursor;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
@@ -73,4 +74,17 @@ pub(super) fn readable<T: DeserializeOwned>(collection: &'static str, documents:
             .ok()
     };
     documents.into_iter().filter_map(read).collect()
+}
+
+/// A value as a document of `collection`.
+pub(super) fn document_of<T: Serialize>(
+    collection: &'static str,
+    id: &str,
+    value: &T,
+) -> Result<Document, StoreError> {
+    bson::serialize_to_document(value).map_err(|source| StoreError::BadDocument {
+        collection,
+        id: id.to_owned(),
+        source: Box::new(source),
+    })
 }

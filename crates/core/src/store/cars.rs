@@ -8,8 +8,9 @@ use crate::error_chain::ErrorChain;
 use crate::model::{CarDoc, stored};
 use crate::runtime::fail_point;
 use crate::store::Store;
-use crate::store::bounded::decode;
+use crate::store::bounded::{decode, document_of};
 use crate::store::error::StoreError;
+use crate::store::expr::{NOW, stamped};
 
 const COLLECTION: &str = "cars";
 
@@ -50,22 +51,11 @@ impl Store {
             "filecid": { "$ne": &car.filecid },
             "replacedtime": { "$exists": false },
         };
-        let mark = vec![doc! { "$set": { "replacedtime": "$$NOW", "updatedtime": "$$NOW" } }];
+        let mark = vec![doc! { "$set": { "replacedtime": NOW, "updatedtime": NOW } }];
         self.bounded("cars mark replaced", self.cars.update_many(replaced, mark)).await?;
         fail_point("cars.marked");
 
-        let mut fields = bson::serialize_to_document(car).map_err(|source| StoreError::BadDocument {
-            collection: COLLECTION,
-            id: "new".to_owned(),
-            source: Box::new(source),
-        })?;
-        for managed in ["_id", "createdtime", "updatedtime", "replacedtime"] {
-            fields.remove(managed);
-        }
-        let mut set: Document =
-            fields.into_iter().map(|(name, value)| (name, doc! { "$literal": value }.into())).collect();
-        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", "$$NOW"] });
-        set.insert("updatedtime", "$$NOW");
+        let set = stamped(document_of(COLLECTION, "new", car)?, &["_id", "replacedtime"]);
         let update = vec![doc! { "$set": set }, doc! { "$unset": "replacedtime" }];
         let key =
             doc! { "inputpath": &car.inputpath, "outputpath": &car.outputpath, "filecid": &car.filecid };
@@ -201,7 +191,7 @@ impl Store {
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
         let set = doc! { "$set": {
-            "verifiedtime": "$$NOW",
+            "verifiedtime": NOW,
             "verifiedgood": is_good,
             "verifiedreason": { "$literal": reason },
         } };

@@ -47,6 +47,18 @@ pub(super) fn object_or_nothing(field: &str) -> Document {
     doc! { "$cond": [{ "$eq": [{ "$type": field }, "object"] }, field, "$$REMOVE"] }
 }
 
+/// The fields as an update sets them, without those that other calls write, and with the server's times.
+pub(super) fn stamped(mut fields: Document, others: &[&str]) -> Document {
+    for other in others {
+        fields.remove(other);
+    }
+    let literal = |(name, value)| (name, doc! { "$literal": value }.into());
+    let mut set: Document = fields.into_iter().map(literal).collect();
+    set.insert("createdtime", doc! { "$ifNull": ["$createdtime", NOW] });
+    set.insert("updatedtime", NOW);
+    set
+}
+
 /// The fields as an upsert sets them: only where the document does not have them yet.
 pub(super) fn where_missing(fields: Document) -> Document {
     let kept = |(name, value): (String, bson::Bson)| {

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bson::{Document, doc};
+use bson::doc;
 use tracing::warn;
 
 use crate::error_chain::ErrorChain;
 use crate::model::{IntentDoc, IntentState, ProposalCid, Refusal};
 use crate::runtime::fail_point;
-use crate::store::Store;
-use crate::store::bounded::{decode, readable};
+use crate::store::bounded::{decode, document_of, readable};
 use crate::store::error::StoreError;
-use crate::store::expr::{NOW, PAGE, ago, from_now};
+use crate::store::expr::{NOW, PAGE, ago, from_now, stamped};
+use crate::store::{LeaseState, Store};
 
 const COLLECTION: &str = "dealintents";
 /// Open intents read at a time, some 10 MB: far more than the queues of all providers hold.
@@ -21,9 +21,16 @@ const OPEN_MAX: i64 = 10_000;
 /// ignored.
 pub const INTENT_PAUSE_MAX: Duration = Duration::from_secs(3600);
 
-/// An intent to be written; times are added by the server.
-#[derive(Clone, Debug)]
-pub struct NewIntent(pub IntentDoc);
+/// What became of an intent that was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Inserted {
+    /// It stands.
+    Written,
+    /// Another agent took its number: it planned at the same moment, and the caller must read and decide
+    /// again.
+    NumberTaken,
+}
 
 impl Store {
     /// Every intent ever written for these payload CIDs, and the payload CIDs of unreadable intents. The
@@ -52,49 +59,25 @@ impl Store {
         Ok((intents, unreadable))
     }
 
-    /// Writes an intent. Returns `false` if another agent took this number: it planned at the same moment,
-    /// and the caller must read and decide again.
-    pub async fn insert_intent(&self, intent: &NewIntent) -> Result<bool, StoreError> {
-        let mut document =
-            bson::serialize_to_document(&intent.0).map_err(|source| StoreError::BadDocument {
-                collection: COLLECTION,
-                id: intent.0.id.clone(),
-                source: Box::new(source),
-            })?;
-        let managed = [
-            "_id",
-            "createdtime",
-            "updatedtime",
-            "dealstatus",
-            "dealstatusby",
-            "endseen",
-            "dealid",
-            "tries",
-            "nexttry",
-        ];
-        for managed in managed {
-            document.remove(managed);
-        }
+    /// Writes an intent; its times are the server's.
+    pub async fn insert_intent(&self, intent: &IntentDoc) -> Result<Inserted, StoreError> {
+        let others = ["_id", "dealstatus", "dealstatusby", "endseen", "dealid", "tries", "nexttry"];
+        let set = stamped(document_of(COLLECTION, &intent.id, intent)?, &others);
         // An upsert instead of an insert, because only a pipeline knows the server's time. It must create the
         // document and never change one: the filter matches the id only together with this writer.
-        let literal: Document =
-            document.into_iter().map(|(name, value)| (name, doc! { "$literal": value }.into())).collect();
-        let mut set = literal;
-        set.insert("createdtime", doc! { "$ifNull": ["$createdtime", NOW] });
-        set.insert("updatedtime", NOW);
         let filter = doc! {
-            "_id": &intent.0.id,
-            "owner": &intent.0.owner,
-            "miner": &intent.0.miner,
-            "startepoch": intent.0.startepoch,
+            "_id": &intent.id,
+            "owner": &intent.owner,
+            "miner": &intent.miner,
+            "startepoch": intent.startepoch,
             "state": IntentState::Intended,
             // Never true of a stored intent, so a number that is taken is a duplicate key.
             "createdtime": { "$exists": false },
         };
         let update = vec![doc! { "$set": set }];
         match self.bounded("intent insert", self.intents.update_one(filter, update).upsert(true)).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::Duplicate { .. }) => Ok(false),
+            Ok(_) => Ok(Inserted::Written),
+            Err(StoreError::Duplicate { .. }) => Ok(Inserted::NumberTaken),
             Err(error) => Err(error),
         }
     }
@@ -220,12 +203,12 @@ impl Store {
             .await
     }
 
-    /// Records that the agent still works on an intent, so that no other agent recovers it. Returns `false`
-    /// if the intent is no longer open, and nothing may be sent for it.
-    pub async fn touch_intent(&self, intent: &IntentDoc) -> Result<bool, StoreError> {
+    /// Records that the agent still works on an intent, so that no other agent recovers it. It is lost if it
+    /// is no longer open: nothing may be sent for it.
+    pub async fn touch_intent(&self, intent: &IntentDoc) -> Result<LeaseState, StoreError> {
         let filter = doc! { "_id": &intent.id, "state": IntentState::Intended };
         let update = vec![doc! { "$set": { "updatedtime": NOW } }];
         let result = self.bounded("intent touch", self.intents.update_one(filter, update)).await?;
-        Ok(result.matched_count == 1)
+        Ok(LeaseState::of(&result))
     }
 }

@@ -44,6 +44,7 @@ use bson::{Document, doc};
 use mongodb::options::{
     Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria, ServerApi, WriteConcern,
 };
+use mongodb::results::UpdateResult;
 use mongodb::{Client, Collection, Database};
 
 use crate::config::MongoTarget;
@@ -60,7 +61,7 @@ pub use crate::store::handed::{HandedDeal, HandedTotals};
 pub use crate::store::import_outcome::{CallRecord, ImportOutcome, Settled};
 pub use crate::store::import_queue::{DueId, DueIds, PendingCounts};
 pub use crate::store::indexes::{IndexReport, IndexUser, MADE_AT_START};
-pub use crate::store::intents::{INTENT_PAUSE_MAX, NewIntent};
+pub use crate::store::intents::{INTENT_PAUSE_MAX, Inserted};
 pub use crate::store::leases::{Claim, Fence, LEASE_MAX, PAUSE_MAX};
 pub use crate::store::miner_states::{AgentState, MinerStateDoc};
 pub use crate::store::pages::DealPages;
@@ -80,6 +81,22 @@ pub struct StoreOptions {
     pub app_name: String,
     /// Limit of one call.
     pub call_timeout: Duration,
+}
+
+/// Whether the caller holds the lease under which it writes. Under a lost one nothing is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// It holds it.
+    Held,
+    /// Another agent has it, or the work is done.
+    Lost,
+}
+
+impl LeaseState {
+    /// Of a write whose filter names the lease.
+    fn of(write: &UpdateResult) -> Self {
+        if write.matched_count == 1 { Self::Held } else { Self::Lost }
+    }
 }
 
 /// The shared database. Cheap to clone.

@@ -10,11 +10,11 @@ use mongodb::options::ReturnDocument;
 use serde::Serialize;
 
 use crate::model::{PackFilesDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanSeen, PlanState};
-use crate::store::Store;
-use crate::store::bounded::{decode, readable};
+use crate::store::bounded::{decode, document_of, readable};
 use crate::store::error::StoreError;
 use crate::store::expr::{NOW, from_now, one_more, where_missing};
 use crate::store::leases::fencing_number;
+use crate::store::{LeaseState, Store};
 
 /// A piece this agent holds the lease of.
 #[derive(Clone, Debug)]
@@ -193,8 +193,8 @@ impl Store {
         }
     }
 
-    /// Renews a lease. Returns `false` if it was lost and the work on the piece must stop.
-    pub async fn renew_piece(&self, claim: &PieceClaim, lease: Duration) -> Result<bool, StoreError> {
+    /// Renews a lease. Once it is lost, the work on the piece must stop.
+    pub async fn renew_piece(&self, claim: &PieceClaim, lease: Duration) -> Result<LeaseState, StoreError> {
         let set = doc! { "claim.until": from_now(lease) };
         self.change_piece("renew piece", claim, doc! { "$set": set }, None).await
     }
@@ -213,11 +213,11 @@ impl Store {
     }
 
     /// Releases a piece unchanged.
-    pub async fn release_piece(&self, claim: &PieceClaim) -> Result<bool, StoreError> {
+    pub async fn release_piece(&self, claim: &PieceClaim) -> Result<LeaseState, StoreError> {
         self.change_piece("release piece", claim, doc! { "$unset": "claim" }, None).await
     }
 
-    /// Writes that a piece is done. Returns `false` if the lease was lost and nothing was written.
+    /// Writes that a piece is done; nothing, if the lease was lost.
     pub async fn finish_piece(
         &self,
         claim: &PieceClaim,
@@ -225,7 +225,7 @@ impl Store {
         piece_cid: &str,
         car: &str,
         host: &str,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<LeaseState, StoreError> {
         let set = doc! {
             "state": PieceState::Done,
             "filecid": { "$literal": payload_cid },
@@ -237,8 +237,8 @@ impl Store {
         self.change_piece("finish piece", claim, doc! { "$set": set }, Some(doc! { "$unset": "claim" })).await
     }
 
-    /// Writes that a piece cannot be made. Returns `false` if the lease was lost and nothing was written.
-    pub async fn fail_piece(&self, claim: &PieceClaim, reason: &str) -> Result<bool, StoreError> {
+    /// Writes that a piece cannot be made; nothing, if the lease was lost.
+    pub async fn fail_piece(&self, claim: &PieceClaim, reason: &str) -> Result<LeaseState, StoreError> {
         let set = doc! { "state": PieceState::Failed, "reason": { "$literal": reason }, "updatedtime": NOW };
         self.change_piece("fail piece", claim, doc! { "$set": set }, Some(doc! { "$unset": "claim" })).await
     }
@@ -249,10 +249,10 @@ impl Store {
         claim: &PieceClaim,
         first: Document,
         then: Option<Document>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<LeaseState, StoreError> {
         let update: Vec<Document> = [first].into_iter().chain(then).collect();
         let result = self.bounded(what, self.pieces.update_one(claim.filter(), update)).await?;
-        Ok(result.matched_count == 1)
+        Ok(LeaseState::of(&result))
     }
 
     /// The pieces of a plan, counted by state.
@@ -294,12 +294,4 @@ impl Store {
         let found = self.bounded("pack files find", self.files.find_one(filter)).await?;
         found.map(|files| decode("packfiles", files)).transpose()
     }
-}
-
-fn document_of<T: Serialize>(collection: &'static str, id: &str, value: &T) -> Result<Document, StoreError> {
-    bson::serialize_to_document(value).map_err(|source| StoreError::BadDocument {
-        collection,
-        id: id.to_owned(),
-        source: Box::new(source),
-    })
 }

@@ -16,7 +16,7 @@ use carferry_core::error_chain::ErrorChain;
 use carferry_core::fsx::TempGuard;
 use carferry_core::model::{CarDoc, PlanDoc};
 use carferry_core::runtime::{Shutdown, fail_point};
-use carferry_core::store::{PieceClaim, Unanswered};
+use carferry_core::store::{LeaseState, PieceClaim, Unanswered};
 use tokio::sync::SemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -193,8 +193,8 @@ impl PieceWorker<'_> {
                 shared.store.renew_piece(claim, LEASE)
             });
             match renewed.await {
-                Ok(true) => {}
-                Ok(false) => return PieceEnd::Lost,
+                Ok(LeaseState::Held) => {}
+                Ok(LeaseState::Lost) => return PieceEnd::Lost,
                 Err(_stopped) => return PieceEnd::Stopped,
             }
         }
@@ -212,9 +212,9 @@ impl PieceWorker<'_> {
             ..piece.report.clone()
         };
         match self.record(piece, &car).await {
-            Ok(true) => PieceEnd::Reported(Box::new(report)),
+            Ok(LeaseState::Held) => PieceEnd::Reported(Box::new(report)),
             // The same bytes lie at the other box as well, and both are recorded.
-            Ok(false) => PieceEnd::Lost,
+            Ok(LeaseState::Lost) => PieceEnd::Lost,
             Err(_stopped) => PieceEnd::Stopped,
         }
     }
@@ -245,9 +245,9 @@ impl PieceWorker<'_> {
         }
     }
 
-    /// Records the CAR and closes the piece. Returns false if another box was faster.
-    async fn record(&self, piece: &ClaimedPiece, car: &BuiltCar) -> Result<bool, Unanswered> {
-        let Some((shared, claim)) = self.claim_of(piece) else { return Ok(true) };
+    /// Records the CAR and closes the piece, unless another box was faster.
+    async fn record(&self, piece: &ClaimedPiece, car: &BuiltCar) -> Result<LeaseState, Unanswered> {
+        let Some((shared, claim)) = self.claim_of(piece) else { return Ok(LeaseState::Held) };
         let document = self.document(piece, car);
         shared
             .retry
@@ -294,8 +294,8 @@ async fn keep_lease(shared: &SharedPlans<'_>, claim: &PieceClaim) {
     loop {
         tokio::time::sleep(LEASE / 3).await;
         match shared.store.renew_piece(claim, LEASE).await {
-            Ok(true) => {}
-            Ok(false) => return,
+            Ok(LeaseState::Held) => {}
+            Ok(LeaseState::Lost) => return,
             Err(error) => debug!(error = %ErrorChain(&error), "lease not renewed, trying again"),
         }
     }
