@@ -67,7 +67,7 @@ pub enum Command {
     /// Make a CAR again that was deleted; accept it only if it is the same piece.
     Regenerate(RegenerateArgs),
     /// Offer the CARs of this box over HTTP by their piece CID, until stopped.
-    Serve(ServeArgs),
+    Serve,
 }
 
 /// Arguments of `makecars`.
@@ -280,14 +280,6 @@ pub struct RegenerateArgs {
     /// Threads and progress.
     #[command(flatten)]
     pub work: WorkArgs,
-}
-
-/// Arguments of `serve`.
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// The line that says what is served as JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// A root as it is given on the command line.

@@ -77,10 +77,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<ExitStatus, CommandError> {
         Command::Regenerate(args) => {
             call.configured(async |config, console| regenerate::regenerate(&args, config, console).await)
         }
-        Command::Serve(args) => {
-            let config = configured()?;
-            block_on(async |shutdown| serve::serve(&args, &config, &shutdown, &mut out).await)
-        }
+        Command::Serve => call.configured(async |config, console| serve::serve(config, console).await),
         Command::Makecars(args) => {
             call.configured(async |config, console| makecars::makecars(&args, config, console).await)
         }

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use carferry_core::car_server::{CarServer, CarServerOptions, Catalogue};
 use carferry_core::config::ConfigError;
-use carferry_core::printer::{ExitStatus, Printer};
-use carferry_core::runtime::{Shutdown, Supervisor};
+use carferry_core::printer::ExitStatus;
+use carferry_core::runtime::Supervisor;
 use carferry_core::store::{IndexUser, Store};
 use carferry_core::words::counted;
 use serde::Serialize;
 use tracing::warn;
 
-use crate::cli::ServeArgs;
 use crate::commands::text::bytes;
 use crate::config::Config;
+use crate::console::Console;
 use crate::exit::CommandError;
 use crate::served_cars::{Found, ServeError, ServedCars};
 
@@ -38,12 +38,8 @@ struct Line<'a> {
 /// # Errors
 ///
 /// When address, token or TLS files cannot be used, or the database does not answer at the start.
-pub(super) async fn serve(
-    args: &ServeArgs,
-    config: &Config,
-    shutdown: &Shutdown,
-    out: &mut Printer,
-) -> Result<ExitStatus, CommandError> {
+pub(super) async fn serve(config: &Config, mut console: Console<'_>) -> Result<ExitStatus, CommandError> {
+    let shutdown = console.shutdown;
     let grace = config.setting.grace_period;
     let Some(options) = CarServerOptions::of(&config.setting.serve, grace)? else {
         let places = ["`setting.serve.listen` in the file", "--serve-listen"].map(str::to_owned).to_vec();
@@ -64,18 +60,17 @@ pub(super) async fn serve(
         Some(Ok(found)) => found,
     };
     let (url, address) = (server.url(), server.address());
-    if args.json {
-        out.json(&Line { url: &url, address, host: &host, tokenneeded: !is_open, found })?;
-    } else {
-        let token = if is_open { "" } else { ", with the token" };
-        out.line(format_args!(
+    let token = if is_open { "" } else { ", with the token" };
+    console.result(
+        &Line { url: &url, address, host: &host, tokenneeded: !is_open, found },
+        format_args!(
             "{} ({}) at {url}?id=<piece CID>{token}; {} missing, {} not as recorded",
             counted(found.cars, "CAR"),
             bytes(found.bytes),
             found.missing,
             found.unfit,
-        ))?;
-    }
+        ),
+    )?;
     if found.cars == 0 {
         warn!(host, "no CAR is recorded under this host's name; see setting.agentName");
     }
