@@ -22,13 +22,24 @@ pub(crate) struct Filter {
     pub(crate) nothing: bool,
 }
 
+/// Where a listing begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Cursor {
+    /// At the newest deal.
+    #[default]
+    Newest,
+    /// At this deal.
+    Deal(usize),
+    /// At a deal that does not exist: nothing is older.
+    Unknown,
+}
+
 /// What GraphQL's `deals` asks for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Listing {
     pub(crate) query: Option<String>,
     pub(crate) filter: Filter,
-    /// Deals that are not newer than this one.
-    pub(crate) cursor: Option<usize>,
+    pub(crate) cursor: Cursor,
     pub(crate) offset: usize,
     pub(crate) limit: usize,
 }
@@ -168,9 +179,11 @@ impl Store {
         let mut skip = listing.offset;
         for number in (0..words).rev() {
             let mut word = word_of(number);
-            if let Some(cursor) = listing.cursor {
-                word &= not_newer(cursor, number);
-            }
+            word &= match listing.cursor {
+                Cursor::Newest => u64::MAX,
+                Cursor::Deal(index) => not_newer(index, number),
+                Cursor::Unknown => 0,
+            };
             if ones(word) <= skip {
                 skip -= ones(word);
                 continue;

@@ -12,7 +12,7 @@ use crate::graphql::tokens::RequestError;
 use crate::graphql::validate::validate;
 use crate::inner::Inner;
 use crate::record::{Checkpoint, go_time};
-use crate::store::{Filter, Listing};
+use crate::store::{Cursor, Filter, Listing};
 use crate::world::World;
 use crate::{publishing, uuid};
 
@@ -216,8 +216,13 @@ impl Call<'_> {
             None => None,
         };
         let transfer_type = given.get("TransferType").and_then(Value::as_str);
-        let cursor = self.argument("cursor");
-        let cursor = cursor.as_ref().and_then(Value::as_str);
+        let cursor = match self.argument("cursor") {
+            None => Cursor::Newest,
+            Some(uuid) => {
+                let deal = uuid.as_str().and_then(|uuid| world.store.by_uuid(uuid));
+                deal.map_or(Cursor::Unknown, |deal| Cursor::Deal(deal.index))
+            }
+        };
         let text = |value: Value| value.as_str().map(str::to_owned);
         let listing = Listing {
             query: self.argument("query").and_then(text).filter(|query| !query.is_empty()),
@@ -227,7 +232,7 @@ impl Call<'_> {
                 is_verified: flag("IsVerified"),
                 nothing: transfer_type.is_some_and(|wanted| wanted != "manual"),
             },
-            cursor: cursor.and_then(|uuid| world.store.by_uuid(uuid)).map(|deal| deal.index),
+            cursor,
             offset: self.count("offset", 0),
             limit: self.count("limit", LIMIT),
         };

@@ -69,6 +69,10 @@ async fn pages_go_from_the_newest_deal_backwards() {
     let page = data(&sim, &query).await["deals"].clone();
     assert_eq!(uuids(&page["deals"]), expected[100..102]);
     assert_eq!(page["totalCount"], 130);
+    let unknown = "d771faf5-d74e-4035-8341-e2537d270e25";
+    let query = format!("{{ deals(cursor: \"{unknown}\") {{ totalCount more deals {{ ID }} }} }}");
+    let page = data(&sim, &query).await["deals"].clone();
+    assert_eq!(page, json!({ "totalCount": 130, "more": false, "deals": [] }));
 }
 
 #[tokio::test]
