@@ -34,6 +34,8 @@ pub mod lotus;
 
 pub mod boost;
 
+pub mod curio;
+
 pub mod store;
 
 pub mod car_server;

@@ -21,6 +21,7 @@ use crate::dispatch::one_try::owner_name;
 use crate::dispatch::worker::Worker;
 use crate::error::AgentError;
 use crate::import::{Confirm, ImportContext, adopt};
+use crate::locator::{Locator, Parts};
 use crate::market::Market;
 use crate::market::chain_head::{Head, full_node};
 use crate::market::node::{Environment, NodeAddress, NodeError};
@@ -40,6 +41,7 @@ pub struct Agent {
     pieces: Arc<PieceChecker>,
     places: Arc<Places>,
     arrivals: Arc<arrivals::Arrivals>,
+    locator: Option<Locator>,
 }
 
 /// Added to the imports' own grace period, for the other tasks to end.
@@ -95,7 +97,15 @@ impl Agent {
                 setting: Arc::clone(&setting),
             });
         }
-        Ok(Self { store, contexts, head, retry, setting, pieces, places, arrivals })
+        let parts = Parts {
+            store: store.clone(),
+            miners: config.miners.iter().map(|entry| entry.miner.clone()).collect(),
+            places: Arc::clone(&places),
+            pieces: Arc::clone(&pieces),
+            folder_guard,
+        };
+        let locator = Locator::build(config, parts)?;
+        Ok(Self { store, contexts, head, retry, setting, pieces, places, arrivals, locator })
     }
 
     /// The miners' addresses, as deals name them.
@@ -108,7 +118,7 @@ impl Agent {
     /// # Errors
     ///
     /// Only when a task of the agent ends by a defect of this program. Servers that are down are waited for.
-    pub async fn run(self, shutdown: &Shutdown) -> Result<(), AgentError> {
+    pub async fn run(mut self, shutdown: &Shutdown) -> Result<(), AgentError> {
         let miners = self.miners();
         info!(miners = miners.join(","), database = self.store.database_name(), "miner-agent runs");
         let owner = owner_name();
@@ -135,6 +145,10 @@ impl Agent {
             store.watch_pending(&miners, &stop, wake).await;
             Ok::<(), AgentError>(())
         });
+        if let Some(locator) = self.locator.take() {
+            let stop = shutdown.token().clone();
+            supervisor.spawn("locator", async move { locator.run(&stop).await });
+        }
         let (head, stop) = (Arc::clone(&self.head), shutdown.token().clone());
         supervisor.spawn("head of the chain", async move {
             stop.run_until_cancelled(head.keep_fresh()).await;

@@ -23,6 +23,7 @@ pub mod config;
 pub mod dispatch;
 pub mod error;
 pub mod import;
+mod locator;
 pub mod market;
 pub mod miner_state;
 pub mod provider_sync;

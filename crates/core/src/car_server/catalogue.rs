@@ -126,6 +126,11 @@ impl Misses {
     pub async fn next(&mut self) -> Option<PieceCid> {
         self.0.recv().await
     }
+
+    /// The next one, if one was asked for already.
+    pub fn try_next(&mut self) -> Option<PieceCid> {
+        self.0.try_recv().ok()
+    }
 }
 
 impl Catalogue {

@@ -27,6 +27,7 @@ mod leases;
 mod lenient;
 mod miner_states;
 mod miners;
+mod offered_deals;
 mod pages;
 mod pending_calls;
 mod plans;

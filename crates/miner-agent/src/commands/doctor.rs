@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::agent::Agent;
 use crate::config::Config;
 use crate::import::ImportContext;
+use crate::locator::curio_lines;
 use crate::market::chain_head::HeadSource;
 use crate::market::checks::check_node;
 use crate::market::node::Environment;
@@ -64,6 +65,7 @@ pub async fn checks(config: &Config, env: Environment) -> Vec<Check> {
         )),
     }
     checks.extend(folders(config).await);
+    checks.extend(curio_lines::checks(&config.setting));
     checks
 }
 

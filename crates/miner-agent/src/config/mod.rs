@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use carferry_core::config;
-use carferry_core::config::sections::{LogSection, LotusSection};
+use carferry_core::config::sections::{CarServerSection, LogSection, LotusSection};
 use carferry_core::config::{
     ConfigError, Key, Kind, MongodbSection, OtherProgram, RESERVED_VARIABLES, Secret, Sources, human,
 };
@@ -164,6 +164,18 @@ pub struct Setting {
     /// Longest time one database call may take.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub database_timeout: Duration,
+    /// The locator, from which a Curio reads CARs; there is one where its address is set.
+    #[serde(default)]
+    pub locator: CarServerSection,
+    /// The locator's URL as Curio calls it.
+    #[serde(default, deserialize_with = "human::optional_text::deserialize")]
+    pub locator_url: Option<String>,
+    /// Curio's nodes that are told of new CARs.
+    #[serde(default)]
+    pub curio_nodes: Vec<String>,
+    /// A folder for what is remembered over restarts.
+    #[serde(default, deserialize_with = "human::optional_path::deserialize")]
+    pub state_dir: Option<PathBuf>,
 }
 
 const OWN_KEYS: &[Key] = &[
@@ -217,6 +229,14 @@ const OWN_KEYS: &[Key] = &[
     Key::new("setting.gracePeriod", Kind::Duration, "How long running imports may go on after a signal")
         .or("30s"),
     Key::new("setting.databaseTimeout", Kind::Duration, "Longest time one MongoDB call may take").or("10s"),
+    Key::new(
+        "setting.locator.listen",
+        Kind::Text,
+        "Address and port of the locator, from which a Curio reads CARs",
+    ),
+    Key::new("setting.locatorUrl", Kind::Text, "The locator's URL as Curio calls it, for `doctor`"),
+    Key::new("setting.curioNodes", Kind::List, "Nodes of Curio (host:12300) that are told of new CARs"),
+    Key::new("setting.stateDir", Kind::Text, "Folder for what the locator remembers over restarts"),
 ];
 
 /// client-agent's file, which is taken for this one now and then.
@@ -257,8 +277,15 @@ const FULL_NODE_SECTION: &str = "fullNode";
 
 /// Every key of this agent.
 pub fn keys() -> Vec<Key> {
-    [OWN_KEYS, MongodbSection::KEYS, LotusSection::KEYS, LotusSection::FULL_NODE_KEYS, LogSection::KEYS]
-        .concat()
+    [
+        OWN_KEYS,
+        CarServerSection::LOCATOR_KEYS,
+        MongodbSection::KEYS,
+        LotusSection::KEYS,
+        LotusSection::FULL_NODE_KEYS,
+        LogSection::KEYS,
+    ]
+    .concat()
 }
 
 impl Config {
@@ -276,6 +303,7 @@ impl Config {
         let sources = Sources { file, env, reserved: RESERVED_VARIABLES, flags, other };
         let mut config: Self = config::load(&keys(), &sources)?;
         config.full_node = config.full_node.named(FULL_NODE_SECTION);
+        config.setting.locator = config.setting.locator.named("setting.locator");
         config.check()?;
         // One text for a miner, however it was written: records and nodes are compared with it.
         for entry in &mut config.miners {
