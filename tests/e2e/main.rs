@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod curio;
+#[cfg(test)]
 mod database_trouble;
 #[cfg(test)]
 mod dataset;

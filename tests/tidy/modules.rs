@@ -9,13 +9,14 @@ use std::fs;
 use crate::sources::{CRATES, Source, none, root, rust_files};
 
 /// Which crates of this workspace a crate may use.
-const MAY_USE: [(&str, &[&str]); 6] = [
+const MAY_USE: [(&str, &[&str]); 7] = [
     ("car", &[]),
     ("core", &["carferry-car"]),
     ("client-agent", &["carferry-car", "carferry-core"]),
     ("miner-agent", &["carferry-car", "carferry-core"]),
     ("lotus-sim", &["carferry-car"]),
     ("boost-sim", &["carferry-car", "lotus-sim"]),
+    ("curio-sim", &["carferry-car"]),
 ];
 
 type Path = Vec<String>;
@@ -150,9 +151,15 @@ fn crates_use_only_those_below_them() {
     for (name, allowed) in MAY_USE {
         let manifest = fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).unwrap();
         let needed = manifest.split("[dev-dependencies]").next().unwrap();
-        for other in
-            ["carferry-car", "carferry-core", "client-agent", "miner-agent", "lotus-sim", "boost-sim"]
-        {
+        for other in [
+            "carferry-car",
+            "carferry-core",
+            "client-agent",
+            "miner-agent",
+            "lotus-sim",
+            "boost-sim",
+            "curio-sim",
+        ] {
             let is_used = needed.lines().any(|line| line.starts_with(other));
             if is_used && !allowed.contains(&other) {
                 findings.push(format!("{name} uses {other}"));

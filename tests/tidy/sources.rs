@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates of the workspace that have a library, from the lowest to the highest.
-pub(crate) const CRATES: [&str; 6] = ["car", "core", "client-agent", "miner-agent", "lotus-sim", "boost-sim"];
+pub(crate) const CRATES: [&str; 7] =
+    ["car", "core", "client-agent", "miner-agent", "lotus-sim", "boost-sim", "curio-sim"];
 
 /// One source file.
 #[derive(Debug)]

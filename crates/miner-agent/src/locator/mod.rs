@@ -216,7 +216,10 @@ impl Work {
         });
         for (piece_cid, target) in open.into_iter().take(LOOKS_MAX) {
             looked_at.insert(*piece_cid, Instant::now());
-            let cars = self.store.cars_of_payload(&target.wanted.payload_cid.to_string()).await?;
+            let cars = match &target.wanted.payload_cid {
+                Some(payload_cid) => self.store.cars_of_payload(&payload_cid.to_string()).await?,
+                None => Vec::new(),
+            };
             let Some(car) = self.find(*piece_cid, target, cars, verified).await else { continue };
             let path = car.path.display().to_string();
             if catalogue.offer(car) == Offer::New {

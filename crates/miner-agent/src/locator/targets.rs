@@ -17,8 +17,8 @@ pub(super) struct Target {
     pub(super) start_epoch: Option<i64>,
 }
 
-/// The pieces that deals of these miners are about. A deal whose record names no payload or no piece is passed
-/// over: nothing could be compared with it.
+/// The pieces that deals of these miners are about. A deal whose record names no piece is passed over: nothing
+/// could be compared with it.
 ///
 /// # Errors
 ///
@@ -41,7 +41,8 @@ pub(super) async fn targets(
 
 fn target(deal: &OfflineDealDoc) -> Option<(PieceCid, Target)> {
     let piece_cid = deal.piececid.as_deref()?.parse().ok()?;
-    let payload_cid = deal.filecid.as_deref()?.parse().ok()?;
+    // Without one, the piece CID alone decides.
+    let payload_cid = deal.filecid.as_deref().and_then(|cid| cid.parse().ok());
     let size = || UnpaddedPieceSize::new(u64::try_from(deal.dealsizebytes?).ok()?).ok();
     let wanted = Wanted { payload_cid, piece_cid: Some(piece_cid), piece_size: size() };
     Some((piece_cid, Target { wanted, start_epoch: deal.startepoch }))

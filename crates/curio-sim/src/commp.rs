@@ -1,0 +1,84 @@
+//! The piece check of mk12: one GET of everything, then the piece CID of as many bytes as HEAD told. Source: curio
+//! v1.28.4 `tasks/storage-market/task_commp.go:158-238`.
+
+use std::sync::Arc;
+
+use carferry_car::{NoProgress, PaddedPieceSize, piece_of};
+use hyper::Method;
+
+use crate::deal::{Deal, State};
+use crate::fetch::fetch;
+use crate::sim::Inner;
+use crate::tree_d;
+
+/// Tries of a task, without a pause between them.
+pub(crate) const FAILURES_MAX: u32 = 3;
+
+/// Runs the task of one deal to its end.
+pub(crate) async fn run(inner: Arc<Inner>, uuid: String) {
+    loop {
+        let Some(deal) = inner.with(|world| world.deal(&uuid).cloned()) else { return };
+        let checked = check(&inner, &deal).await;
+        let goes_on = inner.with(|world| {
+            let deal = world.deal_mut(&uuid)?;
+            match checked {
+                Ok(()) => {
+                    (deal.state, deal.failures) = (State::Published, 0);
+                    return Some(false);
+                }
+                Err(problem) => deal.history.push(problem),
+            }
+            deal.failures += 1;
+            if deal.failures < FAILURES_MAX {
+                return Some(true);
+            }
+            // The task is deleted, and `commp_task_id` stays set: no poller looks at the deal again.
+            deal.state = State::Hanging;
+            None
+        });
+        match goes_on {
+            Some(true) => {}
+            Some(false) => return tree_d::run(inner, uuid).await,
+            None => return,
+        }
+    }
+}
+
+async fn check(inner: &Inner, deal: &Deal) -> Result<(), String> {
+    let (url, raw_size) = (deal.url.clone().unwrap_or_default(), deal.raw_size.unwrap_or_default());
+    let fetched = fetch(Method::GET, &url, &deal.headers, None, |_| Ok(())).await;
+    inner.note(0, "GET", &url, fetched.as_ref().map(|answer| answer.status).map_err(Clone::clone));
+    let mut answer = fetched.map_err(|error| format!("error making GET request: {error}"))?;
+    if answer.status != 200 {
+        return Err(format!("not ok response from HTTP server: {}", answer.status));
+    }
+    let mut bytes = Vec::new();
+    let length = usize::try_from(raw_size).map_err(|error| error.to_string())?;
+    while bytes.len() < length {
+        let Some(part) = answer.part().await? else { break };
+        bytes.extend_from_slice(&part);
+    }
+    bytes.truncate(length);
+    if bytes.len() < length {
+        return Err(format!(
+            "number of bytes written to CommP writer {} not equal to the file size {length}",
+            bytes.len()
+        ));
+    }
+    let calculated = piece_cid(bytes, deal.piece_size).await?;
+    if calculated == deal.piece_cid {
+        return Ok(());
+    }
+    Err(format!("commP mismatch calculated {calculated} and supplied {}", deal.piece_cid))
+}
+
+/// The piece CID of these bytes, filled up to the deal's piece.
+pub(crate) async fn piece_cid(bytes: Vec<u8>, padded: u64) -> Result<String, String> {
+    let padded = PaddedPieceSize::new(padded).map_err(|error| error.to_string())?;
+    let computing = tokio::task::spawn_blocking(move || piece_of(&bytes[..], &NoProgress));
+    let piece = computing.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    if piece.padded_piece_size > padded {
+        return Err(format!("{} bytes are more than the piece {padded} holds", piece.payload_size));
+    }
+    Ok(piece.piece_cid_in(padded).to_string())
+}
