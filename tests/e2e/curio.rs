@@ -1,4 +1,5 @@
-//! miner-agent as the locator of a simulated Curio: from a packed CAR to a sealed sector, wrong files, a restart.
+//! miner-agent as the locator of a simulated Curio: from a packed CAR to a sealed sector, wrong files, a
+//! restart.
 
 use std::fs;
 use std::net::TcpListener;
@@ -59,8 +60,8 @@ impl Provider {
         spawn(command, &self.env.new_path("miner-agent.log")).unwrap()
     }
 
-    /// Packs a file, records a deal about its CAR, and proposes it to Curio: the deal's UUID there, and the line of
-    /// `makecars`.
+    /// Packs a file, records a deal about its CAR, and proposes it to Curio: the deal's UUID there, and the
+    /// line of `makecars`.
     async fn deal(&self, curio: &CurioSim, name: &str, bytes: usize) -> (String, Value) {
         let mut numbers = fastrand::Rng::with_seed(bytes as u64);
         self.pack.write(name, &std::iter::repeat_with(|| numbers.u8(..)).take(bytes).collect::<Vec<_>>());

@@ -1,18 +1,15 @@
-//! The piece check of mk12: one GET of everything, then the piece CID of as many bytes as HEAD told. Source: curio
-//! v1.28.4 `tasks/storage-market/task_commp.go:158-238`.
+//! The piece check of mk12: one GET of everything, then the piece CID of as many bytes as HEAD told. Source:
+//! curio v1.28.4 `tasks/storage-market/task_commp.go:158-238`.
 
 use std::sync::Arc;
 
-use carferry_car::{NoProgress, PaddedPieceSize, piece_of};
 use hyper::Method;
 
 use crate::deal::{Deal, State};
 use crate::fetch::fetch;
-use crate::sim::Inner;
+use crate::inner::Inner;
+use crate::task::{FAILURES_MAX, piece_cid};
 use crate::tree_d;
-
-/// Tries of a task, without a pause between them.
-pub(crate) const FAILURES_MAX: u32 = 3;
 
 /// Runs the task of one deal to its end.
 pub(crate) async fn run(inner: Arc<Inner>, uuid: String) {
@@ -70,15 +67,4 @@ async fn check(inner: &Inner, deal: &Deal) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("commP mismatch calculated {calculated} and supplied {}", deal.piece_cid))
-}
-
-/// The piece CID of these bytes, filled up to the deal's piece.
-pub(crate) async fn piece_cid(bytes: Vec<u8>, padded: u64) -> Result<String, String> {
-    let padded = PaddedPieceSize::new(padded).map_err(|error| error.to_string())?;
-    let computing = tokio::task::spawn_blocking(move || piece_of(&bytes[..], &NoProgress));
-    let piece = computing.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    if piece.padded_piece_size > padded {
-        return Err(format!("{} bytes are more than the piece {padded} holds", piece.payload_size));
-    }
-    Ok(piece.piece_cid_in(padded).to_string())
 }

@@ -12,7 +12,8 @@ impl Release {
     /// The last release whose source was read.
     pub const V1_28_4: Self = Self(1, 28, 4);
 
-    /// Whether reads for sealing refuse addresses inside of a network. Source: curio v1.27.4 `lib/robusthttp/ssrf.go`.
+    /// Whether reads for sealing refuse addresses inside of a network. Source: curio v1.27.4
+    /// `lib/robusthttp/ssrf.go`.
     pub fn has_wall(self) -> bool {
         self >= Self(1, 27, 4)
     }
@@ -66,7 +67,8 @@ pub struct CurioConfig {
     pub head_limit: Duration,
     /// Between two tries of a read for sealing. Source: `lib/robusthttp`.
     pub read_pause: Duration,
-    /// A read for sealing stops after so many bytes, until it is released; for tests that do something meanwhile.
+    /// A read for sealing stops after so many bytes, until it is released; for tests that do something
+    /// meanwhile.
     pub hold_after: Option<u64>,
     /// Where the web interface listens.
     pub listen: SocketAddr,

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::commp;
 use crate::deal::State;
 use crate::fetch::fetch;
-use crate::sim::Inner;
+use crate::inner::Inner;
 
 /// Passes until the end, every interval or when woken.
 pub(crate) async fn poll(inner: Arc<Inner>, node: usize) {

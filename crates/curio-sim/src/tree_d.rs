@@ -1,5 +1,5 @@
-//! The read for sealing: ranges on new connections, behind the wall. Source: curio v1.28.4 `lib/dealdata/dealdata.go:224`,
-//! `lib/robusthttp`.
+//! The read for sealing: ranges on new connections, behind the wall. Source: curio v1.28.4
+//! `lib/dealdata/dealdata.go:224`, `lib/robusthttp`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use hyper::Method;
 use tokio::time::timeout;
 
-use crate::commp::{FAILURES_MAX, piece_cid};
 use crate::deal::{Deal, State};
 use crate::fetch::fetch;
-use crate::sim::Inner;
+use crate::inner::Inner;
 use crate::ssrf::{check_address, check_url};
+use crate::task::{FAILURES_MAX, piece_cid};
 
 /// Tries of one read.
 const TRIES_MAX: u32 = 15;

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::deal::{Deal, State};
-use crate::sim::{Inner, Proposal};
+use crate::inner::{Inner, Proposal};
 
 /// Bytes of a request, at most.
 const REQUEST_MAX: usize = 1 << 20;

@@ -4,8 +4,8 @@
 //! 5    null    {"Int64":5,"Valid":true}    {"String":"","Valid":false}
 //! ```
 //!
-//! Curio's answers have all of them side by side, and releases differ. What is none of them reads as absent, so
-//! that one field that changed its type hides no other.
+//! Curio's answers have all of them side by side, and releases differ. What is none of them reads as absent,
+//! so that one field that changed its type hides no other.
 
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use serde_json::Value;

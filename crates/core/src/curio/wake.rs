@@ -1,7 +1,8 @@
-//! `POST /market/wake-poller`: Curio looks for the data of its waiting deals at once, and not in half a minute.
+//! `POST /market/wake-poller`: Curio looks for the data of its waiting deals at once, and not in half a
+//! minute.
 //!
-//! Source: curio v1.28.4 `cmd/curio/rpc/rpc.go:89-98`; since v1.28.3, without a token. Older releases answer 404, and
-//! then their own time counts.
+//! Source: curio v1.28.4 `cmd/curio/rpc/rpc.go:89-98`; since v1.28.3, without a token. Older releases answer
+//! 404, and then their own time counts.
 
 use std::io;
 use std::time::Duration;

@@ -10,8 +10,8 @@ use crate::store::miners::any_of;
 use crate::store::pages::{DEALS_AT_ONCE, DealPages};
 
 impl Store {
-    /// The deals of these miners that are neither active nor over. Their data is read until the sector is sealed,
-    /// hours after the deal counts as imported.
+    /// The deals of these miners that are neither active nor over. Their data is read until the sector is
+    /// sealed, hours after the deal counts as imported.
     pub async fn deals_to_offer(&self, miners: &[String]) -> Result<DealPages, StoreError> {
         let mut over = dead_states();
         over.push(DealStatus::ACTIVE.stored());

@@ -91,8 +91,8 @@ pub(crate) fn curio_lines(url: &str, has_token: bool) -> Option<CurioLines> {
     Some(CurioLines { toml, warnings })
 }
 
-/// Whether Curio's wall against addresses inside of a network stops a read from this host. A name is looked up by
-/// Curio; those of a network inside end in `.local` or have no dot.
+/// Whether Curio's wall against addresses inside of a network stops a read from this host. A name is looked
+/// up by Curio; those of a network inside end in `.local` or have no dot.
 fn is_walled<S: AsRef<str>>(host: &Host<S>) -> bool {
     match host {
         Host::Ipv4(address) => is_walled_v4(*address),

@@ -7,12 +7,12 @@
 //!                                             └─ a new offer ─► Curio: wake-poller
 //! ```
 //!
-//! Curio takes the size of the first file that a locator shows for a deal, and never asks again (curio v1.28.4
-//! `tasks/storage-market/storage_market.go:672-786`): a wrong file makes the deal hang for ever. So a file is
-//! offered only after every byte of it was hashed, and withdrawn when it changes.
+//! Curio takes the size of the first file that a locator shows for a deal, and never asks again (curio
+//! v1.28.4 `tasks/storage-market/storage_market.go:672-786`): a wrong file makes the deal hang for ever. So a
+//! file is offered only after every byte of it was hashed, and withdrawn when it changes.
 //!
-//! What lives here: which CARs are offered. What does not: the server ([`carferry_core::car_server`]), where files are
-//! looked for ([`crate::car_files`]), deals that are watched at Curio.
+//! What lives here: which CARs are offered. What does not: the server ([`carferry_core::car_server`]), where
+//! files are looked for ([`crate::car_files`]), deals that are watched at Curio.
 
 pub(crate) mod curio_lines;
 mod targets;
@@ -186,8 +186,8 @@ impl Work {
         }
     }
 
-    /// Withdraws what no deal needs any more, and looks for what is not offered: what was not looked for longest
-    /// first, then by start epoch. What is asked for meanwhile goes in front of the next pass.
+    /// Withdraws what no deal needs any more, and looks for what is not offered: what was not looked for
+    /// longest first, then by start epoch. What is asked for meanwhile goes in front of the next pass.
     async fn pass(
         &self,
         catalogue: &Arc<Catalogue>,

@@ -17,8 +17,8 @@ pub(super) struct Target {
     pub(super) start_epoch: Option<i64>,
 }
 
-/// The pieces that deals of these miners are about. A deal whose record names no piece is passed over: nothing
-/// could be compared with it.
+/// The pieces that deals of these miners are about. A deal whose record names no piece is passed over:
+/// nothing could be compared with it.
 ///
 /// # Errors
 ///

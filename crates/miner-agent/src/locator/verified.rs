@@ -1,16 +1,15 @@
 //! Files that were found to be a piece, remembered over restarts in a small file.
 //!
-//! A restarted locator must answer within seconds: Curio gives up a read after about 15 s of outage, and hashing what
-//! is offered takes hours. A file counts as the same by path, size, modification time and change time (ctime), which
-//! no program can put back.
+//! A restarted locator must answer within seconds: Curio gives up a read after about 15 s of outage, and
+//! hashing what is offered takes hours. A file counts as the same by path, size, modification time and change
+//! time (ctime), which no program can put back.
 
 use std::collections::HashMap;
-use std::fs;
 use std::fs::Metadata;
-use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use carferry_car::{PayloadSize, PieceCid, open_regular};
 use carferry_core::car_server::{FileStamp, OfferedCar};
@@ -56,8 +55,8 @@ pub(super) struct Verified {
 }
 
 impl Verified {
-    /// What an earlier process remembered in this folder. A file or a line that cannot be read is passed over: it costs
-    /// another hash.
+    /// What an earlier process remembered in this folder. A file or a line that cannot be read is passed
+    /// over: it costs another hash.
     ///
     /// # Errors
     ///
