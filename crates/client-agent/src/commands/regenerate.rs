@@ -10,6 +10,7 @@ use carferry_car::{
 use carferry_core::error_chain::Hint;
 use carferry_core::fsx;
 use carferry_core::fsx::TempGuard;
+use carferry_core::model::stored::unsigned;
 use carferry_core::model::{CarDoc, PlanDoc};
 use carferry_core::printer::ExitStatus;
 use carferry_core::store::Store;
@@ -143,7 +144,7 @@ pub(super) async fn regenerate(
         check_manifest(&path, &wanted, args.force).map_err(user)?;
     }
     let recipe = recipe(&store, car, &args.filecid, profile, &path).await?.map_err(user)?;
-    let bytes = car.filesizebytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+    let bytes = unsigned(car.filesizebytes.unwrap_or(0));
     let meter = Meter::new(bytes, 1, console.shutdown.token().clone());
     let shown = console.screen.show(&meter, args.work.no_progress);
     let budget = args.work.budget();

@@ -1,6 +1,7 @@
 //! `status`: CARs, deals by miner and state, and what is stuck and why.
 
 use carferry_core::model::OfflineDealDoc;
+use carferry_core::model::stored::unsigned;
 use carferry_core::printer::{ExitStatus, table};
 use carferry_core::store::{DealCounts, Store};
 use carferry_core::words::counted;
@@ -89,7 +90,7 @@ fn troubled(deal: &OfflineDealDoc) -> Troubled {
 
 fn status_text(status: &Status) -> String {
     let mut text = String::new();
-    let piece_bytes = u64::try_from(status.car_piece_bytes).unwrap_or(0);
+    let piece_bytes = unsigned(status.car_piece_bytes);
     line(&mut text, format!("{}, {} of pieces", counted(status.cars, "CAR"), bytes(piece_bytes)));
     if status.deals.is_empty() {
         line(&mut text, "no deals yet");
@@ -101,7 +102,7 @@ fn status_text(status: &Status) -> String {
                 if group.isdeal == 1 { "yes" } else { "no" }.to_owned(),
                 format!("{} {}", group.status, group.statusname),
                 group.deals.to_string(),
-                bytes(u64::try_from(group.bytes).unwrap_or(0)),
+                bytes(unsigned(group.bytes)),
             ]);
         }
         line(&mut text, deals.trim_fmt());

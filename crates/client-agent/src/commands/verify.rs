@@ -11,6 +11,7 @@ use std::sync::Arc;
 use carferry_car::{PieceCid, PieceError, ThreadBudget, UnpaddedPieceSize, open_regular, piece_of_file};
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::CarDoc;
+use carferry_core::model::stored::unsigned;
 use carferry_core::printer::ExitStatus;
 use carferry_core::store::{IndexUser, Store, VerifyDue};
 use serde::Serialize;
@@ -89,7 +90,7 @@ pub(super) async fn verify(
     let withouthost = store.standing_cars_without_host().await?;
     let mut total = Total { fresh: all.saturating_sub(cars), withouthost, ..Total::default() };
     info!(cars, bytes, fresh = total.fresh, "checking CARs of {host}");
-    let meter = Meter::new(u64::try_from(bytes).unwrap_or(0), cars, console.shutdown.token().clone());
+    let meter = Meter::new(unsigned(bytes), cars, console.shutdown.token().clone());
     let shown = console.screen.show(&meter, args.work.no_progress);
     let budget = Arc::new(args.work.budget());
     // Should the server's clock go back, with another primary, they would be due again at once.

@@ -10,16 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use carferry_core::model::IntentDoc;
 use carferry_core::runtime::Backoff;
-use carferry_core::store::Store;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span, warn};
 
 use crate::propose::attempt;
 use crate::propose::attempt::NextStep;
-use crate::propose::lotus::publish::Publisher;
 use crate::propose::queue_context::{Lifetime, PAUSES, Shared, lock};
 use crate::propose::report::Report;
 
@@ -72,14 +69,8 @@ struct QueueState {
 }
 
 impl MinerQueues {
-    /// Queues that write to this store and call through this publisher until `stop`.
-    pub(super) fn new(
-        store: Store,
-        publisher: Publisher,
-        lifetime: Lifetime,
-        stop: CancellationToken,
-    ) -> Self {
-        let shared = Shared::new(store, publisher, lifetime, stop);
+    /// Queues that share this.
+    pub(super) fn new(shared: Shared) -> Self {
         Self { queues: BTreeMap::new(), shared: Arc::new(shared), workers: JoinSet::new() }
     }
 

@@ -56,7 +56,7 @@ use crate::propose::miner_queues::MinerQueues;
 use crate::propose::policy::TermsInForce;
 pub use crate::propose::problems::{Problems, Reason};
 use crate::propose::proposable::Proposable;
-use crate::propose::queue_context::Lifetime;
+use crate::propose::queue_context::{Lifetime, Shared};
 pub use crate::propose::report::{DealLine, DealState, Held, MinerTotal, ReplicaGoal, Report, WalletChange};
 use crate::propose::terms::{Limits, Target, Terms};
 
@@ -160,7 +160,7 @@ impl Proposer {
     ) -> Self {
         let node_deals = Arc::new(NodeDeals::of(node.clone()));
         let publisher = Publisher::new(node.clone(), terms.car_paths.clone());
-        let queues = MinerQueues::new(store.clone(), publisher, Lifetime::Endless, stop.clone());
+        let queues = MinerQueues::new(Shared::new(store.clone(), publisher, Lifetime::Endless, stop.clone()));
         let asked = node.clone();
         let asks = Asks::new(move |miner| {
             let (node, miner) = (asked.clone(), miner.to_owned());
@@ -189,8 +189,8 @@ impl Proposer {
     #[must_use]
     pub fn for_one_run(self) -> Self {
         let publisher = Publisher::new(self.node.clone(), self.terms.car_paths.clone());
-        let queues = MinerQueues::new(self.store.clone(), publisher, Lifetime::OneRun, self.stop.clone());
-        Self { queues, ..self }
+        let shared = Shared::new(self.store.clone(), publisher, Lifetime::OneRun, self.stop.clone());
+        Self { queues: MinerQueues::new(shared), ..self }
     }
 
     /// Reads the node's deals from a list that others read too.

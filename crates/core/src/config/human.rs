@@ -182,6 +182,15 @@ where
     deserializer.deserialize_any(Entry(of_text))
 }
 
+/// Values that are read by their text.
+macro_rules! as_text {
+    ($($visit:ident: $value:ty),*) => {
+        $(fn $visit<E: serde::de::Error>(self, written: $value) -> Result<T, E> {
+            self.visit_str(&written.to_string())
+        })*
+    };
+}
+
 /// Visits text and numbers alike, as the text they were written with.
 pub(super) struct Written<T> {
     expected: &'static str,
@@ -205,29 +214,7 @@ impl<'de, T> Visitor<'de> for Written<T> {
         (self.parse)(written).map_err(E::custom)
     }
 
-    fn visit_u64<E: serde::de::Error>(self, written: u64) -> Result<T, E> {
-        self.visit_str(&written.to_string())
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, written: i64) -> Result<T, E> {
-        self.visit_str(&written.to_string())
-    }
-
-    fn visit_u128<E: serde::de::Error>(self, written: u128) -> Result<T, E> {
-        self.visit_str(&written.to_string())
-    }
-
-    fn visit_i128<E: serde::de::Error>(self, written: i128) -> Result<T, E> {
-        self.visit_str(&written.to_string())
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, written: f64) -> Result<T, E> {
-        self.visit_str(&written.to_string())
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, written: bool) -> Result<T, E> {
-        self.visit_str(if written { "true" } else { "false" })
-    }
+    as_text! { visit_u64: u64, visit_i64: i64, visit_u128: u128, visit_i128: i128, visit_f64: f64, visit_bool: bool }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
         deserializer.deserialize_any(self)

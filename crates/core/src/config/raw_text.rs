@@ -16,6 +16,7 @@ pub(super) fn of_keys(yaml: &str, keys: &[Key]) -> Vec<(String, String)> {
     if read.is_ok() { found } else { Vec::new() }
 }
 
+/// The keys of a section, or nothing after its name.
 struct Level<'a> {
     above: String,
     keys: &'a [Key],
@@ -26,7 +27,7 @@ impl<'de> DeserializeSeed<'de> for Level<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
+        deserializer.deserialize_option(self)
     }
 }
 
@@ -37,8 +38,16 @@ impl<'de> Visitor<'de> for Level<'_> {
         f.write_str("a map of keys")
     }
 
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
     fn visit_unit<E>(self) -> Result<(), E> {
         Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
@@ -55,47 +64,12 @@ impl<'de> Visitor<'de> for Level<'_> {
                     self.found.push((path, text));
                 }
             } else if is_section {
-                map.next_value_seed(Optional(Level {
-                    above: path,
-                    keys: self.keys,
-                    found: &mut *self.found,
-                }))?;
+                map.next_value_seed(Level { above: path, keys: self.keys, found: &mut *self.found })?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(())
-    }
-}
-
-/// A section, or nothing after its name.
-struct Optional<'a>(Level<'a>);
-
-impl<'de> DeserializeSeed<'de> for Optional<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_option(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Optional<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a section")
-    }
-
-    fn visit_none<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        self.0.deserialize(deserializer)
     }
 }
 

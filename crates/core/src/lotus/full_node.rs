@@ -6,50 +6,29 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::lotus::Api;
 use crate::lotus::wire::{
     CidLink, CollateralBounds, ImportEntry, ListedDeal, MarketBalance, MarketDeal, MinerInfo,
-    StartDealParams, StorageAsk, TipSet, Version, read_deals,
+    StartDealParams, StorageAsk, TipSet, read_deals,
 };
 use crate::model::{AttoFil, DealId, PublishMethod};
-use crate::rpc::client::Client;
 use crate::rpc::error::{INVALID_PARAMS, RpcError};
-use crate::rpc::go_values::{BigInt, List};
+use crate::rpc::go_values::BigInt;
 use crate::rpc::send_deadline::{BootInstant, with_send_deadline};
 
 /// A Lotus full node, API v0.
-#[derive(Clone, Debug)]
-pub struct FullNode {
-    client: Client,
-}
+pub type FullNode = Api<Full>;
+
+/// A full node, as a kind of [`Api`].
+#[derive(Clone, Copy, Debug)]
+pub enum Full {}
 
 /// "Heaviest tipset", where a call takes a tipset key.
 fn head() -> Value {
     json!([])
 }
 
-impl FullNode {
-    /// Calls through this client.
-    pub fn new(client: Client) -> Self {
-        Self { client }
-    }
-
-    /// Its URL.
-    pub fn endpoint(&self) -> &str {
-        self.client.endpoint()
-    }
-
-    /// The node's version (permission `read`).
-    pub async fn version(&self) -> Result<Version, RpcError> {
-        self.client.call("Filecoin.Version", vec![], self.client.timeouts.quick).await
-    }
-
-    /// The permissions of the token, checked by the node itself (permission `read`).
-    pub async fn permissions(&self, token: &str) -> Result<Vec<String>, RpcError> {
-        let list: List<String> =
-            self.client.call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick).await?;
-        Ok(list.0)
-    }
-
+impl Api<Full> {
     /// The head of the chain as the node knows it (permission `read`).
     pub async fn chain_head(&self) -> Result<TipSet, RpcError> {
         self.client.call("Filecoin.ChainHead", vec![], self.client.timeouts.quick).await

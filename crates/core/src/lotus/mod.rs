@@ -10,5 +10,44 @@ mod hints;
 pub mod provider;
 pub mod wire;
 
+use std::marker::PhantomData;
+
+use serde_json::json;
+
 pub use crate::lotus::full_node::FullNode;
 pub use crate::lotus::provider::Provider;
+use crate::lotus::wire::Version;
+use crate::rpc::client::Client;
+use crate::rpc::error::RpcError;
+use crate::rpc::go_values::List;
+
+/// The API of a Lotus node, `/rpc/v0`: what both kinds of nodes answer.
+#[derive(Clone, Debug)]
+pub struct Api<Kind> {
+    client: Client,
+    kind: PhantomData<Kind>,
+}
+
+impl<Kind> Api<Kind> {
+    /// Calls through this client.
+    pub fn new(client: Client) -> Self {
+        Self { client, kind: PhantomData }
+    }
+
+    /// Its URL.
+    pub fn endpoint(&self) -> &str {
+        self.client.endpoint()
+    }
+
+    /// The node's version (permission `read`).
+    pub async fn version(&self) -> Result<Version, RpcError> {
+        self.client.call("Filecoin.Version", vec![], self.client.timeouts.quick).await
+    }
+
+    /// The permissions of the token, checked by the node itself (permission `read`).
+    pub async fn permissions(&self, token: &str) -> Result<Vec<String>, RpcError> {
+        let list: List<String> =
+            self.client.call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick).await?;
+        Ok(list.0)
+    }
+}

@@ -2,11 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::lotus::wire::{CidLink, MinerDeal, Version};
+use crate::lotus::Api;
+use crate::lotus::wire::{CidLink, MinerDeal};
 use crate::model::ProposalCid;
-use crate::rpc::client::Client;
 use crate::rpc::error::RpcError;
-use crate::rpc::go_values::List;
 use crate::rpc::send_deadline::{BootInstant, with_send_deadline};
 
 /// Which of the two equal import methods is called.
@@ -31,34 +30,13 @@ impl ImportMethod {
 }
 
 /// A storage provider's market API, `/rpc/v0`.
-#[derive(Clone, Debug)]
-pub struct Provider {
-    client: Client,
-}
+pub type Provider = Api<Market>;
 
-impl Provider {
-    /// Calls through this client.
-    pub fn new(client: Client) -> Self {
-        Self { client }
-    }
+/// A storage provider's market, as a kind of [`Api`].
+#[derive(Clone, Copy, Debug)]
+pub enum Market {}
 
-    /// Its URL.
-    pub fn endpoint(&self) -> &str {
-        self.client.endpoint()
-    }
-
-    /// The node's version (permission `read`).
-    pub async fn version(&self) -> Result<Version, RpcError> {
-        self.client.call("Filecoin.Version", vec![], self.client.timeouts.quick).await
-    }
-
-    /// The permissions of the token, checked by the node itself (permission `read`).
-    pub async fn permissions(&self, token: &str) -> Result<Vec<String>, RpcError> {
-        let list: List<String> =
-            self.client.call("Filecoin.AuthVerify", vec![json!(token)], self.client.timeouts.quick).await?;
-        Ok(list.0)
-    }
-
+impl Api<Market> {
     /// The miner this node works for (permission `read`).
     pub async fn actor_address(&self) -> Result<String, RpcError> {
         self.client.call("Filecoin.ActorAddress", vec![], self.client.timeouts.quick).await

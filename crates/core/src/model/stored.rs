@@ -100,6 +100,11 @@ pub fn opt_flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<boo
     })
 }
 
+/// A stored number that is below zero in no document that an agent wrote; 0 where it is.
+pub fn unsigned(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use bson::doc;

@@ -12,6 +12,7 @@ use carferry_car::{
 };
 use carferry_core::fsx;
 use carferry_core::fsx::TempGuard;
+use carferry_core::model::stored::unsigned;
 use carferry_core::model::{PackEntryDoc, PlanDoc};
 
 use crate::car_line::CarLine;
@@ -162,8 +163,8 @@ pub(crate) fn tree(
     for entry in entries {
         match entry {
             PackEntryDoc::File { path, size, mtimenanos, part } => {
-                let size = bytes(*size);
-                let range = part.as_ref().map_or(0..size, |part| bytes(part.from)..bytes(part.to));
+                let size = unsigned(*size);
+                let range = part.as_ref().map_or(0..size, |part| unsigned(part.from)..unsigned(part.to));
                 let (planned, path) = (time(*mtimenanos), input.join(path));
                 let found = || path.symlink_metadata().and_then(|found| found.modified()).ok();
                 let modified = match times {
@@ -189,7 +190,7 @@ fn check_sources(job: &PieceJob) -> Result<(), MakeError> {
         let found = job.input.join(path).symlink_metadata();
         let difference = match found {
             Ok(found) if !found.is_file() => "no regular file any more".to_owned(),
-            Ok(found) if found.len() != bytes(*size) => format!("{size} bytes then, {} now", found.len()),
+            Ok(found) if found.len() != unsigned(*size) => format!("{size} bytes then, {} now", found.len()),
             Ok(found)
                 if job.times == SourceTimes::AsPlanned
                     && found.modified().ok() != Some(time(*mtimenanos)) =>
@@ -281,7 +282,7 @@ pub(crate) fn make(
 fn check_places(job: &PieceJob, car: &BuiltCar) -> Result<(), MakeError> {
     let beside = manifest::path_of(&job.car);
     let is_of_piece = manifest::read_piece(&beside)
-        .is_ok_and(|said| said.of.plan == job.plan.id && said.of.index == bytes(job.index));
+        .is_ok_and(|said| said.of.plan == job.plan.id && said.of.index == unsigned(job.index));
     let is_free = |path: &Path| path.symlink_metadata().is_err();
     let foreign = |path: &Path| Err(MakeError::Foreign { path: path.to_owned() });
     if !is_free(&beside) && !is_of_piece {
@@ -299,8 +300,8 @@ fn piece_line(job: &PieceJob, car: &BuiltCar) -> PieceLine {
     let of = PieceOf {
         group: job.plan.key.group.clone(),
         plan: job.plan.id.clone(),
-        index: bytes(job.index),
-        pieces: bytes(job.plan.pieces),
+        index: unsigned(job.index),
+        pieces: unsigned(job.plan.pieces),
     };
     PieceLine::new(name, CarLine::built(car), job.profile, of)
 }
@@ -308,8 +309,4 @@ fn piece_line(job: &PieceJob, car: &BuiltCar) -> PieceLine {
 fn time(nanos: i64) -> SystemTime {
     let length = Duration::from_nanos(nanos.unsigned_abs());
     if nanos < 0 { UNIX_EPOCH - length } else { UNIX_EPOCH + length }
-}
-
-fn bytes(stored: i64) -> u64 {
-    u64::try_from(stored).unwrap_or(0)
 }

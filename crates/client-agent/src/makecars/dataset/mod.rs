@@ -38,6 +38,7 @@ use std::sync::Arc;
 use carferry_car::{PaddedPieceSize, Profile, ThreadBudget};
 use carferry_core::fsx;
 use carferry_core::model::PlanKey;
+use carferry_core::model::stored::unsigned;
 use carferry_core::printer::ExitStatus;
 use carferry_core::store::{IndexUser, RetryUntilAnswered};
 use tokio::time::Instant;
@@ -262,15 +263,14 @@ impl Run<'_> {
 
     async fn report_plan(&mut self, plan: &Plan) -> Result<(), CommandError> {
         let document = &plan.document;
-        let source_bytes = u64::try_from(document.sourcebytes).unwrap_or(0);
+        let source_bytes = unsigned(document.sourcebytes);
         let mut report = PlanReport::sums(&document.id, document.entries, source_bytes, plan.pieces());
         report.splitfiles = plan.split_files();
         report.freebytes = fsx::free_space(workspace::existing(&self.output)).ok();
         if self.args.dry_run {
             for (index, fill) in (0_i64..).zip(plan.pieces()) {
                 let size = carferry_car::PayloadSize::new(fill.car_bytes_max);
-                let bytes =
-                    u64::try_from(plan.piece(usize::try_from(index).unwrap_or(0)).sourcebytes).unwrap_or(0);
+                let bytes = unsigned(plan.piece(usize::try_from(index).unwrap_or(0)).sourcebytes);
                 let line = PieceReport {
                     car: CarLine::sized(size, size.padded_piece_size().ok()),
                     ..PieceReport::new(

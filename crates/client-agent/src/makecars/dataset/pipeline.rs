@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use carferry_car::PaddedPieceSize;
 use carferry_core::model::PlanDoc;
+use carferry_core::model::stored::unsigned;
 use futures::{Stream, stream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -83,8 +84,8 @@ impl<'a> Pieces<'a> {
                 Some(Task {
                     index: document.index,
                     entries: plan.entries(piece).collect(),
-                    source_bytes: u64::try_from(document.sourcebytes).unwrap_or(0),
-                    car_bytes_max: u64::try_from(document.carsizemaxbytes).unwrap_or(0),
+                    source_bytes: unsigned(document.sourcebytes),
+                    car_bytes_max: unsigned(document.carsizemaxbytes),
                     claim: None,
                 })
             }

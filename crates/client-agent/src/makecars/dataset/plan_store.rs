@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use carferry_car::PayloadCid;
 use carferry_core::error_chain::ErrorChain;
+use carferry_core::model::stored::unsigned;
 use carferry_core::model::{PackEntryDoc, PackPieceDoc, PieceState, PlanDoc, PlanKey, PlanState};
 use carferry_core::store::{PieceClaim, PieceCounts, RetryUntilAnswered, Store, StoreError};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -64,7 +65,7 @@ impl Covered {
         parts.sort_unstable();
         let mut missing = Vec::new();
         let mut end = 0;
-        for (from, to) in parts.into_iter().chain([(bytes(*size), bytes(*size))]) {
+        for (from, to) in parts.into_iter().chain([(unsigned(*size), unsigned(*size))]) {
             if from > end {
                 missing.push(Some((end, from)));
             }
@@ -77,7 +78,7 @@ impl Covered {
         match entry {
             PackEntryDoc::File { path, size, mtimenanos, part: Some(part) } => {
                 let whole = PackEntryDoc::File { path, size, mtimenanos, part: None };
-                let part = (bytes(part.from), bytes(part.to));
+                let part = (unsigned(part.from), unsigned(part.to));
                 self.parts.entry(fingerprint(&whole)).or_default().push(part);
             }
             whole => {
@@ -85,10 +86,6 @@ impl Covered {
             }
         }
     }
-}
-
-fn bytes(stored: i64) -> u64 {
-    u64::try_from(stored).unwrap_or(0)
 }
 
 /// Plans that are shared in the database.
@@ -171,8 +168,8 @@ impl SharedPlans<'_> {
         Ok(Some(Task {
             index: claim.piece.index,
             entries,
-            source_bytes: bytes(claim.piece.sourcebytes),
-            car_bytes_max: bytes(claim.piece.carsizemaxbytes),
+            source_bytes: unsigned(claim.piece.sourcebytes),
+            car_bytes_max: unsigned(claim.piece.carsizemaxbytes),
             claim: Some(claim),
         }))
     }

@@ -137,7 +137,7 @@ impl PlanReport {
         let mut lines = vec![format!(
             "plan {}: {} of {}, {} to read",
             self.plan,
-            counted(u64::try_from(self.pieces).unwrap_or(u64::MAX), "piece"),
+            counted(self.pieces, "piece"),
             entries(self.entries),
             BinaryBytes(self.sourcebytes),
         )];
@@ -145,7 +145,7 @@ impl PlanReport {
         let mut line = format!("padding takes {whole}.{tenth} % of the pieces");
         if self.splitfiles > 0 {
             let is = if self.splitfiles == 1 { "is" } else { "are" };
-            let files = counted(u64::try_from(self.splitfiles).unwrap_or(u64::MAX), "file");
+            let files = counted(self.splitfiles, "file");
             line = format!("{line}; {files} {is} in more than one piece");
         }
         lines.push(line);

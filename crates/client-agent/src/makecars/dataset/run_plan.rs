@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use carferry_core::model::stored::unsigned;
 use carferry_core::model::{PieceState, PlanDoc};
 use carferry_core::words::counted;
 use futures::StreamExt;
@@ -181,9 +182,4 @@ impl Run<'_> {
         }
         Ok(self.console.result(report, report.line())?)
     }
-}
-
-/// A number as it is stored, which is never below zero.
-fn unsigned(stored: i64) -> u64 {
-    u64::try_from(stored).unwrap_or(0)
 }

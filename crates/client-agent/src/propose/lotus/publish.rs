@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use carferry_core::lotus::FullNode;
 use carferry_core::lotus::wire::{CidLink, DataRef, StartDealParams};
+use carferry_core::model::stored::unsigned;
 use carferry_core::model::{IntentDoc, PublishMethod};
 use carferry_core::path_mapping::PathMapping;
 use carferry_core::rpc::{BootInstant, RpcError};
@@ -74,7 +75,7 @@ fn params_of(intent: &IntentDoc) -> StartDealParams {
             transfer_type: "manual".to_owned(),
             root: CidLink::new(&intent.filecid),
             piece_cid: Some(CidLink::new(&intent.piececid)),
-            piece_size: u64::try_from(intent.dealsizebytes).unwrap_or(0),
+            piece_size: unsigned(intent.dealsizebytes),
             raw_block_size: 0,
         },
         wallet: intent.wallet.clone(),

@@ -127,11 +127,6 @@ impl MongodbSection {
         ),
     ];
 
-    /// Whether a URI or a server is set. Without either, the server is on this machine.
-    pub fn names_server(&self) -> bool {
-        self.uri.is_some() || self.server.is_some()
-    }
-
     /// Reads the PEM files, so that an error names the wrong file before anything connects.
     ///
     /// # Errors

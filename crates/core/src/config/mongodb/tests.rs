@@ -115,7 +115,6 @@ fn without_a_server_it_is_the_one_of_this_machine() {
     let (connection, database, servers) = target(&nothing);
     assert_eq!((database.as_str(), servers.as_str()), (DEFAULT_DATABASE, "localhost"));
     assert!(connection.credential.is_none() && connection.tls.is_none(), "{connection:?}");
-    assert!(!nothing.names_server());
 }
 
 #[test]
