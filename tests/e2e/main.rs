@@ -25,6 +25,8 @@ mod import_trouble;
 #[cfg(test)]
 mod imports;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod money;
 #[cfg(test)]
 mod networks;

@@ -26,7 +26,9 @@ const DEAL_BY_UUID: &str = "Filecoin.BoostDeal";
 const DEAL_BY_PROPOSAL: &str = "Filecoin.BoostDealBySignedProposalCid";
 /// What Boost says of a deal that it does not have. Source: boost v2.5.2 `storagemarket/provider.go`.
 const NOT_FOUND: &str = "deal not found";
-/// A uuid that no client makes: all bits are zero.
+/// A uuid that no client makes: all bits are one.
+const ABSENT_DEAL: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+/// The uuid of a record that was never filled.
 const NO_DEAL: &str = "00000000-0000-0000-0000-000000000000";
 
 impl Boost {
@@ -54,18 +56,15 @@ impl Boost {
     ///
     /// [`RpcError::Permission`] or [`RpcError::Unauthorized`] where it may not.
     pub async fn try_token(&self) -> Result<(), RpcError> {
-        match self.deal(DEAL_BY_UUID, json!(NO_DEAL)).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.deal(DEAL_BY_UUID, json!(ABSENT_DEAL)).await.map(|_none| ())
     }
 
     /// The deal with this signed proposal CID; `None` if Boost does not have it (permission `admin`).
     ///
     /// # Errors
     ///
-    /// [`RpcError`]. Boost answers `null` where its database fails: that is [`RpcError::Decode`], never
-    /// "does not have it".
+    /// [`RpcError`]. Boost answers `null`, or a record of zeros, where its database fails: that is
+    /// [`RpcError::Decode`], never "does not have it".
     pub async fn deal_of_proposal(&self, proposal_cid: &ProposalCid) -> Result<Option<BoostDeal>, RpcError> {
         let link = serde_json::to_value(CidLink::new(proposal_cid.as_str())).unwrap_or(Value::Null);
         self.deal(DEAL_BY_PROPOSAL, link).await
@@ -73,6 +72,12 @@ impl Boost {
 
     async fn deal(&self, method: &'static str, key: Value) -> Result<Option<BoostDeal>, RpcError> {
         match self.client.call::<BoostDeal>(method, vec![key], self.client.timeouts.quick).await {
+            // Where its database fails, Boost answers with a record of zeros (boost v2.5.2 `storagemarket/provider.go`).
+            Ok(deal) if deal.deal_uuid == NO_DEAL => Err(RpcError::Decode {
+                method,
+                endpoint: self.client.endpoint().to_owned(),
+                source: "it is a record of zeros: Boost's database has failed".into(),
+            }),
             Ok(deal) => Ok(Some(deal)),
             Err(RpcError::Application { message, .. }) if message.contains(NOT_FOUND) => Ok(None),
             Err(error) => Err(error),

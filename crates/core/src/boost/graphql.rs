@@ -25,6 +25,8 @@ const PAGE: u64 = 500;
 /// The largest answer that is read. Chosen: a hundred times a page.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 const METHOD: &str = "GraphQL deals";
+const ACCEPTED: &str = "Accepted";
+const FILTER: &str = "filter:{Checkpoint:Accepted,IsOffline:true},";
 
 /// Boost's GraphQL endpoint.
 #[derive(Clone, Debug)]
@@ -64,24 +66,33 @@ impl Graphql {
     ///
     /// [`RpcError`].
     pub async fn waiting(&self) -> Result<Vec<WaitingDeal>, RpcError> {
-        let mut found = Vec::new();
+        match self.pages(FILTER).await {
+            // v1.5.0 has no filter: all its deals are read.
+            Err(RpcError::Application { message, .. }) if message.contains("filter") => self.pages("").await,
+            found => found,
+        }
+    }
+
+    async fn pages(&self, filter: &str) -> Result<Vec<WaitingDeal>, RpcError> {
+        let (mut found, mut read) = (Vec::new(), 0_usize);
         // Pages begin behind the first page's first deal, so that new deals move none of them.
         let mut cursor = String::new();
         loop {
-            let offset = found.len();
             let query = format!(
-                "{{deals(filter:{{Checkpoint:Accepted,IsOffline:true}}{cursor},offset:{offset},limit:{PAGE}){{totalCount \
-                 more deals{{ID CreatedAt PieceCid PieceSize StartEpoch DealDataRoot SignedProposalCid InboundFilePath \
+                "{{deals({filter}{cursor}offset:{read},limit:{PAGE}){{totalCount more deals{{ID IsOffline Checkpoint \
+                 CreatedAt PieceCid PieceSize StartEpoch DealDataRoot SignedProposalCid InboundFilePath \
                  ProviderAddress Err Retry}}}}}}"
             );
             let page = self.query(&query).await?;
             if cursor.is_empty()
                 && let Some(first) = page.deals.first()
             {
-                cursor = format!(",cursor:{}", json!(first.id));
+                cursor = format!("cursor:{},", json!(first.id));
             }
             let is_last = !page.more || page.deals.is_empty();
-            found.extend(page.deals.into_iter().map(WaitingDeal::from));
+            read += page.deals.len();
+            let waits = |row: &Row| row.is_offline && row.checkpoint == ACCEPTED;
+            found.extend(page.deals.into_iter().filter(waits).map(WaitingDeal::from));
             if is_last {
                 return Ok(found);
             }
@@ -155,6 +166,8 @@ struct DealPage {
 struct Row {
     #[serde(rename = "ID")]
     id: String,
+    is_offline: bool,
+    checkpoint: String,
     created_at: String,
     piece_cid: String,
     piece_size: Number,
@@ -223,7 +236,7 @@ mod tests {
     fn a_page_is_read_as_boost_writes_it() {
         let number = |n: &str| json!({ "__typename": "BigInt", "n": n });
         let answer = json!({ "data": { "deals": { "totalCount": 1, "more": false, "deals": [{
-            "ID": "07070707-0707-0707-0707-070707070707", "CreatedAt": "2026-01-01T00:00:00Z",
+            "ID": "07070707-0707-0707-0707-070707070707", "IsOffline": true, "Checkpoint": "Accepted", "CreatedAt": "2026-01-01T00:00:00Z",
             "PieceCid": "baga6ea4seaq", "PieceSize": number("2048"), "StartEpoch": number("77"),
             "DealDataRoot": "bafy", "SignedProposalCid": "bafyrei", "InboundFilePath": "", "ProviderAddress": "t01000",
             "Err": "", "Retry": "auto",

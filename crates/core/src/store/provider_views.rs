@@ -75,7 +75,20 @@ fn moving() -> Document {
     ] }
 }
 
+/// Deals that are closed, and whose provider has not said that they are in a sector.
+fn without_sector() -> Document {
+    let settled = [DealStatus::FINAL.as_slice(), &[DealStatus::ACTIVE, DealStatus::SEALING]].concat();
+    doc! { "isdeal": 1, "provider.status": { "$nin": numbers(&settled) } }
+}
+
 impl Store {
+    /// How many of this miner's deals are imported and not in a sector yet, by the provider's recorded views.
+    pub async fn waiting_for_sector(&self, miner: &str) -> Result<u64, StoreError> {
+        let mut filter = without_sector();
+        filter.insert("miner", written_as(miner));
+        self.bounded("waiting for a sector", self.deals.count_documents(filter)).await
+    }
+
     /// This miner's deals whose state at the provider or at the client can still change. Both are tested,
     /// because another user of the database may have written a final state.
     pub async fn provider_followed(&self, miner: &str, which: PollScope) -> Result<DealPages, StoreError> {

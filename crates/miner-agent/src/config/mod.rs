@@ -1,5 +1,7 @@
 //! The configuration of miner-agent: its keys, their defaults, and checks before anything runs.
 
+mod hours;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +20,7 @@ use serde::de::Deserializer;
 use url::Url;
 
 use crate::car_files::locate::Places;
+pub use crate::config::hours::Hours;
 use crate::market::ImportMethod;
 use crate::market::chain_head::HeadSource;
 use crate::market::node::MarketKind;
@@ -116,6 +119,15 @@ fn miner_entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Miner
 pub struct Setting {
     /// Imports at the same time, per miner.
     pub imports_per_miner: usize,
+    /// PADDED bytes that a market may have been given and not decided on, per miner; `None` without a limit.
+    #[serde(default, deserialize_with = "human::optional_bytes::deserialize")]
+    pub handed_bytes_max: Option<u64>,
+    /// Deals that may be imported and not in a sector yet, per miner; `None` without a limit.
+    #[serde(default)]
+    pub waiting_for_sector_max: Option<u64>,
+    /// The part of each day in which data is handed over; `None` for all of it.
+    #[serde(default, deserialize_with = "hours::deserialize")]
+    pub import_hours: Option<Hours>,
     /// Everything due is looked for this often, whatever the change stream says.
     #[serde(deserialize_with = "human::duration::deserialize")]
     pub scan_interval: Duration,
@@ -184,6 +196,21 @@ const OWN_KEYS: &[Key] = &[
     Key::new("paths", Kind::FileOnly, "Folders of the data-prep box and their names on this machine"),
     Key::new("nodePaths", Kind::FileOnly, "Folders of this machine and their names for the market process"),
     Key::new("setting.importsPerMiner", Kind::Integer, "Imports at the same time, per miner").or("1"),
+    Key::new(
+        "setting.handedBytesMax",
+        Kind::Bytes,
+        "Bytes (padded) a market may have in hand and not decided on, per miner",
+    ),
+    Key::new(
+        "setting.waitingForSectorMax",
+        Kind::Integer,
+        "Imported deals that may wait for a sector, per miner",
+    ),
+    Key::new(
+        "setting.importHours",
+        Kind::Text,
+        "Part of each day in which data is handed over: 22:00-06:00, in UTC",
+    ),
     Key::new("setting.scanInterval", Kind::Duration, "How often everything due is looked for").or("30s"),
     Key::new("setting.lease", Kind::Duration, "How long a claim on a deal holds without renewal").or("60s"),
     Key::new(
@@ -413,6 +440,13 @@ impl Config {
 }
 
 impl Setting {
+    /// Whether anything but `imports_per_miner` limits what a market has in hand.
+    pub fn has_limits(&self) -> bool {
+        self.handed_bytes_max.is_some()
+            || self.waiting_for_sector_max.is_some()
+            || self.import_hours.is_some()
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         if self.imports_per_miner == 0 {
             return Err(conflict("setting.importsPerMiner", "0 would import nothing", "write 1 or more"));

@@ -18,6 +18,9 @@ use crate::import::ImportContext;
 const DUE_MARGIN: Duration = Duration::from_millis(20);
 /// How often calls of other processes are looked for while there is something to import.
 const OTHERS_INTERVAL: Duration = Duration::from_secs(1);
+/// Why no deal is handed over while no limit but `setting.importsPerMiner` is reached.
+pub(super) const IN_HAND: &str =
+    "the market has as many in hand, of any process, as setting.importsPerMiner allows";
 /// Deals of each class read from the database at a time.
 const DUE_PAGE: i64 = 512;
 
@@ -38,8 +41,9 @@ impl Worker {
                 self.due.read(due, began.elapsed());
                 self.context.retry.record_answer();
             }
-            // The deals that such a market has in hand count, and each hand-over changes their number.
+            // Where deals that the market has in hand count, each hand-over changes their number.
             let is_stale = market.reads_later()
+                || setting.has_limits()
                 || self.others_looked.is_none_or(|last| last.elapsed() >= OTHERS_INTERVAL);
             if !self.due.is_empty() && is_stale {
                 self.look_at_others().await?;
@@ -73,28 +77,35 @@ impl Worker {
         self.shelved.get(&id.to_string()).is_some_and(|until| *until > Instant::now())
     }
 
-    /// Leaves call slots to the import calls of other processes: of another agent, or of this one before a
-    /// restart.
+    /// Leaves call slots to what the market has in hand: import calls of another agent, or of this one before
+    /// a restart, and deals that were handed over. A limit that is reached leaves none.
     pub(super) async fn look_at_others(&mut self) -> Result<(), StoreError> {
         self.others_looked = Some(Instant::now());
-        let others = self.context.calls_of_others(&self.owner).await?;
+        let in_hand = self.context.in_hand(&self.owner).await?;
         let were_only = self.slots.are_others_only();
-        self.slots.leave_to_others(others);
-        if self.slots.are_others_only() && !were_only && self.pass.is_none() {
+        self.slots.leave_to_others(if in_hand.limit.is_some() { usize::MAX } else { in_hand.calls });
+        if self.slots.are_others_only()
+            && (!were_only || in_hand.limit != self.in_hand.limit)
+            && self.pass.is_none()
+        {
+            let what = in_hand.limit.clone().unwrap_or_else(|| IN_HAND.to_owned());
             info!(
                 { fields::MINER } = self.context.market.miner(),
-                calls = others,
-                "import calls of other processes may still be under way, as many as setting.importsPerMiner allows; \
-                 waiting for them"
+                deals = in_hand.calls,
+                "no deal is handed over now: {what}"
             );
         }
+        self.in_hand = in_hand;
         Ok(())
     }
 
     /// When to look again, while there is no slot for another deal.
     pub(super) fn next_look_at_others(&self, scan: Instant) -> Instant {
         match self.others_looked {
-            Some(last) if self.slots.are_others_only() => scan.min(last + OTHERS_INTERVAL),
+            Some(last) if self.slots.are_others_only() => {
+                let pause = self.in_hand.holds_for.map_or(OTHERS_INTERVAL, |left| left.max(OTHERS_INTERVAL));
+                scan.min(last + pause)
+            }
             _ => scan,
         }
     }

@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, warn};
 
+use crate::dispatch::claiming::IN_HAND;
 use crate::dispatch::due_queue::Queue;
 use crate::dispatch::in_flight::{IN_FLIGHT_MAX, InFlight};
 use crate::dispatch::lease_renewal::{Leases, release_impossible};
@@ -37,6 +38,7 @@ use crate::dispatch::pass::{Pass, PassError, Trouble};
 use crate::dispatch::pause::{BREAKER, Claims, Pause};
 use crate::import::call_slots::{CallSlot, CallSlots};
 use crate::import::confirm::keep_confirming;
+use crate::import::limits::InHand;
 use crate::import::outcome::Outcome;
 use crate::import::{Confirm, ImportContext};
 use crate::market::node::Remedy;
@@ -64,6 +66,8 @@ pub struct Worker {
     paused_at: Option<Instant>,
     /// When calls of other processes were last looked for.
     pub(super) others_looked: Option<Instant>,
+    /// What the market had in hand then.
+    pub(super) in_hand: InHand,
     /// Deals whose outcome the database does not take: not claimed before this.
     pub(super) shelved: HashMap<String, Instant>,
     node_pauses: Backoff,
@@ -80,6 +84,10 @@ const NODE_PAUSES: BackoffPolicy = BackoffPolicy {
 const UNANSWERED_MAX: u32 = 5;
 /// Maximum shelved deals that are remembered; at the next one all are forgotten.
 const SHELVED_MAX: usize = 10_000;
+/// Why a pass ends while import calls of other processes take all slots.
+const CALLS_OF_OTHERS: &str = "import calls of other processes may still be under way, as many as \
+                               setting.importsPerMiner allows: try again later";
+
 impl Worker {
     /// A worker that runs until `stop`, and looks for due deals when `wake` is notified.
     pub fn new(context: ImportContext, owner: String, wake: Arc<Notify>, stop: CancellationToken) -> Self {
@@ -117,6 +125,7 @@ impl Worker {
             pause: Pause::default(),
             paused_at: None,
             others_looked: None,
+            in_hand: InHand::default(),
             shelved: HashMap::new(),
             node_pauses: Backoff::new(NODE_PAUSES),
             database_pauses: Backoff::new(BackoffPolicy::default()),
@@ -286,9 +295,11 @@ impl Worker {
     /// A pass does not wait for the calls of other processes.
     fn end_pass_if_others_only(&mut self) {
         if self.running.is_empty() && self.slots.are_others_only() {
-            let reason = "import calls of other processes may still be under way, as many as \
-                          setting.importsPerMiner allows: try again later";
-            self.end_pass(PassError::Node(Trouble { reason: reason.to_owned(), remedy: Remedy::Time }));
+            let reason = self.in_hand.limit.clone().unwrap_or_else(|| {
+                let reads_later = self.context.market.reads_later();
+                if reads_later { format!("{IN_HAND}: try again later") } else { CALLS_OF_OTHERS.to_owned() }
+            });
+            self.end_pass(PassError::Node(Trouble { reason, remedy: Remedy::Time }));
         }
     }
 

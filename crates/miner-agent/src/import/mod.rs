@@ -15,6 +15,7 @@ pub mod call_slots;
 pub mod confirm;
 pub mod decide;
 mod hand_over;
+pub mod limits;
 pub mod outcome;
 pub mod own_ends;
 pub mod unanswered_calls;

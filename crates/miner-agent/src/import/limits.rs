@@ -1,0 +1,63 @@
+//! What keeps the next deal from being handed over: the calls and deals that a market has in hand, their
+//! bytes, deals that wait for a sector, and the hours of the day.
+//!
+//! All are read from the database, so they count for every agent of the miner, and after a restart.
+
+use std::time::Duration;
+
+use carferry_core::store::StoreError;
+
+use crate::import::ImportContext;
+
+/// What a market has in hand of this miner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InHand {
+    /// Import calls of other processes, or deals that were handed over; each takes a call slot.
+    pub calls: usize,
+    /// The limit that is reached, in words.
+    pub limit: Option<String>,
+    /// How long the limit holds at least, where that is known.
+    pub holds_for: Option<Duration>,
+}
+
+impl ImportContext {
+    /// What the market has in hand, beside the calls of `caller`, and whether a limit is reached.
+    ///
+    /// # Errors
+    ///
+    /// When the database does not answer.
+    pub async fn in_hand(&self, caller: &str) -> Result<InHand, StoreError> {
+        let calls = self.calls_of_others(caller).await?;
+        let (setting, store, miner) = (&self.setting, &self.store, self.market.miner());
+        let limited = |limit, holds_for| Ok(InHand { calls, limit: Some(limit), holds_for });
+        if let Some(hours) = setting.import_hours {
+            let now = store.server_time().await?.timestamp_millis();
+            if let Some(left) = hours.begin_in(now) {
+                return limited(
+                    format!("data is handed over from {hours} (setting.importHours)"),
+                    Some(left),
+                );
+            }
+        }
+        if let Some(most) = setting.handed_bytes_max {
+            let bytes = store.handed_totals(miner).await?.bytes;
+            if bytes >= most {
+                let gib = bytes >> 30;
+                return limited(
+                    format!("the market checks {gib} GiB that it was given (setting.handedBytesMax)"),
+                    None,
+                );
+            }
+        }
+        if let Some(most) = setting.waiting_for_sector_max {
+            let deals = store.waiting_for_sector(miner).await?;
+            if deals >= most {
+                return limited(
+                    format!("{deals} imported deals wait for a sector (setting.waitingForSectorMax)"),
+                    None,
+                );
+            }
+        }
+        Ok(InHand { calls, limit: None, holds_for: None })
+    }
+}
