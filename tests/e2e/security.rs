@@ -148,7 +148,7 @@ async fn a_client_agent_with_its_role_indexes_publishes_and_tracks() -> anyhow::
     let user = secured.user("client-box1", CLIENT).await?;
     let agent = carries_deals(&secured, &env, &secured.by_password(&user)).await?;
     assert_eq!(complaints(&agent)?, Vec::<String>::new());
-    for (collection, ours) in [("cars", 5), ("offlinedeals", 12), ("dealintents", 5)] {
+    for (collection, ours) in [("cars", 5), ("offlinedeals", 13), ("dealintents", 5)] {
         let names = secured.database().collection::<Document>(collection).list_index_names().await?;
         // Beside the one on `_id`.
         assert_eq!(names.len(), 1 + ours, "{collection}: {names:?}");
