@@ -72,7 +72,8 @@ impl Boost {
 
     async fn deal(&self, method: &'static str, key: Value) -> Result<Option<BoostDeal>, RpcError> {
         match self.client.call::<BoostDeal>(method, vec![key], self.client.timeouts.quick).await {
-            // Where its database fails, Boost answers with a record of zeros (boost v2.5.2 `storagemarket/provider.go`).
+            // Where its database fails, Boost answers with a record of zeros (boost v2.5.2
+            // `storagemarket/provider.go`).
             Ok(deal) if deal.deal_uuid == NO_DEAL => Err(RpcError::Decode {
                 method,
                 endpoint: self.client.endpoint().to_owned(),

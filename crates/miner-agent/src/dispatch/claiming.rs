@@ -12,15 +12,12 @@ use crate::dispatch::one_try::claim_name;
 use crate::dispatch::pass::Pass;
 use crate::dispatch::pause::Claims;
 use crate::dispatch::worker::Worker;
-use crate::import::ImportContext;
+use crate::import::{ImportContext, limits};
 
 /// Added to the time at which a deal comes due, before it is looked for.
 const DUE_MARGIN: Duration = Duration::from_millis(20);
 /// How often calls of other processes are looked for while there is something to import.
 const OTHERS_INTERVAL: Duration = Duration::from_secs(1);
-/// Why no deal is handed over while no limit but `setting.importsPerMiner` is reached.
-pub(super) const IN_HAND: &str =
-    "the market has as many in hand, of any process, as setting.importsPerMiner allows";
 /// Deals of each class read from the database at a time.
 const DUE_PAGE: i64 = 512;
 
@@ -88,7 +85,7 @@ impl Worker {
             && (!were_only || in_hand.limit != self.in_hand.limit)
             && self.pass.is_none()
         {
-            let what = in_hand.limit.clone().unwrap_or_else(|| IN_HAND.to_owned());
+            let what = in_hand.limit.clone().unwrap_or_else(|| limits::IN_HAND.to_owned());
             info!(
                 { fields::MINER } = self.context.market.miner(),
                 deals = in_hand.calls,

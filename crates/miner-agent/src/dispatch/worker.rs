@@ -27,7 +27,6 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, warn};
 
-use crate::dispatch::claiming::IN_HAND;
 use crate::dispatch::due_queue::Queue;
 use crate::dispatch::in_flight::{IN_FLIGHT_MAX, InFlight};
 use crate::dispatch::lease_renewal::{Leases, release_impossible};
@@ -38,7 +37,7 @@ use crate::dispatch::pass::{Pass, PassError, Trouble};
 use crate::dispatch::pause::{BREAKER, Claims, Pause};
 use crate::import::call_slots::{CallSlot, CallSlots};
 use crate::import::confirm::keep_confirming;
-use crate::import::limits::InHand;
+use crate::import::limits::{IN_HAND, InHand};
 use crate::import::outcome::Outcome;
 use crate::import::{Confirm, ImportContext};
 use crate::market::node::Remedy;

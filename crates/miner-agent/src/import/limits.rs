@@ -9,6 +9,9 @@ use carferry_core::store::StoreError;
 
 use crate::import::ImportContext;
 
+/// Why no deal is handed over while no limit but `setting.importsPerMiner` is reached.
+pub const IN_HAND: &str = "the market has as many in hand, of any process, as setting.importsPerMiner allows";
+
 /// What a market has in hand of this miner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InHand {
