@@ -136,6 +136,8 @@ fn table() -> Vec<Row> {
         row(Client, "makedeals --dry-run", &all),
         row(Client, "track --once", &all),
         row(Client, "run --dry-run", &all),
+        // Goes on until a signal.
+        row(Client, "serve", &[(BadConfiguration, UserError)]),
         row(Client, "retry --all", &database),
         row(Client, "status", &database),
         row(Client, "doctor", &all),
