@@ -3,7 +3,9 @@
 //! ```text
 //! POST /api/webrpc/v0          CurioWeb.Version, StorageDealInfo, GetMK12DealPipelines
 //! POST /market/wake-poller     since v1.28.3
-//! GET  /sim/deals  /sim/calls  POST /sim/deals {miner, piece_cid, piece_size, start_epoch}  POST /sim/release
+//! GET  /sim/deals, /sim/calls
+//! POST /sim/deals              {miner, piece_cid, piece_size, start_epoch}
+//! POST /sim/release            reads that are held go on
 //! ```
 //!
 //! Source: curio v1.28.4 `web/api/webrpc/{routes,market}.go`, `cmd/curio/rpc/rpc.go:89-98`.

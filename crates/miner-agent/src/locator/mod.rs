@@ -2,7 +2,7 @@
 //! `PieceLocator`.
 //!
 //! ```text
-//! database: deals ─► find the file ─► compute its piece CID (once, remembered) ─► catalogue ◄─ Curio: HEAD, GET
+//! database: deals ─► find the file ─► compute its piece CID (once) ─► catalogue ◄─ Curio: HEAD, GET
 //!                                             │ another piece: never offered
 //!                                             └─ a new offer ─► Curio: wake-poller
 //! ```
@@ -143,9 +143,9 @@ impl Work {
             let verified = Verified::load(folder)?;
             let there = verified.still_there();
             *filling.lock().unwrap_or_else(PoisonError::into_inner) = verified;
-            there.into_iter().for_each(|car| {
+            for car in there {
                 to_fill.offer(car);
-            });
+            }
             Ok::<(), std::io::Error>(())
         });
         match tokio::time::timeout(FIRST_LOOK_TIMEOUT, looking).await {
