@@ -158,7 +158,11 @@ mod tests {
         fs::File::options().write(true).open(&changed).unwrap().set_modified(before).unwrap();
         let again = Verified::load(Some(state.clone())).unwrap();
         let there: Vec<PathBuf> = again.still_there().into_iter().map(|car| car.path).collect();
-        assert_eq!(there, [kept.clone()], "the other has its old size and time, and another change time");
+        assert_eq!(
+            there,
+            std::slice::from_ref(&kept),
+            "the other has its old size and time, and another change time"
+        );
         assert!(again.knows(&kept, &kept.metadata().unwrap(), piece));
         assert!(!again.knows(&changed, &changed.metadata().unwrap(), piece));
 
