@@ -3,6 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests measure real time")]
 
 #[cfg(test)]
+mod boost;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod curio;

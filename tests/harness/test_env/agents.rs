@@ -20,7 +20,7 @@ use crate::{child_guard, helper};
 /// A log filter (`debug`, say) for agents inside the test's process, whose logs are not shown otherwise.
 const LOG_VARIABLE: &str = "CARFERRY_TEST_LOG";
 /// Quick enough for tests; the scan is slow, so that what arrives meanwhile is found by its event.
-const SETTING: &str = "{scanInterval: 20s, waitInterval: 300ms, retryMin: 300ms, retryMax: 1s, \
+pub(super) const SETTING: &str = "{scanInterval: 20s, waitInterval: 300ms, retryMin: 300ms, retryMax: 1s, \
      confirmTimeout: 3s, providerPollInterval: 500ms, lease: 3s, gracePeriod: 3s, databaseTimeout: 5s}";
 
 pub(super) fn begin_logging() {

@@ -4,6 +4,7 @@
 //! is about; what is asserted stands in the test.
 
 mod agents;
+mod boost;
 mod cars;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use agents::{MinerAgent, Process, client_agent_command, client_agent_words, miner_agent_command, spawn};
 use anyhow::Context as _;
+pub use boost::{Boost, BoostDeal};
 use bson::{Document, doc};
 use carferry_core::lotus::provider::ImportMethod;
 use carferry_core::lotus::wire::{CidLink, DataRef, StartDealParams};

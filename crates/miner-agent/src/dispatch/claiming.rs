@@ -12,6 +12,7 @@ use crate::dispatch::one_try::claim_name;
 use crate::dispatch::pass::Pass;
 use crate::dispatch::pause::Claims;
 use crate::dispatch::worker::Worker;
+use crate::import::call_slots::CallSlot;
 use crate::import::{ImportContext, limits};
 
 /// Added to the time at which a deal comes due, before it is looked for.
@@ -43,8 +44,11 @@ impl Worker {
                 || setting.has_limits()
                 || self.others_looked.is_none_or(|last| last.elapsed() >= OTHERS_INTERVAL);
             if !self.due.is_empty() && is_stale {
+                // Before the look: a deal that is handed over meanwhile then counts twice, not never.
+                let occupied = self.slots.occupied();
                 self.look_at_others().await?;
-                if self.slots.are_others_only() {
+                let is_full = market.reads_later() && self.slots.are_too_many(occupied);
+                if is_full || self.slots.are_others_only() {
                     return Ok(None);
                 }
             }
@@ -98,13 +102,23 @@ impl Worker {
 
     /// When to look again, while there is no slot for another deal.
     pub(super) fn next_look_at_others(&self, scan: Instant) -> Instant {
-        match self.others_looked {
-            Some(last) if self.slots.are_others_only() => {
-                let pause = self.in_hand.holds_for.map_or(OTHERS_INTERVAL, |left| left.max(OTHERS_INTERVAL));
-                scan.min(last + pause)
-            }
-            _ => scan,
+        if !self.slots.are_others_only() && !self.context.market.reads_later() {
+            return scan;
         }
+        let pause = self.in_hand.holds_for.map_or(OTHERS_INTERVAL, |left| left.max(OTHERS_INTERVAL));
+        self.others_looked.map_or_else(Instant::now, |last| scan.min(last + pause))
+    }
+
+    /// Whether other processes, or deals that were handed over, leave no slot to the deal that holds the
+    /// newest one.
+    pub(super) fn is_slot_taken(&self) -> bool {
+        let is_full = self.context.market.reads_later() && self.slots.are_too_many(self.slots.occupied());
+        is_full || self.slots.are_others_only()
+    }
+
+    /// A slot for one more deal. Where deals that were handed over count as calls, none is prepared ahead.
+    pub(super) fn free_slot(&self) -> Option<CallSlot> {
+        if self.context.market.reads_later() { self.slots.slot_to_call() } else { self.slots.slot() }
     }
 
     /// When the next deal comes due; `None` if none is known.

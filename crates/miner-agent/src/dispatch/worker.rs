@@ -246,13 +246,13 @@ impl Worker {
             if !self.context.market.is_identified() {
                 return now;
             }
-            if self.slots.are_others_only()
+            if (self.slots.are_others_only() || self.context.market.reads_later())
                 && self.next_look_at_others(scan) <= Instant::now()
                 && let Err(error) = self.look_at_others().await
             {
                 debug!(error = %ErrorChain(&error), "calls of other processes are not known, looking again");
             }
-            let Some(slot) = self.slots.slot() else {
+            let Some(slot) = self.free_slot() else {
                 self.end_pass_if_others_only();
                 return self.next_look_at_others(scan);
             };
@@ -261,7 +261,7 @@ impl Worker {
                     self.pause.probes(&claim.id.to_string());
                     self.spawn_try(claim, slot);
                 }
-                Ok(None) if self.slots.are_others_only() => {
+                Ok(None) if self.is_slot_taken() => {
                     self.end_pass_if_others_only();
                     return self.next_look_at_others(scan);
                 }

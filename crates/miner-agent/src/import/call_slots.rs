@@ -12,7 +12,9 @@
 //!
 //! While calls are short, some more deals than may be called are claimed and looked at: the look takes about
 //! a hundred milliseconds, which would be most of a short import's time. While calls are long, no deal is
-//! prepared: it would wait here for an hour, though another agent could import it.
+//! prepared: it would wait here for an hour, though another agent could import it. Where deals that were
+//! handed over count as calls, none is prepared either: the slot of the deal before passes to that deal
+//! itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -104,8 +106,27 @@ impl CallSlots {
 
     /// A slot for one more deal, if one is free.
     pub fn slot(self: &Arc<Self>) -> Option<CallSlot> {
+        self.slot_of(self.ahead)
+    }
+
+    /// A slot for one more deal that may be called at once, if one is free.
+    pub fn slot_to_call(self: &Arc<Self>) -> Option<CallSlot> {
+        self.slot_of(0)
+    }
+
+    /// Deals that occupy a slot.
+    pub fn occupied(&self) -> usize {
+        self.state().occupied
+    }
+
+    /// Whether so many deals of this process are too many beside the calls of other processes.
+    pub fn are_too_many(&self, occupied: usize) -> bool {
+        self.state().others.saturating_add(occupied) > self.at_once
+    }
+
+    fn slot_of(self: &Arc<Self>, ahead: usize) -> Option<CallSlot> {
         let mut state = self.state();
-        let ahead = if state.are_short { self.ahead } else { 0 };
+        let ahead = if state.are_short { ahead } else { 0 };
         let own = self.at_once.saturating_sub(state.others);
         (own > 0 && state.occupied < own + ahead).then(|| {
             state.occupied += 1;
@@ -224,6 +245,23 @@ mod tests {
         slots.leave_to_others(0);
         let slots_taken: Vec<_> = std::iter::from_fn(|| slots.slot()).collect();
         assert!(slots_taken.len() >= 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deals_that_count_as_calls_leave_no_slot_to_those_behind_them() {
+        let slots = CallSlots::new(2);
+        let mut one = slots.slot_to_call().unwrap();
+        assert!(one.may_record_intent().await && one.may_call().await);
+        // A short call: others would be made ready ahead.
+        slots.leave_to_others(1);
+        drop(one);
+        let two = slots.slot_to_call().unwrap();
+        assert!(slots.slot_to_call().is_none() && slots.slot().is_some());
+        // The deal of a slot that was given before the other one counted.
+        assert!(!slots.are_too_many(slots.occupied()));
+        slots.leave_to_others(2);
+        assert!(slots.are_too_many(slots.occupied()));
+        drop(two);
     }
 
     #[tokio::test(start_paused = true)]

@@ -109,8 +109,13 @@ pub async fn confirm_due(context: &ImportContext, told: Told) -> Result<usize, C
     let settled: Vec<(&HandedDeal, Settled)> = due
         .iter()
         .map(|handed| {
-            let listed = handed.deal.dealcid.as_deref().and_then(|deal| listing.deal(deal));
-            (handed, context.after_look(handed, listed))
+            let proposal_cid = handed.deal.dealcid.as_deref().unwrap_or_default();
+            let looked = match listing.deal(proposal_cid) {
+                Some(deal) => Looked::Found(deal),
+                None if listing.is_unread(proposal_cid) => Looked::Unread,
+                None => Looked::Gone,
+            };
+            (handed, context.after_look(handed, looked))
         })
         .collect();
     for (handed, settled) in &settled {
@@ -137,9 +142,19 @@ pub async fn confirm_due(context: &ImportContext, told: Told) -> Result<usize, C
     Ok(count)
 }
 
+/// What a look found of a handed deal.
+#[derive(Clone, Copy, Debug)]
+enum Looked<'a> {
+    Found(&'a ListedDeal),
+    /// The market does not have it.
+    Gone,
+    /// The market cannot read its record.
+    Unread,
+}
+
 impl ImportContext {
-    /// What follows from a look at a handed deal; `None` where the market does not have it.
-    fn after_look(&self, handed: &HandedDeal, listed: Option<&ListedDeal>) -> Settled {
+    /// What follows from a look at a handed deal.
+    fn after_look(&self, handed: &HandedDeal, looked: Looked<'_>) -> Settled {
         let deal = &handed.deal;
         let import = deal.import.as_ref();
         let path = import.and_then(|import| import.path.clone());
@@ -149,18 +164,25 @@ impl ImportContext {
             let recorded = bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
             ImportOutcome::Handed {
                 path: None,
-                piece_bytes: listed.map_or(recorded, |listed| listed.terms.piece_bytes()),
+                piece_bytes: match looked {
+                    Looked::Found(listed) => listed.terms.piece_bytes(),
+                    Looked::Gone | Looked::Unread => recorded,
+                },
                 after: Backoff::jitter((age / 4).clamp(LOOK_PAUSE_MIN, LOOK_PAUSE_MAX)),
             }
         };
         // A look that runs beside the hand-over, or a market that moves its deals a moment later.
         let is_early = handed.age.is_some_and(|age| age < self.setting.confirm_timeout);
-        let Some(listed) = listed else {
-            if deal.is_on_chain() {
+        let listed = match looked {
+            Looked::Found(listed) => listed,
+            Looked::Unread => return without_view(still(), false),
+            Looked::Gone if deal.is_on_chain() => {
                 return without_view(ImportOutcome::Done { path }, true);
             }
-            let gone = "the provider lists the deal no more".to_owned();
-            return without_view(if is_early { still() } else { self.waiting(gone) }, true);
+            Looked::Gone => {
+                let gone = "the provider lists the deal no more".to_owned();
+                return without_view(if is_early { still() } else { self.waiting(gone) }, true);
+            }
         };
         let outcome = match &listed.data {
             DataState::Received => ImportOutcome::Done { path },

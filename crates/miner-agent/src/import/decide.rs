@@ -12,6 +12,9 @@ pub const WITHOUT_EFFECT: &str = "the import call answered success, but the deal
 /// The reason of a deal that its market does not list.
 pub const UNLISTED: &str = "the provider does not know the proposal yet";
 
+/// The reason of a deal whose record its market cannot read.
+pub const UNREAD: &str = "the provider's market cannot read its record of the deal now";
+
 /// Whether a file in the deal's place was found to be another piece, by the market or by this agent: from
 /// then on the piece CID is computed before a call. Documents of before the field say it in their reason.
 pub fn is_other_piece(import: Option<&ImportDoc>) -> bool {

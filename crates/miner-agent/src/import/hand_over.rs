@@ -37,6 +37,8 @@ enum Seen {
     Taking(Box<ListedDeal>),
     /// The provider does not list it any more.
     Gone,
+    /// The provider cannot read its record.
+    Unread,
     /// The market did not answer.
     Unseen(Arc<RpcError>),
 }
@@ -99,6 +101,7 @@ impl ImportContext {
             Seen::StillWaiting => None,
             Seen::Taking(listed) | Seen::Moved(listed) => Some(self.moved(&listed, None)),
             Seen::Gone => Some(settled(self.waiting("the provider lists the deal no more".to_owned()))),
+            Seen::Unread => Some(settled(self.waiting(decide::UNREAD.to_owned()))),
             Seen::Unseen(error) => Some(trouble(node_trouble(&error), Remedy::of_call(&error), false)),
         }
     }
@@ -163,6 +166,7 @@ impl ImportContext {
             Seen::StillWaiting if unclear.is_none() => answered(self.retrying(&claim.deal, without_effect)),
             Seen::StillWaiting => settled(self.retrying(&claim.deal, without_effect)),
             Seen::Gone => settled(self.waiting("the provider lists the deal no more".to_owned())),
+            Seen::Unread => settled(self.waiting(decide::UNREAD.to_owned())),
             Seen::Unseen(error) => {
                 let reason =
                     unclear.unwrap_or_else(|| "whether the import took effect is unknown".to_owned());
@@ -203,6 +207,7 @@ impl ImportContext {
             };
             let seen = match self.market.listing(&[proposal_cid.as_str()], freshness).await {
                 Ok(listing) => match listing.deal(proposal_cid.as_str()) {
+                    None if listing.is_unread(proposal_cid.as_str()) => Seen::Unread,
                     None => Seen::Gone,
                     Some(deal) if deal.data == DataState::Awaited => Seen::StillWaiting,
                     // Before a call it is of an earlier file.

@@ -150,6 +150,9 @@ impl ImportContext {
             Ok(listing) => listing,
             Err(error) => return Ok(Assessment::NodeTrouble(node_trouble(&error), Remedy::of_call(&error))),
         };
+        if listing.is_unread(proposal_cid.as_str()) {
+            return settled(self.waiting_by_age(deal, decide::UNREAD.to_owned(), Vec::new()));
+        }
         let Some(listed) = listing.deal(proposal_cid.as_str()) else {
             // Its market's records can be lost, while the chain goes on with the deal.
             if deal.is_on_chain() {
@@ -363,6 +366,9 @@ impl ImportContext {
             Ok(listing) if listing.deal(proposal_cid.as_str()).is_some() => {
                 let reason = "the provider has just listed the deal".to_owned();
                 settled(ImportOutcome::Waiting { reason, after: Duration::ZERO, files: Vec::new() })
+            }
+            Ok(listing) if listing.is_unread(proposal_cid.as_str()) => {
+                settled(self.waiting_by_age(deal, decide::UNREAD.to_owned(), Vec::new()))
             }
             Ok(_) => {
                 let reason = "the provider does not know the proposal yet".to_owned();

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::{OfflineDealDoc, ProposalCid};
 use carferry_core::rpc::RpcError;
 use carferry_core::store::{PendingCall, StoreError};
@@ -16,7 +17,7 @@ use tracing::{debug, warn};
 use crate::config::Setting;
 use crate::import::ImportContext;
 use crate::import::decide::{age_at_claim, import_takes_at_most};
-use crate::market::listed_deal::ListedDeal;
+use crate::market::listed_deal::{DataState, ListedDeal};
 use crate::market::listing::Listing;
 use crate::market::{Freshness, HandOver};
 
@@ -66,13 +67,35 @@ impl ImportContext {
     /// When the database does not answer.
     pub async fn calls_of_others(&self, caller: &str) -> Result<usize, StoreError> {
         let longest = self.setting.import_timeout;
+        let pending = self.store.pending_calls(self.market.miner(), caller, longest).await?;
         if self.market.reads_later() {
             let totals = self.store.handed_totals(self.market.miner()).await?;
-            return Ok(usize::try_from(totals.deals).unwrap_or(usize::MAX));
+            let handed = usize::try_from(totals.deals).unwrap_or(usize::MAX);
+            return Ok(handed.saturating_add(self.taken_unrecorded(&pending).await));
         }
-        let pending = self.store.pending_calls(self.market.miner(), caller, longest).await?;
         let listing = self.market.last_listing();
         Ok(pending.iter().filter(|call| may_run(call, listing.as_deref(), longest)).count())
+    }
+
+    /// How many of these calls have reached the market and are not recorded as handed over: their callers
+    /// were killed in between.
+    async fn taken_unrecorded(&self, pending: &[PendingCall]) -> usize {
+        let deals: Vec<&str> = pending.iter().map(|call| call.dealcid.as_str()).collect();
+        if deals.is_empty() {
+            return 0;
+        }
+        match self.market.listing(&deals, Freshness::Recent).await {
+            Ok(listing) => {
+                let is_taken =
+                    |deal: &&&str| listing.deal(deal).is_some_and(|deal| deal.data == DataState::Taking);
+                deals.iter().filter(is_taken).count()
+            }
+            // No other deal is handed over meanwhile.
+            Err(error) => {
+                debug!(error = %ErrorChain(&error), "calls of other processes cannot be looked at");
+                deals.len()
+            }
+        }
     }
 
     /// Waits for the answer of a call, and looks at the deal where it takes longer than its size explains: a

@@ -4,7 +4,7 @@
 //! A market lists all its deals in one call, megabytes on a busy provider, and has no call for one deal. So
 //! all looks at deals share one listing. Those that need a new one share the call, and its failure too.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,17 @@ pub struct Listing {
     asked: Instant,
     answered: Instant,
     deals: HashMap<String, ListedDeal>,
+    /// Deals that the market has or had, and cannot read its records of now.
+    unread: HashSet<String>,
+}
+
+/// What a market answered that was asked for one deal.
+#[derive(Debug)]
+pub(super) enum Looked {
+    /// The deal.
+    Found(Box<ListedDeal>),
+    /// It cannot read its record of the deal.
+    Unread,
 }
 
 /// The last listing of a market, and the right to fetch the next.
@@ -68,15 +79,32 @@ impl Listing {
     #[cfg(test)]
     pub(crate) fn of(deals: impl IntoIterator<Item = (&'static str, ListedDeal)>) -> Self {
         let deals = deals.into_iter().map(|(proposal_cid, deal)| (proposal_cid.to_owned(), deal)).collect();
-        Self { asked: Instant::now(), answered: Instant::now(), deals }
+        Self { asked: Instant::now(), answered: Instant::now(), deals, unread: HashSet::new() }
     }
 
     /// What looks at single deals found, at a market that has no list.
-    pub(super) fn of_looks(asked: Instant, deals: Vec<(String, ListedDeal)>) -> Self {
-        Self { asked, answered: Instant::now(), deals: deals.into_iter().collect() }
+    pub(super) fn of_looks(asked: Instant, looks: Vec<(String, Looked)>) -> Self {
+        let mut listing =
+            Self { asked, answered: Instant::now(), deals: HashMap::new(), unread: HashSet::new() };
+        for (proposal_cid, looked) in looks {
+            match looked {
+                Looked::Found(deal) => {
+                    listing.deals.insert(proposal_cid, *deal);
+                }
+                Looked::Unread => {
+                    listing.unread.insert(proposal_cid);
+                }
+            }
+        }
+        listing
     }
 
-    /// The deal with this proposal CID; `None` if the market does not have it.
+    /// Whether the market cannot read its record of this deal: it tells nothing, and may do so again.
+    pub fn is_unread(&self, proposal_cid: &str) -> bool {
+        self.unread.contains(proposal_cid)
+    }
+
+    /// The deal with this proposal CID; `None` if the market does not have it, or cannot read its record.
     pub fn deal(&self, proposal_cid: &str) -> Option<&ListedDeal> {
         self.deals.get(proposal_cid)
     }
@@ -197,7 +225,7 @@ impl ListingCache {
         let convert =
             move || deals.into_iter().map(|deal| (deal.proposal_cid.cid.clone(), deal.into())).collect();
         let deals = tokio::task::spawn_blocking(convert).await.unwrap_or_default();
-        let fetched = Arc::new(Listing { asked, answered, deals });
+        let fetched = Arc::new(Listing { asked, answered, deals, unread: HashSet::new() });
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&fetched));
         Ok(fetched)
     }

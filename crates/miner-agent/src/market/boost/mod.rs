@@ -12,24 +12,36 @@ use std::path::Path;
 
 use carferry_core::boost::Boost;
 use carferry_core::boost::api::IMPORT;
+use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::ProposalCid;
 use carferry_core::rpc::{BootInstant, RpcError};
 use futures::stream::{StreamExt as _, TryStreamExt as _};
+use tracing::debug;
 
 use crate::market::HandOver;
 use crate::market::listed_deal::ListedDeal;
+use crate::market::listing::Looked;
 
 /// Looks at deals at a time. Chosen: Boost answers each from a database of its own, in milliseconds.
 const LOOKS_AT_ONCE: usize = 8;
 
 /// The state of these deals; those that Boost does not have are left out.
-pub(super) async fn look(boost: &Boost, deals: &[&str]) -> Result<Vec<(String, ListedDeal)>, RpcError> {
+pub(super) async fn look(boost: &Boost, deals: &[&str]) -> Result<Vec<(String, Looked)>, RpcError> {
     let deals: Vec<ProposalCid> = deals.iter().filter_map(|deal| deal.parse().ok()).collect();
     let looks = deals.into_iter().map(|deal| {
         let boost = boost.clone();
         async move {
-            let found = boost.deal_of_proposal(&deal).await?;
-            Ok::<_, RpcError>(found.map(|found| (deal.as_str().to_owned(), ListedDeal::from(found))))
+            let looked = match boost.deal_of_proposal(&deal).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(found)) => Looked::Found(Box::new(ListedDeal::from(found))),
+                // Its database failed, or it is of a release that is not known: other deals go on.
+                Err(error @ RpcError::Decode { .. }) => {
+                    debug!(error = %ErrorChain(&error), "Boost's record of a deal cannot be read");
+                    Looked::Unread
+                }
+                Err(error) => return Err(error),
+            };
+            Ok::<_, RpcError>(Some((deal.as_str().to_owned(), looked)))
         }
     });
     let found: Vec<_> = futures::stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).try_collect().await?;
@@ -48,8 +60,16 @@ pub(super) async fn hand_over(
         // Boost would look below its own working folder, find nothing, and end the deal.
         return Err(refused(format!("failed to open {node_path}: the path is not absolute")));
     }
-    let Some(found) = boost.deal_of_proposal(deal).await? else {
-        return Err(refused(format!("deal not found: {}", deal.as_str())));
+    let found = match boost.deal_of_proposal(deal).await {
+        Ok(Some(found)) => found,
+        Err(RpcError::Decode { .. }) => {
+            return Err(refused(format!(
+                "getting offline deal {}: its record cannot be read",
+                deal.as_str()
+            )));
+        }
+        Ok(None) => return Err(refused(format!("deal not found: {}", deal.as_str()))),
+        Err(error) => return Err(error),
     };
     let uuid = found.deal_uuid.clone();
     if !ListedDeal::from(found).awaits_data() {
