@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bson::DateTime;
 use carferry_core::error_chain::ErrorChain;
 use carferry_core::model::address::MinerId;
-use carferry_core::model::{ImportState, OfflineDealDoc};
+use carferry_core::model::{ImportDoc, ImportState, OfflineDealDoc};
 use carferry_core::printer::table;
 use carferry_core::store::{MinerStateDoc, PendingCounts, Store, StoreError};
 use serde::Serialize;
@@ -141,6 +141,14 @@ pub(crate) fn is_same(one: &str, other: &str) -> bool {
             .is_some_and(|(one, other)| one == other)
 }
 
+/// What the market was given, and when.
+fn handed_words(import: &ImportDoc) -> Option<String> {
+    let path = import.path.as_deref().unwrap_or("a file");
+    let time = import.handedtime?.try_to_rfc3339_string().ok()?;
+    (import.state == ImportState::Handed)
+        .then(|| format!("the market was given {path} at {time}, and has not decided on it yet"))
+}
+
 pub(crate) fn line(deal: &OfflineDealDoc, now: DateTime, agent: Option<&AgentLine>) -> PendingLine {
     let claim = deal.claim.as_ref().filter(|claim| claim.until.is_some_and(|until| until > now));
     let import = deal.import.as_ref();
@@ -170,7 +178,7 @@ pub(crate) fn line(deal: &OfflineDealDoc, now: DateTime, agent: Option<&AgentLin
         deal: deal.shown_dealcid(),
         miner: deal.miner.clone().unwrap_or_default(),
         state: if paused.is_some() { "paused" } else { state },
-        reason: paused.or_else(|| import.and_then(|import| import.reason.clone())),
+        reason: paused.or_else(|| import.and_then(handed_words)).or_else(|| import?.reason.clone()),
         attempts: import.and_then(|import| import.attempts).unwrap_or(0),
         next_try,
         start_epoch: deal.startepoch,

@@ -1,8 +1,8 @@
 //! One miner's market: which node it is, the deals it tells of, and the call that hands a CAR over.
 //!
 //! What is a market's own ends in this folder, in `lotus` and `boost`: wire types, state numbers, texts of
-//! errors, permissions. The rest of the agent sees [`ListedDeal`](listed_deal::ListedDeal),
-//! [`DataState`](listed_deal::DataState), [`HandOver`] and [`AfterError`](after_error::AfterError).
+//! errors, permissions. The rest of the agent sees [`ListedDeal`],
+//! [`DataState`](listed_deal::DataState), [`HandOver`] and [`AfterError`].
 
 pub mod after_error;
 mod boost;
