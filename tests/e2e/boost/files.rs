@@ -167,6 +167,24 @@ async fn relative_node_path_is_refused_before_anything_is_handed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn right_file_that_boost_sees_as_another_one_counts_as_a_failure_and_names_the_paths() {
+    let env = Boost::open().await.unwrap();
+    let deal = env.deal_recorded("seen otherwise").await.unwrap();
+    let (here, there) = (deal.car.path.parent().unwrap(), env.new_path("there"));
+    fs::create_dir(&there).unwrap();
+    let mut other = fs::read(&deal.car.path).unwrap();
+    *other.last_mut().unwrap() ^= 1;
+    fs::write(there.join(deal.car.path.file_name().unwrap()), other).unwrap();
+    let mapping = format!("nodePaths: [{{from: '{}', to: '{}'}}]\n", here.display(), there.display());
+    let _agent = env.agent_of(&env.yaml(&mapping).unwrap(), &["--max-tries", "2"], None).unwrap();
+    eventually_eq!(env.import_field(&deal.cid, "state").await.unwrap(), "setaside", "it is no endless loop");
+    let told = reason(&env, &deal).await;
+    assert!(told.contains("commp mismatch") && told.contains("nodePaths"), "{told}");
+    // The first on trust, and one for each of the tries after this agent had computed the piece CID.
+    assert_eq!(env.boost.deal(&deal.uuid).unwrap().imports, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn start_that_cannot_be_met_is_missed_without_a_call() {
     let env = Boost::open().await.unwrap();
     let near = env.deal_recorded("near").await.unwrap();

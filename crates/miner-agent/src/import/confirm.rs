@@ -189,6 +189,10 @@ impl ImportContext {
             DataState::Failed(_) if deal.is_on_chain() => ImportOutcome::Done { path },
             DataState::Failed(reason) => ImportOutcome::Failed { reason: reason.clone() },
             DataState::Taking => still(),
+            // This agent has computed the piece CID of the file since one was refused.
+            DataState::Refused { reason, blame: Blame::File } if decide::is_other_piece(import) => {
+                self.retrying(deal, format!("{reason}; {}", decide::SEEN_OTHERWISE))
+            }
             DataState::Refused { reason, blame: Blame::File } => {
                 let settled = self.other_piece(deal, path.as_deref().unwrap_or_default(), reason);
                 return Settled { view: Some(listed.view.clone()), ..settled };

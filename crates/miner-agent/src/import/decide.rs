@@ -9,6 +9,10 @@ use crate::car_files::piece_check::NOT_THE_PIECE;
 /// The reason of a deal whose market took a file and still waits for one.
 pub const WITHOUT_EFFECT: &str = "the import call answered success, but the deal still waits for data";
 
+/// Added to the market's words where this agent has found the refused file to be the deal's piece.
+pub const SEEN_OTHERWISE: &str = "this agent computed the deal's piece CID of the file: does the market open another \
+                                  one by that name? check `nodePaths`";
+
 /// The reason of a deal that its market does not list.
 pub const UNLISTED: &str = "the provider does not know the proposal yet";
 
