@@ -166,6 +166,37 @@ async fn relative_node_path_is_refused_before_anything_is_handed_over() {
     assert_eq!((env.import_calls().len(), checkpoint(&env, &deal)), (0, Checkpoint::Accepted));
 }
 
+/// The agent sees its files, and the market process does not: nothing but Boost's own word can tell, and that
+/// costs a deal.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_path_that_boost_does_not_see_costs_one_deal_and_no_other() {
+    let env = Boost::open().await.unwrap();
+    let deals = env.deals_recorded(5).await.unwrap();
+    let folder = env.folder().display();
+    let blind = env.yaml(&format!("nodePaths: [{{from: '{folder}', to: '/not/mounted/there'}}]\n")).unwrap();
+    let dead = || deals.iter().filter(|deal| checkpoint(&env, deal) == Checkpoint::Complete).count();
+    let mut agent = env.agent_of(&blind, &[], None).unwrap();
+    let told = "the market process did not find the last file";
+    eventually!(agent.has_logged(told).unwrap(), "the agent stops and says why");
+    let paused = || {
+        let shown = env.run(&blind, &["status", "--json"]).unwrap();
+        let agent = shown.lines[0]["miners"][0]["agent"].clone();
+        agent["state"] == "paused" && agent["reason"].to_string().contains("nodePaths")
+    };
+    eventually!(paused(), "status says so, too");
+    let times = || fs::read_to_string(&agent.log).unwrap().matches(told).count();
+    eventually!(times() >= 3, "it comes to the next deal again and again");
+    assert_eq!((dead(), env.import_calls().len()), (1, 1));
+    agent.kill9().unwrap();
+    let pass = env.run(&blind, &["import", "--json"]).unwrap();
+    assert_eq!((pass.code, dead(), env.import_calls().len()), (Some(1), 2, 2), "a pass tries once: {pass:?}");
+    let _next = env.agent(&[]).unwrap();
+    for deal in deals.iter().filter(|deal| checkpoint(&env, deal) != Checkpoint::Complete) {
+        is_closed_by_one_call(&env, deal).await;
+    }
+    assert_eq!(dead(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn right_file_that_boost_sees_as_another_one_counts_as_a_failure_and_names_the_paths() {
     let env = Boost::open().await.unwrap();

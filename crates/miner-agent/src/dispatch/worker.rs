@@ -23,7 +23,7 @@ use carferry_core::store::{Claim, ImportOutcome, StoreError};
 use carferry_core::telemetry::fields;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, warn};
 
@@ -36,7 +36,7 @@ use crate::dispatch::one_try::{
 use crate::dispatch::pass::{Pass, PassError, Trouble};
 use crate::dispatch::pause::{BREAKER, Claims, Pause};
 use crate::import::call_slots::{CallSlot, CallSlots};
-use crate::import::confirm::keep_confirming;
+use crate::import::confirm::{LOOK_PAUSE_MIN, keep_confirming};
 use crate::import::limits::{IN_HAND, InHand};
 use crate::import::outcome::Outcome;
 use crate::import::{Confirm, ImportContext};
@@ -429,7 +429,7 @@ impl Worker {
         let deadline = Instant::now() + self.context.setting.grace_period;
         loop {
             match timeout_at(deadline, self.running.join_next()).await {
-                Ok(None) => return,
+                Ok(None) => return self.see_answered_confirmed(deadline).await,
                 Ok(Some(Ok(finished))) => {
                     if let Some(pass) = &mut self.pass {
                         pass.on_finished(finished);
@@ -445,6 +445,22 @@ impl Worker {
                     );
                 }
             }
+        }
+    }
+}
+
+impl Worker {
+    /// Lets the calls that were answered be confirmed, which takes a market that has read the file one more
+    /// list. Another market may take hours: the next agent looks.
+    async fn see_answered_confirmed(&self, deadline: Instant) {
+        let ImportContext { store, market, .. } = &self.context;
+        while self.pass.is_none()
+            && market.is_identified()
+            && !market.reads_later()
+            && Instant::now() < deadline
+            && store.handed_totals(market.miner()).await.is_ok_and(|handed| handed.deals > 0)
+        {
+            sleep(LOOK_PAUSE_MIN).await;
         }
     }
 }

@@ -187,7 +187,13 @@ impl ImportContext {
         let outcome = match &listed.data {
             DataState::Received => ImportOutcome::Done { path },
             DataState::Failed(_) if deal.is_on_chain() => ImportOutcome::Done { path },
-            DataState::Failed(reason) => ImportOutcome::Failed { reason: reason.clone() },
+            DataState::Failed(reason) => {
+                // Later it may be a file that was removed before a restart of the market.
+                if is_early {
+                    self.market.ended_over_a_file(reason);
+                }
+                ImportOutcome::Failed { reason: reason.clone() }
+            }
             DataState::Taking => still(),
             // This agent has computed the piece CID of the file since one was refused.
             DataState::Refused { reason, blame: Blame::File } if decide::is_other_piece(import) => {

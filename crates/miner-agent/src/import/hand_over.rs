@@ -180,7 +180,12 @@ impl ImportContext {
     pub(super) fn moved(&self, listed: &ListedDeal, car: Option<&FoundCar>) -> Outcome {
         let outcome = match &listed.data {
             DataState::Received => ImportOutcome::Done { path: car.map(|car| car.node_path.clone()) },
-            DataState::Failed(reason) => ImportOutcome::Failed { reason: reason.clone() },
+            DataState::Failed(reason) => {
+                if car.is_some() {
+                    self.market.ended_over_a_file(reason);
+                }
+                ImportOutcome::Failed { reason: reason.clone() }
+            }
             DataState::NotYet(reason) => self.waiting(reason.clone()),
             DataState::Taking => ImportOutcome::Handed {
                 path: None,

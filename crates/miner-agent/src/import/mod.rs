@@ -330,6 +330,9 @@ impl ImportContext {
             // Another call has just failed: this one waits until the node answers.
             return Tried::Over(settled(later(node)));
         }
+        if let Some(reason) = self.market.is_blind() {
+            return Tried::Over(trouble(self.waiting(reason), Remedy::Operator, false));
+        }
         if lost.is_cancelled() {
             return Tried::Over(Outcome::LeaseLost);
         }

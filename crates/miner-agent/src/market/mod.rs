@@ -66,6 +66,8 @@ pub struct Market {
     network: Mutex<Option<Network>>,
     /// Import calls in a row whose answer was lost. Their effect is known minutes later.
     unanswered: AtomicU32,
+    /// What the market said of a file that it was given and could not find.
+    blind_to: Mutex<Option<String>>,
 }
 
 impl Market {
@@ -80,6 +82,7 @@ impl Market {
             identified: AtomicBool::new(false),
             network: Mutex::default(),
             unanswered: AtomicU32::new(0),
+            blind_to: Mutex::default(),
         }
     }
 
@@ -261,6 +264,24 @@ impl Market {
             Ok(Api::Boost(_)) => boost::errors::after_error(error),
             Ok(Api::Lotus(_)) | Err(_) => lotus::errors::after_error(error),
         }
+    }
+
+    /// Takes note of a deal that has just ended over its file: a market that does not find one file finds no
+    /// other, and each one costs a deal.
+    pub fn ended_over_a_file(&self, words: &str) {
+        if self.reads_later() && boost::errors::is_blind(words) {
+            *self.blind_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(words.to_owned());
+        }
+    }
+
+    /// Why no file is handed over any more; `None` if files may be.
+    pub fn is_blind(&self) -> Option<String> {
+        let words = self.blind_to.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(format!(
+            "the market process did not find the last file that it was given, and ended its deal ({words}); no other \
+             is handed over before this agent starts again; hint: let `nodePaths` name the folders as the market \
+             process sees them"
+        ))
     }
 
     /// Counts a call as unanswered for which the importer no longer waits, as if its time limit had ended it.

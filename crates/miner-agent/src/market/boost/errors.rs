@@ -32,6 +32,12 @@ const IMPORT_ERRORS: &[KnownText] = &[
     ("getting offline deal", ErrorClass::Retry, None),
 ];
 
+/// Whether a deal has ended because boostd does not find the file. Source: boost v1.5.0 and v2.5.2
+/// `storagemarket/deal_execution.go`.
+pub(in crate::market) fn is_blind(words: &str) -> bool {
+    words.contains("failed to get size of imported offline deal file")
+}
+
 /// Classifies the error of an import call.
 pub(in crate::market) fn after_error(error: &RpcError) -> AfterError {
     classify(error, IMPORT_ERRORS)
