@@ -1,27 +1,29 @@
-//! The whole flow against a real Lotus: real nodes, a real market, real chain rules; only sealing proofs are
-//! mocked.
+//! The flow against real nodes: real nodes, real markets, real chain rules; only sealing proofs are mocked.
 //!
-//! `.ci/real` runs it where `CARFERRY_LOTUS_ITEST` names the binary that README.md tells how to build.
-//! Elsewhere these tests count as ignored.
+//! `.ci/real` runs it where `CARFERRY_LOTUS_ITEST` and `CARFERRY_BOOST_ITEST` name the binaries that
+//! README.md tells how to build. Elsewhere these tests count as ignored.
 
+#[cfg(test)]
+mod boost;
 #[cfg(test)]
 mod judge;
 #[cfg(test)]
 mod node;
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod setup;
 #[cfg(test)]
 mod wrong_cars;
 
 #[cfg(test)]
-mod flow {
-    use std::env;
+mod lotus {
     use std::time::Duration;
 
     use tokio::time::{Instant, sleep};
 
     use crate::judge;
-    use crate::setup::Setup;
+    use crate::setup::{Setup, number};
     use crate::wrong_cars::WrongCars;
 
     /// Sealing of all pieces on two processors that do other things too.
@@ -29,10 +31,6 @@ mod flow {
     const MENDED_WITHIN: Duration = Duration::from_secs(600);
     /// How long an agent lives between two kills.
     const LIFE_MS: std::ops::Range<u64> = 20..1500;
-
-    fn number(variable: &str, default: u64) -> u64 {
-        env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    }
 
     /// Packs files, proposes a deal for each CAR, kills both agents again and again, lays four wrong CARs
     /// before the provider and then the right ones; at last every piece has exactly one deal, which is

@@ -66,21 +66,32 @@ async fn answer(
 
 async fn rpc(inner: &Arc<Inner>, request: HttpRequest<Incoming>) -> Result<Response<Body>, CloseConnection> {
     let Some(permissions) = authenticate(inner, &request) else {
-        return Ok(plain(StatusCode::UNAUTHORIZED, String::new()));
+        return Ok(unauthorized());
     };
     let parse_error = || Ok(frame(inner, None, &CallError::protocol(-32700, "Parse error")));
-    let Some(value) = body_json(request).await else { return parse_error() };
+    let Some(body) = body_bytes(request).await else { return parse_error() };
+    let version = inner.config.version;
+    // Measured: v2.5.2 tells an empty request from one that is no JSON.
+    let invalid = || {
+        Ok(frame(inner, None, &CallError { status: 400, ..CallError::protocol(-32600, "Invalid request") }))
+    };
+    if body.is_empty() && version.sorts_answer_keys() {
+        return invalid();
+    }
+    let Ok(value) = serde_json::from_slice::<Value>(&body) else { return parse_error() };
     match &value {
         Value::Object(_) => {
             let id = value.get("id").filter(|id| !id.is_null());
             let handled = Box::pin(call(inner, &permissions, &value)).await;
             respond(handled, |answer| match answer {
-                Err(error) => frame(inner, id, error),
-                Ok(_value) => plain(StatusCode::OK, frame_text(inner, id, answer)),
+                // What a method answers to a notification is dropped.
+                Err(error) if id.is_some() || error.status != 200 => frame(inner, id, error),
+                _ => rpc_answer(inner, StatusCode::OK, frame_text(inner, id, answer)),
             })
             .await
         }
-        Value::Array(batch) if inner.config.version.has_batches() => {
+        Value::Array(batch) if batch.is_empty() && version.sorts_answer_keys() => invalid(),
+        Value::Array(batch) if version.has_batches() => {
             let mut answers = Vec::new();
             for value in batch {
                 let id = value.get("id").filter(|id| !id.is_null());
@@ -92,7 +103,7 @@ async fn rpc(inner: &Arc<Inner>, request: HttpRequest<Incoming>) -> Result<Respo
                 }
             }
             answers.retain(|answer| !answer.is_empty());
-            Ok(plain(StatusCode::OK, format!("[{}]\n", answers.join(","))))
+            Ok(rpc_answer(inner, StatusCode::OK, format!("[{}]\n", answers.join(","))))
         }
         _ => parse_error(),
     }
@@ -143,7 +154,7 @@ async fn respond(
             let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             Ok(Response::from_parts(head, Full::new(bytes.slice(..bytes.len() / 2))))
         }
-        Handled::Unauthorized => Ok(plain(StatusCode::UNAUTHORIZED, String::new())),
+        Handled::Unauthorized => Ok(unauthorized()),
         Handled::Close => Err(CloseConnection),
     }
 }
@@ -160,16 +171,35 @@ fn authenticate(inner: &Inner, request: &HttpRequest<Incoming>) -> Option<Vec<Pe
     }
 }
 
-async fn body_json(request: HttpRequest<Incoming>) -> Option<Value> {
+async fn body_bytes(request: HttpRequest<Incoming>) -> Option<Bytes> {
     let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await.ok()?;
-    serde_json::from_slice(&body.to_bytes()).ok()
+    Some(body.to_bytes())
+}
+
+async fn body_json(request: HttpRequest<Incoming>) -> Option<Value> {
+    serde_json::from_slice(&body_bytes(request).await?).ok()
 }
 
 /// An error frame with its status. Without an id, go-jsonrpc before its sorted answers sends no body.
 fn frame(inner: &Inner, id: Option<&Value>, error: &CallError) -> Response<Body> {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let id = id.or(inner.config.version.sorts_answer_keys().then_some(&Value::Null));
-    plain(status, frame_text(inner, id, &Err(error.clone())))
+    rpc_answer(inner, status, frame_text(inner, id, &Err(error.clone())))
+}
+
+/// An answer of go-jsonrpc, which names its type since its answers are sorted (measured with v2.5.2).
+fn rpc_answer(inner: &Inner, status: StatusCode, text: String) -> Response<Body> {
+    if inner.config.version.sorts_answer_keys() {
+        with_type("application/json", status, text)
+    } else {
+        plain(status, text)
+    }
+}
+
+fn unauthorized() -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response
 }
 
 /// The text of an answer, with the final newline of Go's encoder. Empty for a request without an id.

@@ -30,7 +30,11 @@ pub(crate) fn uuid(method: &str, value: &Value) -> Result<String, CallError> {
         Value::String(text) => {
             crate::uuid::parse(text).map_err(|error| CallError::param(method, GO_TYPE, error))
         }
-        other => Err(mismatch(method, GO_TYPE, other)),
+        // Go names the type that decodes texts, which is the pointer's.
+        other => {
+            let text = format!("json: cannot unmarshal {} into Go value of type *{GO_TYPE}", kind(other));
+            Err(CallError::param(method, GO_TYPE, text))
+        }
     }
 }
 
@@ -52,17 +56,29 @@ pub(crate) fn flag(method: &str, value: &Value) -> Result<bool, CallError> {
     }
 }
 
-/// `{"/": "baf…"}` in its canonical text.
+/// `{"/": "baf…"}` in its canonical text; `null` is the undefined CID, which Go prints as `b`.
 pub(crate) fn cid(method: &str, value: &Value) -> Result<String, CallError> {
     const GO_TYPE: &str = "cid.Cid";
-    let link = value.as_object().and_then(|object| object.get("/")).and_then(Value::as_str);
-    match link {
-        None | Some("") => Err(CallError::param(method, GO_TYPE, "cid was incorrectly formatted")),
-        Some(text) => match text.parse::<cid::CidGeneric<128>>() {
-            Ok(cid) => Ok(cid.to_string()),
-            Err(error) => Err(CallError::param(method, GO_TYPE, format!("invalid cid: {error}"))),
-        },
+    /// Go prints the structure that it decodes a link into.
+    const LINK: &str = r#"struct { CidTarget string "json:\"/\"" }"#;
+    let invalid = |text: String| CallError::param(method, GO_TYPE, format!("invalid cid: {text}"));
+    let link = match value {
+        Value::Null => return Ok("b".to_owned()),
+        Value::Object(fields) => fields.get("/").and_then(Value::as_str).unwrap_or_default(),
+        other => {
+            return Err(invalid(format!(
+                "json: cannot unmarshal {} into Go value of type {LINK}",
+                kind(other)
+            )));
+        }
+    };
+    if link.is_empty() {
+        return Err(invalid("cid was incorrectly formatted".to_owned()));
     }
+    // The words for other texts that are no CID are not Go's.
+    link.parse::<cid::CidGeneric<128>>()
+        .map(|cid| cid.to_string())
+        .map_err(|error| invalid(error.to_string()))
 }
 
 /// `types.DealParams`: missing fields are zero.

@@ -205,7 +205,7 @@ fn zero_record() -> Value {
         },
         "IsOffline": false, "CleanupData": false, "ClientPeerID": "", "DealDataRoot": null,
         "InboundFilePath": "",
-        "Transfer": { "Type": "", "ClientID": "", "Params": "", "Size": 0 },
+        "Transfer": { "Type": "", "ClientID": "", "Params": null, "Size": 0 },
         "ChainDealID": 0, "PublishCID": null, "SectorID": 0, "Offset": 0, "Length": 0,
         "Checkpoint": 0, "CheckpointAt": NO_TIME, "Err": "", "Retry": "", "NBytesReceived": 0,
         "FastRetrieval": false, "AnnounceToIPNI": false,

@@ -285,7 +285,10 @@ impl Call<'_> {
     fn change(&self, world: &mut World, change: Change) -> Result<Value, String> {
         const FAILED: &str = "user manually terminated the deal";
         let uuid = self.id()?;
-        let by_id = || format!("getting deal from db by id: {NO_ROW}");
+        let by_id = || match change {
+            Change::Cancel => NO_ROW.to_owned(),
+            Change::Retry | Change::Fail => format!("getting deal from db by id: {NO_ROW}"),
+        };
         let mut deal = world.store.by_uuid(&uuid).cloned().ok_or_else(by_id)?;
         let is_running = world.is_running(deal.index);
         if change == Change::Cancel {

@@ -159,6 +159,22 @@ async fn parameters_that_do_not_decode_are_named() {
     assert_eq!(answer.status, 500);
     let message = "unmarshaling params for 'Filecoin.BoostDeal' (param: *uuid.UUID): invalid UUID length: 3";
     assert_eq!(answer.json()["error"], json!({ "code": -32700, "message": message }));
+    // As a running v2.5.2 answers.
+    for (method, param, words) in [
+        ("BoostDeal", json!(5), "json: cannot unmarshal number into Go value of type *uuid.UUID"),
+        ("BoostDealBySignedProposalCid", json!({}), "invalid cid: cid was incorrectly formatted"),
+        (
+            "BoostDealBySignedProposalCid",
+            json!("bafy"),
+            r#"invalid cid: json: cannot unmarshal string into Go value of type struct { CidTarget string "json:\"/\"" }"#,
+        ),
+    ] {
+        let answer = try_call(&sim, Permission::Admin, method, &json!([param])).await.unwrap();
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.ends_with(words), "{message}");
+    }
+    let none = call(&sim, "BoostDealBySignedProposalCid", json!([null])).await;
+    assert_eq!(none, Err("getting deal b: deal not found".to_owned()));
 }
 
 #[tokio::test]

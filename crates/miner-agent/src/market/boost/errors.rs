@@ -32,10 +32,11 @@ const IMPORT_ERRORS: &[KnownText] = &[
     ("getting offline deal", ErrorClass::Retry, None),
 ];
 
-/// Whether a deal has ended because boostd does not find the file. Source: boost v1.5.0 and v2.5.2
-/// `storagemarket/deal_execution.go`.
+/// Whether a deal has ended because boostd does not find the file, or may not read it. Source: boost v1.5.0
+/// and v2.5.2 `storagemarket/deal_execution.go`, `storagemarket/deal_commp.go`.
 pub(in crate::market) fn is_blind(words: &str) -> bool {
     words.contains("failed to get size of imported offline deal file")
+        || (words.contains("failed to generate CommP") && words.contains("permission denied"))
 }
 
 /// Classifies the error of an import call.
@@ -78,6 +79,21 @@ mod tests {
                 AfterError::NodeTrouble(..) => "node",
             };
             assert_eq!(seen, expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn files_that_boost_cannot_open_are_told_from_files_that_it_cannot_use() {
+        for (words, expected) in [
+            (
+                "failed to get size of imported offline deal file '/a.car': stat /a.car: no such file or directory",
+                true,
+            ),
+            ("failed to generate CommP: failed to open CARv2 file: open /a.car: permission denied", true),
+            ("failed to generate CommP: failed to open carv2 reader: EOF", false),
+            ("failed to add piece: open /a.car: permission denied", false),
+        ] {
+            assert_eq!(is_blind(words), expected, "{words}");
         }
     }
 }
