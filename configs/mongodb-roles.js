@@ -8,6 +8,7 @@
 // user can write to every deal of its database.
 
 // Each makes its collections by inserting into them (carferryMiner only minerstates); neither role deletes or drops.
+// A miner-agent that adopts deals (`setting.adopt`) records them: give its role `insert` on offlinedeals, too.
 // Plain JSON between the braces: the tests read it out of this file and hold the agents to it.
 const ROLES =
 {
