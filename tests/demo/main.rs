@@ -1,7 +1,8 @@
 //! `cargo demo`: from files to active deals, once, on servers that it starts itself.
 //!
 //! Real files become CARs, the CARs become deals, the deals are imported and sealed: by the programs
-//! that people run, as processes, on a real replica set, against `lotus-sim` in place of Lotus. What
+//! that people run, as processes, on a real replica set, against `lotus-sim` in place of Lotus, or against
+//! `boost-sim` in place of Boost, where deals of another client are adopted. What
 //! lives here: the order of the steps and how they end. Nothing here is tested by others: it is the
 //! test that a newcomer runs.
 
@@ -13,10 +14,13 @@ macro_rules! say {
     }};
 }
 
+mod boost;
 mod configs;
+mod making;
 mod processes;
 mod programs;
 mod sample;
+mod step_log;
 mod steps;
 mod summary;
 mod watching;
@@ -43,7 +47,10 @@ struct Arguments {
     /// Size of the sample.
     #[arg(long, value_name = "SIZE", default_value = "300MiB", value_parser = bytes, conflicts_with = "input")]
     size: u64,
-    /// How deals are published.
+    /// The market of the miners.
+    #[arg(long, value_enum, default_value_t = Market::Lotus)]
+    market: Market,
+    /// How deals are published (Lotus).
     #[arg(long, value_enum, default_value_t = Method::Auto)]
     method: Method,
     /// Give up when nothing has changed for so long.
@@ -55,6 +62,24 @@ struct Arguments {
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// The market that is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Market {
+    /// Lotus' own, with three miners: client-agent makes the deals.
+    Lotus,
+    /// Boost, with one miner: another client makes the deals, and miner-agent adopts them.
+    Boost,
+}
+
+impl Market {
+    fn simulator(self) -> &'static str {
+        match self {
+            Self::Lotus => "lotus-sim",
+            Self::Boost => "boost-sim",
+        }
+    }
 }
 
 /// As in `publishMethod` of client-agent.

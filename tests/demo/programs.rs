@@ -15,7 +15,8 @@ use tokio::process::Command;
 pub(crate) struct Programs {
     pub(crate) client_agent: PathBuf,
     pub(crate) miner_agent: PathBuf,
-    pub(crate) lotus_sim: PathBuf,
+    /// The simulator.
+    pub(crate) sim: PathBuf,
 }
 
 /// A line of cargo's `--message-format=json`, reduced to what says where a program is.
@@ -31,8 +32,8 @@ struct Target {
 }
 
 impl Programs {
-    /// Builds them with this program's own profile, into its own target folder.
-    pub(crate) async fn build() -> anyhow::Result<Self> {
+    /// Builds them and this simulator with this program's own profile, into its own target folder.
+    pub(crate) async fn build(sim: &str) -> anyhow::Result<Self> {
         let here = env::current_exe().context("cannot tell the path of this program")?;
         let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut command = Command::new(&cargo);
@@ -43,7 +44,7 @@ impl Programs {
             .args(["--package", "carferry-tests"])
             .args(["--package", "client-agent", "--bin", "client-agent"])
             .args(["--package", "miner-agent", "--bin", "miner-agent"])
-            .args(["--package", "lotus-sim", "--bin", "lotus-sim"])
+            .args(["--package", sim, "--bin", sim])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -62,10 +63,10 @@ impl Programs {
             .wait_with_output()
             .await?;
         ensure!(built.status.success(), "cargo build: {}", built.status);
-        Self::among(&String::from_utf8_lossy(&built.stdout))
+        Self::among(&String::from_utf8_lossy(&built.stdout), sim)
     }
 
-    fn among(messages: &str) -> anyhow::Result<Self> {
+    fn among(messages: &str, sim: &str) -> anyhow::Result<Self> {
         let mut found: BTreeMap<String, PathBuf> = messages
             .lines()
             .filter_map(|line| serde_json::from_str::<Message>(line).ok())
@@ -75,11 +76,7 @@ impl Programs {
             Some(path) => Ok(path),
             None => bail!("cargo build succeeded but named no {name}"),
         };
-        Ok(Self {
-            client_agent: take("client-agent")?,
-            miner_agent: take("miner-agent")?,
-            lotus_sim: take("lotus-sim")?,
-        })
+        Ok(Self { client_agent: take("client-agent")?, miner_agent: take("miner-agent")?, sim: take(sim)? })
     }
 }
 
@@ -114,9 +111,9 @@ mod tests {
             {"reason":"compiler-artifact","target":{"name":"miner-agent"},"executable":"/t/debug/miner-agent"}
             {"reason":"compiler-artifact","target":{"name":"lotus-sim"},"executable":"/t/debug/lotus-sim"}
             {"reason":"build-finished","success":true}"#;
-        let programs = Programs::among(messages).unwrap();
-        assert_eq!(programs.lotus_sim, Path::new("/t/debug/lotus-sim"));
-        let missing = Programs::among(messages.lines().last().unwrap()).unwrap_err();
+        let programs = Programs::among(messages, "lotus-sim").unwrap();
+        assert_eq!(programs.sim, Path::new("/t/debug/lotus-sim"));
+        let missing = Programs::among(messages.lines().last().unwrap(), "lotus-sim").unwrap_err();
         assert!(missing.to_string().contains("client-agent"), "{missing}");
     }
 

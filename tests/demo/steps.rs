@@ -4,30 +4,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use carferry_core::config::MongoTarget;
+use anyhow::{Context as _, ensure};
 use carferry_core::fsx;
 use carferry_core::printer::{ExitStatus, Printer};
-use carferry_core::store::{Store, StoreOptions};
 use harness::{Members, Options, ReplicaSet, mongod};
 use indicatif::BinaryBytes;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::processes::{Errors, Process, log_tails};
 use crate::programs::Programs;
 use crate::sample::Sample;
-use crate::summary::{Stage, Summary};
-use crate::{Arguments, configs, sample, watching};
+use crate::step_log::StepLog;
+use crate::summary::{Goal, Summary};
+use crate::{Arguments, Market, boost, configs, making, sample, watching};
 
 const MINERS: [&str; 3] = ["f01000", "f01001", "f01002"];
 const WALLET: &str = "f1djcw6gt533u2bdzckvtcui6hmmuzpu3mykxkunq";
 const LOTUS_VERSION: &str = "1.23";
 /// An epoch of mainnet takes 30 s.
 const EPOCH_MS: &str = "1000";
-const START_TIMEOUT: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(10);
 /// What the databases and logs take beside the files.
 const ROOM_BESIDE: u64 = 512 << 20;
@@ -78,48 +76,20 @@ pub(crate) async fn travel(arguments: &Arguments, stop: &CancellationToken) -> a
     Ok(status)
 }
 
-/// Says what comes next and measures it.
-#[derive(Debug)]
-struct Log {
-    began: Instant,
-    step: Instant,
-    number: u32,
-    stages: Vec<Stage>,
-}
-
-const STEPS: u32 = 6;
-
-impl Log {
-    fn new() -> Self {
-        Self { began: Instant::now(), step: Instant::now(), number: 0, stages: Vec::new() }
-    }
-
-    fn begin(&mut self, what: &str) {
-        self.number += 1;
-        self.step = Instant::now();
-        say!("[{}/{STEPS}] {what}", self.number);
-    }
-
-    fn end(&mut self, name: &'static str, what: &str) {
-        let seconds = self.step.elapsed().as_secs_f64();
-        say!("      {what}{}{seconds:.1} s", if what.is_empty() { "" } else { ": " });
-        self.stages.push(Stage { name, seconds });
-    }
-}
-
 async fn steps(
     arguments: &Arguments,
     stop: &CancellationToken,
     started: &mut Started,
 ) -> anyhow::Result<Summary> {
-    let mut log = Log::new();
+    let mut log = StepLog::new();
     if let Some(input) = &arguments.input {
         // Better now than after minutes of building.
         input.canonicalize().with_context(|| format!("cannot use --input {}", input.display()))?;
     }
 
-    log.begin("Building client-agent, miner-agent and lotus-sim (cargo build)");
-    let programs = Programs::build().await?;
+    let sim = arguments.market.simulator();
+    log.begin(&format!("Building client-agent, miner-agent and {sim} (cargo build)"));
+    let programs = Programs::build(sim).await?;
     log.end("build", "");
 
     let folder = tempfile::Builder::new().prefix("carferry-demo-").tempdir()?;
@@ -158,6 +128,10 @@ async fn steps(
     );
 
     started.under_way = true;
+    if arguments.market == Market::Boost {
+        let road = boost::Road { programs: &programs, folder: &folder, uri: &uri, input: &input, bytes };
+        return road.travel(&mut log, &mut started.sim, &mut started.agents, arguments.patience).await;
+    }
     log.begin("Starting lotus-sim, which plays a Lotus full node and three miners");
     let endpoints = start_sim(&programs, &folder, &mut started.sim).await?;
     log.end("lotus-sim", &format!("Lotus {LOTUS_VERSION}, {}", MINERS.join(", ")));
@@ -174,12 +148,9 @@ async fn steps(
 
     let client_config = configs.client.to_string_lossy().into_owned();
     log.begin("Making CARs: client-agent makecars -c client-agent.yaml --input … --output cars");
-    make_cars(&programs, &folder, &client_config, &input, &cars_folder).await?;
-    let store = open(&uri).await?;
-    let cars = watching::cars(&store).await?;
-    ensure!(!cars.is_empty(), "client-agent makecars recorded no CAR");
-    let rate = rate(bytes, log.step.elapsed());
-    log.end("CARs", &format!("{} CARs recorded, {}/s", cars.len(), BinaryBytes(rate)));
+    making::cars(&programs, &folder, &client_config, &input, &cars_folder).await?;
+    let store = making::store(&uri).await?;
+    let cars = making::told_cars(&store, bytes, &mut log).await?;
 
     log.begin("Making deals and importing: client-agent run -c …, miner-agent run -c … twice");
     say!("      {}", watching::LEGEND);
@@ -200,15 +171,13 @@ async fn steps(
         watching::until_active(&store, &miners, &cars, &mut started.agents, arguments.patience).await?;
     let deals = watching::deals(&store).await?;
     log.end("deals", &format!("{} deals are active", deals.len()));
-    log.stages.pop();
-    for (name, time) in [
+    log.divide_last(&[
         ("publishing", times.published),
         ("importing", times.imported.saturating_sub(times.published)),
         ("sealing", times.active.saturating_sub(times.imported)),
-    ] {
-        log.stages.push(Stage { name, seconds: time.as_secs_f64() });
-    }
-    Ok(Summary::new(&input, &cars, &deals, log.stages, log.began.elapsed()))
+    ]);
+    let (stages, total) = log.so_far();
+    Ok(Summary::new(&input, &cars, &deals, Goal::Active, stages, total))
 }
 
 /// How [`mongod::binary()`] came to it.
@@ -243,53 +212,8 @@ async fn start_sim(
     let mut arguments =
         vec!["--json", "--lotus-version", LOTUS_VERSION, "--epoch-ms", EPOCH_MS, "--wallet", WALLET];
     arguments.extend(MINERS.iter().flat_map(|miner| ["--miner", miner]));
-    let sim =
-        slot.insert(Process::start("lotus-sim", &programs.lotus_sim, &arguments, folder, Errors::ToLog)?);
-    let printed = folder.join("lotus-sim.out");
-    let line = async {
-        loop {
-            sim.check_runs()?;
-            let text = fs::read_to_string(&printed)?;
-            if text.ends_with('\n') {
-                return anyhow::Ok(text);
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let line = timeout(START_TIMEOUT, line).await.context("lotus-sim does not start")??;
-    serde_json::from_str(&line).context("lotus-sim's --json cannot be read")
-}
-
-async fn make_cars(
-    programs: &Programs,
-    folder: &Path,
-    config: &str,
-    input: &Path,
-    output: &Path,
-) -> anyhow::Result<()> {
-    let (input, output) = (input.to_string_lossy(), output.to_string_lossy());
-    let arguments = ["makecars", "-c", config, "--input", &input, "--output", &output];
-    let mut makecars = Process::start("makecars", &programs.client_agent, &arguments, folder, Errors::Shown)?;
-    let ended = makecars.wait().await?;
-    if !ended.success() {
-        let said = fs::read_to_string(folder.join("makecars.out")).unwrap_or_default();
-        let failed: Vec<&str> = said.lines().filter(|line| line.starts_with("failed")).take(5).collect();
-        bail!("client-agent makecars: {ended}\n{}", failed.join("\n"));
-    }
-    Ok(())
-}
-
-async fn open(uri: &str) -> anyhow::Result<Store> {
-    let options = StoreOptions {
-        target: MongoTarget::parse(uri, "carferry")?,
-        app_name: "demo".to_owned(),
-        call_timeout: Duration::from_secs(15),
-    };
-    Ok(Store::open(&options).await?)
-}
-
-fn rate(bytes: u64, time: Duration) -> u64 {
-    u64::try_from(u128::from(bytes) * 1000 / time.as_millis().max(1)).unwrap_or(u64::MAX)
+    let sim = slot.insert(Process::start("lotus-sim", &programs.sim, &arguments, folder, Errors::ToLog)?);
+    making::first_line("lotus-sim", sim, folder).await
 }
 
 impl Started {

@@ -9,15 +9,42 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::watching::{is_active, is_large_enough};
+use crate::watching::{is_active, is_in_sector, is_large_enough};
 
 /// CARs beyond these are in the JSON only.
 const ROWS_MAX: usize = 60;
 const FILE_COLUMNS: usize = 36;
 
+/// Where the road of a deal ends in the demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Goal {
+    /// Active on chain.
+    Active,
+    /// In a sector of the provider.
+    InSector,
+}
+
+impl Goal {
+    fn column(self) -> &'static str {
+        match self {
+            Self::Active => "active deals",
+            Self::InSector => "deals in a sector",
+        }
+    }
+
+    fn is_reached_by(self, deal: &OfflineDealDoc) -> bool {
+        match self {
+            Self::Active => is_active(deal),
+            Self::InSector => is_in_sector(deal),
+        }
+    }
+}
+
 /// The whole summary.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
+    goal: Goal,
     cars: Vec<CarLine>,
     miners: Vec<MinerLine>,
     stages: Vec<Stage>,
@@ -32,7 +59,7 @@ struct CarLine {
     piece_cid: String,
     padded_piece_bytes: i64,
     deals: usize,
-    deals_active: usize,
+    deals_at_goal: usize,
     /// Its piece is smaller than the miners take.
     too_small: bool,
 }
@@ -41,7 +68,7 @@ struct CarLine {
 struct MinerLine {
     miner: String,
     deals: usize,
-    deals_active: usize,
+    deals_at_goal: usize,
     padded_piece_bytes: i64,
     import_latency: Latency,
 }
@@ -67,17 +94,19 @@ impl Summary {
         input: &Path,
         cars: &[CarDoc],
         deals: &[OfflineDealDoc],
+        goal: Goal,
         stages: Vec<Stage>,
         total: Duration,
     ) -> Self {
-        let mut cars: Vec<CarLine> = cars.iter().map(|car| CarLine::new(input, car, deals)).collect();
+        let mut cars: Vec<CarLine> = cars.iter().map(|car| CarLine::new(input, car, deals, goal)).collect();
         cars.sort_by(|a, b| a.file.cmp(&b.file));
         let mut of_miners: BTreeMap<String, Vec<&OfflineDealDoc>> = BTreeMap::new();
         for deal in deals {
             of_miners.entry(deal.miner.clone().unwrap_or_default()).or_default().push(deal);
         }
-        let miners = of_miners.into_iter().map(|(miner, deals)| MinerLine::new(miner, &deals)).collect();
-        Self { cars, miners, stages, total_seconds: total.as_secs_f64() }
+        let miners =
+            of_miners.into_iter().map(|(miner, deals)| MinerLine::new(miner, &deals, goal)).collect();
+        Self { goal, cars, miners, stages, total_seconds: total.as_secs_f64() }
     }
 
     /// Tables.
@@ -98,8 +127,10 @@ impl Summary {
     }
 
     fn cars_table(&self) -> Table {
-        let mut table =
-            table(&["file", "size", "payload CID", "piece CID", "padded piece", "active deals"], &[1, 4, 5]);
+        let mut table = table(
+            &["file", "size", "payload CID", "piece CID", "padded piece", self.goal.column()],
+            &[1, 4, 5],
+        );
         for car in self.cars.iter().take(ROWS_MAX) {
             table.add_row([
                 shortened(&car.file, FILE_COLUMNS / 2, FILE_COLUMNS / 2 - 1),
@@ -110,14 +141,14 @@ impl Summary {
                 if car.too_small {
                     "too small".to_owned()
                 } else {
-                    format!("{} of {}", car.deals_active, car.deals)
+                    format!("{} of {}", car.deals_at_goal, car.deals)
                 },
             ]);
         }
         let sum = |part: fn(&CarLine) -> i64| size(self.cars.iter().map(part).sum());
         // Not the sum of the column: files with the same bytes share their deals.
         let deals: usize = self.miners.iter().map(|miner| miner.deals).sum();
-        let active: usize = self.miners.iter().map(|miner| miner.deals_active).sum();
+        let active: usize = self.miners.iter().map(|miner| miner.deals_at_goal).sum();
         table.add_row([
             format!("{} CARs", self.cars.len()),
             sum(|car| car.file_bytes),
@@ -131,14 +162,14 @@ impl Summary {
 
     fn miners_table(&self) -> Table {
         let mut table = table(
-            &["miner", "active deals", "padded pieces", "latency min", "median", "max"],
+            &["miner", self.goal.column(), "padded pieces", "latency min", "median", "max"],
             &[1, 2, 3, 4, 5],
         );
         let seconds = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |time| format!("{time:.2} s"));
         for miner in &self.miners {
             table.add_row([
                 miner.miner.clone(),
-                format!("{} of {}", miner.deals_active, miner.deals),
+                format!("{} of {}", miner.deals_at_goal, miner.deals),
                 size(miner.padded_piece_bytes),
                 seconds(miner.import_latency.min),
                 seconds(miner.import_latency.median),
@@ -150,7 +181,7 @@ impl Summary {
 }
 
 impl CarLine {
-    fn new(input: &Path, car: &CarDoc, deals: &[OfflineDealDoc]) -> Self {
+    fn new(input: &Path, car: &CarDoc, deals: &[OfflineDealDoc], goal: Goal) -> Self {
         let path = car.inputpath.clone().unwrap_or_default();
         let file =
             Path::new(&path).strip_prefix(input).map_or(path.clone(), |file| file.display().to_string());
@@ -162,14 +193,14 @@ impl CarLine {
             piece_cid: car.piececid.clone().unwrap_or_default(),
             padded_piece_bytes: car.piecesizebytes.unwrap_or(0),
             deals: own.len(),
-            deals_active: own.iter().filter(|deal| is_active(deal)).count(),
+            deals_at_goal: own.iter().filter(|deal| goal.is_reached_by(deal)).count(),
             too_small: !is_large_enough(car),
         }
     }
 }
 
 impl MinerLine {
-    fn new(miner: String, deals: &[&OfflineDealDoc]) -> Self {
+    fn new(miner: String, deals: &[&OfflineDealDoc], goal: Goal) -> Self {
         let mut milliseconds: Vec<i64> = deals
             .iter()
             .filter_map(|deal| {
@@ -186,7 +217,7 @@ impl MinerLine {
         Self {
             miner,
             deals: deals.len(),
-            deals_active: deals.iter().filter(|deal| is_active(deal)).count(),
+            deals_at_goal: deals.iter().filter(|deal| goal.is_reached_by(deal)).count(),
             padded_piece_bytes: unpadded / 127 * 128,
             import_latency: Latency {
                 min: seconds(0),
@@ -260,10 +291,11 @@ mod tests {
             deal("f01000", 0, 2000, 29),
             deal("f01001", 500, 900, 7),
         ];
-        let summary = Summary::new(Path::new("/in"), &[car], &deals, Vec::new(), Duration::from_secs(1));
+        let summary =
+            Summary::new(Path::new("/in"), &[car], &deals, Goal::Active, Vec::new(), Duration::from_secs(1));
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json["cars"][0]["file"], "sub/a.bin");
-        assert_eq!((&json["cars"][0]["deals"], &json["cars"][0]["deals_active"]), (&4.into(), &3.into()));
+        assert_eq!((&json["cars"][0]["deals"], &json["cars"][0]["deals_at_goal"]), (&4.into(), &3.into()));
         let first = &json["miners"][0];
         assert_eq!(first["padded_piece_bytes"], 384);
         assert_eq!(first["import_latency"], serde_json::json!({"min": 0.1, "median": 0.3, "max": 2.0}));

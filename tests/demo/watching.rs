@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::processes::Process;
 
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-const LINE_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(250);
+pub(crate) const LINE_EVERY: Duration = Duration::from_secs(5);
 const DEALS_MAX: i64 = 1_000_000;
 const PAGE: i64 = 1000;
 
@@ -100,6 +100,14 @@ pub(crate) fn is_active(deal: &OfflineDealDoc) -> bool {
     phase(deal) == DealPhase::Active
 }
 
+/// Whether the provider has this deal's piece in a sector, and the record says that it has the data.
+pub(crate) fn is_in_sector(deal: &OfflineDealDoc) -> bool {
+    /// `StorageDealSealing`. Source: go-fil-markets v1.28.3 `storagemarket/dealstatus.go`.
+    const SEALING: i64 = 5;
+    let status = deal.provider.as_ref().and_then(|view| view.status);
+    deal.isdeal == Some(1) && status == Some(SEALING)
+}
+
 /// Every CAR that stands.
 pub(crate) async fn cars(store: &Store) -> anyhow::Result<Vec<CarDoc>> {
     let mut cars: Vec<CarDoc> = Vec::new();
@@ -140,7 +148,7 @@ pub(crate) async fn until_active(
     let (mut published, mut imported) = (None, None);
     let mut seen = Progress::default();
     let (mut changed, mut shown) = (started, started);
-    let bar = bar(wanted);
+    let bar = bar(wanted, "active");
     loop {
         for agent in &mut *agents {
             agent.check_runs()?;
@@ -184,7 +192,7 @@ pub(crate) async fn until_active(
     }
 }
 
-fn check_deals(deals: &[OfflineDealDoc]) -> anyhow::Result<()> {
+pub(crate) fn check_deals(deals: &[OfflineDealDoc]) -> anyhow::Result<()> {
     for deal in deals {
         let name = deal.dealcid.as_deref().unwrap_or("?");
         let miner = deal.miner.as_deref().unwrap_or("?");
@@ -213,7 +221,7 @@ async fn check_intents(store: &Store, payloads: &[String]) -> anyhow::Result<()>
 }
 
 /// Why imports wait, in the agents' words.
-fn reasons(deals: &[OfflineDealDoc]) -> String {
+pub(crate) fn reasons(deals: &[OfflineDealDoc]) -> String {
     let reasons: BTreeSet<String> = deals
         .iter()
         .filter(|deal| deal.isdeal == Some(0))
@@ -224,10 +232,10 @@ fn reasons(deals: &[OfflineDealDoc]) -> String {
     reasons.into_iter().take(5).collect()
 }
 
-fn bar(wanted: u64) -> ProgressBar {
+pub(crate) fn bar(wanted: u64, goal: &str) -> ProgressBar {
     // Draws on a terminal only.
     let bar = ProgressBar::new(wanted);
-    let style = ProgressStyle::with_template("      {bar:20} {pos}/{len} active  {msg}");
+    let style = ProgressStyle::with_template(&format!("      {{bar:20}} {{pos}}/{{len}} {goal}  {{msg}}"));
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
