@@ -72,13 +72,15 @@ async fn post(node: &str) -> Result<StatusCode, WakeError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::post(PATH).header(HOST, format!("{host}:{port}")).body(Empty::<Bytes>::new());
     let request = request.map_err(|_| WakeError::Address(node.to_owned()))?;
-    let mut connection = std::pin::pin!(connection);
+    let (mut answer, mut connection) =
+        (std::pin::pin!(sender.send_request(request)), std::pin::pin!(connection));
     // Cancel safety: the answer is all that is waited for, and both are dropped together.
     tokio::select! {
-        answer = sender.send_request(request) => Ok(answer?.status()),
+        answer = answer.as_mut() => Ok(answer?.status()),
+        // A node that closes the connection behind its answer may end it before the answer is looked at.
         ended = connection.as_mut() => {
             ended?;
-            Err(WakeError::Connection(io::ErrorKind::ConnectionReset.into()))
+            Ok(answer.await?.status())
         }
     }
 }
