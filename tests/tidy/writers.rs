@@ -32,6 +32,7 @@ const WRITERS: &[(&str, &[&str])] = &[
     ("record_import_call", MINER),
     ("finish", MINER),
     ("settle_handed", MINER),
+    ("settle_handed_deal", MINER),
     ("adopt", MINER),
     ("release_impossible", MINER),
     ("retry_imports", MINER),

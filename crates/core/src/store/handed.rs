@@ -100,26 +100,33 @@ impl Store {
     }
 
     /// Writes what looks at handed deals found, many in one command, where the deals are still as they were
-    /// read. Returns how many were written.
-    pub async fn settle_handed(&self, settled: &[(&HandedDeal, Settled)]) -> Result<u64, StoreError> {
-        let mut written = 0;
-        for page in settled.chunks(usize::try_from(AT_ONCE).unwrap_or(usize::MAX)) {
+    /// read. Returns the places of those that the database did not take.
+    pub async fn settle_handed(&self, settled: &[(&HandedDeal, Settled)]) -> Result<Vec<usize>, StoreError> {
+        let what = "handed deals settled";
+        let page_size = usize::try_from(AT_ONCE).unwrap_or(usize::MAX);
+        let mut unwritten = Vec::new();
+        for (page, start) in settled.chunks(page_size).zip((0..).step_by(page_size)) {
             let updates: Vec<Document> = page
                 .iter()
                 .map(|(deal, settled)| doc! { "q": deal.filter(), "u": update_of(settled) })
                 .collect();
-            let reply = self.update_deals("handed deals settled", updates).await?;
-            if reply.contains_key("writeErrors") || reply.contains_key("writeConcernError") {
-                for (deal, settled) in page {
-                    let one = self.deals.update_one(deal.filter(), update_of(settled));
-                    written += self.bounded("handed deal settled", one).await?.matched_count;
-                }
-            } else {
-                let count = reply.get("n").and_then(stored::integer).unwrap_or(0);
-                written += u64::try_from(count).unwrap_or(0);
+            let reply = self.update_deals(what, updates).await?;
+            if reply.contains_key("writeConcernError") {
+                // Written, but not yet by a majority: the same again finds what is left to be written.
+                return Err(StoreError::Timeout { what, seconds: self.call_timeout.as_secs() });
             }
+            let failed = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+            let places = failed.iter().filter_map(|error| error.as_document()?.get("index"));
+            let places = places.filter_map(stored::integer).filter_map(|place| usize::try_from(place).ok());
+            unwritten.extend(places.map(|place: usize| start + place));
         }
-        Ok(written)
+        Ok(unwritten)
+    }
+
+    /// The same for one deal, with the error of the database that does not take it.
+    pub async fn settle_handed_deal(&self, deal: &HandedDeal, settled: &Settled) -> Result<(), StoreError> {
+        let update = self.deals.update_one(deal.filter(), update_of(settled));
+        self.bounded("handed deal settled", update).await.map(|_result| ())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::dispatch::one_try::{Finished, log_confirmed};
 use crate::dispatch::pass::{PassError, Trouble};
 use crate::dispatch::worker::Worker;
 use crate::import::adopt::{AdoptError, adopt, unrecorded};
-use crate::import::confirm::confirm_due;
+use crate::import::confirm::Confirmer;
 use crate::import::{Assessment, ImportContext};
 use crate::market::Freshness;
 use crate::market::node::Remedy;
@@ -196,7 +196,7 @@ fn adopt_trouble(error: AdoptError) -> Result<Trouble, StoreError> {
 /// Records what the market says of deals that were handed over before.
 async fn confirm_handed(context: &ImportContext) {
     let miner = context.market.miner();
-    if let Err(error) = confirm_due(context, log_confirmed).await {
+    if let Err(error) = Confirmer::default().confirm_due(context, log_confirmed).await {
         warn!({ fields::MINER } = miner, error = %ErrorChain(&error), "handed deals are not confirmed");
     }
 }

@@ -13,18 +13,19 @@
 //! A handed deal has neither lease nor task. Looks are shared, and their results are written by the hundred,
 //! only where the deal is still as it was read.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carferry_core::error_chain::ErrorChain;
+use carferry_core::error_chain::{ErrorChain, Hint as _};
 use carferry_core::rpc::RpcError;
 use carferry_core::runtime::Backoff;
-use carferry_core::store::{HandedDeal, ImportOutcome, Settled, StoreError};
+use carferry_core::store::{HandedDeal, ImportOutcome, Settled, StoreError, Unanswered};
 use carferry_core::telemetry::fields;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error};
 
 use crate::import::outcome::without_view;
 use crate::import::{ImportContext, decide};
@@ -35,6 +36,8 @@ use crate::market::listed_deal::{Blame, DataState, ListedDeal};
 pub const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Maximum pause between looks at a handed deal. Chosen: a commitment of 32 GiB takes minutes.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a deal is left alone whose outcome the database does not take.
+const SHELVED_FOR: Duration = Duration::from_secs(600);
 /// Pause after a look that the market or the database did not answer.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -55,9 +58,12 @@ pub enum ConfirmError {
 /// Confirms deals until the stop; notifies `wake` when one of them is due again, or leaves room for another.
 pub async fn keep_confirming(context: &ImportContext, wake: &Notify, told: Told, stop: &CancellationToken) {
     let work = async {
+        let mut confirmer = Confirmer::default();
         loop {
             let pause = if context.market.is_identified() {
-                match confirm_due(context, told).await {
+                match confirmer.confirm_due(context, told).await {
+                    // Deals whose outcome the database does not take are due all the time.
+                    Ok(0) if !confirmer.shelved.is_empty() => next_look(context).await.max(TROUBLE_PAUSE),
                     Ok(0) => next_look(context).await,
                     Ok(_) => {
                         wake.notify_one();
@@ -93,53 +99,90 @@ async fn next_look(context: &ImportContext) -> Duration {
     }
 }
 
-/// Looks at the handed deals that are due, and records what the market says of them. Returns how many left
-/// the state.
-///
-/// # Errors
-///
-/// [`ConfirmError`]; the deals stay as they are, and the next look repeats what is missing.
-pub async fn confirm_due(context: &ImportContext, told: Told) -> Result<usize, ConfirmError> {
-    let due = context.store.handed_due(context.market.miner()).await?;
-    if due.is_empty() {
-        return Ok(0);
-    }
-    let deals: Vec<&str> = due.iter().filter_map(|handed| handed.deal.dealcid.as_deref()).collect();
-    let listing = context.market.listing(&deals, Freshness::Confirming).await?;
-    let settled: Vec<(&HandedDeal, Settled)> = due
-        .iter()
-        .map(|handed| {
-            let proposal_cid = handed.deal.dealcid.as_deref().unwrap_or_default();
-            let looked = match listing.deal(proposal_cid) {
-                Some(deal) => Looked::Found(deal),
-                None if listing.is_unread(proposal_cid) => Looked::Unread,
-                None => Looked::Gone,
-            };
-            (handed, context.after_look(handed, looked))
-        })
-        .collect();
-    for (handed, settled) in &settled {
-        // Before it is written: a poll of the provider's views may read it in the same moment.
-        if settled.outcome.is_end() {
-            context.own_ends.written(&handed.deal);
-        }
-    }
-    let record = || context.store.settle_handed(&settled);
-    match context.retry.call("handed deals settled", record).await {
-        Ok(_written) => {}
-        Err(error) => {
-            warn!(error = %ErrorChain(&error), "what became of handed deals cannot be recorded; they are looked at again");
-            sleep(TROUBLE_PAUSE).await;
+/// Looks at handed deals, and remembers those whose outcome the database does not take.
+#[derive(Debug, Default)]
+pub struct Confirmer {
+    /// By proposal CID: not looked at before this.
+    shelved: HashMap<String, Instant>,
+}
+
+impl Confirmer {
+    /// Looks at the handed deals that are due, and records what the market says of them. Returns how many
+    /// left the state.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfirmError`]; the deals stay as they are, and the next look repeats what is missing.
+    pub async fn confirm_due(&mut self, context: &ImportContext, told: Told) -> Result<usize, ConfirmError> {
+        self.shelved.retain(|_, until| *until > Instant::now());
+        let mut due = context.store.handed_due(context.market.miner()).await?;
+        due.retain(|handed| !self.shelved.contains_key(proposal_cid(handed)));
+        if due.is_empty() {
             return Ok(0);
         }
+        let deals: Vec<&str> = due.iter().map(proposal_cid).collect();
+        let listing = context.market.listing(&deals, Freshness::Confirming).await?;
+        let settled: Vec<(&HandedDeal, Settled)> = due
+            .iter()
+            .map(|handed| {
+                let proposal_cid = proposal_cid(handed);
+                let looked = match listing.deal(proposal_cid) {
+                    Some(deal) => Looked::Found(deal),
+                    None if listing.is_unread(proposal_cid) => Looked::Unread,
+                    None => Looked::Gone,
+                };
+                (handed, context.after_look(handed, looked))
+            })
+            .collect();
+        for (handed, settled) in &settled {
+            // Before it is written: a poll of the provider's views may read it in the same moment.
+            if settled.outcome.is_end() {
+                context.own_ends.written(&handed.deal);
+            }
+        }
+        let record = || context.store.settle_handed(&settled);
+        let unwritten = match context.retry.call("handed deals settled", record).await {
+            Ok(unwritten) => unwritten,
+            // None of them: of no rights, for one.
+            Err(error) => {
+                self.shelve(settled.iter().map(|(handed, _)| *handed), &error);
+                return Ok(0);
+            }
+        };
+        for place in unwritten {
+            let Some((handed, settled)) = settled.get(place) else { continue };
+            let record = || context.store.settle_handed_deal(handed, settled);
+            if let Err(error) = context.retry.call("handed deal settled", record).await {
+                self.shelve([*handed], &error);
+            }
+        }
+        let left = settled.iter().filter(|(handed, settled)| {
+            !matches!(settled.outcome, ImportOutcome::Handed { .. })
+                && !self.shelved.contains_key(proposal_cid(handed))
+        });
+        let mut count = 0;
+        for (handed, settled) in left {
+            told(handed, settled, context.market.miner());
+            count += 1;
+        }
+        Ok(count)
     }
-    let left = settled.iter().filter(|(_, settled)| !matches!(settled.outcome, ImportOutcome::Handed { .. }));
-    let mut count = 0;
-    for (handed, settled) in left {
-        told(handed, settled, context.market.miner());
-        count += 1;
+
+    /// Leaves deals alone for a while, and says why.
+    fn shelve<'a>(&mut self, deals: impl IntoIterator<Item = &'a HandedDeal>, error: &Unanswered) {
+        let until = Instant::now() + SHELVED_FOR;
+        let deals: Vec<String> = deals.into_iter().map(|deal| proposal_cid(deal).to_owned()).collect();
+        error!(
+            { fields::PROPOSAL_CID } = deals.first(), deals = deals.len(), reason = %ErrorChain(error),
+            hint = error.hint().unwrap_or_default(), { fields::RETRY_IN_MS } = fields::millis(SHELVED_FOR),
+            "what became of handed deals cannot be recorded; they are left alone for a while"
+        );
+        self.shelved.extend(deals.into_iter().map(|deal| (deal, until)));
     }
-    Ok(count)
+}
+
+fn proposal_cid(handed: &HandedDeal) -> &str {
+    handed.deal.dealcid.as_deref().unwrap_or_default()
 }
 
 /// What a look found of a handed deal.
