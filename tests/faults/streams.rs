@@ -48,8 +48,11 @@ async fn an_oplog_that_rolled_over_loses_no_deal() {
     let count = iterations(1, 5);
     let client = cluster.client("client", None);
     let mut miner = cluster.miner(None);
-    for _ in 0..count {
+    for round in 0..count {
         cluster.add_cars(10).await;
+        // An agent that has no stream yet would prove nothing.
+        let before = i64::try_from(round).unwrap();
+        eventually!(within Duration::from_secs(60), cluster.streams_opened().await > before, "the agent watches");
         sleep(Duration::from_millis(seeded.rng.u64(0..1500))).await;
         // Frozen, its stream stays where it is; killed, there is none.
         let is_frozen = seeded.rng.bool();
