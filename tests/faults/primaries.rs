@@ -44,9 +44,9 @@ async fn deals_flow_through_changing_primaries() {
     }
     cluster.settled_and_watched(Duration::from_secs(300)).await;
     let counts = cluster.check().await;
-    // Both watches have followed to the last primary.
+    // Both watches follow to the last primary, perhaps after the deals, which other wakes may find first.
+    eventually!(within Duration::from_secs(60), cluster.streams_opened().await >= 2, "streams at the last primary");
     let opened = cluster.streams_opened().await;
-    assert!(opened >= 2, "{opened} streams at the last primary");
     seeded.tell(count, &format!("{opened} streams at the last primary, {counts:?}"));
     drop(agents);
 }
