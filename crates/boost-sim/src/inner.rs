@@ -14,7 +14,7 @@ use crate::world::World;
 /// A step at which a test holds all deals; see [`BoostSim::hold`](crate::BoostSim::hold).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hold {
-    /// Before the commitment, with the permit in hand: other deals queue behind.
+    /// Before the commitment, while the deal holds its permit: other deals wait for it.
     Commp,
     /// Before the deal joins a publish message.
     Publish,

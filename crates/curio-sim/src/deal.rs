@@ -42,7 +42,7 @@ pub struct Deal {
     pub headers: Vec<(String, String)>,
     /// Bytes of its data, frozen with the URL.
     pub raw_size: Option<u64>,
-    /// Failures of the task at hand.
+    /// Failures of the task that runs now.
     pub failures: u32,
     /// What the tasks said when they failed, in order.
     pub history: Vec<String>,

@@ -17,9 +17,9 @@ use tracing::{debug, info, warn};
 
 use crate::import::ImportContext;
 use crate::import::own_ends::OwnEnds;
-use crate::market::Freshness;
 use crate::market::listed_deal::{DataState, ListedDeal};
 use crate::market::listing::Listing;
+use crate::market::{Freshness, UNIDENTIFIED};
 
 /// Why a poll ended early.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +67,6 @@ pub async fn follow(context: &ImportContext, wake: &Notify, stop: &CancellationT
     }
     debug!(identified, "provider view ends");
 }
-
-/// Pause before the next look whether the node has identified itself.
-const UNIDENTIFIED: Duration = Duration::from_secs(1);
 
 /// When a poll also reads deals that are closed and active. They change once in a year, and reading a million
 /// of them takes longer than the time between two polls.

@@ -173,13 +173,14 @@ async fn node_path_that_boost_does_not_see_costs_one_deal_and_no_other() {
     let env = Boost::open().await.unwrap();
     let deals = env.deals_recorded(5).await.unwrap();
     let folder = env.folder().display();
-    let blind = env.yaml(&format!("nodePaths: [{{from: '{folder}', to: '/not/mounted/there'}}]\n")).unwrap();
+    let elsewhere =
+        env.yaml(&format!("nodePaths: [{{from: '{folder}', to: '/not/mounted/there'}}]\n")).unwrap();
     let dead = || deals.iter().filter(|deal| checkpoint(&env, deal) == Checkpoint::Complete).count();
-    let mut agent = env.agent_of(&blind, &[], None).unwrap();
+    let mut agent = env.agent_of(&elsewhere, &[], None).unwrap();
     let told = "the market process did not find the last file";
     eventually!(agent.has_logged(told).unwrap(), "the agent stops and says why");
     let paused = || {
-        let shown = env.run(&blind, &["status", "--json"]).unwrap();
+        let shown = env.run(&elsewhere, &["status", "--json"]).unwrap();
         let agent = shown.lines[0]["miners"][0]["agent"].clone();
         agent["state"] == "paused" && agent["reason"].to_string().contains("nodePaths")
     };
@@ -188,7 +189,7 @@ async fn node_path_that_boost_does_not_see_costs_one_deal_and_no_other() {
     eventually!(times() >= 3, "it comes to the next deal again and again");
     assert_eq!((dead(), env.import_calls().len()), (1, 1));
     agent.kill9().unwrap();
-    let pass = env.run(&blind, &["import", "--json"]).unwrap();
+    let pass = env.run(&elsewhere, &["import", "--json"]).unwrap();
     assert_eq!((pass.code, dead(), env.import_calls().len()), (Some(1), 2, 2), "a pass tries once: {pass:?}");
     let _next = env.agent(&[]).unwrap();
     for deal in deals.iter().filter(|deal| checkpoint(&env, deal) != Checkpoint::Complete) {

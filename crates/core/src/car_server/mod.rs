@@ -8,9 +8,9 @@
 //! What lives here: connections, answers, reading of files in blocks. What does not: which CARs are offered,
 //! and whether they are what they are offered as; that is the agent's, which fills the [`Catalogue`].
 //!
-//! What it costs, by `examples/car_server.rs`: at 1.05 Gbit/s to one reader on the same machine a tenth of a
-//! core (1.6 % the program, 9 % the system's copies out of its page cache and into the socket; a build
-//! without optimisation on a busy virtual machine of 2 cores).
+//! What it costs, by `examples/car_server.rs`: at 1.05 Gbit/s to one reader on the same machine 10 to 13 %
+//! of a core, of which the program takes 1.6 %, and the system's copies the rest (a build without
+//! optimisation on a busy virtual machine of 2 cores).
 
 mod answer;
 mod body;

@@ -4,16 +4,13 @@
 //! Source: curio v1.28.4 `cmd/curio/rpc/rpc.go:89-98`; since v1.28.3, without a token. Older releases answer
 //! 404, and then their own time counts.
 
-use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
 use http::{Request, StatusCode};
 use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 use url::Url;
 
@@ -36,12 +33,9 @@ pub enum WakeError {
     /// The address cannot be called.
     #[error("\"{0}\" is no http://host:port")]
     Address(String),
-    /// No connection, or a broken one.
-    #[error("no connection")]
-    Connection(#[from] io::Error),
-    /// No HTTP was answered.
+    /// No connection, a broken one, or no HTTP.
     #[error("no answer")]
-    Http(#[from] hyper::Error),
+    Http(#[from] Error),
     /// A status that means nothing here.
     #[error("answered HTTP {0}")]
     Status(StatusCode),
@@ -66,23 +60,11 @@ pub async fn wake_poller(node: &str, limit: Duration) -> Result<Woken, WakeError
 }
 
 async fn post(node: &str) -> Result<StatusCode, WakeError> {
-    let (host, port) = address(node).ok_or_else(|| WakeError::Address(node.to_owned()))?;
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((bare, port)).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::post(PATH).header(HOST, format!("{host}:{port}")).body(Empty::<Bytes>::new());
-    let request = request.map_err(|_| WakeError::Address(node.to_owned()))?;
-    let (mut answer, mut connection) =
-        (std::pin::pin!(sender.send_request(request)), std::pin::pin!(connection));
-    // Cancel safety: the answer is all that is waited for, and both are dropped together.
-    tokio::select! {
-        answer = answer.as_mut() => Ok(answer?.status()),
-        // A node that closes the connection behind its answer may end it before the answer is looked at.
-        ended = connection.as_mut() => {
-            ended?;
-            Ok(answer.await?.status())
-        }
-    }
+    let unusable = || WakeError::Address(node.to_owned());
+    let (host, port) = address(node).ok_or_else(unusable)?;
+    let request = Request::post(format!("http://{host}:{port}{PATH}")).body(Empty::<Bytes>::new());
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    Ok(client.request(request.map_err(|_| unusable())?).await?.status())
 }
 
 fn address(node: &str) -> Option<(String, u16)> {

@@ -17,6 +17,7 @@ use tracing::{debug, error, info, info_span, warn};
 
 use crate::import::ImportContext;
 use crate::import::call_slots::CallSlot;
+use crate::import::confirm::SHELVED_FOR;
 use crate::import::outcome::Outcome;
 
 /// A try that has ended.
@@ -45,8 +46,6 @@ pub(super) enum NextTry {
     AsRecorded,
 }
 
-/// How long a deal is not claimed whose outcome the database does not take.
-pub(super) const SHELVED_FOR: Duration = Duration::from_secs(600);
 /// Outcomes written at a time: one list of the market may confirm thousands in one moment. Half of the
 /// connections are left to the next claims and call intents.
 const WRITES_AT_ONCE: usize = 64;

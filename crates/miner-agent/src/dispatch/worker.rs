@@ -30,13 +30,11 @@ use tracing::{Instrument, debug, error, info, warn};
 use crate::dispatch::due_queue::Queue;
 use crate::dispatch::in_flight::{IN_FLIGHT_MAX, InFlight};
 use crate::dispatch::lease_renewal::{Leases, release_impossible};
-use crate::dispatch::one_try::{
-    Finished, NextTry, SHELVED_FOR, deal_span, log_confirmed, owner_name, try_deal,
-};
+use crate::dispatch::one_try::{Finished, NextTry, deal_span, log_confirmed, owner_name, try_deal};
 use crate::dispatch::pass::{Pass, PassError, Trouble};
 use crate::dispatch::pause::{BREAKER, Claims, Pause};
 use crate::import::call_slots::{CallSlot, CallSlots};
-use crate::import::confirm::{LOOK_PAUSE_MIN, keep_confirming};
+use crate::import::confirm::{LOOK_PAUSE_MIN, SHELVED_FOR, keep_confirming};
 use crate::import::limits::{IN_HAND, InHand};
 use crate::import::outcome::Outcome;
 use crate::import::{Confirm, ImportContext};
@@ -134,8 +132,6 @@ impl Worker {
     /// Imports until the stop, then waits for running tries within the grace period.
     pub async fn run(mut self) {
         let (leases, context, wake) = (self.leases.clone(), self.context.clone(), Arc::clone(&self.wake));
-        // Ends with the tries, which may hand deals over until then.
-        let confirming = CancellationToken::new();
         let work = async {
             while !self.stop.is_cancelled() {
                 self.step().await;
@@ -146,7 +142,8 @@ impl Worker {
         tokio::select! {
             () = work => {}
             () = leases.keep(&context.store, context.setting.lease) => {}
-            () = keep_confirming(&context, &wake, log_confirmed, &confirming) => {}
+            // Ends with the tries, which may hand deals over until then.
+            never = keep_confirming(&context, &wake, log_confirmed) => match never {},
             never = release_impossible(&context.store, context.market.miner(), context.setting.scan_interval, &wake) => {
                 match never {}
             }

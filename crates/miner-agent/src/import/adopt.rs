@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::import::ImportContext;
+use crate::market::UNIDENTIFIED;
 
 /// Why no deals could be adopted.
 #[derive(Debug, thiserror::Error)]
@@ -94,13 +95,9 @@ pub async fn keep_adopting(context: &ImportContext, wake: &Notify, stop: &Cancel
                 }
                 sleep(Backoff::jitter(context.setting.provider_poll_interval)).await;
             } else {
-                // The worker makes the node identify itself.
                 sleep(context.setting.scan_interval.min(UNIDENTIFIED)).await;
             }
         }
     };
     stop.run_until_cancelled(work).await;
 }
-
-/// Pause before the next look whether the node has identified itself.
-const UNIDENTIFIED: std::time::Duration = std::time::Duration::from_secs(1);

@@ -14,6 +14,7 @@
 //! only where the deal is still as it was read.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,20 +25,19 @@ use carferry_core::store::{HandedDeal, ImportOutcome, Settled, StoreError, Unans
 use carferry_core::telemetry::fields;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use crate::import::outcome::without_view;
 use crate::import::{ImportContext, decide};
-use crate::market::Freshness;
 use crate::market::listed_deal::{Blame, DataState, ListedDeal};
+use crate::market::{Freshness, UNIDENTIFIED};
 
 /// Pause before the first look at a deal that was handed over.
 pub const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Maximum pause between looks at a handed deal. Chosen: a commitment of 32 GiB takes minutes.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long a deal is left alone whose outcome the database does not take.
-const SHELVED_FOR: Duration = Duration::from_secs(600);
+pub const SHELVED_FOR: Duration = Duration::from_secs(600);
 /// Pause after a look that the market or the database did not answer.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -55,37 +55,42 @@ pub enum ConfirmError {
     Store(#[from] StoreError),
 }
 
-/// Confirms deals until the stop; notifies `wake` when one of them is due again, or leaves room for another.
-pub async fn keep_confirming(context: &ImportContext, wake: &Notify, told: Told, stop: &CancellationToken) {
-    let work = async {
-        let mut confirmer = Confirmer::default();
-        loop {
-            let pause = if context.market.is_identified() {
-                match confirmer.confirm_due(context, told).await {
-                    // Deals whose outcome the database does not take are due all the time.
-                    Ok(0) if !confirmer.shelved.is_empty() => next_look(context).await.max(TROUBLE_PAUSE),
-                    Ok(0) => next_look(context).await,
-                    Ok(_) => {
-                        wake.notify_one();
-                        Duration::ZERO
-                    }
-                    Err(error) => {
-                        debug!(
-                            { fields::MINER } = context.market.miner(),
-                            error = %ErrorChain(&error), "handed deals are looked at later"
-                        );
-                        TROUBLE_PAUSE
-                    }
+/// Confirms deals without end; notifies `wake` when one of them is due again, or leaves room for another.
+///
+/// # Cancel safety
+///
+/// May be dropped at any point: what is not recorded is looked at again.
+pub async fn keep_confirming(context: &ImportContext, wake: &Notify, told: Told) -> Infallible {
+    let mut confirmer = Confirmer::default();
+    loop {
+        // Where deals in hand are limited, one that is decided on leaves room for another.
+        let makes_room = context.market.reads_later() || context.setting.has_limits();
+        let pause = if context.market.is_identified() {
+            match confirmer.confirm_due(context, told).await {
+                // Deals whose outcome the database does not take are due all the time.
+                Ok(Confirmed::Nothing) if !confirmer.shelved.is_empty() => {
+                    next_look(context).await.max(TROUBLE_PAUSE)
                 }
-            } else {
-                // The worker makes the node identify itself.
-                TROUBLE_PAUSE.min(context.setting.scan_interval)
-            };
-            // Cancel safety: a dropped `notified` has not taken its permit.
-            let _handed_or_over = timeout(pause, context.handed.notified()).await;
-        }
-    };
-    stop.run_until_cancelled(work).await;
+                Ok(Confirmed::Nothing) => next_look(context).await,
+                Ok(Confirmed::Closed) if !makes_room => Duration::ZERO,
+                Ok(Confirmed::Closed | Confirmed::GoesOn) => {
+                    wake.notify_one();
+                    Duration::ZERO
+                }
+                Err(error) => {
+                    debug!(
+                        { fields::MINER } = context.market.miner(),
+                        error = %ErrorChain(&error), "handed deals are looked at later"
+                    );
+                    TROUBLE_PAUSE
+                }
+            }
+        } else {
+            UNIDENTIFIED.min(context.setting.scan_interval)
+        };
+        // Cancel safety: a dropped `notified` has not taken its permit.
+        let _handed_or_over = timeout(pause, context.handed.notified()).await;
+    }
 }
 
 async fn next_look(context: &ImportContext) -> Duration {
@@ -99,6 +104,17 @@ async fn next_look(context: &ImportContext) -> Duration {
     }
 }
 
+/// What looks at handed deals led to; the later of two counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Confirmed {
+    /// No deal left the state.
+    Nothing,
+    /// All that left it are over.
+    Closed,
+    /// One or more are tried again.
+    GoesOn,
+}
+
 /// Looks at handed deals, and remembers those whose outcome the database does not take.
 #[derive(Debug, Default)]
 pub struct Confirmer {
@@ -107,18 +123,21 @@ pub struct Confirmer {
 }
 
 impl Confirmer {
-    /// Looks at the handed deals that are due, and records what the market says of them. Returns how many
-    /// left the state.
+    /// Looks at the handed deals that are due, and records what the market says of them.
     ///
     /// # Errors
     ///
     /// [`ConfirmError`]; the deals stay as they are, and the next look repeats what is missing.
-    pub async fn confirm_due(&mut self, context: &ImportContext, told: Told) -> Result<usize, ConfirmError> {
+    pub async fn confirm_due(
+        &mut self,
+        context: &ImportContext,
+        told: Told,
+    ) -> Result<Confirmed, ConfirmError> {
         self.shelved.retain(|_, until| *until > Instant::now());
         let mut due = context.store.handed_due(context.market.miner()).await?;
         due.retain(|handed| !self.shelved.contains_key(proposal_cid(handed)));
         if due.is_empty() {
-            return Ok(0);
+            return Ok(Confirmed::Nothing);
         }
         let deals: Vec<&str> = due.iter().map(proposal_cid).collect();
         let listing = context.market.listing(&deals, Freshness::Confirming).await?;
@@ -146,7 +165,7 @@ impl Confirmer {
             // None of them: of no rights, for one.
             Err(error) => {
                 self.shelve(settled.iter().map(|(handed, _)| *handed), &error);
-                return Ok(0);
+                return Ok(Confirmed::Nothing);
             }
         };
         for place in unwritten {
@@ -160,12 +179,13 @@ impl Confirmer {
             !matches!(settled.outcome, ImportOutcome::Handed { .. })
                 && !self.shelved.contains_key(proposal_cid(handed))
         });
-        let mut count = 0;
+        let mut confirmed = Confirmed::Nothing;
         for (handed, settled) in left {
             told(handed, settled, context.market.miner());
-            count += 1;
+            let is_over = settled.outcome.is_end() || matches!(settled.outcome, ImportOutcome::Done { .. });
+            confirmed = confirmed.max(if is_over { Confirmed::Closed } else { Confirmed::GoesOn });
         }
-        Ok(count)
+        Ok(confirmed)
     }
 
     /// Leaves deals alone for a while, and says why.

@@ -22,12 +22,6 @@ use crate::market::{Freshness, HandOver};
 /// First pause between looks at a deal's state after a call; it grows to [`LOOK_PAUSE_MAX`].
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(250);
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Why a deal is looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Look {
-    BeforeCall,
-    AfterCall,
-}
 
 /// What the looks at a deal found.
 enum Seen {
@@ -96,7 +90,7 @@ impl ImportContext {
             let after = remaining.min(self.setting.confirm_timeout).max(LOOK_PAUSE_MIN);
             return Some(settled(ImportOutcome::Waiting { reason, after, files: Vec::new() }));
         }
-        let seen = self.look_until_moved(proposal_cid, Look::BeforeCall, Duration::ZERO).await;
+        let seen = self.look_until_moved(proposal_cid, Freshness::Fresh, Duration::ZERO).await;
         match seen {
             Seen::StillWaiting => None,
             Seen::Taking(listed) | Seen::Moved(listed) => Some(self.moved(&listed, None)),
@@ -160,7 +154,7 @@ impl ImportContext {
             None => decide::WITHOUT_EFFECT.to_owned(),
             Some(reason) => format!("the deal still waits for data after: {reason}"),
         };
-        match self.look_until_moved(proposal_cid, Look::AfterCall, timeout).await {
+        match self.look_until_moved(proposal_cid, Freshness::Confirming, timeout).await {
             Seen::Moved(listed) => self.moved(&listed, Some(car)),
             Seen::Taking(_) => handed(),
             Seen::StillWaiting if unclear.is_none() => answered(self.retrying(&claim.deal, without_effect)),
@@ -202,21 +196,22 @@ impl ImportContext {
 
     /// Looks at a deal with growing pauses until it does not wait for data any more, at least once, at most
     /// for `timeout`.
-    async fn look_until_moved(&self, proposal_cid: &ProposalCid, kind: Look, timeout: Duration) -> Seen {
+    async fn look_until_moved(
+        &self,
+        proposal_cid: &ProposalCid,
+        freshness: Freshness,
+        timeout: Duration,
+    ) -> Seen {
         let deadline = Instant::now() + timeout;
         let mut pause = LOOK_PAUSE_MIN;
         loop {
-            let freshness = match kind {
-                Look::BeforeCall => Freshness::Fresh,
-                Look::AfterCall => Freshness::Confirming,
-            };
             let seen = match self.market.listing(&[proposal_cid.as_str()], freshness).await {
                 Ok(listing) => match listing.deal(proposal_cid.as_str()) {
                     None if listing.is_unread(proposal_cid.as_str()) => Seen::Unread,
                     None => Seen::Gone,
                     Some(deal) if deal.data == DataState::Awaited => Seen::StillWaiting,
-                    // Before a call it is of an earlier file.
-                    Some(ListedDeal { data: DataState::Refused { .. }, .. }) if kind == Look::BeforeCall => {
+                    // Where no call is confirmed, an earlier file was refused.
+                    Some(deal) if deal.awaits_data() && freshness != Freshness::Confirming => {
                         Seen::StillWaiting
                     }
                     Some(deal) if deal.data == DataState::Taking => Seen::Taking(Box::new(deal.clone())),

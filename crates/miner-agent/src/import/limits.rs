@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use carferry_core::store::StoreError;
+use carferry_core::store::{HandedTotals, StoreError};
 
 use crate::import::ImportContext;
 
@@ -30,8 +30,10 @@ impl ImportContext {
     ///
     /// When the database does not answer.
     pub async fn in_hand(&self, caller: &str) -> Result<InHand, StoreError> {
-        let calls = self.calls_of_others(caller).await?;
         let (setting, store, miner) = (&self.setting, &self.store, self.market.miner());
+        let counts_handed = self.market.reads_later() || setting.handed_bytes_max.is_some();
+        let handed = if counts_handed { store.handed_totals(miner).await? } else { HandedTotals::default() };
+        let calls = self.calls_of_others(caller, handed.deals).await?;
         let limited = |limit, holds_for| Ok(InHand { calls, limit: Some(limit), holds_for });
         if let Some(hours) = setting.import_hours {
             let now = store.server_time().await?.timestamp_millis();
@@ -42,15 +44,12 @@ impl ImportContext {
                 );
             }
         }
-        if let Some(most) = setting.handed_bytes_max {
-            let bytes = store.handed_totals(miner).await?.bytes;
-            if bytes >= most {
-                let gib = bytes >> 30;
-                return limited(
-                    format!("the market checks {gib} GiB that it was given (setting.handedBytesMax)"),
-                    None,
-                );
-            }
+        if setting.handed_bytes_max.is_some_and(|most| handed.bytes >= most) {
+            let gib = handed.bytes >> 30;
+            return limited(
+                format!("the market checks {gib} GiB that it was given (setting.handedBytesMax)"),
+                None,
+            );
         }
         if let Some(most) = setting.waiting_for_sector_max {
             let deals = store.waiting_for_sector(miner).await?;

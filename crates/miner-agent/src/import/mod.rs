@@ -1,10 +1,11 @@
 //! The import of one deal: read its state, find the CAR, record the intent, call, confirm the new state.
 //!
 //! ```text
-//!  claimed deal ─► state at the provider ─► start epoch ─► CAR ─► recheck ─► intent ─► call ─► state moved?
+//!  claimed deal ─► state at the provider ─► start epoch ─► CAR ─► recheck ─► intent ─► call ─► handed
 //!                   │ has the data: done     │ missed       │ not here           (database)      │
-//!                   │ failed: failed         │ : missed     │ : waiting                          ├ yes: done
-//!                   └ not yet: waiting                                                           └ no: retry
+//!                   │ failed: failed         │ : missed     │ : waiting                     `confirm`
+//!                   │ reads a file: handed                                       ├ has the data: done
+//!                   └ not yet: waiting                                           └ refused: tried again
 //! ```
 //!
 //! The call's success proves nothing (lotus-contract §3.2), so the deal's state decides before and after it.
@@ -330,7 +331,7 @@ impl ImportContext {
             // Another call has just failed: this one waits until the node answers.
             return Tried::Over(settled(later(node)));
         }
-        if let Some(reason) = self.market.is_blind() {
+        if let Some(reason) = self.market.why_no_file_is_given() {
             return Tried::Over(trouble(self.waiting(reason), Remedy::Operator, false));
         }
         if lost.is_cancelled() {

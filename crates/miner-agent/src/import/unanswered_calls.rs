@@ -65,12 +65,11 @@ impl ImportContext {
     /// # Errors
     ///
     /// When the database does not answer.
-    pub async fn calls_of_others(&self, caller: &str) -> Result<usize, StoreError> {
+    pub async fn calls_of_others(&self, caller: &str, handed: u64) -> Result<usize, StoreError> {
         let longest = self.setting.import_timeout;
         let pending = self.store.pending_calls(self.market.miner(), caller, longest).await?;
         if self.market.reads_later() {
-            let totals = self.store.handed_totals(self.market.miner()).await?;
-            let handed = usize::try_from(totals.deals).unwrap_or(usize::MAX);
+            let handed = usize::try_from(handed).unwrap_or(usize::MAX);
             return Ok(handed.saturating_add(self.taken_unrecorded(&pending).await));
         }
         let listing = self.market.last_listing();

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use carferry_core::doctor::Check;
+use carferry_core::rpc::endpoint::is_this_machine;
 use url::{Host, Url};
 
 use crate::config::Setting;
@@ -82,7 +83,7 @@ pub(crate) fn curio_lines(url: &str, has_token: bool) -> Option<CurioLines> {
              deals are published and then cannot be sealed. Update Curio, or give the locator a public address"
         ));
     }
-    if is_of_this_machine(&host) {
+    if is_this_machine(&host) {
         warnings.push(format!(
             "{host} is this machine as seen from itself: where Curio runs on another, set setting.locatorUrl to an \
              address that Curio reaches"
@@ -129,14 +130,6 @@ fn is_walled_v6(address: Ipv6Addr) -> bool {
             let [first, second, ..] = address.segments();
             !(0x2000..0x4000).contains(&first) || (first == 0x2001 && second == 0xdb8)
         }
-    }
-}
-
-fn is_of_this_machine<S: AsRef<str>>(host: &Host<S>) -> bool {
-    match host {
-        Host::Ipv4(address) => address.is_loopback() || address.is_unspecified(),
-        Host::Ipv6(address) => address.is_loopback() || address.is_unspecified(),
-        Host::Domain(name) => name.as_ref() == "localhost",
     }
 }
 

@@ -62,3 +62,18 @@ pub(super) fn classify(error: &RpcError, table: &[KnownText]) -> AfterError {
         ErrorClass::NodeTrouble => AfterError::NodeTrouble(advised, Remedy::Time),
     }
 }
+
+#[cfg(test)]
+impl AfterError {
+    /// A word for tables of tests.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::LookAtState(_) => "look",
+            Self::Retry(_) => "retry",
+            Self::WrongFile(_) => "wrong",
+            Self::NotYet(_) => "not yet",
+            Self::Never(_) => "never",
+            Self::NodeTrouble(..) => "node",
+        }
+    }
+}

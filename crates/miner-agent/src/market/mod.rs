@@ -43,6 +43,10 @@ pub enum HandOver {
     Scheduled,
 }
 
+/// Pause of all others before they look again whether the node has identified itself, which the worker makes
+/// it do.
+pub const UNIDENTIFIED: Duration = Duration::from_secs(1);
+
 /// How new a look at deals must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
@@ -67,7 +71,7 @@ pub struct Market {
     /// Import calls in a row whose answer was lost. Their effect is known minutes later.
     unanswered: AtomicU32,
     /// What the market said of a file that it was given and could not find.
-    blind_to: Mutex<Option<String>>,
+    unopened: Mutex<Option<String>>,
 }
 
 impl Market {
@@ -82,7 +86,7 @@ impl Market {
             identified: AtomicBool::new(false),
             network: Mutex::default(),
             unanswered: AtomicU32::new(0),
-            blind_to: Mutex::default(),
+            unopened: Mutex::default(),
         }
     }
 
@@ -269,14 +273,14 @@ impl Market {
     /// Takes note of a deal that has just ended over its file: a market that does not find one file finds no
     /// other, and each one costs a deal.
     pub fn ended_over_a_file(&self, words: &str) {
-        if self.reads_later() && boost::errors::is_blind(words) {
-            *self.blind_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(words.to_owned());
+        if self.reads_later() && boost::errors::could_not_open(words) {
+            *self.unopened.lock().unwrap_or_else(PoisonError::into_inner) = Some(words.to_owned());
         }
     }
 
     /// Why no file is handed over any more; `None` if files may be.
-    pub fn is_blind(&self) -> Option<String> {
-        let words = self.blind_to.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+    pub fn why_no_file_is_given(&self) -> Option<String> {
+        let words = self.unopened.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         Some(format!(
             "the market process did not find the last file that it was given, and ended its deal ({words}); no other \
              is handed over before this agent starts again; hint: let `nodePaths` name the folders as the market \

@@ -35,13 +35,17 @@ pub struct Endpoint {
 impl Endpoint {
     /// Whether the token crosses the network between this machine and the node's unencrypted.
     pub fn sends_token_in_clear(&self) -> bool {
-        let is_here = match self.url.host() {
-            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-            Some(Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
-            Some(Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
-            None => false,
-        };
+        let is_here = self.url.host().is_some_and(|host| is_this_machine(&host));
         self.token.is_some() && self.url.scheme() == "http" && !is_here
+    }
+}
+
+/// Whether a host names the machine that looks it up.
+pub fn is_this_machine(host: &Host<&str>) -> bool {
+    match host {
+        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
+        Host::Ipv4(address) => address.is_loopback() || address.is_unspecified(),
+        Host::Ipv6(address) => address.is_loopback() || address.is_unspecified(),
     }
 }
 

@@ -34,7 +34,7 @@ const IMPORT_ERRORS: &[KnownText] = &[
 
 /// Whether a deal has ended because boostd does not find the file, or may not read it. Source: boost v1.5.0
 /// and v2.5.2 `storagemarket/deal_execution.go`, `storagemarket/deal_commp.go`.
-pub(in crate::market) fn is_blind(words: &str) -> bool {
+pub(in crate::market) fn could_not_open(words: &str) -> bool {
     words.contains("failed to get size of imported offline deal file")
         || (words.contains("failed to generate CommP") && words.contains("permission denied"))
 }
@@ -70,15 +70,7 @@ mod tests {
             ("something unheard of", "retry"),
         ] {
             let error = RpcError::Application { method: "import", code: 1, message: words.to_owned() };
-            let seen = match after_error(&error) {
-                AfterError::LookAtState(_) => "look",
-                AfterError::Retry(_) => "retry",
-                AfterError::WrongFile(_) => "wrong",
-                AfterError::NotYet(_) => "not yet",
-                AfterError::Never(_) => "never",
-                AfterError::NodeTrouble(..) => "node",
-            };
-            assert_eq!(seen, expected, "{words}");
+            assert_eq!(after_error(&error).word(), expected, "{words}");
         }
     }
 
@@ -93,7 +85,7 @@ mod tests {
             ("failed to generate CommP: failed to open carv2 reader: EOF", false),
             ("failed to add piece: open /a.car: permission denied", false),
         ] {
-            assert_eq!(is_blind(words), expected, "{words}");
+            assert_eq!(could_not_open(words), expected, "{words}");
         }
     }
 }

@@ -88,15 +88,7 @@ mod tests {
             ),
         ];
         for (error, expected) in cases {
-            let seen = match after_error(&error) {
-                AfterError::LookAtState(_) => "look",
-                AfterError::Retry(_) => "retry",
-                AfterError::WrongFile(_) => "wrong",
-                AfterError::NotYet(_) => "not yet",
-                AfterError::Never(_) => "never",
-                AfterError::NodeTrouble(..) => "node",
-            };
-            assert_eq!(seen, expected, "{error}");
+            assert_eq!(after_error(&error).word(), expected, "{error}");
         }
     }
 
